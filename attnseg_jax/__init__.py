@@ -1,0 +1,18 @@
+"""Semantic segmentation with attention in JAX and Flax.
+
+`attnseg_jax.ops` holds pure array functions and needs only jax, numpy and jaxtyping; the names below pull in
+flax when they are first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {"build_model": "attnseg_jax.models", "Features": "attnseg_jax.models", "Output": "attnseg_jax.models"}
+__all__ = ["Features", "Output", "build_model"]  # noqa: F822
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,21 @@
+"""The one error class for mistakes a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in a config, a file or a command; its message is one line that names the culprit and the cure."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the nearest known one, or the list of all.
+
+    >>> nearest("slef", ["none", "self"])
+    "did you mean 'self'?"
+    >>> nearest("xyz", ["none", "self"])
+    'known: none, self'
+    """
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
