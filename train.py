@@ -17,8 +17,10 @@ from attnseg_jax.cli import entry
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 
+DEFAULT = Path(__file__).parent / "configs" / "default.py"
+# Without a default: one would be read, and fail, while this line runs.
 CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parent / "configs" / "default.py"), "config file; --config.key=value sets a key"
+    "config", None, "config file (default: configs/default.py); --config.key=value sets one of its keys"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (default: runs/<config name>-<hash of the config>)")
 
@@ -35,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, usage=__doc__, config_flag="config")
+    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), default_config=str(DEFAULT))

@@ -1,51 +1,65 @@
 """How every command starts: flags, help, logging, and one clear line for a user's mistake."""
 
+import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, nearest
 
 
-def run(main: Callable[[], Any], *, usage: str, check: Callable[[list[str]], None] | None = None) -> None:
+def run(
+    main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], default_config: str | None = None
+) -> None:
     """Parses the command line, runs `main` and exits: 0, or 2 with one line `error: ...` for a `UserError`.
 
     Args:
       main: takes nothing; flags are parsed when it is called.
-      usage: text of `--help`.
-      check: looks at the raw arguments before they are parsed and raises `UserError`.
+      usage: first part of `--help`.
+      help_flags: flags that `--help` explains.
+      default_config: file that stands for `--config` where that is not given.
     """
 
     def parse(argv: list[str]) -> list[str]:
-        if any(argument in ("--help", "-h", "-help") for argument in argv[1:]):
-            print(usage.strip(), "\n\nflags:\n", flags.FLAGS[...] if False else _flag_help(), sep="")
+        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+            # absl's own page lists the flags of every imported package.
+            print(usage.strip() + "\n\nflags:")
+            for name in help_flags:
+                print(f"  --{name}: {flags.FLAGS[name].help}")
             sys.exit(0)
-        return _guarded(lambda: _parse(argv, check))
+        if default_config and not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+            argv = [argv[0], f"--config={default_config}", *argv[1:]]
+        return _guarded(lambda: _parse(argv))
 
-    def guarded_main(argv: list[str]) -> None:
-        def start() -> None:
-            if argv[1:]:
-                raise UserError(f"unexpected argument {argv[1]!r}: flags look like --name=value")
-            logging.set_verbosity(logging.INFO)
-            main()
+    def start(argv: list[str]) -> None:
+        logging.set_verbosity(logging.INFO)
+        if argv[1:]:
+            _guarded(lambda: _unexpected(argv[1]))
+        _guarded(main)
 
-        _guarded(start)
-
-    app.run(guarded_main, flags_parser=parse)
+    app.run(start, flags_parser=parse)
 
 
-def _parse(argv: list[str], check: Callable[[list[str]], None] | None) -> list[str]:
-    if check is not None:
-        check(argv[1:])
+def _unexpected(argument: str) -> None:
+    raise UserError(f"unexpected argument {argument!r}: flags are written --name=value")
+
+
+def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, TypeError, ValueError, KeyError, AttributeError) as error:
+    except flags.UnrecognizedFlagError as error:
+        hint = nearest(error.flagname, [name for name in flags.FLAGS if not name.startswith("config.")])
+        raise UserError(f"unknown flag --{error.flagname}: {hint if 'mean' in hint else 'see --help'}") from None
+    except (flags.Error, TypeError, ValueError, KeyError, AttributeError, OSError, SyntaxError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(" ".join(str(error).split()).strip('"')) from None
+        raise UserError(_one_line(str(error))) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\\n", " ").split()).strip("\"'")
 
 
 def _guarded(action: Callable[[], Any]) -> Any:
@@ -57,11 +71,3 @@ def _guarded(action: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)
-
-
-def _flag_help() -> str:
-    module = sys.modules["__main__"]
-    own = flags.FLAGS.flags_by_module_dict().get(module.__file__ or "", []) or flags.FLAGS.get_key_flags_for_module(
-        sys.argv[0]
-    )
-    return "\n".join(f"  --{flag.name}: {flag.help} (default: {flag.default})" for flag in own)
