@@ -96,11 +96,11 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         if not train:
-            y = norm_ops.batch_norm_inference(x, scale, bias, mean.value, var.value, epsilon=self.epsilon)
+            y = norm_ops.batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
             return y.astype(self.dtype)
         axis_name = norm_ops.DATA_AXIS if _bound(norm_ops.DATA_AXIS) else None
         y, new_mean, new_var = norm_ops.batch_norm(
-            x, scale, bias, mean.value, var.value, momentum=self.momentum, epsilon=self.epsilon, axis_name=axis_name
+            x, scale, bias, mean.value, var.value, momentum=self.momentum, eps=self.epsilon, axis_name=axis_name
         )
         if not self.is_initializing():
             mean.value, var.value = new_mean, new_var

@@ -1,0 +1,58 @@
+"""Segmentation scores from a confusion matrix, counted in integers on the device and summed in int64 on the host."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+
+def confusion_matrix(
+    prediction: Int[Array, "b h w"], labels: Int[Array, "b h w"], num_classes: int
+) -> Int[Array, "{num_classes} {num_classes}"]:
+    """Number of pixels for each true class (row) and predicted class (column), int32 `[k, k]`.
+
+    Pixels whose label is 255, or whose label or prediction is no class at all, are left out.
+
+    >>> confusion_matrix(jnp.array([[[0, 1, 1]]]), jnp.array([[[0, 0, 255]]]), 2).tolist()
+    [[1, 1], [0, 0]]
+    """
+    k = num_classes
+    cell = labels * k + prediction
+    counted = (labels >= 0) & (labels < k) & (prediction >= 0) & (prediction < k) & (labels != IGNORE_LABEL)
+    return jnp.zeros(k * k + 1, jnp.int32).at[jnp.where(counted, cell, k * k)].add(1)[:-1].reshape(k, k)
+
+
+def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, float | Float[np.ndarray, " k"]]:
+    """Scores of a confusion matrix (rows truth, columns prediction) summed over a data set, float64.
+
+    Returns:
+      `iou` `[k]`: intersection over union, NaN for a class that occurs in neither truth nor prediction.
+      `miou`: mean of the IoUs that are not NaN.
+      `pixel_accuracy`: share of the pixels that are right.
+      `class_accuracy`: mean over the classes that occur in the truth of the share of their pixels that are right.
+      Everything is NaN for an empty matrix. These are mmsegmentation's definitions.
+
+    >>> scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))["iou"].tolist()
+    [0.75, 0.8, nan]
+    """
+    confusion = np.asarray(confusion, np.int64)
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.min(initial=0) < 0:
+        raise ValueError(f"needs a square matrix of counts, got {confusion.shape}")
+    right, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    iou = _ratio(right, truth + predicted - right)
+    return {
+        "miou": _nanmean(iou),
+        "pixel_accuracy": float(_ratio(right.sum(), truth.sum())),
+        "class_accuracy": _nanmean(_ratio(right, truth)),
+        "iou": iou,
+    }
+
+
+def _ratio(part, whole):
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
+
+
+def _nanmean(values):
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,122 @@
+"""Pooling with PyTorch's conventions on `[b, h, w, c]`, written so that gradients are fast on every backend."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from attnseg_jax.ops.separable import apply_separable
+
+Pair = int | tuple[int, int]
+
+
+def pair(value: Pair) -> tuple[int, int]:
+    """One number for both axes, or one for each: `(height, width)`."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], kernel: Pair, stride: Pair | None = None, padding: Pair = 0, *, ceil_mode: bool = False
+) -> Float[Array, "b i j c"]:
+    """Maximum over windows of `kernel` pixels every `stride` pixels (default: `kernel`), padded with -inf.
+
+    `padding` is symmetric and at most half the kernel; `ceil_mode` keeps a last window that is only partly inside.
+    As in PyTorch the first maximum of a window takes the whole gradient, and NaN wins.
+
+    >>> max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
+    [5.0, 7.0]
+    """
+    for axis, (k, s, p) in _windows(kernel, stride, padding):
+        x = functools.reduce(_first_maximum, _shifts(x, axis, k, s, p, ceil_mode, -jnp.inf))
+    return x
+
+
+def avg_pool(
+    x: Float[Array, "b h w c"],
+    kernel: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Float[Array, "b i j c"]:
+    """Mean over windows of `kernel` pixels every `stride` pixels (default: `kernel`), padded with zeros.
+
+    The divisor counts the padding too unless `count_include_pad` is False; under `ceil_mode` it never counts what
+    lies beyond the padding. Other arguments as in `max_pool`.
+
+    >>> avg_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
+    [2.5, 4.5]
+    """
+    dtype = x.dtype
+    x = x.astype(jnp.promote_types(dtype, jnp.float32))
+    for axis, (k, s, p) in _windows(kernel, stride, padding):
+        n = x.shape[axis]
+        x = functools.reduce(jnp.add, _shifts(x, axis, k, s, p, ceil_mode, 0.0))
+        first = np.arange(x.shape[axis]) * s - p
+        low, high = (-p, n + p) if count_include_pad else (0, n)
+        share = 1.0 / (np.minimum(first + k, high) - np.maximum(first, low))
+        x = x * jnp.asarray(share, x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
+    return x.astype(dtype)
+
+
+def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b i j c"]:
+    """Mean over `size` bins; bin i covers `[floor(i n / size), ceil((i + 1) n / size))`, so bins may overlap.
+
+    >>> adaptive_avg_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2).ravel().tolist()
+    [2.5, 4.5, 6.5, 8.5]
+    """
+    matrices = []
+    for n, s in zip(x.shape[1:3], pair(size)):
+        inside = np.array([[low <= j < high for j in range(n)] for low, high in _bins(n, s)])
+        matrices.append((inside / inside.sum(axis=1, keepdims=True)).astype(np.float32))
+    return apply_separable(x, *matrices)
+
+
+def adaptive_max_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b i j c"]:
+    """Maximum over the same bins as `adaptive_avg_pool`; equal maxima share the gradient.
+
+    >>> adaptive_max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2).ravel().tolist()
+    [5.0, 7.0, 9.0, 11.0]
+    """
+    for axis, s in enumerate(pair(size), start=1):
+        bins = _bins(x.shape[axis], s)
+        x = jnp.stack([lax.slice_in_dim(x, low, high, axis=axis).max(axis) for low, high in bins], axis)
+    return x
+
+
+def _bins(n, size):
+    return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
+
+
+def _first_maximum(a, b):
+    return jnp.where((b > a) | (b != b), b, a)
+
+
+def _windows(kernel, stride, padding):
+    """`(axis, (kernel, stride, padding))` of columns, then rows: together the first maximum in reading order."""
+    settings = list(zip(pair(kernel), pair(kernel if stride is None else stride), pair(padding)))
+    for k, s, p in settings:
+        if k < 1 or s < 1 or not 0 <= 2 * p <= k:
+            raise ValueError(f"needs kernel, stride >= 1 and padding at most half the kernel, got {k}, {s}, {p}")
+    return [(2, settings[1]), (1, settings[0])]
+
+
+def _shifts(x, axis, k, s, p, ceil_mode, fill):
+    """The `k` arrays that hold the first, second, ... element of every window along `axis`.
+
+    Shifted slices and elementwise work instead of `lax.reduce_window`: XLA fuses them, and their gradient runs many
+    times faster on CPU than that of a window maximum.
+    """
+    n = x.shape[axis]
+    out = (n + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
+    if ceil_mode and (out - 1) * s >= n + p:
+        out -= 1  # a window that would start in the right padding does not count
+    if out < 1:
+        raise ValueError(f"a window of {k} does not fit into {n} pixels with padding {p}")
+    end = (out - 1) * s + k
+    widths = [(p, max(end - n - p, 0), 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), widths)
+    return [lax.slice_in_dim(x, i, i + (out - 1) * s + 1, stride=s, axis=axis) for i in range(k)]

@@ -1,0 +1,134 @@
+"""Resizing images and feature maps with PyTorch's conventions (`torch.nn.functional.interpolate`)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+
+from attnseg_jax.ops.pool import adaptive_avg_pool
+from attnseg_jax.ops.separable import apply_separable
+
+METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+
+
+def resize(
+    x: Shaped[Array, "b h w c"],
+    size: tuple[int, int],
+    method: str = "bilinear",
+    *,
+    align_corners: bool = False,
+    antialias: bool = False,
+    scale: float | tuple[float, float] | None = None,
+) -> Shaped[Array, "b i j c"]:
+    """Resize height and width to `size`, equal to PyTorch's `interpolate` (which `jax.image.resize` is not).
+
+    Args:
+      x: `[b, h, w, c]`; of any dtype for the two nearest methods, floating for the others.
+      size: output height and width in pixels.
+      method: 'nearest', 'nearest-exact', 'bilinear', 'bicubic' or 'area' (adaptive average pooling).
+      align_corners: bilinear and bicubic only: corner pixels map to corner pixels, instead of half-pixel centres.
+      antialias: bilinear and bicubic only: widen the kernel when shrinking. Off, shrinking skips pixels, as in PyTorch.
+      scale: the ratio of output to input size that gives the coordinates when it is not `size` over input size, as
+        PyTorch's `scale_factor` without `recompute_scale_factor`; ignored under `align_corners`.
+
+    Returns:
+      `[b, *size, c]` in the dtype of `x`, interpolated in float32.
+
+    Raises:
+      ValueError: an unknown method, a size below 1, or an option the method does not have.
+
+    >>> x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    >>> resize(x, (1, 4)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0]
+    >>> resize(x, (1, 3), align_corners=True).ravel().tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}, known: {', '.join(METHODS)}")
+    if x.ndim != 4 or len(size) != 2 or min(size) < 1:
+        raise ValueError(f"needs x [b, h, w, c] and a size of two positive numbers, got {x.shape} and {size}")
+    if method not in ("bilinear", "bicubic") and (align_corners or antialias):
+        raise ValueError(f"align_corners and antialias are for bilinear and bicubic, not {method!r}")
+    if align_corners and antialias:
+        raise ValueError("antialias works with half-pixel centres only, not with align_corners")
+    if method == "area":
+        return adaptive_avg_pool(x, size)
+    scales = scale if isinstance(scale, tuple) else (scale, scale)
+    # Input pixels per output pixel.
+    steps = [1 / s if s else n / o for s, n, o in zip(scales, x.shape[1:3], size)]
+    if method.startswith("nearest"):
+        for axis, (step, out) in enumerate(zip(steps, size), start=1):
+            index = _nearest(x.shape[axis], out, step, 0.5 if method == "nearest-exact" else 0.0)
+            x = x if _is_identity(index, x.shape[axis]) else jnp.take(x, index, axis=axis)
+        return x
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{method!r} needs floating numbers, not {x.dtype}; use a nearest method for labels")
+    matrices = [
+        interpolation_matrix(n, o, method, align_corners=align_corners, antialias=antialias, step=step)
+        for n, o, step in zip(x.shape[1:3], size, steps)
+    ]
+    return apply_separable(x, *(None if np.array_equal(m, np.eye(len(m))) else m for m in matrices))
+
+
+def interpolation_matrix(
+    n: int, out: int, method: str, *, align_corners: bool = False, antialias: bool = False, step: float | None = None
+) -> np.ndarray:
+    """Weights float32 `[out, n]` of every input position in every output position, along one axis.
+
+    >>> interpolation_matrix(2, 4, "bilinear").tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    step = n / out if step is None else step
+    position = np.arange(out, dtype=np.float64)
+    if antialias:
+        return _antialiased(n, position, step, method).astype(np.float32)
+    if align_corners:
+        source = position * ((n - 1) / (out - 1) if out > 1 else 0.0)
+    else:
+        source = (position + 0.5) * step - 0.5
+    if method == "bilinear":
+        source = source.clip(0, n - 1)
+    base = np.floor(source).astype(np.int64)
+    weights = np.zeros((out, n))
+    for tap in (0, 1) if method == "bilinear" else (-1, 0, 1, 2):
+        kernel = _KERNELS[method][0](source - (base + tap), -0.75)
+        # Taps beyond the border repeat the border pixel.
+        np.add.at(weights, (np.arange(out), (base + tap).clip(0, n - 1)), kernel)
+    return weights.astype(np.float32)
+
+
+def _antialiased(n, position, step, method):
+    """Weights whose kernel is as wide as an output pixel, cut at the border and normalised (as Pillow does)."""
+    kernel, radius = _KERNELS[method]
+    stretch = max(step, 1.0)
+    centre = (position + 0.5) * step
+    first = np.floor((centre - radius * stretch + 0.5).clip(0, None))
+    last = np.floor((centre + radius * stretch + 0.5).clip(None, n))
+    j = np.arange(n)
+    weights = kernel((j + 0.5 - centre[:, None]) / stretch, -0.5)
+    weights = np.where((j >= first[:, None]) & (j < last[:, None]), weights, 0.0)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _triangle(t, _):
+    return (1 - np.abs(t)).clip(0, None)
+
+
+def _cubic(t, a):
+    """Cubic convolution kernel (Keys 1981)."""
+    t = np.abs(t)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((t - 5) * t + 8) * t * a - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+_KERNELS = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}
+
+
+def _nearest(n, out, step, offset):
+    """Input index of every output index; in float32, whose rounding PyTorch's choice of neighbour follows."""
+    position = (np.arange(out, dtype=np.float32) + np.float32(offset)) * np.float32(step)
+    return np.floor(position).astype(np.int32).clip(0, n - 1)
+
+
+def _is_identity(index, n):
+    return len(index) == n and np.array_equal(index, np.arange(n))
