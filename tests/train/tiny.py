@@ -87,9 +87,7 @@ def setup(model=None, optimizer=None, seed=0, ema_decay=0.0, **options):
     model = model or Tiny()
     rule, schedule = make_optimizer(optimizer or optimizer_config(), total_steps=10)
     state = create_state(model, rule, jax.random.key(seed), (1, *SIZE, 3), ema=ema_decay > 0)
-    train_step = make_train_step(
-        model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options
-    )
+    train_step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
     return state, train_step, make_eval_step(model, CLASSES)
 
 
