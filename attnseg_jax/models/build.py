@@ -54,25 +54,30 @@ def _build_part(part: str, name: str, config: Mapping[str, Any], filled: dict[st
     if name not in table:
         raise UserError(f"config.model.{part}.name={name!r} is unknown: {nearest(name, table)}")
     module = table[name]
-    known = options(module)
     # JSON has no tuples, and a module's fields must be hashable.
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(name, {}).items()}
-    for key in given:
-        if key not in known:
-            raise UserError(f"config.model.{part}.{name}.{key} is unknown: {nearest(key, known)}")
+    _check_keys(f"config.model.{part}.{name}", given, tuple(options(module)))
     fields = {f.name for f in dataclasses.fields(module)}
     return module(**given, **{key: value for key, value in filled.items() if key in fields})
 
 
+def _check_keys(path: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(f"{path}.{key} is unknown: {nearest(key, known)}")
+
+
 def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segmenter:
+    _check_keys("config.model", config, ("kind", *PARTS))
     parts = {}
     for part in PARTS:
         given = config.get(part, {})
+        _check_keys(f"config.model.{part}", given, ("name", *PARTS[part]))
         names = given.get("name", DEFAULTS[part])
         modules = [_build_part(part, name, given, filled) for name in names.split("+")]
         if len(modules) > 1 and part != "attention":
             raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
-        parts[part] = modules[0] if len(modules) == 1 else Stack(modules)
+        parts[part] = modules[0] if len(modules) == 1 else Stack(tuple(modules))
     return Segmenter(**parts)
 
 

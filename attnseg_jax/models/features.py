@@ -32,6 +32,11 @@ class Features:
         """The same features with the deepest map replaced."""
         return self.replace(maps={**self.maps, max(self.maps): x})
 
+    def with_attention(self, name: str, weights: Float[Array, "b a n m"]) -> "Features":
+        """The same features with attention weights under `name` and the first free number, such as `self0`."""
+        number = sum(key.rstrip("0123456789") == name for key in self.attention)
+        return self.replace(attention={**self.attention, f"{name}{number}": weights})
+
 
 @struct.dataclass
 class Output:

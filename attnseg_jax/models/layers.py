@@ -1,4 +1,4 @@
-"""Convolution and batch normalisation as linen modules around `attnseg_jax.ops`."""
+"""Convolution and normalisation as linen modules around `attnseg_jax.ops`."""
 
 from collections.abc import Callable
 
@@ -107,6 +107,11 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             mean.value, var.value = new_mean, new_var
         return y.astype(self.dtype)
+
+
+def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
+    """Layer normalisation in float32 by two passes; flax's default, one pass, loses what is small beside its mean."""
+    return nn.LayerNorm(epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
 class ConvBN(nn.Module):

@@ -14,6 +14,9 @@ class Attention(nn.Module):
     A mechanism that needs the number of classes or a compute type declares the fields `num_classes` or `dtype`;
     `build_model` fills them. All other fields are keys of `config.model.attention.NAME`.
 
+    All three methods may be `nn.compact`; submodules of `refine` and `gate` need names of their own, those of `gate`
+    one for each stride.
+
     Attributes:
       has_gate: whether the mechanism gates a decoder's skips.
     """

@@ -6,10 +6,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Dtype
+from attnseg_jax.models.layers import Dtype, layer_norm
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.resize import resize
 
@@ -32,6 +32,22 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     parts = [np.broadcast_to(f(t), (height, width, quarter)) for t in (y, x) for f in (np.sin, np.cos)]
     parts.append(np.zeros((height, width, channels - 4 * quarter)))
     return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+def head_width(channels: int, heads: int, head_dim: int = 0, *, key: str = "heads") -> int:
+    """Width of a head: `head_dim`, or where that is 0 an equal share of the channels.
+
+    Raises:
+      UserError: there is no such share; the message calls the number of heads `key`.
+
+    >>> head_width(60, 5), head_width(64, 5, 16)
+    (12, 16)
+    """
+    if heads < 1:
+        raise UserError(f"{key}={heads}: attention needs at least 1 head")
+    if not head_dim and channels % heads:
+        raise UserError(f"{key}={heads} does not divide {channels} channels: choose a divisor, or set head_dim")
+    return head_dim or channels // heads
 
 
 class MultiHeadAttention(nn.Module):
@@ -67,12 +83,7 @@ class MultiHeadAttention(nn.Module):
           UserError: the heads do not divide the channels and `head_dim` is 0.
         """
         channels = query.shape[-1]
-        if self.heads < 1 or (not self.head_dim and channels % self.heads):
-            raise UserError(
-                f"heads={self.heads} does not divide the {channels} channels of the map: "
-                "choose a divisor, or set head_dim"
-            )
-        d = self.head_dim or channels // self.heads
+        d = head_width(channels, self.heads, self.head_dim)
         value = key if value is None else value
 
         def project(x: Array, name: str) -> Array:
@@ -119,29 +130,29 @@ class SelfAttention(Attention):
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; weights go to `attention['self<i>']`."""
+        """Returns the features with the deepest map attended over; weights go to `attention['self0']` and so on."""
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         b, h, w, c = x.shape
+        head_dim = head_width(c, self.heads, self.head_dim, key="config.model.attention.self.heads")
         positions = self._positions(h, w, c)
         tokens = x.reshape(b, h * w, c)
-        weights = {}
         for i in range(self.layers):
-            y = nn.LayerNorm(dtype=jnp.float32, name=f"norm{i}")(tokens) if self.norm else tokens
+            y = layer_norm(f"norm{i}")(tokens) if self.norm else tokens
             y = y.astype(self.dtype)
             at = y if positions is None else y + positions
             attend = MultiHeadAttention(
-                self.heads, self.head_dim, dropout=self.dropout, dtype=self.dtype, name=f"attention{i}"
+                self.heads, head_dim, dropout=self.dropout, dtype=self.dtype, name=f"attention{i}"
             )
-            y, weights[f"self{i}"] = attend(at, at, y, train=train)
+            y, weights = attend(at, at, y, train=train)
+            features = features.with_attention("self", weights)
             tokens = tokens + y
             if self.mlp_ratio:
-                y = nn.LayerNorm(dtype=jnp.float32, name=f"mlp_norm{i}")(tokens).astype(self.dtype)
+                y = layer_norm(f"mlp_norm{i}")(tokens).astype(self.dtype)
                 y = nn.Dense(int(c * self.mlp_ratio), dtype=self.dtype, name=f"mlp_in{i}")(y)
                 tokens = tokens + nn.Dense(c, dtype=self.dtype, name=f"mlp_out{i}")(nn.gelu(y, approximate=False))
-        features = features.with_deepest(tokens.reshape(b, h, w, c))
-        return features.replace(attention={**features.attention, **weights})
+        return features.with_deepest(tokens.reshape(b, h, w, c))
 
     def _positions(self, h: int, w: int, c: int) -> Array | None:
         if self.positions == "none":
@@ -154,6 +165,7 @@ class SelfAttention(Attention):
                 table = resize(table, (h, w), method="bicubic")
         else:
             raise UserError(
-                f"config.model.attention.self.positions={self.positions!r} is not one of {', '.join(POSITIONS)}"
+                f"config.model.attention.self.positions={self.positions!r} is unknown: "
+                f"{nearest(self.positions, POSITIONS)}"
             )
         return jax.lax.reshape(table, (1, h * w, c)).astype(self.dtype)

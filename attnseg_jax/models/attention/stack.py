@@ -1,7 +1,5 @@
 """Several mechanisms one after another: `config.model.attention.name = 'a+b'`."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.attention.base import Attention
@@ -15,7 +13,7 @@ class Stack(Attention):
       parts: the mechanisms.
     """
 
-    parts: Sequence[Attention]
+    parts: tuple[Attention, ...]
 
     @property
     def has_gate(self) -> bool:

@@ -77,7 +77,10 @@ class ResNet(nn.Module):
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""
         if self.output_stride not in (8, 16, 32):
-            raise UserError(f"config.model.backbone: output_stride={self.output_stride} is not one of 8, 16, 32")
+            name = type(self).__name__.lower()
+            raise UserError(
+                f"config.model.backbone.{name}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32"
+            )
         x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
         maps = {2: x}
@@ -85,7 +88,7 @@ class ResNet(nn.Module):
         dilation = 1
         for stage, depth in enumerate(self.depths):
             nominal = 4 * 2**stage
-            stride, first = (1, dilation) if stage == 0 else (2, dilation)
+            stride, first = (1 if stage == 0 else 2), dilation
             if nominal > self.output_stride:
                 stride, dilation = 1, dilation * 2
             for i in range(depth):

@@ -1,0 +1,150 @@
+"""Published PyTorch weights -> variables of this package's modules, by tables of name rules.
+
+A layout is a tuple of rules `(regex, replacement)`. Each name of a state dict goes through all of them in order
+(`re.sub`); the dotted result is the path of the parameter here, but for its last word, which says what the array is
+and is translated for all layouts alike (see `from_torch`). A replacement is
+
+- a string: the new spelling;
+- a tuple of strings: the array is cut into as many equal pieces along its first axis, one for each spelling;
+- None: the array is not used.
+
+Another layout is another table, no code; `match` tells what a table forgot. To put a backbone's weights into a whole
+model append `(r"^", "backbone.")` to its table.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.errors import UserError
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# torchvision.models.resnet*: `backbones.resnet.ResNet`.
+RESNET: Rules = (
+    (r"^fc\..*", None),
+    (r"\blayer(\d)\.(\d+)\.", r"layer\1_\2."),
+    (r"\.downsample\.0\.", ".downsample_conv."),
+    (r"\.downsample\.1\.", ".downsample_bn."),
+)
+
+# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn`, `aux=True`.
+FCN: Rules = (
+    *RESNET,
+    (r"^classifier\.", "decoder.head."),
+    (r"^aux_classifier\.", "decoder.aux_head."),
+    (r"head\.0\.", "head.conv.conv."),
+    (r"head\.1\.", "head.conv.bn."),
+    (r"head\.4\.", "head.classifier."),
+)
+
+# torch.nn.MultiheadAttention: `attention.MultiHeadAttention`.
+MULTI_HEAD_ATTENTION: Rules = (
+    (r"\bin_proj_(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
+    (r"\bq_proj_weight$", "query.weight"),
+    (r"\bk_proj_weight$", "key.weight"),
+    (r"\bv_proj_weight$", "value.weight"),
+    (r"\bout_proj\.", "out."),
+)
+
+# Last word and number of axes -> collection, name here, order of the axes.
+_LEAVES = {
+    ("weight", 1): ("params", "scale", (0,)),
+    ("weight", 2): ("params", "kernel", (1, 0)),
+    ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
+    ("running_mean", 1): ("batch_stats", "mean", (0,)),
+    ("running_var", 1): ("batch_stats", "var", (0,)),
+}
+_UNUSED = ("num_batches_tracked",)
+_SHOWN = 8
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, dict[str, Any]]:
+    """Variables `{'params': ..., 'batch_stats': ...}` from a PyTorch state dict of NumPy arrays.
+
+    The last word of a name is translated by the number of axes: a `weight` of 4 (convolution, `[o, i, kh, kw]`) or 2
+    (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]` or `[i, o]`, one of 1 a norm's `scale`; `running_mean` and
+    `running_var` become the `mean` and `var` of `batch_stats`; any other word stays, with its array as it is.
+
+    Args:
+      state_dict: PyTorch names -> arrays.
+      rules: one of the tables of this module, or another like them.
+
+    Raises:
+      UserError: two names of the state dict become one, or an array does not divide into its pieces.
+
+    >>> from_torch({"in_proj_bias": np.arange(6.0)}, MULTI_HEAD_ATTENTION)["params"]["key"]
+    {'bias': array([2., 3.])}
+    """
+    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    for source, array in state_dict.items():
+        for name, piece in _rename(source, np.asarray(array), rules):
+            *path, leaf = name.split(".")
+            if leaf in _UNUSED:
+                continue
+            collection, leaf, axes = _LEAVES.get((leaf, piece.ndim), ("params", leaf, tuple(range(piece.ndim))))
+            node = variables[collection]
+            for word in path:
+                node = node.setdefault(word, {})
+            if leaf in node:
+                raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
+            node[leaf] = piece.transpose(axes)
+    return variables
+
+
+def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `loaded` if it has exactly the names and shapes of `variables` (arrays or `jax.eval_shape`'s).
+
+    Raises:
+      UserError: lists the names that only one side has and those of another shape.
+
+    >>> match({"params": {"a": np.ones(2)}}, {"params": {"b": np.ones(2)}})
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: the weights are not this model's; missing: params.a; unused: params.b
+    """
+    target, given = dict(_flatten(variables)), dict(_flatten(loaded))
+    faults = {
+        "missing": [name for name in target if name not in given],
+        "unused": [name for name in given if name not in target],
+        "other shape": [
+            f"{name} {given[name].shape} instead of {target[name].shape}"
+            for name in target
+            if name in given and given[name].shape != target[name].shape
+        ],
+    }
+    if any(faults.values()):
+        parts = [f"{what}: {_list(names)}" for what, names in faults.items() if names]
+        raise UserError(f"the weights are not this model's; {'; '.join(parts)}")
+    return loaded
+
+
+def _rename(name, array, rules):
+    """The pairs (new name, array) one entry of a state dict becomes."""
+    for i, (pattern, replacement) in enumerate(rules):
+        if not re.search(pattern, name):
+            continue
+        if replacement is None:
+            return
+        if isinstance(replacement, tuple):
+            if array.shape[0] % len(replacement):
+                raise UserError(f"{name} of shape {array.shape} does not divide into {len(replacement)} pieces")
+            for spelling, piece in zip(replacement, np.split(array, len(replacement))):
+                yield from _rename(re.sub(pattern, spelling, name), piece, rules[i + 1 :])
+            return
+        name = re.sub(pattern, replacement, name)
+    yield name, array
+
+
+def _flatten(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _list(names):
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
