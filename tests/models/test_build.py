@@ -1,0 +1,143 @@
+"""Every name and every config builds and runs (abstractly); what cannot be built says why."""
+
+import dataclasses
+import importlib
+import itertools
+import json
+import pathlib
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, build
+from attnseg_jax.models.attention import NoAttention, SelfAttention
+
+CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+IMAGE = jax.ShapeDtypeStruct((2, 61, 83, 3), jnp.float32)
+
+
+def run(model, *, train=False):
+    """Shapes of the output and of the variables."""
+
+    def both(key, image):
+        variables = model.init(key, image)
+        out, updated = model.apply(variables, image, train=train, rngs={"dropout": key}, mutable=["batch_stats"])
+        assert jax.tree.structure(updated) == jax.tree.structure({"batch_stats": variables["batch_stats"]})
+        return out, variables
+
+    return jax.eval_shape(both, jax.random.key(0), IMAGE)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("backbone, attention, decoder", [*itertools.product(BACKBONES, ATTENTION, DECODERS)])
+def test_every_combination(backbone, attention, decoder, dtype):
+    config = {"backbone": {"name": backbone}, "attention": {"name": attention}, "decoder": {"name": decoder}}
+    model = build_model(config, num_classes=7, dtype=dtype)
+    for train in (False, True):
+        out, variables = run(model, train=train)
+        assert out.logits.shape == (2, 61, 83, 7) and out.logits.dtype == jnp.float32
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert {part.dtype for part in (model.backbone, model.decoder)} == {jnp.dtype(dtype)}
+
+
+def leaves(config, prefix=""):
+    for key, value in config.items():
+        yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(prefix + key, value)]
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "__init__"])
+def test_every_config_file(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    assert config.is_locked
+    known = dict(leaves(build.default_config()))
+    found = dict(leaves(config.model))
+    assert sorted(found) == sorted(known)
+    assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in known.items()}
+    for dtype in (config.dtype, "bfloat16"):
+        out, _ = run(build_model(config.model, 7, dtype=dtype), train=True)
+        assert {x.shape for x in (out.logits, *out.aux.values())} == {(2, 61, 83, 7)}
+        assert {x.dtype for x in (out.logits, *out.aux.values())} == {jnp.dtype(jnp.float32)}
+    assert build_model(build.selected(config.model), 7) == build_model(config.model, 7)
+
+
+def test_every_option_has_a_plain_default():
+    for key, value in leaves(build.default_config()):
+        assert isinstance(value, (bool, int, float, str, tuple)), f"{key} has the default {value!r}"
+        assert value is not dataclasses.MISSING
+    assert "num_classes" not in build.options(DECODERS["fcn"]) and "dtype" not in build.options(SelfAttention)
+
+
+def test_selected_drops_what_the_names_do_not_choose():
+    config = build.default_config()
+    config["attention"]["name"] = "self+none"
+    found = build.selected(config)
+    assert list(found["backbone"]) == ["name", "tiny"]
+    assert list(found["attention"]) == ["name", "none", "self"] and found["kind"] == "segmenter"
+    assert len(config["backbone"]) == 1 + len(BACKBONES)  # the argument stays whole
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"kind": "segmentr"}, "config.model.kind='segmentr' is unknown: did you mean 'segmenter'?"),
+        ({"atention": {"name": "self"}}, "config.model.atention is unknown: did you mean 'attention'?"),
+        (
+            {"backbone": {"name": "resnet5"}},
+            "config.model.backbone.name='resnet5' is unknown: did you mean 'resnet50'?",
+        ),
+        ({"attention": {"name": "self+slef"}}, "config.model.attention.name='slef' is unknown: did you mean 'self'?"),
+        ({"attention": {"slef": {"heads": 4}}}, "config.model.attention.slef is unknown: did you mean 'self'?"),
+        ({"attention": {"self": {"head": 4}}}, "config.model.attention.self.head is unknown: did you mean 'heads'?"),
+        ({"decoder": {"fcn": {"dtype": 4}}}, "config.model.decoder.fcn.dtype is unknown: known: "),
+        ({"backbone": {"name": "tiny+tiny"}}, "config.model.backbone.name='tiny+tiny': only attention"),
+        ({"decoder": {"name": "fcn+fcn"}}, "config.model.decoder.name='fcn+fcn': only attention"),
+    ],
+)
+def test_unknown_names(config, message):
+    with pytest.raises(UserError) as error:
+        build_model(config, 7)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_too_few_classes():
+    with pytest.raises(UserError, match=r"num_classes=1: .* at least 2"):
+        build_model({}, 1)
+
+
+def test_a_map_the_backbone_does_not_have():
+    model = build_model({"decoder": {"fcn": {"aux": True}}}, 7)
+    with pytest.raises(
+        UserError, match=r"config\.model\.decoder\.fcn asks for a map of stride 16; .* has 2, 4: change"
+    ):
+        run(model)
+
+
+def test_stacks_keep_their_order():
+    first, second = (build_model({"attention": {"name": name}}, 7).attention for name in ("self+none", "none+self"))
+    assert [type(part) for part in first.parts] == [SelfAttention, NoAttention]
+    assert [type(part) for part in second.parts] == [NoAttention, SelfAttention]
+    _, variables = run(build_model({"attention": {"name": "self+none+self"}}, 7))
+    parts = variables["params"]["attention"]
+    assert sorted(parts) == ["parts_0", "parts_2"]
+    assert jax.tree.map(jnp.shape, parts["parts_0"]) == jax.tree.map(jnp.shape, parts["parts_2"])
+
+
+def test_lists_from_json_become_tuples():
+    config = build.default_config()
+    config["attention"]["self"].update(positions="learned", position_size=(3, 5))
+    config["decoder"]["fcn"]["skips"] = (4, 2)
+    model = build_model(config, 7)
+    loaded = build_model(json.loads(json.dumps(config)), 7)
+    assert loaded.decoder.skips == (4, 2) and loaded.attention.position_size == (3, 5)
+    assert loaded == model and hash(loaded) == hash(model)
+    _, variables = run(loaded)
+    assert variables["params"]["attention"]["positions"].shape == (1, 3, 5, 64)
+
+
+def test_the_config_may_be_read_only():
+    config = types.MappingProxyType({"attention": types.MappingProxyType({"name": "none"})})
+    assert isinstance(build_model(config, 7).attention, NoAttention)

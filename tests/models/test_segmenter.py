@@ -1,0 +1,134 @@
+"""The composed model: sizes, auxiliary logits, dropout, first loss, and use inside JAX's transformations."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg_jax import build_model
+from attnseg_jax.models import Segmenter
+from attnseg_jax.models.attention import Attention
+from attnseg_jax.ops import losses
+from attnseg_jax.ops.resize import resize
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.standard_normal((3, 13, 17, 3)).astype(np.float32)
+SMALL = {"backbone": {"tiny": {"width": 8}}, "decoder": {"fcn": {"dropout": 0.0}}}
+
+
+class WithAux(Attention):
+    """Adds auxiliary logits of a map's size and passes the map on."""
+
+    num_classes: int = 7
+
+    def __call__(self, features, *, train=False):
+        x = features.deepest[..., : self.num_classes]
+        return features.replace(aux={**features.aux, "early": x.astype(jnp.bfloat16)})
+
+
+def test_auxiliary_logits_of_both_parts_arrive_at_input_size(random_variables):
+    config = {**SMALL, "decoder": {"fcn": {"aux": True, "aux_stride": 2}}}
+    parts = build_model(config, 7)
+    model = Segmenter(parts.backbone, WithAux(), parts.decoder)
+    variables = random_variables(model, IMAGE)
+    out = model.apply(variables, IMAGE)
+    assert sorted(out.aux) == ["aux", "early"]
+    for logits in out.aux.values():
+        assert logits.shape == (3, 13, 17, 7) and logits.dtype == jnp.float32
+    features = parts.backbone.bind(
+        {"params": variables["params"]["backbone"], "batch_stats": variables["batch_stats"]["backbone"]}
+    )(IMAGE)
+    early = features.deepest[..., :7].astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(out.aux["early"], resize(early, (13, 17)), atol=1e-6)
+    assert abs(out.aux["aux"] - out.logits).max() > 0.01
+
+
+@pytest.mark.parametrize("skips, size", [((), (4, 5)), ((4,), (4, 5)), ((2, 4), (7, 9))])
+def test_the_decoder_works_at_its_finest_map(skips, size):
+    parts = build_model({**SMALL, "decoder": {"fcn": {"skips": skips}}}, 7)
+
+    def logits(key):
+        features = parts.backbone.init_with_output(key, IMAGE)[0]
+        return parts.decoder.init_with_output(key, features)[0][0]
+
+    assert jax.eval_shape(logits, jax.random.key(0)).shape == (3, *size, 7)
+
+
+@pytest.mark.parametrize("where", ["decoder", "attention"])
+def test_dropout_acts_in_training_only(random_variables, where):
+    options = {"decoder": {"fcn": {"dropout": 0.0}}, "attention": {"self": {"dropout": 0.0}}}
+    next(iter(options[where].values()))["dropout"] = 0.5
+    model = build_model({**SMALL, **options}, 7)
+    variables = random_variables(model, IMAGE)
+
+    @jax.jit
+    def train(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply(variables, IMAGE, train=True, rngs=rngs, mutable=["batch_stats"])[0].logits
+
+    assert abs(train(0) - train(1)).max() > 1e-3
+    np.testing.assert_array_equal(train(0), train(0))
+    # Evaluation needs no key and takes no notice of the rate.
+    plain = build_model(SMALL, 7)
+    np.testing.assert_array_equal(model.apply(variables, IMAGE).logits, plain.apply(variables, IMAGE).logits)
+
+
+@pytest.mark.parametrize("name", ["default", "camvid_resnet18_attention"])
+def test_the_first_loss_is_that_of_a_guess(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    model = build_model(config.model, 7)
+    image = RNG.standard_normal((2, 64, 96, 3)).astype(np.float32)
+    labels = RNG.integers(0, 7, (2, 64, 96)).astype(np.int32)
+
+    @jax.jit
+    def loss(key):
+        variables = model.init(key, image)
+        out, _ = model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        return [losses.mean(*losses.cross_entropy(logits, labels)) for logits in (out.logits, *out.aux.values())]
+
+    for value in loss(jax.random.key(0)):
+        assert abs(float(value) - np.log(7)) < 0.05
+
+
+def test_gradients_reach_every_parameter(random_variables):
+    config = {**SMALL, "attention": {"self": {"positions": "learned", "mlp_ratio": 1.0}}}
+    model = build_model({**config, "decoder": {"fcn": {"skips": (2,), "aux": True, "aux_stride": 4}}}, 7)
+    variables = random_variables(model, IMAGE)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        keys = {"dropout": jax.random.key(0)}
+        out, _ = model.apply({**variables, "params": params}, IMAGE, train=True, rngs=keys, mutable=["batch_stats"])
+        return jnp.square(out.logits).mean() + jnp.square(out.aux["aux"]).mean()
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        assert np.isfinite(leaf).all(), name
+        # A key's bias shifts all scores of a query alike, which the softmax does not see.
+        assert name.endswith("key/bias") or abs(leaf).max() > 1e-7, name
+
+
+def test_vmap_over_images_equals_a_batch(random_variables):
+    model = build_model(SMALL, 7)
+    variables = random_variables(model, IMAGE)
+    one_by_one = jax.jit(jax.vmap(lambda image: model.apply(variables, image[None]).logits[0]))(IMAGE)
+    np.testing.assert_allclose(one_by_one, jax.jit(model.apply)(variables, IMAGE).logits, atol=1e-5)
+
+
+def test_evaluation_changes_nothing(random_variables):
+    model = build_model(SMALL, 7)
+    variables = random_variables(model, IMAGE)
+    _, updated = model.apply(variables, IMAGE, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+
+
+def test_bfloat16_is_near_float32(random_variables):
+    model = build_model(SMALL, 7)
+    variables = random_variables(model, IMAGE)
+    exact = model.apply(variables, IMAGE).logits
+    rounded = build_model(SMALL, 7, dtype=jnp.bfloat16).apply(variables, IMAGE).logits
+    error = abs(rounded - exact).max() / abs(exact).max()
+    assert 1e-4 < error < 0.05  # it does compute in bfloat16, and nothing overflows
