@@ -78,19 +78,21 @@ def optimizer_config(**changes):
     return ml_collections.ConfigDict({**settings, **changes})
 
 
-_SETUPS = {}
+_STATES, _SETUPS = {}, {}
 
 
 def setup(model=None, optimizer=None, ema_decay=0.0, **options):
     """(state, train_step, eval_step) of the tiny model; equal calls give the same ones, compiled once."""
     model, optimizer = model or Tiny(), optimizer or optimizer_config()
-    key = repr((model, optimizer.to_dict(), ema_decay, options))
-    if key not in _SETUPS:
-        rule, schedule = make_optimizer(optimizer, total_steps=10)
+    options = {name: value for name, value in options.items() if value is not None}
+    rule, schedule = make_optimizer(optimizer, total_steps=10)
+    key = repr((model, optimizer.to_dict(), ema_decay))
+    if key not in _STATES:
+        _STATES[key] = create_state(model, rule, jax.random.key(0), (1, *SIZE, 3), ema=ema_decay > 0)
+    if (full := key + repr(options)) not in _SETUPS:
         step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
-        state = create_state(model, rule, jax.random.key(0), (1, *SIZE, 3), ema=ema_decay > 0)
-        _SETUPS[key] = state, jax.jit(step, static_argnames="axis_name"), make_eval_step(model, CLASSES)
-    return _SETUPS[key]
+        _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), make_eval_step(model, CLASSES)
+    return _STATES[key], *_SETUPS[full]
 
 
 def largest_difference(a, b):
