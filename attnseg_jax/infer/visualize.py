@@ -163,7 +163,7 @@ def _compose(panels, headers, titles, entries) -> Image.Image:
     return sheet
 
 
-def _flow(lengths: Sequence[float], width: float, size: int) -> list[tuple[float, int]]:
+def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
     """Places of the legend's entries, in equal columns, as many to a line as fit."""
     if not lengths:
         return []

@@ -120,7 +120,7 @@ def make_train_step(
             ema = jax.tree.map(lambda a, p: ema_decay * a + (1.0 - ema_decay) * p, ema, params)
         metrics = {
             **losses,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
             "confusion": confusion,
         }
