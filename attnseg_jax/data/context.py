@@ -62,8 +62,8 @@ def draw_scene(split: str, index: int, key: int | None = None) -> Scene:
     image = _texture(rng, luma=rng.uniform(55, 90))
     label = np.zeros((HEIGHT, WIDTH), np.uint8)
     shapes = _place_shapes(rng, left)
-    for _, mask in shapes:
-        texture = _texture(rng, luma=rng.uniform(150, 200), stripes=True)
+    for form, mask in shapes:
+        texture = _texture(rng, luma=rng.uniform(150, 200), waves=form)
         soft = mask[..., None]
         image = image * (1 - soft) + texture * soft
     noise = rng.normal(0, 5, image.shape)
@@ -135,15 +135,22 @@ def _shape(form: int, size: int, y: int, x: int, angle: float) -> np.ndarray:
     return mask
 
 
-def _texture(rng: np.random.Generator, luma: float, stripes: bool = False) -> np.ndarray:
-    """A dull random colour of about that luma, with soft blobs and, if asked, stripes: float [h, w, 3]."""
+def _texture(rng: np.random.Generator, luma: float, waves: int = 0) -> np.ndarray:
+    """A dull random colour of about that luma with soft blobs and, for `waves` 1 and 2, stripes or a checker pattern.
+
+    Angle, period and phase are random; the result is float [h, w, 3].
+    """
     colour = luma + rng.uniform(-22, 22, 3)
     coarse = Image.fromarray(rng.normal(0, 12, (5, 7)).astype(np.float32))
     field = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
-    if stripes:
-        y, x = np.ogrid[:HEIGHT, :WIDTH]
-        angle, period, phase = rng.uniform(0, np.pi), rng.uniform(3.5, 7), rng.uniform(0, 2 * np.pi)
-        field = field + 18 * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period + phase)
+    y, x = np.ogrid[:HEIGHT, :WIDTH]
+    angle = rng.uniform(0, np.pi)
+    pattern = 30.0
+    for turn in (angle, angle + np.pi / 2)[:waves]:
+        frequency, phase = 2 * np.pi / rng.uniform(5, 7), rng.uniform(0, 2 * np.pi)
+        pattern = pattern * np.sin(frequency * (x * np.cos(turn) + y * np.sin(turn)) + phase)
+    if waves:
+        field = field + pattern
     return colour + field[..., None]
 
 
