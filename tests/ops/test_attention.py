@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from attnseg_jax.ops.attention import attention_weights, dot_product_attention
+from attnseg_jax.ops import attention
 
 B, N, M, A, D, E = 2, 5, 7, 3, 4, 6
+
+attend = jax.jit(attention.dot_product_attention, static_argnames="scale")
+weigh = jax.jit(attention.attention_weights, static_argnames="scale")
 
 
 def draw(seed=0, dtype=jnp.float32):
@@ -50,8 +53,8 @@ CASES = {
 def test_equals_the_oracle(case):
     q, k, v, _ = draw()
     out, weights = oracle(q, k, v, **CASES[case])
-    np.testing.assert_allclose(dot_product_attention(q, k, v, **CASES[case]), out, atol=2e-6)
-    np.testing.assert_allclose(attention_weights(q, k, **CASES[case]), weights, atol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, **CASES[case]), out, atol=2e-6)
+    np.testing.assert_allclose(weigh(q, k, **CASES[case]), weights, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["bias", "all"])
@@ -60,7 +63,7 @@ def test_gradients(case):
     fixed = {name: value for name, value in CASES[case].items() if name != "bias"}
 
     def function(q, k, v, bias):
-        return dot_product_attention(q, k, v, bias=bias, **fixed)
+        return attend(q, k, v, bias=bias, **fixed)
 
     check_grads(
         jax.jit(function), (q, k, v, CASES[case]["bias"]), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2
@@ -71,18 +74,18 @@ def test_an_empty_row_gives_zeros_and_finite_zero_gradients():
     q, k, v, bias = draw()
     empty = np.zeros((B, A, N, M), bool)
     mask = jnp.asarray(~empty).at[1, :, 3].set(False)
-    assert (dot_product_attention(q, k, v, mask=mask)[1, 3] == 0).all()
-    assert (attention_weights(q, k, mask=mask)[1, :, 3] == 0).all()
+    assert (attend(q, k, v, mask=mask)[1, 3] == 0).all()
+    assert (weigh(q, k, mask=mask)[1, :, 3] == 0).all()
 
     def loss(*args):
-        return (dot_product_attention(*args[:3], bias=args[3], mask=mask) ** 2).sum()
+        return (attend(*args[:3], bias=args[3], mask=mask) ** 2).sum()
 
-    gradients = jax.grad(loss, argnums=(0, 1, 2, 3))(q, k, v, bias)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(q, k, v, bias)
     assert all(np.isfinite(g).all() for g in gradients)
     assert (gradients[0][1, 3] == 0).all() and (gradients[3][1, :, 3] == 0).all()
-    nothing = jax.grad(lambda q: dot_product_attention(q, k, v, mask=jnp.asarray(empty)).sum())(q)
+    nothing = jax.jit(jax.grad(lambda q: attend(q, k, v, mask=jnp.asarray(empty)).sum()))(q)
     assert (nothing == 0).all()
-    by_bias = dot_product_attention(q, k, v, bias=jnp.full((1, 1, 1, M), -jnp.inf))
+    by_bias = attend(q, k, v, bias=jnp.full((1, 1, 1, M), -jnp.inf))
     assert (by_bias == 0).all()
 
 
@@ -91,35 +94,35 @@ def test_masked_keys_get_exactly_zero_gradient():
     mask = jnp.asarray(np.arange(M).reshape(1, 1, 1, M) < 4)
 
     def loss(k, v):
-        return (dot_product_attention(q, k, v, mask=mask) ** 2).sum()
+        return (attend(q, k, v, mask=mask) ** 2).sum()
 
-    gk, gv = jax.grad(loss, argnums=(0, 1))(k, v)
+    gk, gv = jax.jit(jax.grad(loss, argnums=(0, 1)))(k, v)
     assert (gk[:, 4:] == 0).all() and (gv[:, 4:] == 0).all()
     assert (gk[:, :4] != 0).all() and (gv[:, :4] != 0).all()
 
 
 def test_tokens_permute():
     q, k, v, _ = draw()
-    out = dot_product_attention(q, k, v)
+    out = attend(q, k, v)
     rows, keys = np.random.default_rng(2).permutation(N), np.random.default_rng(3).permutation(M)
-    permuted = dot_product_attention(q[:, rows], k[:, keys], v[:, keys])
+    permuted = attend(q[:, rows], k[:, keys], v[:, keys])
     np.testing.assert_allclose(permuted, out[:, rows], atol=1e-6)
-    assert not np.allclose(dot_product_attention(q, k[:, keys], v), out, atol=1e-2)
+    assert not np.allclose(attend(q, k[:, keys], v), out, atol=1e-2)
 
 
 def test_vmap_equals_a_loop():
     stacked = [jnp.stack([t, 2 * t, -t]) for t in draw()]
 
     def function(q, k, v, bias):
-        return dot_product_attention(q, k, v, bias=bias)
+        return attend(q, k, v, bias=bias)
 
     looped = jnp.stack([function(*[t[i] for t in stacked]) for i in range(3)])
-    np.testing.assert_allclose(jax.vmap(function)(*stacked), looped, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(function))(*stacked), looped, atol=1e-6)
 
 
 def test_large_scores_do_not_overflow():
     q, k, _v, _ = draw()
-    weights = attention_weights(1e3 * q, 1e3 * k)
+    weights = weigh(1e3 * q, 1e3 * k)
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
 
@@ -131,13 +134,13 @@ def test_softmax_is_float32_under_bfloat16():
     q = jnp.full((1, 1, 1, 1), 1 + 2**-7, jnp.bfloat16)
     v = jnp.ones((1, m, 1, 1), jnp.bfloat16).at[0, ::2].set(3)
     exact, weights = oracle(q, k, v)
-    ours = attention_weights(q, k)
+    ours = weigh(q, k)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, weights, rtol=1e-5)
-    out = dot_product_attention(q, k, v)
+    out = attend(q, k, v)
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(out, np.float64), exact, rtol=2**-8)
-    low = jax.nn.softmax((q * k).reshape(m))
+    low = jax.jit(jax.nn.softmax)((q * k).reshape(m))
     assert abs(np.asarray(low, np.float64) / weights.reshape(m) - 1).max() > 1e-3  # so the bound above can fail
 
 
@@ -155,10 +158,10 @@ def test_softmax_is_float32_under_bfloat16():
 def test_wrong_shapes(change, message):
     arrays = dict(zip("qkv", draw())) | {name: jnp.zeros(shape) for name, shape in change.items()}
     with pytest.raises(ValueError, match=message):
-        dot_product_attention(**arrays)
+        attend(**arrays)
 
 
 def test_a_mask_of_numbers_is_refused():
     q, k, v, bias = draw()
     with pytest.raises(ValueError, match="boolean"):
-        dot_product_attention(q, k, v, mask=bias)
+        attend(q, k, v, mask=bias)

@@ -74,7 +74,8 @@ def loop(x, kernel, stride, padding, dilation, groups):
 @pytest.mark.parametrize("stride, padding, dilation", [((1, 1), (1, 0), (1, 1)), ((2, 3), (2, 1), (2, 1))])
 def test_equals_a_loop(stride, padding, dilation, groups):
     x, kernel = draw(1, 7, 9, 6), draw(3, 2, 6 // groups, 12, seed=1)
-    found = conv(x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    keywords = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    found = jax.jit(lambda x, k: conv(x, k, **keywords))(x, kernel)
     np.testing.assert_allclose(found, loop(x, kernel, stride, padding, dilation, groups), atol=1e-5)
 
 
@@ -109,11 +110,12 @@ def test_vmap_equals_a_loop_and_bfloat16_stays(name):
     shape, keywords = FAST[name]
     x, kernel = draw(3, 2, 11, 13, 6), draw(*shape, seed=1)
 
+    @jax.jit
     def function(x):
-        return conv(x, kernel, **keywords)
+        return conv(x, kernel.astype(x.dtype), **keywords)
 
     np.testing.assert_allclose(jax.vmap(function)(x), jnp.stack([function(image) for image in x]), atol=1e-5)
-    low = conv(x[0].astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), **keywords)
+    low = function(x[0].astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), function(x[0]), atol=0.15)
 

@@ -7,6 +7,8 @@ import pytest
 
 from attnseg_jax.ops import metrics
 
+confusion_matrix = jax.jit(metrics.confusion_matrix, static_argnums=2)
+
 
 def draw(k=5, shape=(3, 13, 17)):
     rng = np.random.default_rng(0)
@@ -25,25 +27,26 @@ def count(prediction, labels, k=5):
 
 def test_counts_equal_a_loop():
     prediction, labels = draw()
-    found = jax.jit(metrics.confusion_matrix, static_argnums=2)(jnp.asarray(prediction), jnp.asarray(labels), 5)
+    found = confusion_matrix(jnp.asarray(prediction), jnp.asarray(labels), 5)
     assert found.dtype == jnp.int32
     np.testing.assert_array_equal(found, count(prediction, labels))
 
 
 def test_small_integers_do_not_wrap():
     prediction, labels = draw(k=150)
-    small = metrics.confusion_matrix(jnp.asarray(prediction, jnp.uint8), jnp.asarray(labels, jnp.uint8), 150)
+    small = confusion_matrix(jnp.asarray(prediction, jnp.uint8), jnp.asarray(labels, jnp.uint8), 150)
     np.testing.assert_array_equal(small, count(prediction, labels, 150))
 
 
 def test_what_is_no_class_is_left_out():
     prediction, labels = jnp.array([[[0, 5, -1, 1, 1]]]), jnp.array([[[0, 0, 0, 7, -2]]])
-    assert metrics.confusion_matrix(prediction, labels, 5).sum() == 1
+    assert confusion_matrix(prediction, labels, 5).sum() == 1
 
 
 def test_vmap_equals_a_loop():
     prediction, labels = map(jnp.asarray, draw())
 
+    @jax.jit
     def one(p, y):
         return metrics.confusion_matrix(p[None], y[None], 5)
 
@@ -53,7 +56,7 @@ def test_vmap_equals_a_loop():
 def test_counts_beyond_float32_are_exact():
     pixels = 2**24 + 1  # the first integer float32 does not hold
     image = jnp.zeros((1, 1, pixels), jnp.int32)
-    assert int(metrics.confusion_matrix(image, image, 2)[0, 0]) == pixels
+    assert int(confusion_matrix(image, image, 2)[0, 0]) == pixels
 
 
 def test_scores_by_hand():

@@ -48,7 +48,7 @@ def public_functions():
                 yield function
 
 
-@pytest.mark.parametrize("function", public_functions(), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", list(public_functions()), ids=lambda f: f.__name__)
 def test_annotations(function):
     args, keywords = CALLS[function]
     checked = jaxtyped(typechecker=beartype)(function)
