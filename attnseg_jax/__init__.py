@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {"build_model": "attnseg_jax.models", "Features": "attnseg_jax.models", "Output": "attnseg_jax.models"}
-__all__ = ["Features", "Output", "build_model"]  # noqa: F822
+__all__ = ["Features", "Output", "build_model"]
 
 
 def __getattr__(name: str):

@@ -1,0 +1,6 @@
+"""Decoders: `Features` -> logits."""
+
+from attnseg_jax.models.decoders.fcn import FCN, FCNHead
+
+DECODERS = {"fcn": FCN}
+__all__ = ["DECODERS", "FCN", "FCNHead"]

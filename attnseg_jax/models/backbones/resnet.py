@@ -1,0 +1,130 @@
+"""ResNet (He et al. 2016) with output stride 8, 16 or 32, after torchvision's `models/resnet.py`."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
+from attnseg_jax.ops import pool
+
+
+class Block(nn.Module):
+    """A residual block: basic (two 3x3) or bottleneck (1x1, 3x3, 1x1; the stride stands on the 3x3).
+
+    Attributes:
+      width: channels of the 3x3 convolutions; a bottleneck puts out four times as many.
+      bottleneck: which form.
+      stride: of the first 3x3 (basic) or the only 3x3 (bottleneck).
+      dilation: of every 3x3.
+      zero_init: the last scale starts at 0, so the block starts as its shortcut.
+      dtype: compute type.
+    """
+
+    width: int
+    bottleneck: bool
+    stride: int = 1
+    dilation: int = 1
+    zero_init: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
+        """Adds the block's branch to its shortcut."""
+        features = self.width * (4 if self.bottleneck else 1)
+        convs = [(self.width, 3, self.stride), (self.width, 3, 1)]
+        if self.bottleneck:
+            convs = [(self.width, 1, 1), (self.width, 3, self.stride), (features, 1, 1)]
+        y = x
+        for i, (width, kernel, stride) in enumerate(convs, 1):
+            dilation = self.dilation if kernel > 1 else 1
+            last = i == len(convs)
+            init = nn.initializers.zeros if last and self.zero_init else nn.initializers.ones
+            y = Conv(width, kernel, stride, dilation=dilation, dtype=self.dtype, name=f"conv{i}")(y)
+            y = BatchNorm(dtype=self.dtype, scale_init=init, name=f"bn{i}")(y, train=train)
+            y = y if last else nn.relu(y)
+        if self.stride != 1 or x.shape[-1] != features:
+            x = Conv(features, 1, self.stride, dtype=self.dtype, name="downsample_conv")(x)
+            x = BatchNorm(dtype=self.dtype, name="downsample_bn")(x, train=train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """ResNet without its classifier; maps at the nominal strides 2 (stem), 4, 8, 16 and 32.
+
+    Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions; as
+    in torchvision the first block of such a stage still has the dilation of the stage before.
+
+    A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`).
+
+    Attributes:
+      output_stride: 8, 16 or 32.
+      zero_init_residual: the last scale of every block starts at 0.
+      dtype: compute type.
+    """
+
+    depths: ClassVar[tuple[int, ...]]
+    bottleneck: ClassVar[bool]
+
+    output_stride: int = 32
+    zero_init_residual: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised)."""
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(f"config.model.backbone: output_stride={self.output_stride} is not one of 8, 16, 32")
+        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+        maps = {2: x}
+        x = pool.max_pool(x, 3, 2, 1)
+        dilation = 1
+        for stage, depth in enumerate(self.depths):
+            nominal = 4 * 2**stage
+            stride, first = (1, dilation) if stage == 0 else (2, dilation)
+            if nominal > self.output_stride:
+                stride, dilation = 1, dilation * 2
+            for i in range(depth):
+                x = Block(
+                    64 * 2**stage,
+                    self.bottleneck,
+                    stride if i == 0 else 1,
+                    first if i == 0 else dilation,
+                    self.zero_init_residual,
+                    self.dtype,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train=train)
+            maps[nominal] = x
+        return Features(maps)
+
+
+class ResNet18(ResNet):
+    """ResNet-18: basic blocks, 512 channels at the end."""
+
+    depths = (2, 2, 2, 2)
+    bottleneck = False
+
+
+class ResNet34(ResNet):
+    """ResNet-34: basic blocks, 512 channels at the end."""
+
+    depths = (3, 4, 6, 3)
+    bottleneck = False
+
+
+class ResNet50(ResNet):
+    """ResNet-50: bottleneck blocks, 2048 channels at the end."""
+
+    depths = (3, 4, 6, 3)
+    bottleneck = True
+
+
+class ResNet101(ResNet):
+    """ResNet-101: bottleneck blocks, 2048 channels at the end."""
+
+    depths = (3, 4, 23, 3)
+    bottleneck = True

@@ -1,0 +1,105 @@
+"""From a config of names and options to a model."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.models.attention import ATTENTION, Stack
+from attnseg_jax.models.backbones import BACKBONES
+from attnseg_jax.models.decoders import DECODERS
+from attnseg_jax.models.segmenter import Segmenter
+
+PARTS = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
+DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
+# Filled by `build_model`, therefore not keys of a config.
+_FILLED = ("parent", "name", "dtype", "num_classes")
+
+
+def options(module: type[nn.Module]) -> dict[str, Any]:
+    """The settable fields of a module and their defaults.
+
+    >>> options(BACKBONES["tiny"])
+    {'width': 64}
+    """
+    return {f.name: f.default for f in dataclasses.fields(module) if f.name not in _FILLED}
+
+
+def default_config() -> dict[str, Any]:
+    """The `model` part of a config: every part's name and every option of every known part.
+
+    >>> default_config()["attention"]["self"]["heads"]
+    2
+    """
+    config: dict[str, Any] = {"kind": "segmenter"}
+    for part, table in PARTS.items():
+        config[part] = {"name": DEFAULTS[part], **{name: options(module) for name, module in table.items()}}
+    return config
+
+
+def selected(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `model` part of a config without the options of parts that its names do not choose."""
+    result = {key: config[key] for key in config if key not in PARTS}
+    for part in PARTS:
+        chosen = config[part]["name"].split("+")
+        result[part] = {key: config[part][key] for key in config[part] if key == "name" or key in chosen}
+    return result
+
+
+def _build_part(part: str, name: str, config: Mapping[str, Any], filled: dict[str, Any]) -> nn.Module:
+    table = PARTS[part]
+    if name not in table:
+        raise UserError(f"config.model.{part}.name={name!r} is unknown: {nearest(name, table)}")
+    module = table[name]
+    known = options(module)
+    # JSON has no tuples, and a module's fields must be hashable.
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(name, {}).items()}
+    for key in given:
+        if key not in known:
+            raise UserError(f"config.model.{part}.{name}.{key} is unknown: {nearest(key, known)}")
+    fields = {f.name for f in dataclasses.fields(module)}
+    return module(**given, **{key: value for key, value in filled.items() if key in fields})
+
+
+def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segmenter:
+    parts = {}
+    for part in PARTS:
+        given = config.get(part, {})
+        names = given.get("name", DEFAULTS[part])
+        modules = [_build_part(part, name, given, filled) for name in names.split("+")]
+        if len(modules) > 1 and part != "attention":
+            raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
+        parts[part] = modules[0] if len(modules) == 1 else Stack(modules)
+    return Segmenter(**parts)
+
+
+KINDS = {"segmenter": _build_segmenter}
+
+
+def build_model(config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32) -> nn.Module:
+    """Builds the model a config names.
+
+    Args:
+      config: the `model` part of a config, or any mapping of its form; what is left out takes its default.
+      num_classes: channels of the logits.
+      dtype: compute type; parameters, normalisation, softmax and logits are float32 in any case.
+
+    Returns:
+      A linen module; `model.apply(variables, image, train=...)` returns an `Output`.
+
+    Raises:
+      UserError: an unknown kind, part or option; the message names the nearest known one.
+
+    >>> model = build_model({"attention": {"name": "self", "self": {"heads": 4}}}, num_classes=7)
+    >>> model.attention.heads
+    4
+    """
+    kind = config.get("kind", "segmenter")
+    if kind not in KINDS:
+        raise UserError(f"config.model.kind={kind!r} is unknown: {nearest(kind, KINDS)}")
+    if num_classes < 2:
+        raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
+    return KINDS[kind](config, {"num_classes": num_classes, "dtype": jnp.dtype(dtype)})

@@ -1,0 +1,95 @@
+"""Fully convolutional head (Long et al. 2015), after torchvision's `models/segmentation/fcn.py`."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
+from attnseg_jax.ops.resize import resize
+
+
+class FCNHead(nn.Module):
+    """3x3 convolution, normalisation, rectifier, dropout and a 1x1 classifier.
+
+    Attributes:
+      num_classes: channels of the logits.
+      channels: of the 3x3 convolution; 0 takes a quarter of the input's.
+      dropout: rate before the classifier, in training.
+      dtype: compute type.
+    """
+
+    num_classes: int
+    channels: int = 0
+    dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w k"]:
+        """Returns logits at the size of `x`."""
+        x = ConvBN(self.channels or x.shape[-1] // 4, dtype=self.dtype, name="conv")(x, train=train)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return Conv(
+            self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name="classifier"
+        )(x)
+
+
+class FCN(nn.Module):
+    """Logits of the deepest map, with optional skips and an optional auxiliary head.
+
+    With `skips` the logits are summed with 1x1 scores of finer maps, coarse to fine, as FCN-16s and FCN-8s do; the
+    result then has the size of the finest skip.
+
+    Attributes:
+      num_classes: channels of the logits.
+      channels: of the head's 3x3 convolution; 0 takes a quarter of the map's.
+      dropout: rate before the classifiers, in training.
+      skips: nominal strides of the maps to add, such as `(8, 4)`.
+      aux: adds an auxiliary head on the map of nominal stride `aux_stride`.
+      aux_stride: its stride.
+      dtype: compute type.
+    """
+
+    num_classes: int
+    channels: int = 0
+    dropout: float = 0.1
+    skips: tuple[int, ...] = ()
+    aux: bool = False
+    aux_stride: int = 16
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, features: Features, *, gate: Callable | None = None, train: bool = False
+    ) -> tuple[Float[Array, "b h w k"], dict[str, Float[Array, "b y x k"]]]:
+        """Returns logits and auxiliary logits, each at the size of its map.
+
+        Raises:
+          UserError: a skip or the auxiliary head asks for a map the backbone does not have.
+        """
+        for stride in (*self.skips, *((self.aux_stride,) if self.aux else ())):
+            if stride not in features.maps:
+                raise UserError(
+                    f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
+                    f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
+                )
+        head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, name="head")
+        x = features.deepest
+        logits = head(x, train=train)
+        for stride in sorted(self.skips, reverse=True):
+            skip = features.maps[stride]
+            if gate is not None:
+                skip = gate(skip, x, stride=stride, train=train)
+            skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
+            score = Conv(
+                self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name=f"skip{stride}"
+            )(skip)
+            logits = resize(logits, score.shape[1:3]) + score
+        aux = {}
+        if self.aux:
+            aux_head = FCNHead(self.num_classes, dropout=self.dropout, dtype=self.dtype, name="aux_head")
+            aux["aux"] = aux_head(features.maps[self.aux_stride], train=train)
+        return logits, aux

@@ -1,0 +1,141 @@
+"""Convolution and batch normalisation as linen modules around `attnseg_jax.ops`."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.ops import conv as conv_ops
+from attnseg_jax.ops import norm as norm_ops
+
+Dtype = jnp.dtype | type
+
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Small, so that the first loss is that of a uniform guess; fan-out scaling would make it several times larger.
+classifier_init = nn.initializers.normal(0.01)
+
+
+class Conv(nn.Module):
+    """Convolution with PyTorch's explicit, symmetric padding.
+
+    Attributes:
+      features: output channels.
+      kernel_size: height and width of the kernel.
+      stride: step in both directions.
+      padding: zeros on every side; -1 keeps the size at stride 1 (`dilation * (kernel_size // 2)`).
+      dilation: distance of the kernel's taps.
+      groups: channel groups.
+      use_bias: adds a bias.
+      dtype: compute type; parameters are float32.
+      kernel_init: initialiser of the kernel `[kh, kw, c / groups, features]`.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = -1
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    dtype: Dtype = jnp.float32
+    kernel_init: Callable = he_normal_fan_out
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
+        """Convolves `x`."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        padding = self.dilation * (self.kernel_size // 2) if self.padding < 0 else self.padding
+        y = conv_ops.conv(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)[None, None, None]
+        return y
+
+
+def _bound(axis_name: str) -> bool:
+    """Whether a mapped axis of this name encloses the current trace."""
+    try:
+        jax.lax.axis_size(axis_name)
+    except NameError:
+        return False
+    return True
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with PyTorch's running statistics (the stored variance is the unbiased one).
+
+    Statistics are float32 whatever the compute type. They are averaged over the devices when the mapped axis
+    `attnseg_jax.ops.norm.DATA_AXIS` encloses the call; under `jit` over a mesh they are global by themselves.
+
+    Attributes:
+      momentum: weight of the batch's statistics in the running ones (PyTorch's sense).
+      epsilon: added to the variance.
+      dtype: type of the output.
+      scale_init: initialiser of the scale.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: Dtype = jnp.float32
+    scale_init: Callable = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Normalises `x` by its batch (`train`) or by the running statistics."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+        if not train:
+            y = norm_ops.batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
+            return y.astype(self.dtype)
+        axis_name = norm_ops.DATA_AXIS if _bound(norm_ops.DATA_AXIS) else None
+        y, new_mean, new_var = norm_ops.batch_norm(
+            x, scale, bias, mean.value, var.value, momentum=self.momentum, eps=self.epsilon, axis_name=axis_name
+        )
+        if not self.is_initializing():
+            mean.value, var.value = new_mean, new_var
+        return y.astype(self.dtype)
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, batch normalisation and, unless `relu` is off, a rectifier.
+
+    Attributes as in `Conv`; `relu`: rectifies the result.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: int = -1
+    dilation: int = 1
+    groups: int = 1
+    relu: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
+        """Applies convolution, normalisation and rectifier."""
+        x = Conv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = BatchNorm(dtype=self.dtype, name="bn")(x, train=train)
+        return nn.relu(x) if self.relu else x

@@ -1,0 +1,192 @@
+"""What a training says while it runs: metrics.jsonl and TensorBoard for later, a bar or log lines for now."""
+
+import contextlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.infer.report import finite
+
+
+class MetricWriter:
+    """Appends metrics to WORKDIR/metrics.jsonl and WORKDIR/tensorboard; on processes other than 0 it does nothing.
+
+    A line is one JSON object, `step` and metrics; NaN and infinities are null. Training metrics are `loss`, `miou`,
+    `learning_rate`, ...; those of an evaluation begin with `val_` (see `write_scores`).
+
+    `start_step` is the step a run resumes from (0 for a new one): lines of later steps and a torn last line are
+    dropped, because the resumed run writes them again.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+        self._file = self._board = None
+        if jax.process_index() != 0:
+            return
+        path = Path(workdir) / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_after(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        # TensorBoard hides what an earlier run wrote from `purge_step` on.
+        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes scalars (numbers, 0-d arrays) of a step as one line, on disk when this returns."""
+        if self._file is None:
+            return
+        values = {name: finite(value) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                # A space is no letter of a TensorBoard tag; left in, it is reported at each call.
+                self._board.add_scalar(name.replace(" ", "_"), value, int(step))
+
+    def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
+        """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name."""
+        values = {name: getattr(scores, name) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+        values |= {f"iou/{name}": value for name, value in zip(class_names, scores.iou, strict=True)}
+        self.write(step, {f"{prefix}_{name}": value for name, value in values.items()})
+
+    def close(self) -> None:
+        """Closes both; to call it again does nothing."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+        self._file = self._board = None
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+    if kept != lines:
+        write_atomically(path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class Progress:
+    """A bar on a terminal, log lines elsewhere; on processes other than 0 it is silent.
+
+    `batch_size` is the global one. `terminal` None asks `stream`. The speed is that of the steps since the last report,
+    without the time spent in `pause()`.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        batch_size: int,
+        *,
+        start_step: int = 0,
+        terminal: bool | None = None,
+        stream: io.TextIOBase | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self._total, self._batch_size, self._clock = total_steps, batch_size, clock
+        self._stream = stream or sys.stderr
+        self._silent = jax.process_index() != 0
+        self._bar = None
+        if not self._silent and (_is_terminal(self._stream) if terminal is None else terminal):
+            self._bar = tqdm(
+                total=total_steps,
+                initial=start_step,
+                file=self._stream,
+                bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+                dynamic_ncols=True,
+                disable=False,
+            )
+        self._reported_step, self._since = start_step, clock()
+
+    def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
+        """`step` steps are done; with `metrics` it reports their `loss` and `miou` (each optional) and the speed."""
+        if self._silent:
+            return
+        report = None
+        if metrics is not None:
+            report = self._report(step, metrics)
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            if report is not None:
+                self._bar.set_postfix_str(report)
+        elif report is not None:
+            logging.info("step %d/%d %s", step, self._total, report)
+
+    def _report(self, step: int, metrics: Mapping[str, Any]) -> str:
+        now = self._clock()
+        steps, seconds = step - self._reported_step, now - self._since
+        self._reported_step, self._since = step, now
+        labels = {"loss": "loss", "miou": "mIoU"}
+        words = [f"{label} {float(metrics[name]):.3f}" for name, label in labels.items() if name in metrics]
+        if steps > 0 and seconds > 0:
+            left = tqdm.format_interval((self._total - step) * seconds / steps)
+            words.append(f"{steps * self._batch_size / seconds:.1f} images/s, {left} left")
+        return " ".join(words)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """The time spent inside `with progress.pause():` (an evaluation, a save) does not count for the speed."""
+        begin = self._clock()
+        try:
+            yield
+        finally:
+            self._since += self._clock() - begin
+
+    def message(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        if self._silent:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=self._stream)
+        else:
+            logging.info("%s", text)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def track(items: Iterable, description: str, *, total: int | None = None) -> Iterable:
+    """`items` with a passing bar on a terminal (process 0 only), as they are elsewhere; for `evaluate`'s `progress`."""
+    if jax.process_index() != 0 or not _is_terminal(sys.stderr):
+        return items
+    return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+
+
+def _is_terminal(stream: io.TextIOBase) -> bool:
+    # TQDM_DISABLE is tqdm's own switch against bars; the log lines take their place.
+    if not stream.isatty() or os.environ.get("TQDM_DISABLE"):
+        return False
+    # A container's terminal may have no size; tqdm draws nothing there.
+    return min(os.get_terminal_size(stream.fileno())) > 0

@@ -1,0 +1,249 @@
+"""The training loop: the one place that compiles, logs and saves."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.sources import Source, load_source, survey
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer import report, visualize
+from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import evaluate_split
+from attnseg_jax.train.logging import MetricWriter, Progress
+from attnseg_jax.train.parallel import initialize_distributed
+from attnseg_jax.train.setup import Run, class_weights, make_run
+from attnseg_jax.train.state import TrainState, eval_variables
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains what `config` describes in `workdir`, or continues there; returns the final result.
+
+    The initial state is the latest checkpoint of the workdir, else a fresh one; a line says which. A finished run
+    is not trained again, its result is returned.
+
+    Returns:
+      The JSON object of the final evaluation (see `infer.report.to_json`).
+
+    Raises:
+      UserError: a mistake in config, data or workdir, before anything is written; a loss that is not finite, after
+        which the last good checkpoint is still there.
+    """
+    workdir = Path(workdir)
+    initialize_distributed(config.distributed)
+    finished = _finished(config, workdir)
+    if finished is not None:
+        logging.info("%s is finished; its result:", workdir)
+        return finished
+
+    train_source = load_source(config.data, config.data.train_split)
+    eval_source = load_source(config.data, config.data.eval_split)
+    info = train_source.info
+    train = make_run(config, len(info.class_names), _surveyed_weights(config, workdir, train_source, eval_source))
+    logging.info(
+        "%d training and %d validation images, %d classes, %.2f M parameters, %d %s device(s) by %s",
+        len(train_source), len(eval_source), len(info.class_names), _millions(train.abstract.params),
+        jax.device_count(), jax.default_backend(), config.parallel,
+    )  # fmt: skip
+
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
+        state = _initial_state(train, checkpoints, workdir)
+        start = int(state.step)
+        _write_config(config, workdir)
+        state = train.parallel.put_state(state)
+        writer = stack.enter_context(MetricWriter(workdir, start_step=start))
+        progress = stack.enter_context(Progress(config.train.steps, config.train.batch_size, start_step=start))
+        batches = train_batches(
+            train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
+            process_index=jax.process_index(), process_count=jax.process_count(),
+        )  # fmt: skip
+        stopped = stack.enter_context(_stop_on_sigterm())
+        meter = Meter(len(info.class_names))
+        pending: tuple[int, dict] | None = None
+
+        for step in range(start + 1, config.train.steps + 1):
+            batch = train.parallel.shard_batch(next(batches))
+            state, metrics = train.parallel.train(state, batch)
+            # Step n is on its way; only now is it worth waiting for the metrics of step n - 1.
+            if pending:
+                _absorb(*pending, meter, checkpoints)
+                _log(pending[0], config, meter, writer, progress)
+            pending = (step, metrics)
+
+            last = step == config.train.steps
+            if last or step % config.train.eval_every == 0 or stopped.is_set():
+                _absorb(*pending, meter, checkpoints)
+                _log(step, config, meter, writer, progress, force=last)
+                pending = None
+                if stopped.is_set() and not last:
+                    checkpoints.save(step, state)
+                    checkpoints.wait()
+                    raise UserError(f"stopped by a signal; step {step} is saved and the same command continues there")
+                with progress.pause():
+                    scores = _evaluate_and_save(config, workdir, train, state, eval_source, checkpoints, writer)
+                progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
+        checkpoints.wait()
+        return _finish(config, workdir, info.class_names, checkpoints, scores)
+
+
+class Meter:
+    """Sums training metrics between two log lines."""
+
+    def __init__(self, num_classes: int):
+        self._num_classes = num_classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._confusion = np.zeros((self._num_classes, self._num_classes), np.int64)
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Adds one step's metrics, already on the host."""
+        self._confusion += metrics["confusion"]
+        self._steps += 1
+        for name, value in metrics.items():
+            if name not in ("confusion", "learning_rate"):
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+        self._learning_rate = float(metrics["learning_rate"])
+
+    def result(self) -> dict[str, float]:
+        """Means over the added steps, the last learning rate, and mIoU and pixel accuracy of all their pixels."""
+        scores = Scores.from_confusion(self._confusion)
+        means = {name: value / self._steps for name, value in self._sums.items()}
+        return {
+            **means,
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "learning_rate": self._learning_rate,
+        }
+
+
+def _surveyed_weights(
+    config: ConfigDict, workdir: Path, train_source: Source, eval_source: Source
+) -> np.ndarray | None:
+    """Class weights, after every file was read once where the config asks for it."""
+    names = train_source.info.class_names
+    fresh = not (workdir / "config.json").exists()
+    counts = None
+    if config.loss.class_weights == "median_frequency" or (config.data.check and fresh):
+        counts = survey(train_source)
+    if config.data.check and fresh:
+        survey(eval_source)
+    return class_weights(config.loss, names, counts)
+
+
+def _millions(params: Any) -> float:
+    return sum(np.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6
+
+
+def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path) -> TrainState:
+    restored = checkpoints.restore_latest(train.abstract)
+    if restored is None:
+        logging.info("initial state: from scratch")
+        return train.create()
+    step, state = restored
+    logging.info("initial state: resumed from step %d of %s", step, workdir)
+    return state
+
+
+def _write_config(config: ConfigDict, workdir: Path) -> None:
+    if jax.process_index() != 0:
+        return
+    path, text = workdir / "config.json", configs.to_json(config)
+    if path.exists() and path.read_text() != text:
+        for line in configs.differences(json.loads(path.read_text()), json.loads(text)):
+            logging.warning("this run continues with another config: %s", line)
+    write_atomically(path, text.encode())
+
+
+def _absorb(step: int, metrics: dict, meter: Meter, checkpoints: Checkpoints) -> None:
+    metrics = jax.device_get(metrics)
+    if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+        checkpoints.wait()
+        latest = checkpoints.latest_step()
+        kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
+        raise UserError(
+            f"loss {metrics['loss']} with gradient norm {metrics['grad_norm']} at step {step}: training stops, {kept}; "
+            "lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+        )
+    meter.add(metrics)
+
+
+def _log(
+    step: int, config: ConfigDict, meter: Meter, writer: MetricWriter, progress: Progress, *, force: bool = False
+) -> None:
+    if not force and step % config.train.log_every:
+        progress.update(step)
+        return
+    metrics = meter.result()
+    meter.reset()
+    writer.write(step, metrics)
+    progress.update(step, metrics)
+
+
+def _evaluate_and_save(
+    config: ConfigDict,
+    workdir: Path,
+    train: Run,
+    state: TrainState,
+    source: Source,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+) -> Scores:
+    step = int(state.step)
+    picture = workdir / "predictions" / f"step_{step}.png"
+    scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture)
+    writer.write_scores(step, scores, source.info.class_names)
+    miou = scores.miou if np.isfinite(scores.miou) else 0.0
+    checkpoints.save(step, state, {"miou": miou})
+    return scores
+
+
+def _finish(
+    config: ConfigDict, workdir: Path, class_names: tuple[str, ...], checkpoints: Checkpoints, scores: Scores | None
+) -> dict[str, Any]:
+    step = config.train.steps
+    text = report.to_json(config.data.eval_split, step, scores, class_names)
+    if jax.process_index() == 0:
+        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        # Written last: it marks the run as finished.
+        write_atomically(workdir / "result.json", (text + "\n").encode())
+    return json.loads(text)
+
+
+def _finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """The result of a finished run of this very config, or None."""
+    try:
+        same = (workdir / "config.json").read_text() == configs.to_json(config)
+        return json.loads((workdir / "result.json").read_text()) if same else None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+@contextmanager
+def _stop_on_sigterm() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, as schedulers send it before they take a machine away."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,143 @@
+"""Optimizers and learning-rate schedules, chosen by name from `config.optimizer`."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+from jaxtyping import Array, Float, PyTree
+
+from attnseg_jax.errors import UserError, nearest
+
+Schedule = Callable[[Any], Float[Array, ""]]
+
+# Two-axis parameters that are not weights of a product: flax keeps biases of attention heads as [a, d].
+UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*)")
+
+
+def make_optimizer(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
+
+    In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
+    the multipliers of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient before the momentum,
+    AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
+    An unknown name or a value out of range raises `UserError`.
+    """
+    if config.name not in OPTIMIZERS:
+        raise UserError(f"config.optimizer.name={config.name!r} is unknown: {nearest(config.name, OPTIMIZERS)}")
+    schedule = make_schedule(config, total_steps)
+    parts = OPTIMIZERS[config.name](config)
+    if config.clip_norm < 0:
+        raise UserError(f"config.optimizer.clip_norm={config.clip_norm} is negative: give 0 to switch clipping off")
+    if config.clip_norm:
+        parts = [("clip", optax.clip_by_global_norm(config.clip_norm)), *parts]
+    if config.lr_multipliers:
+        parts = [*parts, ("multipliers", scale_by_path(config.lr_multipliers))]
+    # Named parts: a checkpoint of another optimizer is then told apart by readable names.
+    return optax.named_chain(*parts, ("schedule", optax.scale_by_learning_rate(schedule))), schedule
+
+
+def make_schedule(config: Any, total_steps: int) -> Schedule:
+    """The learning rate of step t = 0, 1, ..., total_steps - 1.
+
+    For the first `warmup_steps` (w) steps `learning_rate * (t + 1) / (w + 1)`; then, with `u = (t - w) / (total - w)`,
+    `learning_rate * (end + (1 - end) * f(u))` where `end` is `end_factor` and `f` is `(1 - u)^power` for poly,
+    `(1 + cos(pi u)) / 2` for cosine and 1 for constant.
+    """
+    if config.schedule not in DECAYS:
+        raise UserError(f"config.optimizer.schedule={config.schedule!r} is unknown: {nearest(config.schedule, DECAYS)}")
+    warmup, base, end, power = config.warmup_steps, config.learning_rate, config.end_factor, config.power
+    if not 0 <= warmup < total_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps={warmup} must be at least 0 and less than config.train.steps={total_steps}"
+        )
+    decay = DECAYS[config.schedule]
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.float32)
+        rest = jnp.clip((step - warmup) / (total_steps - warmup), 0.0, 1.0)
+        falling = end + (1.0 - end) * decay(rest, power)
+        return base * jnp.where(step < warmup, (step + 1.0) / (warmup + 1.0), falling)
+
+    return schedule
+
+
+def _sgd(config: Any) -> list:
+    parts = [("decay", optax.add_decayed_weights(config.weight_decay, decay_mask))] if config.weight_decay else []
+    if config.momentum:
+        parts.append(("momentum", optax.trace(config.momentum, config.nesterov)))
+    return parts
+
+
+def _adamw(config: Any) -> list:
+    parts = [("adam", optax.scale_by_adam(config.beta1, config.beta2, config.eps))]
+    if config.weight_decay:
+        parts.append(("decay", optax.add_decayed_weights(config.weight_decay, decay_mask)))
+    return parts
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+DECAYS = {
+    "poly": lambda rest, power: (1.0 - rest) ** power,
+    "cosine": lambda rest, power: 0.5 * (1.0 + jnp.cos(jnp.pi * rest)),
+    "constant": lambda rest, power: jnp.ones_like(rest),
+}
+
+
+def decay_mask(params: PyTree) -> PyTree:
+    """True where weight decay acts: parameters of two axes or more that are no scale, bias or table of positions.
+
+    One-axis parameters are biases and the scales of norms. A table of positions is known by its name
+    (`pos_embed`, `position...`).
+
+    >>> import numpy as np
+    >>> decay_mask({"conv": {"kernel": np.ones((3, 3)), "bias": np.ones(3)}, "pos_embed": np.ones((4, 3))})
+    {'conv': {'bias': False, 'kernel': True}, 'pos_embed': False}
+    """
+    return _by_path(lambda path, p: jnp.ndim(p) > 1 and not UNDECAYED.fullmatch(path.rsplit("/", 1)[-1]), params)
+
+
+def scale_by_path(rules: tuple[str, ...]) -> optax.GradientTransformation:
+    """Multiply the update of each parameter by the factor of the first rule that matches its whole path.
+
+    A rule is `regex=factor`, say `backbone/.*=0.1`; paths look like `backbone/conv1/kernel`; a factor of 0 freezes.
+    A rule that cannot be read raises `UserError` at once, one that matches no parameter when the state is initialised.
+    """
+    parsed = [_parse_rule(rule) for rule in rules]
+
+    def factor(path: str) -> float:
+        return next((value for pattern, value in parsed if pattern.fullmatch(path)), 1.0)
+
+    def init(params):
+        paths = list(traverse_util.flatten_dict(params, sep="/"))
+        for rule, (pattern, _) in zip(rules, parsed):
+            if not any(map(pattern.fullmatch, paths)):
+                some = ", ".join(paths[:: max(1, len(paths) // 5)][:5])
+                raise UserError(
+                    f"config.optimizer.lr_multipliers: {rule!r} matches no parameter; paths are like {some}"
+                )
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        return _by_path(lambda path, u: u * factor(path), updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _parse_rule(rule: str) -> tuple[re.Pattern, float]:
+    pattern, _, value = rule.rpartition("=")
+    try:
+        return re.compile(pattern), float(value)
+    except (re.error, ValueError) as error:
+        raise UserError(
+            f"config.optimizer.lr_multipliers: {rule!r} is not of the form 'regex=factor' ({error})"
+        ) from error
+
+
+def _by_path(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )

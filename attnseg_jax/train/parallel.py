@@ -1,0 +1,181 @@
+"""One pure step on many devices: `pmap` over all devices, or `jit` over a mesh of them."""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PyTree
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.norm import DATA_AXIS
+
+FIELDS = ("image", "label", "valid")
+
+
+def initialize_distributed(enabled: bool) -> None:
+    """Join the other processes of the run when `config.distributed` asks for it; before anything else uses a device.
+
+    On Cloud TPU, Slurm and Open MPI jax finds the others itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say so.
+    """
+    if not enabled or jax.distributed.is_initialized():
+        return
+    given = {"num_processes": os.environ.get("JAX_NUM_PROCESSES"), "process_id": os.environ.get("JAX_PROCESS_ID")}
+    try:
+        jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            "config.distributed=True, but the processes cannot be joined: set JAX_COORDINATOR_ADDRESS, "
+            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID, or config.distributed=False ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def check_batch_size(batch_size: int, *, key: str = "config.train.batch_size", accumulate: int = 1) -> None:
+    """Refuse a global batch that the devices cannot share evenly; the message names the nearest sizes."""
+    devices = jax.device_count()
+    unit = devices * accumulate
+    if batch_size > 0 and batch_size % unit == 0:
+        return
+    below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
+    near = f"{below} or {above}" if below > 0 else str(max(above, unit))
+    parts = f"{devices} devices" + (f" x config.train.accumulate={accumulate}" if accumulate > 1 else "")
+    raise UserError(f"{key}={batch_size} cannot be split evenly over {parts}: give {near}")
+
+
+class Parallel:
+    """Runs a pure train and evaluation step on many devices; the state lies whole on each of them.
+
+    `put_state` must come before the first `train`, which donates the state that it is given.
+    """
+
+    def __init__(self, train_step: Callable | None, eval_step: Callable, devices: Sequence[jax.Device] | None = None):
+        self.devices = list(devices or jax.devices())
+        self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
+        self._build(train_step, eval_step)
+
+    def put_state(self, state: PyTree) -> PyTree:
+        """Copy a state (or variables) to every device; `state` itself stays usable."""
+        return jax.tree.map(self._replicate, state)
+
+    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, Array]:
+        """Spread this process's rows over its devices, padded with invalid rows to a multiple of their number."""
+        count = len(self.local_devices)
+        padding = -len(batch["valid"]) % count
+        batch = {name: _pad(np.asarray(batch[name]), padding, name) for name in FIELDS}
+        return {name: self._shard(rows) for name, rows in batch.items()}
+
+    def train(self, state: PyTree, batch: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
+        """One step on a batch from `shard_batch`; the old state is gone afterwards. Does not wait for the result."""
+        return self._train(state, batch)
+
+    def evaluate(
+        self, variables: PyTree, batch: dict[str, np.ndarray]
+    ) -> tuple[Int[np.ndarray, "k k"], Int[np.ndarray, "b h w"]]:
+        """Evaluate this process's NumPy batch: the confusion over all processes (int64), its own rows' predictions."""
+        confusion, prediction = self._eval(variables, self.shard_batch(batch))
+        return np.asarray(confusion).astype(np.int64), self._local_rows(prediction)[: len(batch["valid"])]
+
+
+class PmapParallel(Parallel):
+    """`jax.pmap` over all devices of all processes; the step adds its sums over the axis 'data' itself."""
+
+    def _build(self, train_step, eval_step):
+        mesh = Mesh(np.array(self.local_devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        # The state without a device axis: `in_axes=None` keeps it replicated over the devices of this process.
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+        pmap = functools.partial(jax.pmap, axis_name=DATA_AXIS, in_axes=(None, 0), devices=self.devices)
+        if train_step is not None:
+            step = functools.partial(train_step, axis_name=DATA_AXIS)
+            self._train = pmap(step, out_axes=(None, None), donate_argnums=0)
+        self._eval = pmap(functools.partial(eval_step, axis_name=DATA_AXIS), out_axes=(None, 0))
+
+    def _replicate(self, x):
+        return _put(_local(x), self._replicated)
+
+    def _shard(self, rows):
+        count = len(self.local_devices)
+        return jax.device_put(rows.reshape(count, len(rows) // count, *rows.shape[1:]), self._rows)
+
+    def _local_rows(self, x):
+        x = np.asarray(x)
+        return x.reshape(-1, *x.shape[2:])
+
+
+class MeshParallel(Parallel):
+    """`jax.jit` over a mesh of all devices; the compiler adds the sums because it sees one global batch."""
+
+    def _build(self, train_step, eval_step):
+        mesh = Mesh(np.array(self.devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+        shardings = (self._replicated, self._rows)
+        if train_step is not None:
+            outputs = (self._replicated, self._replicated)
+            self._train = jax.jit(train_step, in_shardings=shardings, out_shardings=outputs, donate_argnums=0)
+        self._eval = jax.jit(eval_step, in_shardings=shardings, out_shardings=shardings)
+
+    def _replicate(self, x):
+        if jax.process_count() == 1:
+            return _put(x, self._replicated)
+        return _to_global(x, self._replicated.mesh)
+
+    def _shard(self, rows):
+        return jax.make_array_from_process_local_data(self._rows, rows)
+
+    def _local_rows(self, x):
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+MODES = {"pmap": PmapParallel, "mesh": MeshParallel}
+
+
+def make_parallel(
+    mode: str,
+    train_step: Callable | None,
+    eval_step: Callable,
+    devices: Sequence[jax.Device] | None = None,
+) -> Parallel:
+    """`config.parallel` by name: 'pmap' or 'mesh', over `devices` (default: all); `train_step` None only evaluates."""
+    if mode not in MODES:
+        raise UserError(f"config.parallel={mode!r} is unknown: {nearest(mode, MODES)}")
+    return MODES[mode](train_step, eval_step, devices)
+
+
+def _pad(rows: np.ndarray, count: int, name: str) -> np.ndarray:
+    if not count:
+        return rows
+    filler: Any = {"image": 0, "label": IGNORE_LABEL, "valid": False}[name]
+    return np.concatenate([rows, np.full((count, *rows.shape[1:]), filler, rows.dtype)])
+
+
+def _put(x, sharding):
+    # Without a copy, donating the new state would take the buffers of the old one away too.
+    return jax.device_put(x, sharding, may_alias=False)
+
+
+def _local(x):
+    """This process's copy of a replicated array of all processes."""
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return x
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = jax.random.key_data(x).addressable_data(0)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return x.addressable_data(0)
+
+
+def _to_global(x, mesh: Mesh):
+    """The replicated array of all processes that this process's equal copy stands for."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x
+    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _to_global(jax.random.key_data(x), mesh)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())

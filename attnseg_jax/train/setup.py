@@ -1,0 +1,112 @@
+"""From a config to the parts of a run: model, steps, state; shared by training and evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from attnseg_jax.data.sources import Survey
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.models import build_model
+from attnseg_jax.ops.losses import median_frequency_weights
+from attnseg_jax.train.optimizer import make_optimizer
+from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
+from attnseg_jax.train.state import TrainState, create_state
+from attnseg_jax.train.step import make_eval_step, make_train_step
+
+DTYPES = ("float32", "bfloat16")
+CLASS_WEIGHTS = ("none", "given", "median_frequency")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one run.
+
+    Attributes:
+      model: the linen module.
+      parallel: train and evaluation step over the devices.
+      abstract: shapes and types of the state, for restoring.
+      create: makes the initial state.
+    """
+
+    model: nn.Module
+    parallel: Parallel
+    abstract: PyTree
+    create: Callable[[], TrainState]
+
+
+def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Survey | None) -> np.ndarray | None:
+    """The weights `[k]` that `config.loss.class_weights` asks for, or None.
+
+    Args:
+      config: the `loss` part of a config.
+      class_names: names of the classes.
+      survey: pixel counts of the training split; only `median_frequency` needs them.
+
+    Raises:
+      UserError: an unknown name, or given weights that do not fit the classes.
+    """
+    kind = config.class_weights
+    if kind not in CLASS_WEIGHTS:
+        raise UserError(f"config.loss.class_weights={kind!r} is unknown: {nearest(kind, CLASS_WEIGHTS)}")
+    if kind == "none":
+        return None
+    if kind == "median_frequency":
+        return median_frequency_weights(survey.pixel_counts, survey.image_pixel_counts)
+    weights = np.asarray(config.weights, np.float32)
+    if weights.shape != (len(class_names),) or not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise UserError(
+            f"config.loss.weights={tuple(config.weights)} must be {len(class_names)} numbers >= 0, one for each of "
+            f"{', '.join(class_names)}"
+        )
+    return weights
+
+
+def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = None, *, training: bool = True) -> Run:
+    """Builds model, optimizer and steps; nothing is compiled or allocated yet.
+
+    Args:
+      config: the run's config.
+      num_classes: of the data.
+      weights: class weights `[k]` of the loss.
+      training: without it only evaluation is offered, on any number of devices.
+
+    Raises:
+      UserError: whatever the config asks for and cannot be.
+    """
+    if config.dtype not in DTYPES:
+        raise UserError(f"config.dtype={config.dtype!r} is unknown: {nearest(config.dtype, DTYPES)}")
+    for key, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("eval_every", 1), ("accumulate", 1)):
+        if config.train[key] < least:
+            raise UserError(f"config.train.{key}={config.train[key]} must be at least {least}")
+    if training:
+        check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
+    model = build_model(config.model, num_classes, dtype=config.dtype)
+    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        num_classes=num_classes,
+        schedule=schedule,
+        loss=config.loss.name,
+        class_weights=weights,
+        label_smoothing=config.loss.label_smoothing,
+        aux_weight=config.loss.aux_weight,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate=config.train.accumulate,
+    )
+    shape = (1, *config.data.crop, 3)
+    ema = config.optimizer.ema_decay > 0
+
+    def create(key: Any) -> TrainState:
+        return create_state(model, optimizer, key, shape, ema=ema)
+
+    key = jax.random.key(config.seed)
+    abstract = jax.eval_shape(create, key)
+    parallel = make_parallel(config.parallel, train_step if training else None, make_eval_step(model, num_classes))
+    return Run(model, parallel, abstract, lambda: create(key))

@@ -1,0 +1,124 @@
+"""Every key of a config with its default: a tiny attention model on the embedded `context` data set.
+
+python train.py
+"""
+
+from ml_collections import ConfigDict
+
+from attnseg_jax.models.build import default_config as model_defaults
+
+
+def get_config() -> ConfigDict:
+    """Returns the default config; other configs are differences from it."""
+    config = ConfigDict()
+
+    # Seed of initialisation, dropout, data order and augmentation.
+    config.seed = 0
+    # How one step uses all devices: 'pmap' (replicas) or 'mesh' (one program, sharded batch).
+    config.parallel = "pmap"
+    # Compute type: 'float32' or 'bfloat16'. Parameters, normalisation, softmax and loss stay float32.
+    config.dtype = "float32"
+    # Join the other processes of a pod before anything else (jax.distributed.initialize).
+    config.distributed = False
+
+    config.data = data = ConfigDict()
+    # Where records come from: 'tfds' (a TensorFlow Datasets builder) or 'folder' (images and masks).
+    data.source = "tfds"
+    # Known data set that supplies class names, palette and label table: 'context', 'camvid', 'cityscapes',
+    # 'oxford_iiit_pet'; '' takes `classes`, `palette`, `ids` and `colors` below.
+    data.name = "context"
+    # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
+    data.tfds_name = ""
+    # Root folder of a 'folder' source; data_dir of TFDS ('' is the default of TFDS).
+    data.dir = ""
+    # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train), 'auto'.
+    data.layout = "auto"
+    data.train_split = "train"
+    data.eval_split = "val"
+    # Class names, in the order of the train ids.
+    data.classes = ()
+    # One (red, green, blue) for each class, for pictures.
+    data.palette = ()
+    # Label table: position is the raw id in the mask, value the train id, 255 is ignored. () keeps the raw ids.
+    data.ids = ()
+    # For RGB masks: the colour of each raw id.
+    data.colors = ()
+    # Training crop: height, width.
+    data.crop = (64, 96)
+    # Range of the random scale before the crop.
+    data.scale = (1.0, 1.0)
+    # A crop is drawn again while one class has a larger share of its valid pixels than this.
+    data.max_class_share = 0.99
+    # Probability of a horizontal flip.
+    data.flip = 0.5
+    # Strengths of the colour jitter; 0 is off. Brightness, contrast and saturation are factors in 1 +- strength;
+    # hue is a shift in turns.
+    data.brightness = 0.1
+    data.contrast = 0.1
+    data.saturation = 0.0
+    data.hue = 0.0
+    # Normalisation of the 0..255 channels.
+    data.mean = (123.675, 116.28, 103.53)
+    data.std = (58.395, 57.12, 57.375)
+    # Reading threads.
+    data.threads = 4
+    # Read every image and mask once before a new run starts, so that a bad file is named at once.
+    data.check = True
+
+    # Model: kind, names and options of its parts; `python train.py --help` lists them.
+    config.model = ConfigDict(model_defaults())
+
+    config.loss = loss = ConfigDict()
+    loss.name = "cross_entropy"
+    # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
+    loss.class_weights = "none"
+    loss.weights = ()
+    loss.label_smoothing = 0.0
+    # Weight of each auxiliary head's loss.
+    loss.aux_weight = 0.4
+
+    config.optimizer = optimizer = ConfigDict()
+    # 'adamw' or 'sgd' (momentum; weight decay as L2 in the gradient).
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 3e-3
+    # Schedule after the linear warm-up: 'poly', 'cosine' or 'constant'.
+    optimizer.schedule = "poly"
+    optimizer.power = 0.9
+    optimizer.warmup_steps = 50
+    # Learning rate at the end, as a factor of the peak (cosine and poly).
+    optimizer.end_factor = 0.0
+    # Not applied to biases and normalisation.
+    optimizer.weight_decay = 0.01
+    # sgd
+    optimizer.momentum = 0.9
+    optimizer.nesterov = False
+    # adamw
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.999
+    optimizer.eps = 1e-8
+    # Largest global norm of the gradient; 0 is off.
+    optimizer.clip_norm = 1.0
+    # 'regex=factor' on parameter paths; the first match counts, such as ('backbone/.*=0.1',).
+    optimizer.lr_multipliers = ()
+    # Decay of the exponential moving average of the parameters that evaluation then uses; 0 is off.
+    optimizer.ema_decay = 0.0
+
+    config.train = train = ConfigDict()
+    train.steps = 1000
+    # Images of one optimizer step over all devices and processes.
+    train.batch_size = 16
+    # Micro-batches one step is split into, to save memory.
+    train.accumulate = 1
+    # Steps between log lines, and between evaluations (each saves a checkpoint).
+    train.log_every = 20
+    train.eval_every = 250
+    # Checkpoints kept by validation mIoU, beside the latest.
+    train.keep = 1
+
+    config.eval = evaluation = ConfigDict()
+    # Images of one evaluation step over all devices and processes.
+    evaluation.batch_size = 16
+    # Validation images drawn at each evaluation.
+    evaluation.samples = 4
+
+    return config.lock()

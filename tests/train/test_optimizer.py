@@ -1,0 +1,149 @@
+"""Optimizers and schedules against PyTorch's own results and values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden import Golden
+from tiny import optimizer_config
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+
+CONSTANT = {"schedule": "constant", "weight_decay": 0.0, "learning_rate": 0.01}
+GOLDEN_CASES = {
+    "sgd": dict(CONSTANT, momentum=0.0),
+    "sgd_mom_wd": dict(CONSTANT, weight_decay=1e-2),
+    "sgd_nesterov_wd": dict(CONSTANT, weight_decay=1e-2, nesterov=True),
+    "sgd_poly0.9": dict(CONSTANT, momentum=0.0, schedule="poly", learning_rate=0.02),
+    "sgd_clip1": dict(CONSTANT, momentum=0.0, clip_norm=1.0),
+    "adamw": dict(CONSTANT, name="adamw", weight_decay=1e-2),
+    "adamw_eps": dict(CONSTANT, name="adamw", weight_decay=1e-2, beta1=0.8, beta2=0.95, eps=1e-3),
+}
+
+
+def run_golden(config):
+    """The five steps of the golden: loss_t = 0.5 * sum((x * a + b)^2) * (1 + 0.5 * t)."""
+    inputs = Golden("train_optimizers").inputs()
+    optimizer, _ = make_optimizer(config, total_steps=10)
+    params = {"x": jnp.asarray(inputs["x"]), "b": jnp.asarray(inputs["b"])}
+    state = optimizer.init(params)
+    norms = []
+    for t in range(5):
+        grads = jax.grad(lambda p, t=t: 0.5 * ((p["x"] * inputs["a"] + p["b"]) ** 2).sum() * (1 + 0.5 * t))(params)
+        norms.append(float(optax.tree.norm(grads)))
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, norms
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_equals_pytorch(case):
+    golden = Golden("train_optimizers")
+    params, norms = run_golden(optimizer_config(**GOLDEN_CASES[case]))
+    for name, value in params.items():
+        error, tolerance = golden.error(f"{case}/{name}", value)
+        assert error <= tolerance, (name, error)
+    if case == "sgd_clip1":
+        for t, norm in enumerate(norms):
+            error, tolerance = golden.error(f"{case}/norm{t}", np.float32(norm))
+            assert error <= tolerance
+
+
+def test_goldens_tell_the_rules_apart():
+    golden = Golden("train_optimizers")
+    params, _ = run_golden(optimizer_config(**GOLDEN_CASES["sgd_mom_wd"]))
+    for case in ("sgd_nesterov_wd/x", "adam_wd/x", "sgd/x"):
+        error, tolerance = golden.error(case, params["x"])
+        assert error > 100 * tolerance
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # (1 - t / 8)^2 of 0.8
+        ({"schedule": "poly", "power": 2.0}, {0: 0.8, 2: 0.45, 4: 0.2, 7: 0.0125, 8: 0.0, 9: 0.0}),
+        # (1 + cos(pi t / 8)) / 2 of 0.8
+        ({"schedule": "cosine"}, {0: 0.8, 2: 0.6828427, 4: 0.4, 6: 0.1171573, 8: 0.0}),
+        ({"schedule": "constant"}, {0: 0.8, 5: 0.8, 8: 0.8}),
+        # three rising steps a quarter apart, then five of poly
+        ({"schedule": "poly", "power": 1.0, "warmup_steps": 3}, {0: 0.2, 1: 0.4, 2: 0.6, 3: 0.8, 4: 0.64, 7: 0.16}),
+        # falls from 0.8 to a quarter of it
+        ({"schedule": "poly", "power": 1.0, "end_factor": 0.25}, {0: 0.8, 4: 0.5, 8: 0.2}),
+        ({"schedule": "constant", "warmup_steps": 1}, {0: 0.4, 1: 0.8, 8: 0.8}),
+    ],
+)
+def test_schedule_by_hand(changes, expected):
+    schedule = make_schedule(optimizer_config(learning_rate=0.8, **changes), total_steps=8)
+    values = {step: float(schedule(jnp.int32(step))) for step in expected}
+    assert values == pytest.approx(expected, abs=1e-7)
+
+
+PARAMS = {
+    "backbone": {
+        "conv1": {"kernel": jnp.full((3, 3, 2, 5), 2.0)},
+        "bn1": {"scale": jnp.full(5, 2.0), "bias": jnp.full(5, 2.0)},
+    },
+    "attention": {"query": {"kernel": jnp.full((5, 2, 3), 2.0), "bias": jnp.full((2, 3), 2.0)}},
+    "pos_embed": jnp.full((13, 5), 2.0),
+    "decoder": {"kernel": jnp.full((5, 7), 2.0), "bias": jnp.full(7, 2.0)},
+}
+
+
+def first_update(config):
+    optimizer, _ = make_optimizer(config, total_steps=10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    return jax.tree.map(lambda u: float(np.unique(u).item()), updates)
+
+
+def test_decay_spares_norms_biases_and_positions():
+    assert decay_mask(PARAMS) == {
+        "backbone": {"conv1": {"kernel": True}, "bn1": {"scale": False, "bias": False}},
+        "attention": {"query": {"kernel": True, "bias": False}},
+        "pos_embed": False,
+        "decoder": {"kernel": True, "bias": False},
+    }
+
+
+def test_sgd_decay_and_multipliers_by_hand():
+    config = optimizer_config(
+        schedule="constant",
+        weight_decay=0.25,
+        momentum=0.0,
+        learning_rate=0.1,
+        lr_multipliers=("backbone/bn.*=0", "backbone/.*=0.1", "decoder/bias=10"),
+    )
+    updates = first_update(config)
+    # gradient 1, parameter 2: 1 + 0.25 * 2 = 1.5 where decayed
+    assert updates["backbone"]["conv1"]["kernel"] == pytest.approx(-0.1 * 0.1 * 1.5)
+    assert updates["backbone"]["bn1"] == {"scale": 0.0, "bias": 0.0}  # the first rule that matches wins
+    assert updates["attention"]["query"] == pytest.approx({"kernel": -0.1 * 1.5, "bias": -0.1})
+    assert updates["pos_embed"] == pytest.approx(-0.1)
+    assert updates["decoder"] == pytest.approx({"kernel": -0.1 * 1.5, "bias": -0.1 * 10})
+
+
+def test_adamw_decay_by_hand():
+    updates = first_update(optimizer_config(name="adamw", schedule="constant", weight_decay=0.25, learning_rate=0.1))
+    # Adam's first step is the gradient's sign; the decay beside it is 0.25 * 2
+    assert updates["decoder"] == pytest.approx({"kernel": -0.1 * 1.5, "bias": -0.1}, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "sdg"}, ["config.optimizer.name='sdg'", "'sgd'"]),
+        ({"schedule": "cosin"}, ["config.optimizer.schedule='cosin'", "'cosine'"]),
+        ({"warmup_steps": 10}, ["config.optimizer.warmup_steps=10", "config.train.steps=10"]),
+        ({"clip_norm": -1.0}, ["config.optimizer.clip_norm=-1.0"]),
+        ({"lr_multipliers": ("backbone/.*:0.1",)}, ["'backbone/.*:0.1'", "regex=factor"]),
+        ({"lr_multipliers": ("backbone/(=0.1",)}, ["'backbone/(=0.1'", "regex=factor"]),
+        # a part of a path is no match
+        ({"lr_multipliers": ("backbone=0.1",)}, ["'backbone=0.1'", "matches no parameter", "decoder/kernel"]),
+    ],
+)
+def test_mistakes_are_named(changes, words):
+    with pytest.raises(UserError) as error:
+        first_update(optimizer_config(**changes))
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)

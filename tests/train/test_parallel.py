@@ -1,0 +1,139 @@
+"""One device, eight by pmap and eight by mesh: the same run."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from tiny import Tiny, largest_difference, optimizer_config, setup
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train.parallel import check_batch_size, make_parallel
+from attnseg_jax.train.state import eval_variables
+
+ADAMW = optimizer_config(name="adamw", learning_rate=3e-3, warmup_steps=2)
+
+
+def run(mode, devices=None, steps=3, model=None, optimizer=None, **options):
+    """(state, losses, parallel, evaluation of an uneven batch) after some steps on batches of 16."""
+    state, train_step, eval_step = setup(model or Tiny(), optimizer, **options)
+    parallel = make_parallel(mode, train_step, eval_step, devices)
+    state = parallel.put_state(state)
+    losses = []
+    for i in range(steps):
+        state, metrics = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
+        losses.append(float(metrics["loss"]))
+    return state, losses, parallel, parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
+
+
+@pytest.fixture(scope="module")
+def one():
+    return run("mesh", jax.devices()[:1])
+
+
+@pytest.fixture(scope="module", params=["pmap", "mesh"])
+def eight(request):
+    assert jax.device_count() == 8
+    return run(request.param)
+
+
+def test_eight_devices_equal_one(one, eight):
+    for part in ("params", "batch_stats", "opt_state"):
+        assert largest_difference(getattr(one[0], part), getattr(eight[0], part)) <= 1e-6, part
+    np.testing.assert_allclose(eight[1], one[1], rtol=1e-6)
+    assert len(set(one[1])) == 3
+
+
+def test_plain_jit_equals_the_others(one):
+    state, step, _ = setup()
+    step = jax.jit(step)
+    for i in range(3):
+        state, _ = step(state, tiny.batch(i))
+    assert largest_difference(state.params, one[0].params) <= 1e-6
+
+
+def test_replicas_are_equal_bit_for_bit(eight):
+    for leaf in jax.tree.leaves((eight[0].params, eight[0].batch_stats, eight[0].opt_state)):
+        copies = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(copies) == 8
+        assert all(copy.shape == leaf.shape and np.array_equal(copy, copies[0]) for copy in copies)
+
+
+def test_uneven_evaluation_batch(one, eight):
+    confusion, prediction = eight[3]
+    assert prediction.shape == (5, *tiny.SIZE) and prediction.dtype == np.uint8
+    np.testing.assert_array_equal(prediction, one[3][1])
+    label = tiny.batch(9, size=5)["label"]
+    expected = np.zeros((tiny.CLASSES, tiny.CLASSES), np.int64)
+    np.add.at(expected, (label[label != 255], prediction[label != 255]), 1)
+    np.testing.assert_array_equal(confusion, expected)
+    assert confusion.dtype == np.int64
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_adamw_losses(mode):
+    (_, expected, *_), (_, losses, *_) = run("mesh", jax.devices()[:1], optimizer=ADAMW), run(mode, optimizer=ADAMW)
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_accumulation_takes_the_same_microbatches(mode):
+    devices = jax.devices()[:4]
+    one, eight = run("mesh", devices[:1], accumulate=2, steps=2), run(mode, devices, accumulate=2, steps=2)
+    assert largest_difference(one[0].params, eight[0].params) <= 1e-6
+    assert largest_difference(one[0].batch_stats, eight[0].batch_stats) <= 1e-6
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_one_compilation_no_transfer_and_a_donated_state(mode, caplog):
+    first, train_step, eval_step = setup(ema_decay=0.9)
+    parallel = make_parallel(mode, train_step, eval_step)
+    before = jax.tree.map(np.asarray, first.params)
+    state = parallel.put_state(first)
+    batches = [parallel.shard_batch(tiny.batch(i)) for i in range(3)]
+    with jax.log_compiles(), caplog.at_level(logging.WARNING), jax.transfer_guard("disallow"):
+        for batch in batches:
+            old = state
+            state, _ = parallel.train(state, batch)
+            assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
+    assert sum("Finished XLA compilation" in record.message for record in caplog.records) == 1
+    # `put_state` copied, so the donation did not reach what it was given.
+    assert largest_difference(first.params, before) == 0
+    assert largest_difference(state.params, before) > 1e-3
+
+
+def test_dropout_masks_differ_between_devices():
+    image = np.repeat(tiny.batch(size=1)["image"], 8, axis=0)
+    batch = {"image": image, "label": np.zeros((8, *tiny.SIZE), np.int32), "valid": np.ones(8, bool)}
+    state, train_step, _ = setup(Tiny("none", dropout=0.5))
+
+    def local_loss(state, batch):
+        # Without the sum over the devices: each device's own loss.
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), jax.lax.axis_index("data"))
+        model = Tiny("none", dropout=0.5)
+        return model.apply({"params": state.params}, batch["image"], train=True, rngs={"dropout": key}).logits.sum()
+
+    split = jax.tree.map(lambda x: x.reshape(8, 1, *x.shape[1:]), batch)
+    assert len(np.unique(jax.pmap(local_loss, axis_name="data", in_axes=(None, 0))(state, split))) == 8
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulate", "words"),
+    [
+        (12, 1, ["config.train.batch_size=12", "8 devices", "8 or 16"]),
+        (3, 1, ["8 devices", "give 8"]),
+        (24, 2, ["config.train.accumulate=2", "16 or 32"]),
+        (0, 1, ["give 8"]),
+    ],
+)
+def test_batch_size_must_divide(size, accumulate, words):
+    with pytest.raises(UserError) as error:
+        check_batch_size(size, accumulate=accumulate)
+    assert all(word in str(error.value) for word in words), error.value
+    check_batch_size(16, accumulate=2)
+
+
+def test_unknown_mode():
+    with pytest.raises(UserError, match=r"config\.parallel='pmapp'.*'pmap'"):
+        make_parallel("pmapp", None, None)

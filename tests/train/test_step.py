@@ -1,0 +1,163 @@
+"""The train step on one device, against sums written out in NumPy and a plain gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import CLASSES, Tiny, largest_difference, optimizer_config, setup
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train.state import eval_variables
+
+PLAIN_SGD = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant")
+
+
+def oracle_sum(logits, label, weights=None):
+    """(sum, count) of the cross-entropy in float64, pixel by pixel."""
+    logits = np.asarray(logits, np.float64)
+    total = count = 0.0
+    for position in np.argwhere(label != 255):
+        scores, truth = logits[tuple(position)], label[tuple(position)]
+        weight = 1.0 if weights is None else weights[truth]
+        total += weight * (np.log(np.exp(scores).sum()) - scores[truth])
+        count += weight
+    return total, count
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_and_confusion_by_hand(weighted):
+    weights = np.linspace(0.5, 2.0, CLASSES).astype(np.float32) if weighted else None
+    state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3, class_weights=weights)
+    batch = tiny.batch(size=4)
+    batch["valid"][1] = False
+    _, metrics = jax.jit(step)(state, batch)
+
+    out = Tiny("none").apply({"params": state.params}, batch["image"])
+    label = batch["label"].copy()
+    label[1] = 255
+    main, count = oracle_sum(out.logits, label, weights)
+    aux, _ = oracle_sum(out.aux["stem"], label, weights)
+    assert float(metrics["loss"]) == pytest.approx((main + 0.3 * aux) / count, rel=1e-5)
+    assert float(metrics["aux_stem"]) == pytest.approx(aux / count, rel=1e-5)
+    confusion = np.zeros((CLASSES, CLASSES), int)
+    seen = label != 255
+    np.add.at(confusion, (label[seen], np.argmax(out.logits, -1)[seen]), 1)
+    np.testing.assert_array_equal(metrics["confusion"], confusion)
+    assert metrics["confusion"].dtype == jnp.int32
+    assert float(metrics["learning_rate"]) == pytest.approx(0.1)
+
+
+def test_update_is_the_gradient_of_the_mean():
+    state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3)
+    batch = tiny.batch(size=4)
+    new, metrics = jax.jit(step)(state, batch)
+
+    def mean(params):
+        out = Tiny("none").apply({"params": params}, batch["image"])
+        seen = batch["label"] != 255
+        truth = np.where(seen, batch["label"], 0)[..., None]
+
+        def of(logits):
+            return -(jnp.take_along_axis(jax.nn.log_softmax(logits), truth, -1)[..., 0] * seen).sum() / seen.sum()
+
+        return of(out.logits) + 0.3 * of(out.aux["stem"])
+
+    grads = jax.grad(mean)(state.params)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    assert largest_difference(new.params, expected) < 1e-6
+    norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(grads)))
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    assert int(new.step) == 1
+
+
+def test_no_valid_pixel_changes_nothing():
+    state, step, _ = setup(Tiny(), optimizer_config(weight_decay=0.0))
+    batch = tiny.batch(size=4)
+    batch["label"][:] = 255
+    new, metrics = jax.jit(step)(state, batch)
+    assert float(metrics["loss"]) == 0 and float(metrics["grad_norm"]) == 0
+    assert largest_difference(new.params, state.params) == 0
+    assert int(metrics["confusion"].sum()) == 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.params, new.opt_state, new.batch_stats)))
+
+
+def test_padding_rows_do_not_count_whatever_they_hold():
+    state, step, evaluate = setup(Tiny("none"), PLAIN_SGD)
+    batch = tiny.batch(size=4)
+    padded = {name: np.concatenate([rows, rows[:2]]) for name, rows in batch.items()}
+    padded["valid"][4:] = False
+    step = jax.jit(step)
+    (a, short), (b, long) = step(state, batch), step(state, padded)
+    assert largest_difference(a.params, b.params) < 1e-7
+    np.testing.assert_array_equal(short["confusion"], long["confusion"])
+    confusion, prediction = evaluate(eval_variables(state), padded)
+    np.testing.assert_array_equal(confusion, evaluate(eval_variables(state), batch)[0])
+    assert prediction.dtype == jnp.uint8 and prediction.shape == (6, *tiny.SIZE)
+
+
+def test_accumulated_microbatches_equal_one_batch():
+    batch = tiny.batch(size=8)
+    results = []
+    for accumulate in (1, 4):
+        state, step, _ = setup(Tiny("none"), optimizer_config(clip_norm=0.5), accumulate=accumulate)
+        step = jax.jit(step)
+        for _ in range(2):
+            state, metrics = step(state, batch)
+        results.append((state.params, metrics))
+    assert largest_difference(results[0][0], results[1][0]) < 1e-6
+    assert float(results[0][1]["loss"]) == pytest.approx(float(results[1][1]["loss"]), rel=1e-6)
+    np.testing.assert_array_equal(results[0][1]["confusion"], results[1][1]["confusion"])
+
+
+def test_accumulation_hands_batch_statistics_on():
+    batch = tiny.batch(size=4)
+    state, step, _ = setup(Tiny(), accumulate=2)
+    new, _ = jax.jit(step)(state, batch)
+    _, single, _ = setup(Tiny(), PLAIN_SGD)
+    zero_rate = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant", learning_rate=0.0)
+    expected, single, _ = setup(Tiny(), zero_rate)
+    for rows in (slice(0, None, 2), slice(1, None, 2)):
+        expected, _ = jax.jit(single)(expected, {name: x[rows] for name, x in batch.items()})
+    assert largest_difference(new.batch_stats, expected.batch_stats) < 1e-6
+    assert largest_difference(new.batch_stats, state.batch_stats) > 1e-3
+
+
+def test_average_of_parameters_by_hand():
+    state, step, _ = setup(Tiny(), ema_decay=0.75)
+    step, batch = jax.jit(step), tiny.batch(size=4)
+    first, _ = step(state, batch)
+    second, _ = step(first, batch)
+    expected = jax.tree.map(
+        lambda a, b, c: 0.75 * (0.75 * np.asarray(a) + 0.25 * np.asarray(b)) + 0.25 * np.asarray(c),
+        state.params,
+        first.params,
+        second.params,
+    )
+    assert largest_difference(second.ema, expected) < 1e-7
+    assert eval_variables(second)["params"] is second.ema
+    assert setup(Tiny())[0].ema is None
+
+
+def test_dropout_changes_from_step_to_step_and_repeats_with_the_key():
+    state, step, _ = setup(Tiny("none", dropout=0.5), PLAIN_SGD)
+    step, batch = jax.jit(step), tiny.batch(size=4)
+    loss = float(step(state, batch)[1]["loss"])
+    assert float(step(state, batch)[1]["loss"]) == loss
+    assert float(step(state.replace(step=state.step + 1), batch)[1]["loss"]) != loss
+    assert float(step(state.replace(key=jax.random.key(5)), batch)[1]["loss"]) != loss
+
+
+def test_learns():
+    state, step, _ = setup(Tiny(), optimizer_config(schedule="constant"))
+    step, batch = jax.jit(step), tiny.batch(size=4)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_unknown_loss():
+    with pytest.raises(UserError, match=r"config\.loss\.name='cross_entropi'.*did you mean 'cross_entropy'"):
+        setup(loss="cross_entropi")

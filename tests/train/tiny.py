@@ -1,0 +1,99 @@
+"""A model of a few hundred parameters, a batch with unevenly ignored labels, and default settings."""
+
+import jax
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from flax import struct
+
+from attnseg_jax.train.optimizer import make_optimizer
+from attnseg_jax.train.state import create_state
+from attnseg_jax.train.step import make_eval_step, make_train_step
+
+CLASSES = 7
+SIZE = (9, 11)
+
+
+@struct.dataclass
+class Output:
+    logits: jax.Array
+    aux: dict
+
+
+class Tiny(nn.Module):
+    """Two convolutions, a norm and an auxiliary output; never more than a test needs."""
+
+    norm: str = "batch"
+    dropout: float = 0.0
+    width: int = 5
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(self.width, (3, 3), name="stem")(x)
+        if self.norm == "batch":
+            x = nn.BatchNorm(not train, momentum=0.9, axis_name=_bound_axis(), name="norm")(x)
+        x = nn.relu(x)
+        x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        aux = nn.Conv(CLASSES, (1, 1), name="aux")(x)
+        return Output(logits=nn.Conv(CLASSES, (3, 3), name="head")(x), aux={"stem": aux})
+
+
+def _bound_axis():
+    try:
+        jax.lax.axis_size("data")
+    except NameError:
+        return None
+    return "data"
+
+
+def batch(seed=0, size=16, share=0.9):
+    """The share of ignored pixels falls from `share` in the first image to nothing in the last."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, (size, *SIZE)).astype(np.int32)
+    label[rng.random(label.shape) < np.linspace(share, 0, size)[:, None, None]] = 255
+    image = rng.standard_normal((size, *SIZE, 3)).astype(np.float32)
+    # A class is visible in the image, so that there is something to learn.
+    image[..., 0] += label % CLASSES - 3
+    return {"image": image, "label": label, "valid": np.ones(size, bool)}
+
+
+def optimizer_config(**changes):
+    return ml_collections.ConfigDict(
+        dict(
+            dict(
+                name="sgd",
+                learning_rate=0.1,
+                momentum=0.9,
+                nesterov=False,
+                weight_decay=1e-3,
+                schedule="poly",
+                power=0.9,
+                warmup_steps=0,
+                end_factor=0.0,
+                clip_norm=0.0,
+                lr_multipliers=(),
+                beta1=0.9,
+                beta2=0.999,
+                eps=1e-8,
+                ema_decay=0.0,
+            ),
+            **changes,
+        )
+    )
+
+
+def setup(model=None, optimizer=None, seed=0, ema_decay=0.0, **options):
+    """(state, train_step, eval_step) of the tiny model."""
+    model = model or Tiny()
+    rule, schedule = make_optimizer(optimizer or optimizer_config(), total_steps=10)
+    state = create_state(model, rule, jax.random.key(seed), (1, *SIZE, 3), ema=ema_decay > 0)
+    train_step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
+    return state, train_step, make_eval_step(model, CLASSES)
+
+
+def largest_difference(a, b):
+    """The largest difference of two trees of arrays."""
+    return max(
+        float(np.abs(np.asarray(x, np.float64) - np.asarray(y, np.float64)).max())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )

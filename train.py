@@ -1,0 +1,39 @@
+"""Trains a segmentation model.
+
+    python train.py
+    python train.py --config=configs/camvid_resnet18_attention.py --config.data.dir=path/to/camvid --workdir=runs/camvid
+
+Every key of a config can be set as --config.key=value. The same command again continues an interrupted run and
+prints the result of a finished one.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from attnseg_jax.cli import entry
+from attnseg_jax.train import config as configs
+from attnseg_jax.train import loop
+
+DEFAULT = Path(__file__).parent / "configs" / "default.py"
+# Without a default: one would be read, and fail, while this line runs.
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "config file (default: configs/default.py); --config.key=value sets one of its keys"
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (default: runs/<config name>-<hash of the config>)")
+
+
+def main() -> None:
+    """Trains and prints where everything is."""
+    config = CONFIG.value
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(WORKDIR.value or f"runs/{name}-{configs.config_hash(config)}")
+    result = loop.run(config, workdir)
+    print(f"validation mIoU {result['miou']:.4f} on {result['split']!r} at step {result['step']}")
+    for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
+        print(f"{what}: {workdir / path}")
+
+
+if __name__ == "__main__":
+    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), default_config=str(DEFAULT))
