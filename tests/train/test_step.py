@@ -31,7 +31,7 @@ def test_losses_and_confusion_by_hand(weighted):
     state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3, class_weights=weights)
     batch = tiny.batch(size=4)
     batch["valid"][1] = False
-    _, metrics = jax.jit(step)(state, batch)
+    _, metrics = step(state, batch)
 
     out = Tiny("none").apply({"params": state.params}, batch["image"])
     label = batch["label"].copy()
@@ -51,7 +51,7 @@ def test_losses_and_confusion_by_hand(weighted):
 def test_update_is_the_gradient_of_the_mean():
     state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3)
     batch = tiny.batch(size=4)
-    new, metrics = jax.jit(step)(state, batch)
+    new, metrics = step(state, batch)
 
     def mean(params):
         out = Tiny("none").apply({"params": params}, batch["image"])
@@ -75,7 +75,7 @@ def test_no_valid_pixel_changes_nothing():
     state, step, _ = setup(Tiny(), optimizer_config(weight_decay=0.0))
     batch = tiny.batch(size=4)
     batch["label"][:] = 255
-    new, metrics = jax.jit(step)(state, batch)
+    new, metrics = step(state, batch)
     assert float(metrics["loss"]) == 0 and float(metrics["grad_norm"]) == 0
     assert largest_difference(new.params, state.params) == 0
     assert int(metrics["confusion"].sum()) == 0
@@ -87,7 +87,6 @@ def test_padding_rows_do_not_count_whatever_they_hold():
     batch = tiny.batch(size=4)
     padded = {name: np.concatenate([rows, rows[:2]]) for name, rows in batch.items()}
     padded["valid"][4:] = False
-    step = jax.jit(step)
     (a, short), (b, long) = step(state, batch), step(state, padded)
     assert largest_difference(a.params, b.params) < 1e-7
     np.testing.assert_array_equal(short["confusion"], long["confusion"])
@@ -101,7 +100,6 @@ def test_accumulated_microbatches_equal_one_batch():
     results = []
     for accumulate in (1, 4):
         state, step, _ = setup(Tiny("none"), optimizer_config(clip_norm=0.5), accumulate=accumulate)
-        step = jax.jit(step)
         for _ in range(2):
             state, metrics = step(state, batch)
         results.append((state.params, metrics))
@@ -113,19 +111,18 @@ def test_accumulated_microbatches_equal_one_batch():
 def test_accumulation_hands_batch_statistics_on():
     batch = tiny.batch(size=4)
     state, step, _ = setup(Tiny(), accumulate=2)
-    new, _ = jax.jit(step)(state, batch)
-    _, single, _ = setup(Tiny(), PLAIN_SGD)
+    new, _ = step(state, batch)
     zero_rate = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant", learning_rate=0.0)
     expected, single, _ = setup(Tiny(), zero_rate)
     for rows in (slice(0, None, 2), slice(1, None, 2)):
-        expected, _ = jax.jit(single)(expected, {name: x[rows] for name, x in batch.items()})
+        expected, _ = single(expected, {name: x[rows] for name, x in batch.items()})
     assert largest_difference(new.batch_stats, expected.batch_stats) < 1e-6
     assert largest_difference(new.batch_stats, state.batch_stats) > 1e-3
 
 
 def test_average_of_parameters_by_hand():
     state, step, _ = setup(Tiny(), ema_decay=0.75)
-    step, batch = jax.jit(step), tiny.batch(size=4)
+    batch = tiny.batch(size=4)
     first, _ = step(state, batch)
     second, _ = step(first, batch)
     expected = jax.tree.map(
@@ -141,7 +138,7 @@ def test_average_of_parameters_by_hand():
 
 def test_dropout_changes_from_step_to_step_and_repeats_with_the_key():
     state, step, _ = setup(Tiny("none", dropout=0.5), PLAIN_SGD)
-    step, batch = jax.jit(step), tiny.batch(size=4)
+    batch = tiny.batch(size=4)
     loss = float(step(state, batch)[1]["loss"])
     assert float(step(state, batch)[1]["loss"]) == loss
     assert float(step(state.replace(step=state.step + 1), batch)[1]["loss"]) != loss
@@ -150,7 +147,7 @@ def test_dropout_changes_from_step_to_step_and_repeats_with_the_key():
 
 def test_learns():
     state, step, _ = setup(Tiny(), optimizer_config(schedule="constant"))
-    step, batch = jax.jit(step), tiny.batch(size=4)
+    batch = tiny.batch(size=4)
     losses = []
     for _ in range(30):
         state, metrics = step(state, batch)
