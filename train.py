@@ -7,7 +7,6 @@ Every key of a config can be set as --config.key=value. The same command again c
 prints the result of a finished one.
 """
 
-import json
 from pathlib import Path
 
 from absl import flags

@@ -3,6 +3,8 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from logging import WARNING, LogRecord
+from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
@@ -10,9 +12,7 @@ from absl import app, flags, logging
 from attnseg_jax.errors import UserError, nearest
 
 
-def run(
-    main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], default_config: str | None = None
-) -> None:
+def run(main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], default_config: str | None = None) -> None:
     """Parses the command line, runs `main` and exits: 0, or 2 with one line `error: ...` for a `UserError`.
 
     Args:
@@ -35,11 +35,17 @@ def run(
 
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
+        logging.get_absl_logger().addFilter(_ours)
         if argv[1:]:
             _guarded(lambda: _unexpected(argv[1]))
         _guarded(main)
 
     app.run(start, flags_parser=parse)
+
+
+def _ours(record: LogRecord) -> bool:
+    """Keeps our lines and every warning; libraries are talkative below that."""
+    return record.levelno >= WARNING or "attnseg_jax" in Path(record.pathname).parts
 
 
 def _unexpected(argument: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from attnseg_jax.infer.evaluate import Scores
 
@@ -53,8 +54,8 @@ def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -
     return json.dumps(values, allow_nan=False, ensure_ascii=False)
 
 
-def finite(value: float) -> float | None:
-    """`value` as JSON can hold it: NaN and infinities become None.
+def finite(value: Any) -> float | None:
+    """A number (or 0-d array) as JSON can hold it: NaN and infinities become None.
 
     >>> finite(0.5), finite(float("nan"))
     (0.5, None)

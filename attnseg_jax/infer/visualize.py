@@ -23,6 +23,7 @@ LabelArray = Integer[np.ndarray, "_ _"]
 WRONG = (255, 32, 78)
 """Colour of a wrong pixel in the column of errors."""
 _VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
+_VOID_ERROR = 200  # lighter than any dimmed pixel
 _INK, _FAINT = (28, 28, 30), (110, 110, 115)
 _SMALL, _LARGE = 240, 640  # width in pixels below which a panel is enlarged, above which it is reduced
 _MARGIN, _GAP = 24, 12
@@ -114,9 +115,9 @@ def _stripes(height: int, width: int) -> np.ndarray:
 
 
 def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.zeros(3, np.uint8)
+    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.full(3, 24, np.uint8)
     wrong = ((truth != guess) & (truth != IGNORE_LABEL))[..., None]
-    return np.where(wrong, np.uint8(WRONG), np.where((truth == IGNORE_LABEL)[..., None], np.uint8(150), gray))
+    return np.where(wrong, np.uint8(WRONG), np.where((truth == IGNORE_LABEL)[..., None], np.uint8(_VOID_ERROR), gray))
 
 
 def _flat(color) -> np.ndarray:
@@ -163,7 +164,7 @@ def _compose(panels, headers, titles, entries) -> Image.Image:
     return sheet
 
 
-def _flow(lengths: Sequence[float], width: float, size: int) -> list[tuple[float, int]]:
+def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
     """Places of the legend's entries, in equal columns, as many to a line as fit."""
     if not lengths:
         return []

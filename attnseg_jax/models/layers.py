@@ -13,6 +13,8 @@ from attnseg_jax.ops import norm as norm_ops
 Dtype = jnp.dtype | type
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Small, so that the first loss is that of a uniform guess; fan-out scaling would make it several times larger.
+classifier_init = nn.initializers.normal(0.01)
 
 
 class Conv(nn.Module):

@@ -1,6 +1,7 @@
 """Pooling with PyTorch's conventions on `[b, h, w, c]`, written so that gradients are fast on every backend."""
 
 import functools
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +29,13 @@ def max_pool(
     >>> max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
     [5.0, 7.0]
     """
-    for axis, (k, s, p) in _windows(kernel, stride, padding):
-        x = functools.reduce(_first_maximum, _shifts(x, axis, k, s, p, ceil_mode, -jnp.inf))
-    return x
+    rows, columns = _windows(x, kernel, stride, padding, ceil_mode)
+    x = _pad(x, (rows, columns), -jnp.inf)
+    # One slice of both axes for each tap: XLA fuses their gradients, but not those of slices of slices.
+    taps = [x[:, rows.tap(i), columns.tap(j)] for i in range(rows.kernel) for j in range(columns.kernel)]
+    while len(taps) > 1:  # a tree of neighbours keeps reading order, in which the first maximum counts
+        taps = [_first_maximum(*taps[i : i + 2]) for i in range(0, len(taps), 2)]
+    return taps[0]
 
 
 def avg_pool(
@@ -52,12 +57,15 @@ def avg_pool(
     """
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
-    for axis, (k, s, p) in _windows(kernel, stride, padding):
-        n = x.shape[axis]
-        x = functools.reduce(jnp.add, _shifts(x, axis, k, s, p, ceil_mode, 0.0))
-        first = np.arange(x.shape[axis]) * s - p
-        low, high = (-p, n + p) if count_include_pad else (0, n)
-        share = 1.0 / (np.minimum(first + k, high) - np.maximum(first, low))
+    axes = _windows(x, kernel, stride, padding, ceil_mode)
+    sizes = x.shape[1:3]
+    x = _pad(x, axes, 0.0)
+    for axis, (window, n) in enumerate(zip(axes, sizes), start=1):
+        taps = [window.tap(i) for i in range(window.kernel)]
+        x = functools.reduce(jnp.add, [x[:, tap] if axis == 1 else x[:, :, tap] for tap in taps])
+        first = np.arange(window.out) * window.stride - window.padding
+        low, high = (-window.padding, n + window.padding) if count_include_pad else (0, n)
+        share = 1.0 / (np.minimum(first + window.kernel, high) - np.maximum(first, low))
         x = x * jnp.asarray(share, x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
     return x.astype(dtype)
 
@@ -91,32 +99,43 @@ def _bins(n, size):
     return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
 
 
-def _first_maximum(a, b):
-    return jnp.where((b > a) | (b != b), b, a)
+def _first_maximum(a, b=None):
+    return a if b is None else jnp.where((b > a) | (b != b), b, a)
 
 
-def _windows(kernel, stride, padding):
-    """`(axis, (kernel, stride, padding))` of columns, then rows: together the first maximum in reading order."""
-    settings = list(zip(pair(kernel), pair(kernel if stride is None else stride), pair(padding)))
-    for k, s, p in settings:
+class _Window(NamedTuple):
+    """The windows along one axis; `after` is the padding at the end, negative where pixels remain over."""
+
+    kernel: int
+    stride: int
+    padding: int
+    out: int
+    after: int
+
+    def tap(self, i):
+        """The slice that holds element `i` of every window.
+
+        Shifted slices and elementwise work take the place of `lax.reduce_window`: XLA fuses them, and their gradient
+        runs many times faster on CPU than that of a window maximum.
+        """
+        return slice(i, i + (self.out - 1) * self.stride + 1, self.stride)
+
+
+def _windows(x, kernel, stride, padding, ceil_mode):
+    """A `_Window` for the rows and one for the columns of `x`."""
+    windows = []
+    for n, k, s, p in zip(x.shape[1:3], pair(kernel), pair(kernel if stride is None else stride), pair(padding)):
         if k < 1 or s < 1 or not 0 <= 2 * p <= k:
             raise ValueError(f"needs kernel, stride >= 1 and padding at most half the kernel, got {k}, {s}, {p}")
-    return [(2, settings[1]), (1, settings[0])]
+        out = (n + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (out - 1) * s >= n + p:
+            out -= 1  # a window that would start in the right padding does not count
+        if out < 1:
+            raise ValueError(f"a window of {k} does not fit into {n} pixels with padding {p}")
+        windows.append(_Window(k, s, p, out, (out - 1) * s + k - n - p))
+    return windows
 
 
-def _shifts(x, axis, k, s, p, ceil_mode, fill):
-    """The `k` arrays that hold the first, second, ... element of every window along `axis`.
-
-    Shifted slices and elementwise work instead of `lax.reduce_window`: XLA fuses them, and their gradient runs many
-    times faster on CPU than that of a window maximum.
-    """
-    n = x.shape[axis]
-    out = (n + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
-    if ceil_mode and (out - 1) * s >= n + p:
-        out -= 1  # a window that would start in the right padding does not count
-    if out < 1:
-        raise ValueError(f"a window of {k} does not fit into {n} pixels with padding {p}")
-    end = (out - 1) * s + k
-    widths = [(p, max(end - n - p, 0), 0) if i == axis else (0, 0, 0) for i in range(x.ndim)]
-    x = lax.pad(x, jnp.asarray(fill, x.dtype), widths)
-    return [lax.slice_in_dim(x, i, i + (out - 1) * s + 1, stride=s, axis=axis) for i in range(k)]
+def _pad(x, windows, fill):
+    """`x` cut or padded with `fill` to just what the windows cover."""
+    return lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((w.padding, w.after, 0) for w in windows), (0, 0, 0)])

@@ -17,23 +17,31 @@ def apply_separable(
     """
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
-
-    def on_rows(x):
-        return x if rows is None else _product("ih,bhwc->biwc", rows, x)
-
-    def on_columns(x):
-        return x if columns is None else _product("jw,bhwc->bhjc", columns, x)
-
-    # The map that shrinks, or grows less, goes first: the other one then has less to read.
-    rows_first = _growth(rows) < _growth(columns)
-    x = on_columns(on_rows(x)) if rows_first else on_rows(on_columns(x))
+    # The axis that grows more goes last: the other product then reads less.
+    if rows is not None and columns is not None and _growth(rows) < _growth(columns):
+        x = _on_columns(_on_rows(x, rows), columns)
+    else:
+        x = _on_rows(_on_columns(x, columns), rows)
     return x.astype(dtype)
 
 
 def _growth(matrix):
-    return 1.0 if matrix is None else matrix.shape[0] / matrix.shape[1]
+    return matrix.shape[0] / matrix.shape[1]
+
+
+def _on_rows(x, matrix):
+    if matrix is None:
+        return x
+    b, _, w, c = x.shape
+    # One copy of the matrix for each image makes the product leave its result in place; without, XLA transposes it.
+    copies = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (b, *matrix.shape))
+    return _product("bih,bhx->bix", copies, x.reshape(b, -1, w * c)).reshape(b, -1, w, c)
+
+
+def _on_columns(x, matrix):
+    return x if matrix is None else _product("jw,bhwc->bhjc", jnp.asarray(matrix, x.dtype), x)
 
 
 def _product(subscripts, matrix, x):
     # Interpolation weights must not be rounded to bfloat16, as matrix units would by default.
-    return jnp.einsum(subscripts, jnp.asarray(matrix, x.dtype), x, precision=lax.Precision.HIGHEST)
+    return jnp.einsum(subscripts, matrix, x, precision=lax.Precision.HIGHEST)

@@ -1,5 +1,6 @@
 """Evaluation of a whole split with the steps of a run, and its picture."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -8,11 +9,16 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
-from attnseg_jax.data.sources import Source
-from attnseg_jax.infer import visualize
+from attnseg_jax.data.sources import Source, load_source
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.logging import track
-from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.parallel import Parallel, initialize_distributed
+from attnseg_jax.train.setup import make_run
+from attnseg_jax.train.state import eval_variables
 
 
 def sample_indices(length: int, samples: int) -> list[int]:
@@ -65,3 +71,66 @@ def evaluate_split(
             titles=[record["id"] for record in records.values()],
         )
     return scores
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evaluate_run` found.
+
+    Attributes:
+      table: readable scores.
+      json: the same as one line of JSON.
+      picture: where the samples were drawn.
+    """
+
+    table: str
+    json: str
+    picture: Path
+
+
+def evaluate_run(
+    workdir: str | None,
+    split: str = "val",
+    checkpoint: str = "latest",
+    data_dir: str | None = None,
+    picture: str | None = None,
+) -> Result:
+    """Restores a run and scores a split; changes nothing in the workdir but `eval/`.
+
+    Args:
+      workdir: folder of the run.
+      split: name of a split; `val` is the run's own validation split, whatever its name.
+      checkpoint: `latest`, `best` or a step.
+      data_dir: stands for the run's `config.data.dir`.
+      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
+
+    Raises:
+      UserError: workdir, checkpoint, split or data are not there.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the folder of a run of train.py")
+    config = configs.load(workdir)
+    if data_dir is not None:
+        config.data.dir = data_dir
+    initialize_distributed(config.distributed)
+    source = load_source(config.data, config.data.eval_split if split == "val" else split)
+    names = source.info.class_names
+    run = make_run(config, len(names), training=False)
+    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
+        step, state = _restore(checkpoints, checkpoint, run.abstract)
+    path = Path(picture) if picture else Path(workdir) / "eval" / f"{split}_{step}.png"
+    variables = run.parallel.put_state(eval_variables(state))
+    scores = evaluate_split(config, run.parallel, variables, source, picture=path)
+    return Result(report.table(scores, names), report.to_json(split, step, scores, names), path)
+
+
+def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:
+    if which.isdecimal():
+        return int(which), checkpoints.restore(int(which), abstract)
+    choices = {"latest": checkpoints.restore_latest, "best": checkpoints.restore_best}
+    if which not in choices:
+        raise UserError(f"--checkpoint={which} must be latest, best or a step ({sorted(checkpoints.steps())})")
+    restored = choices[which](abstract)
+    if restored is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint: train first")
+    return restored

@@ -1,13 +1,14 @@
 """What a training says while it runs: metrics.jsonl and TensorBoard for later, a bar or log lines for now."""
 
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from absl import logging
@@ -49,7 +50,8 @@ class MetricWriter:
         self._file.flush()
         for name, value in values.items():
             if value is not None:
-                self._board.add_scalar(name, value, int(step))
+                # A space is no letter of a TensorBoard tag; left in, it is reported at each call.
+                self._board.add_scalar(name.replace(" ", "_"), value, int(step))
 
     def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
         """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name."""
@@ -82,7 +84,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
@@ -101,7 +103,7 @@ class Progress:
         *,
         start_step: int = 0,
         terminal: bool | None = None,
-        stream: TextIO | None = None,
+        stream: io.TextIOBase | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         self._total, self._batch_size, self._clock = total_steps, batch_size, clock
@@ -120,18 +122,16 @@ class Progress:
         self._reported_step, self._since = start_step, clock()
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """Says that `step` steps are done; with `metrics` (of them `loss` and `miou`) it reports those and the speed."""
+        """`step` steps are done; with `metrics` it reports their `loss` and `miou` (each optional) and the speed."""
         if self._silent:
             return
         report = None
         if metrics is not None:
             report = self._report(step, metrics)
         if self._bar is not None:
-            if report is not None:
-                self._bar.set_postfix_str(report, refresh=False)
             self._bar.update(step - self._bar.n)
             if report is not None:
-                self._bar.refresh()
+                self._bar.set_postfix_str(report)
         elif report is not None:
             logging.info("step %d/%d %s", step, self._total, report)
 
@@ -184,6 +184,9 @@ def track(items: Iterable, description: str, *, total: int | None = None) -> Ite
     return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: io.TextIOBase) -> bool:
     # TQDM_DISABLE is tqdm's own switch against bars; the log lines take their place.
-    return stream.isatty() and not os.environ.get("TQDM_DISABLE")
+    if not stream.isatty() or os.environ.get("TQDM_DISABLE"):
+        return False
+    # A container's terminal may have no size; tqdm draws nothing there.
+    return min(os.get_terminal_size(stream.fileno())) > 0

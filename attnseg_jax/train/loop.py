@@ -65,9 +65,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         _write_config(config, workdir)
         state = train.parallel.put_state(state)
         writer = stack.enter_context(MetricWriter(workdir, start_step=start))
-        progress = stack.enter_context(
-            Progress(config.train.steps, config.train.batch_size, start_step=start)
-        )
+        progress = stack.enter_context(Progress(config.train.steps, config.train.batch_size, start_step=start))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             process_index=jax.process_index(), process_count=jax.process_count(),
@@ -96,9 +94,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                     raise UserError(f"stopped by a signal; step {step} is saved and the same command continues there")
                 with progress.pause():
                     scores = _evaluate_and_save(config, workdir, train, state, eval_source, checkpoints, writer)
-                progress.message(
-                    f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
-                )
+                progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
         checkpoints.wait()
         return _finish(config, workdir, info.class_names, checkpoints, scores)
 

@@ -67,8 +67,14 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     return weights
 
 
-def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = None) -> Run:
+def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = None, *, training: bool = True) -> Run:
     """Builds model, optimizer and steps; nothing is compiled or allocated yet.
+
+    Args:
+      config: the run's config.
+      num_classes: of the data.
+      weights: class weights `[k]` of the loss.
+      training: without it only evaluation is offered, on any number of devices.
 
     Raises:
       UserError: whatever the config asks for and cannot be.
@@ -78,7 +84,8 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
     for key, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("eval_every", 1), ("accumulate", 1)):
         if config.train[key] < least:
             raise UserError(f"config.train.{key}={config.train[key]} must be at least {least}")
-    check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
+    if training:
+        check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
     model = build_model(config.model, num_classes, dtype=config.dtype)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps)
     train_step = make_train_step(
@@ -101,5 +108,5 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)
-    parallel = make_parallel(config.parallel, train_step, make_eval_step(model, num_classes))
+    parallel = make_parallel(config.parallel, train_step if training else None, make_eval_step(model, num_classes))
     return Run(model, parallel, abstract, lambda: create(key))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
 from attnseg_jax.ops.resize import resize
 
 
@@ -32,7 +32,9 @@ class FCNHead(nn.Module):
         """Returns logits at the size of `x`."""
         x = ConvBN(self.channels or x.shape[-1] // 4, dtype=self.dtype, name="conv")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Conv(self.num_classes, 1, use_bias=True, dtype=self.dtype, name="classifier")(x)
+        return Conv(
+            self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name="classifier"
+        )(x)
 
 
 class FCN(nn.Module):
@@ -82,7 +84,9 @@ class FCN(nn.Module):
             if gate is not None:
                 skip = gate(skip, x, stride=stride, train=train)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
-            score = Conv(self.num_classes, 1, use_bias=True, dtype=self.dtype, name=f"skip{stride}")(skip)
+            score = Conv(
+                self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name=f"skip{stride}"
+            )(skip)
             logits = resize(logits, score.shape[1:3]) + score
         aux = {}
         if self.aux:
