@@ -67,11 +67,12 @@ def get_config() -> ConfigDict:
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
+    config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()
     loss.name = "cross_entropy"
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
-    loss.class_weights = "none"
+    loss.class_weights = "median_frequency"
     loss.weights = ()
     loss.label_smoothing = 0.0
     # Weight of each auxiliary head's loss.

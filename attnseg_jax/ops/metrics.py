@@ -18,6 +18,7 @@ def confusion_matrix(
     [[1, 1], [0, 0]]
     """
     k = num_classes
+    prediction, labels = prediction.astype(jnp.int32), labels.astype(jnp.int32)  # k * k does not fit into uint8
     cell = labels * k + prediction
     counted = (labels >= 0) & (labels < k) & (prediction >= 0) & (prediction < k) & (labels != IGNORE_LABEL)
     return jnp.zeros(k * k + 1, jnp.int32).at[jnp.where(counted, cell, k * k)].add(1)[:-1].reshape(k, k)

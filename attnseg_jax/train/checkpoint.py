@@ -53,10 +53,16 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state",))
 
     def save(self, step: int, state: PyTree, metrics: dict[str, float] | None = None) -> None:
-        """Start saving; returns as soon as `state` may be donated. `metrics` needs `miou` to count among the best."""
-        self.wait()
-        # A run that fell back to an older checkpoint comes past these steps again; it must not end at a damaged one.
-        for damaged in sorted(self._damaged | ({step} & set(self.steps()))):
+        """Start saving; returns as soon as `state` may be donated. `metrics` needs `miou` to count among the best.
+
+        An intact checkpoint of the same step stays, unless only the new one has metrics.
+        """
+        if step in self.steps():
+            if not self._verify(step) and (self.metrics(step) or not metrics):
+                return
+            self._damaged.add(step)
+        # A run that fell back to an older checkpoint would otherwise take a damaged one for its latest.
+        for damaged in sorted(self._damaged & set(self.steps())):
             self._manager.delete(damaged)
         self._damaged.clear()
         named = _flatten(state)
@@ -87,7 +93,8 @@ class Checkpoints:
         return self._load(step, abstract_state)
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, damaged ones included."""
+        """The steps of all checkpoints, damaged ones included; waits for a running save."""
+        self.wait()
         return list(self._manager.all_steps())
 
     def latest_step(self) -> int | None:
@@ -180,15 +187,14 @@ def _describe(x: Any) -> list:
 
 
 def _saveable(x: jax.Array) -> jax.Array:
-    """An array that outlives the donation of `x` and, of several processes, belongs to all of them."""
+    """An array that Orbax can save: of several processes, one that belongs to all of them."""
     if jax.process_count() > 1 and x.is_fully_addressable:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(_saveable(jax.random.key_data(x)), impl=jax.random.key_impl(x))
         # Orbax refuses the local arrays that pmap gives.
         mesh = Mesh(np.array(jax.devices()), ("data",))
         return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
-    # On the CPU Orbax writes from the array's own memory, which the next step would overwrite.
-    return x.copy() if jax.default_backend() == "cpu" else x
+    return x
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -115,7 +115,7 @@ def scale_by_path(rules: tuple[str, ...]) -> optax.GradientTransformation:
         paths = list(traverse_util.flatten_dict(params, sep="/"))
         for rule, (pattern, _) in zip(rules, parsed):
             if not any(map(pattern.fullmatch, paths)):
-                some = ", ".join(paths[:: max(1, len(paths) // 5)][:5])
+                some = ", ".join(paths[:: -(-len(paths) // 5)])
                 raise UserError(
                     f"config.optimizer.lr_multipliers: {rule!r} matches no parameter; paths are like {some}"
                 )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -157,8 +158,9 @@ def _pad(rows: np.ndarray, count: int, name: str) -> np.ndarray:
 
 
 def _put(x, sharding):
-    # Without a copy, donating the new state would take the buffers of the old one away too.
-    return jax.device_put(x, sharding, may_alias=False)
+    # `device_put`, even with `may_alias=False`, shares the buffer of the first device with `x`: donating the new state
+    # would take it away from the old one.
+    return jax.device_put(jnp.copy(x), sharding)
 
 
 def _local(x):

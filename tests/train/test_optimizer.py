@@ -16,10 +16,10 @@ GOLDEN_CASES = {
     "sgd": dict(CONSTANT, momentum=0.0),
     "sgd_mom_wd": dict(CONSTANT, weight_decay=1e-2),
     "sgd_nesterov_wd": dict(CONSTANT, weight_decay=1e-2, nesterov=True),
-    "sgd_poly0.9": dict(CONSTANT, momentum=0.0, schedule="poly", learning_rate=0.02),
-    "sgd_clip1": dict(CONSTANT, momentum=0.0, clip_norm=1.0),
-    "adamw": dict(CONSTANT, name="adamw", weight_decay=1e-2),
-    "adamw_eps": dict(CONSTANT, name="adamw", weight_decay=1e-2, beta1=0.8, beta2=0.95, eps=1e-3),
+    "sgd_poly0.9": dict(CONSTANT, schedule="poly", learning_rate=0.02),
+    "sgd_clip1": dict(CONSTANT, clip_norm=1.0, learning_rate=0.05),
+    "adamw": dict(CONSTANT, name="adamw", learning_rate=0.02, weight_decay=0.1),
+    "adamw_eps": dict(CONSTANT, name="adamw", learning_rate=0.02, weight_decay=0.1, beta1=0.8, beta2=0.95, eps=1e-3),
 }
 
 
@@ -126,7 +126,7 @@ def test_sgd_decay_and_multipliers_by_hand():
 def test_adamw_decay_by_hand():
     updates = first_update(optimizer_config(name="adamw", schedule="constant", weight_decay=0.25, learning_rate=0.1))
     # Adam's first step is the gradient's sign; the decay beside it is 0.25 * 2
-    assert updates["decoder"] == pytest.approx({"kernel": -0.1 * 1.5, "bias": -0.1}, rel=1e-6)
+    assert updates["decoder"] == pytest.approx({"kernel": -0.1 * 1.5, "bias": -0.1}, rel=1e-4)
 
 
 @pytest.mark.parametrize(

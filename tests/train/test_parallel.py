@@ -1,5 +1,6 @@
 """One device, eight by pmap and eight by mesh: the same run."""
 
+import functools
 import logging
 
 import jax
@@ -15,21 +16,23 @@ from attnseg_jax.train.state import eval_variables
 ADAMW = optimizer_config(name="adamw", learning_rate=3e-3, warmup_steps=2)
 
 
-def run(mode, devices=None, steps=3, model=None, optimizer=None, **options):
-    """(state, losses, parallel, evaluation of an uneven batch) after some steps on batches of 16."""
-    state, train_step, eval_step = setup(model or Tiny(), optimizer, **options)
-    parallel = make_parallel(mode, train_step, eval_step, devices)
+@functools.cache
+def run(mode, count=8, steps=3, adamw=False, accumulate=None):
+    """(state, losses, evaluation of an uneven batch) after some steps on batches of 16."""
+    state, train_step, eval_step = setup(Tiny(), ADAMW if adamw else None, accumulate=accumulate)
+    parallel = make_parallel(mode, train_step, eval_step, jax.devices()[:count])
     state = parallel.put_state(state)
     losses = []
     for i in range(steps):
         state, metrics = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
         losses.append(float(metrics["loss"]))
-    return state, losses, parallel, parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
+    evaluate = None if adamw or accumulate else parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
+    return state, losses, evaluate
 
 
 @pytest.fixture(scope="module")
 def one():
-    return run("mesh", jax.devices()[:1])
+    return run("mesh", 1)
 
 
 @pytest.fixture(scope="module", params=["pmap", "mesh"])
@@ -41,13 +44,12 @@ def eight(request):
 def test_eight_devices_equal_one(one, eight):
     for part in ("params", "batch_stats", "opt_state"):
         assert largest_difference(getattr(one[0], part), getattr(eight[0], part)) <= 1e-6, part
-    np.testing.assert_allclose(eight[1], one[1], rtol=1e-6)
+    np.testing.assert_allclose(eight[1], one[1], rtol=0, atol=1e-5)
     assert len(set(one[1])) == 3
 
 
 def test_plain_jit_equals_the_others(one):
     state, step, _ = setup()
-    step = jax.jit(step)
     for i in range(3):
         state, _ = step(state, tiny.batch(i))
     assert largest_difference(state.params, one[0].params) <= 1e-6
@@ -61,9 +63,9 @@ def test_replicas_are_equal_bit_for_bit(eight):
 
 
 def test_uneven_evaluation_batch(one, eight):
-    confusion, prediction = eight[3]
+    confusion, prediction = eight[2]
     assert prediction.shape == (5, *tiny.SIZE) and prediction.dtype == np.uint8
-    np.testing.assert_array_equal(prediction, one[3][1])
+    np.testing.assert_array_equal(prediction, one[2][1])
     label = tiny.batch(9, size=5)["label"]
     expected = np.zeros((tiny.CLASSES, tiny.CLASSES), np.int64)
     np.add.at(expected, (label[label != 255], prediction[label != 255]), 1)
@@ -73,21 +75,20 @@ def test_uneven_evaluation_batch(one, eight):
 
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_adamw_losses(mode):
-    (_, expected, *_), (_, losses, *_) = run("mesh", jax.devices()[:1], optimizer=ADAMW), run(mode, optimizer=ADAMW)
+    (_, expected, _), (_, losses, _) = run("mesh", 1, adamw=True), run(mode, adamw=True)
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_accumulation_takes_the_same_microbatches(mode):
-    devices = jax.devices()[:4]
-    one, eight = run("mesh", devices[:1], accumulate=2, steps=2), run(mode, devices, accumulate=2, steps=2)
-    assert largest_difference(one[0].params, eight[0].params) <= 1e-6
-    assert largest_difference(one[0].batch_stats, eight[0].batch_stats) <= 1e-6
+    one, four = run("mesh", 1, accumulate=2), run(mode, 4, accumulate=2)
+    assert largest_difference(one[0].params, four[0].params) <= 1e-6
+    assert largest_difference(one[0].batch_stats, four[0].batch_stats) <= 1e-6
 
 
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_one_compilation_no_transfer_and_a_donated_state(mode, caplog):
-    first, train_step, eval_step = setup(ema_decay=0.9)
+    first, train_step, eval_step = setup(Tiny(), ema_decay=0.75)
     parallel = make_parallel(mode, train_step, eval_step)
     before = jax.tree.map(np.asarray, first.params)
     state = parallel.put_state(first)
@@ -106,7 +107,7 @@ def test_one_compilation_no_transfer_and_a_donated_state(mode, caplog):
 def test_dropout_masks_differ_between_devices():
     image = np.repeat(tiny.batch(size=1)["image"], 8, axis=0)
     batch = {"image": image, "label": np.zeros((8, *tiny.SIZE), np.int32), "valid": np.ones(8, bool)}
-    state, train_step, _ = setup(Tiny("none", dropout=0.5))
+    state, _, _ = setup(Tiny("none", dropout=0.5))
 
     def local_loss(state, batch):
         # Without the sum over the devices: each device's own loss.

@@ -13,6 +13,14 @@ from attnseg_jax.train.state import eval_variables
 PLAIN_SGD = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant")
 
 
+def plain(**options):
+    """Without a norm and with plain SGD: what the step does can be written out."""
+    return setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3, **options)
+
+
+apply = jax.jit(lambda params, image: Tiny("none").apply({"params": params}, image))
+
+
 def oracle_sum(logits, label, weights=None):
     """(sum, count) of the cross-entropy in float64, pixel by pixel."""
     logits = np.asarray(logits, np.float64)
@@ -28,12 +36,12 @@ def oracle_sum(logits, label, weights=None):
 @pytest.mark.parametrize("weighted", [False, True])
 def test_losses_and_confusion_by_hand(weighted):
     weights = np.linspace(0.5, 2.0, CLASSES).astype(np.float32) if weighted else None
-    state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3, class_weights=weights)
+    state, step, _ = plain(class_weights=weights)
     batch = tiny.batch(size=4)
     batch["valid"][1] = False
-    _, metrics = jax.jit(step)(state, batch)
+    _, metrics = step(state, batch)
 
-    out = Tiny("none").apply({"params": state.params}, batch["image"])
+    out = apply(state.params, batch["image"])
     label = batch["label"].copy()
     label[1] = 255
     main, count = oracle_sum(out.logits, label, weights)
@@ -49,12 +57,12 @@ def test_losses_and_confusion_by_hand(weighted):
 
 
 def test_update_is_the_gradient_of_the_mean():
-    state, step, _ = setup(Tiny("none"), PLAIN_SGD, aux_weight=0.3)
+    state, step, _ = plain()
     batch = tiny.batch(size=4)
-    new, metrics = jax.jit(step)(state, batch)
+    new, metrics = step(state, batch)
 
     def mean(params):
-        out = Tiny("none").apply({"params": params}, batch["image"])
+        out = apply(params, batch["image"])
         seen = batch["label"] != 255
         truth = np.where(seen, batch["label"], 0)[..., None]
 
@@ -63,7 +71,7 @@ def test_update_is_the_gradient_of_the_mean():
 
         return of(out.logits) + 0.3 * of(out.aux["stem"])
 
-    grads = jax.grad(mean)(state.params)
+    grads = jax.jit(jax.grad(mean))(state.params)
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
     assert largest_difference(new.params, expected) < 1e-6
     norm = np.sqrt(sum(float((np.asarray(g, np.float64) ** 2).sum()) for g in jax.tree.leaves(grads)))
@@ -72,22 +80,22 @@ def test_update_is_the_gradient_of_the_mean():
 
 
 def test_no_valid_pixel_changes_nothing():
-    state, step, _ = setup(Tiny(), optimizer_config(weight_decay=0.0))
+    state, step, _ = plain()
     batch = tiny.batch(size=4)
     batch["label"][:] = 255
-    new, metrics = jax.jit(step)(state, batch)
+    new, metrics = step(state, batch)
     assert float(metrics["loss"]) == 0 and float(metrics["grad_norm"]) == 0
     assert largest_difference(new.params, state.params) == 0
     assert int(metrics["confusion"].sum()) == 0
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.params, new.opt_state, new.batch_stats)))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.params, new.opt_state, metrics)))
 
 
 def test_padding_rows_do_not_count_whatever_they_hold():
-    state, step, evaluate = setup(Tiny("none"), PLAIN_SGD)
+    state, step, evaluate = plain()
+    evaluate = jax.jit(evaluate)
     batch = tiny.batch(size=4)
     padded = {name: np.concatenate([rows, rows[:2]]) for name, rows in batch.items()}
     padded["valid"][4:] = False
-    step = jax.jit(step)
     (a, short), (b, long) = step(state, batch), step(state, padded)
     assert largest_difference(a.params, b.params) < 1e-7
     np.testing.assert_array_equal(short["confusion"], long["confusion"])
@@ -97,11 +105,10 @@ def test_padding_rows_do_not_count_whatever_they_hold():
 
 
 def test_accumulated_microbatches_equal_one_batch():
-    batch = tiny.batch(size=8)
+    batch = tiny.batch(size=4)
     results = []
-    for accumulate in (1, 4):
-        state, step, _ = setup(Tiny("none"), optimizer_config(clip_norm=0.5), accumulate=accumulate)
-        step = jax.jit(step)
+    for accumulate in (None, 4):
+        state, step, _ = plain(accumulate=accumulate)
         for _ in range(2):
             state, metrics = step(state, batch)
         results.append((state.params, metrics))
@@ -113,19 +120,18 @@ def test_accumulated_microbatches_equal_one_batch():
 def test_accumulation_hands_batch_statistics_on():
     batch = tiny.batch(size=4)
     state, step, _ = setup(Tiny(), accumulate=2)
-    new, _ = jax.jit(step)(state, batch)
-    _, single, _ = setup(Tiny(), PLAIN_SGD)
+    new, _ = step(state, batch)
     zero_rate = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant", learning_rate=0.0)
     expected, single, _ = setup(Tiny(), zero_rate)
     for rows in (slice(0, None, 2), slice(1, None, 2)):
-        expected, _ = jax.jit(single)(expected, {name: x[rows] for name, x in batch.items()})
+        expected, _ = single(expected, {name: x[rows] for name, x in batch.items()})
     assert largest_difference(new.batch_stats, expected.batch_stats) < 1e-6
     assert largest_difference(new.batch_stats, state.batch_stats) > 1e-3
 
 
 def test_average_of_parameters_by_hand():
     state, step, _ = setup(Tiny(), ema_decay=0.75)
-    step, batch = jax.jit(step), tiny.batch(size=4)
+    batch = tiny.batch(size=4)
     first, _ = step(state, batch)
     second, _ = step(first, batch)
     expected = jax.tree.map(
@@ -141,7 +147,7 @@ def test_average_of_parameters_by_hand():
 
 def test_dropout_changes_from_step_to_step_and_repeats_with_the_key():
     state, step, _ = setup(Tiny("none", dropout=0.5), PLAIN_SGD)
-    step, batch = jax.jit(step), tiny.batch(size=4)
+    batch = tiny.batch(size=4)
     loss = float(step(state, batch)[1]["loss"])
     assert float(step(state, batch)[1]["loss"]) == loss
     assert float(step(state.replace(step=state.step + 1), batch)[1]["loss"]) != loss
@@ -149,13 +155,12 @@ def test_dropout_changes_from_step_to_step_and_repeats_with_the_key():
 
 
 def test_learns():
-    state, step, _ = setup(Tiny(), optimizer_config(schedule="constant"))
-    step, batch = jax.jit(step), tiny.batch(size=4)
-    losses = []
-    for _ in range(30):
+    state, step, _ = setup()
+    batch, losses = tiny.batch(size=4), []
+    for _ in range(10):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_unknown_loss():

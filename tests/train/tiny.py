@@ -21,7 +21,7 @@ class Output:
 
 
 class Tiny(nn.Module):
-    """Two convolutions, a norm and an auxiliary output; never more than a test needs."""
+    """A convolution, a norm, two outputs; little to compile."""
 
     norm: str = "batch"
     dropout: float = 0.0
@@ -34,8 +34,8 @@ class Tiny(nn.Module):
             x = nn.BatchNorm(not train, momentum=0.9, axis_name=_bound_axis(), name="norm")(x)
         x = nn.relu(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        aux = nn.Conv(CLASSES, (1, 1), name="aux")(x)
-        return Output(logits=nn.Conv(CLASSES, (3, 3), name="head")(x), aux={"stem": aux})
+        aux = nn.Dense(CLASSES, name="aux")(x)
+        return Output(logits=nn.Dense(CLASSES, name="head")(x), aux={"stem": aux})
 
 
 def _bound_axis():
@@ -58,37 +58,41 @@ def batch(seed=0, size=16, share=0.9):
 
 
 def optimizer_config(**changes):
-    return ml_collections.ConfigDict(
-        dict(
-            dict(
-                name="sgd",
-                learning_rate=0.1,
-                momentum=0.9,
-                nesterov=False,
-                weight_decay=1e-3,
-                schedule="poly",
-                power=0.9,
-                warmup_steps=0,
-                end_factor=0.0,
-                clip_norm=0.0,
-                lr_multipliers=(),
-                beta1=0.9,
-                beta2=0.999,
-                eps=1e-8,
-                ema_decay=0.0,
-            ),
-            **changes,
-        )
-    )
+    settings = {
+        "name": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-3,
+        "schedule": "poly",
+        "power": 0.9,
+        "warmup_steps": 0,
+        "end_factor": 0.0,
+        "clip_norm": 0.0,
+        "lr_multipliers": (),
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-8,
+        "ema_decay": 0.0,
+    }
+    return ml_collections.ConfigDict({**settings, **changes})
 
 
-def setup(model=None, optimizer=None, seed=0, ema_decay=0.0, **options):
-    """(state, train_step, eval_step) of the tiny model."""
-    model = model or Tiny()
-    rule, schedule = make_optimizer(optimizer or optimizer_config(), total_steps=10)
-    state = create_state(model, rule, jax.random.key(seed), (1, *SIZE, 3), ema=ema_decay > 0)
-    train_step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
-    return state, train_step, make_eval_step(model, CLASSES)
+_STATES, _SETUPS = {}, {}
+
+
+def setup(model=None, optimizer=None, ema_decay=0.0, **options):
+    """(state, train_step, eval_step) of the tiny model; equal calls give the same ones, compiled once."""
+    model, optimizer = model or Tiny(), optimizer or optimizer_config()
+    options = {name: value for name, value in options.items() if value is not None}
+    rule, schedule = make_optimizer(optimizer, total_steps=10)
+    key = repr((model, optimizer.to_dict(), ema_decay))
+    if key not in _STATES:
+        _STATES[key] = create_state(model, rule, jax.random.key(0), (1, *SIZE, 3), ema=ema_decay > 0)
+    if (full := key + repr(options)) not in _SETUPS:
+        step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
+        _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), make_eval_step(model, CLASSES)
+    return _STATES[key], *_SETUPS[full]
 
 
 def largest_difference(a, b):

@@ -1,0 +1,145 @@
+"""A source of TFDS data by name, read from ArrayRecord files without TensorFlow."""
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from attnseg_jax.data import datasets, decode
+from attnseg_jax.data.context import AttnsegContext
+from attnseg_jax.errors import UserError
+
+_DRAWN = AttnsegContext.name
+
+
+class TfdsSource:
+    """One split of a TFDS data set; images and masks are decoded from their stored bytes, so palettes survive.
+
+    The embedded set is drawn on first use; anything else must have been prepared.  Raises UserError, when made, for an
+    unknown name, data that is not there or not readable without TensorFlow, and unknown splits or features.
+    """
+
+    def __init__(self, config: Any, split: str):
+        self.info = datasets.info(config)
+        dataset = datasets.resolve(config)
+        self._table = decode.id_table(dataset.ids)
+        self._colors = datasets.raw_colours(config)
+        builder = _builder(dataset.tfds_name, config.dir)
+        features = builder.info.features
+        self._image = _feature(builder, dataset.image_key, channels=3)
+        self._label = _feature(builder, dataset.label_key, channels=1)
+        # Everything stays encoded: what is read is decoded here, the other images of a record not at all.
+        skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
+        self._records = _records(builder, split, skip)
+        self._place = f"{builder.info.full_name} {split}"
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The decoded pair at `index`."""
+        record, name = self._records[int(index)], f"{self._place}[{index}]"
+        image, label = decode.decode_pair(
+            _bytes(record[self._image]),
+            _bytes(record[self._label]),
+            f"{name} {self._image}",
+            f"{name} {self._label}",
+            self._table,
+            self._colors,
+        )
+        return {"image": image, "label": label, "id": name}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(h, w) of the image at `index`, from its header."""
+        return decode.decode_size(_bytes(self._records[int(index)][self._image]), f"{self._place}[{index}]")
+
+
+def _bytes(value: Any) -> bytes:
+    return value.item() if isinstance(value, np.ndarray) else bytes(value)
+
+
+def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
+    if not name:
+        raise UserError("config.data.tfds_name is empty: give the name of a TFDS data set, or use data.source=folder")
+    where = {"data_dir": directory} if directory else {}
+    try:
+        builder = tfds.builder(name, **where)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise UserError(
+            f"config.data.tfds_name={name!r} is no data set that TFDS knows or finds in config.data.dir={directory!r}"
+        ) from error
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"config.data.tfds_name={name!r}: {_line(error)}") from error
+    if not _prepared(builder):
+        if builder.name != _DRAWN:
+            arguments = f"{name!r}" + (f", data_dir={directory!r}" if directory else "")
+            raise UserError(
+                f"config.data.tfds_name={name!r}: no data at {builder.data_path}; prepare it once with "
+                f'python -c "import tensorflow_datasets as t; t.builder({arguments})'
+                ".download_and_prepare(file_format='array_record')\""
+            )
+        _draw(builder)
+        # The metadata of a prepared data set is read when its builder is made.
+        builder = tfds.builder(name, **where)
+    return builder
+
+
+def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    # TFDS moves a finished folder into place; its own `is_prepared` logs a warning where there is none.
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def _draw(builder: tfds.core.DatasetBuilder) -> None:
+    logging.info("drawing the data set %s (once) into %s", builder.info.full_name, builder.data_path)
+    tfds.disable_progress_bar()
+    try:
+        # TFDS announces downloads on stdout, where the commands print their results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
+    except OSError as error:
+        # Another process on this machine may have finished the same folder first.
+        if not _prepared(builder):
+            raise UserError(
+                f"{builder.data_path}: cannot be written ({_line(error)}); choose another folder with config.data.dir"
+            ) from error
+
+
+def _feature(builder: tfds.core.DatasetBuilder, wanted: str, channels: int) -> str:
+    """The key of the image or mask in a record; without a wanted one, the only image of that many channels."""
+    features = builder.info.features
+    if wanted in features:
+        return wanted
+    images = {key: f.shape[-1] for key, f in features.items() if isinstance(f, tfds.features.Image)}
+    found = [key for key, c in images.items() if c == channels]
+    if len(found) != 1:
+        what = "image" if channels == 3 else "mask"
+        raise UserError(
+            f"TFDS data set {builder.name!r}: which feature is the {what} is unclear; it has the images "
+            f"{', '.join(images) or '(none)'} and one with {channels} channel(s) is needed"
+        )
+    return found[0]
+
+
+def _records(builder: tfds.core.DatasetBuilder, split: str, decoders: dict[str, Any]) -> Any:
+    known = ", ".join(builder.info.splits)
+    try:
+        records = builder.as_data_source(split=split, decoders=decoders)
+        count = len(records)
+    except NotImplementedError as error:
+        raise UserError(
+            f"{builder.data_path}: prepared as {builder.info.file_format.value}, which is not read without TensorFlow; "
+            "prepare it again elsewhere (config.data.dir) with file_format='array_record'"
+        ) from error
+    except (ValueError, KeyError) as error:
+        raise UserError(f"TFDS data set {builder.name!r} has no split {split!r}; known: {known}") from error
+    if not count:
+        raise UserError(f"TFDS data set {builder.name!r}: split {split!r} holds no images; known splits: {known}")
+    return records
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

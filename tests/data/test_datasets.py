@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from attnseg_jax.data import datasets
+from attnseg_jax.data.datasets import DATASETS
+from attnseg_jax.errors import UserError
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_entries_are_consistent(name):
+    entry = DATASETS[name]
+    k = len(entry.class_names)
+    assert len(set(entry.class_names)) == k
+    assert len(set(entry.palette)) == len(entry.palette) == k
+    # Every class can occur, and exactly once.
+    assert sorted(i for i in entry.ids if i != 255) == list(range(k))
+
+
+def test_cityscapes_table_follows_its_label_definitions():
+    entry = DATASETS["cityscapes"]
+    assert len(entry.ids) == 34
+    by_name = {entry.class_names[t]: raw for raw, t in enumerate(entry.ids) if t != 255}
+    wanted = {"road": 7, "sidewalk": 8, "building": 11, "pole": 17, "traffic light": 19, "sky": 23, "car": 26}
+    assert {name: by_name[name] for name in wanted} == wanted
+    assert by_name["train"] == 31 and by_name["bicycle"] == 33
+    # ego vehicle, parking, guard rail, polegroup, caravan, trailer are not evaluated.
+    assert [entry.ids[raw] for raw in (1, 9, 14, 18, 29, 30)] == [255] * 6
+
+
+def test_camvid_void_is_ignored():
+    assert DATASETS["camvid"].ids == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 255)
+    assert DATASETS["camvid"].palette[3] == (128, 64, 128) and DATASETS["camvid"].class_names[3] == "road"
+
+
+def test_keys_replace_the_entry(data_config):
+    entry = datasets.resolve(data_config(name="camvid", classes=(), ids=(0, 255, 10)))
+    assert entry.ids == (0, 255, 10) and len(entry.class_names) == 11
+    info = datasets.info(data_config(classes=("x", "y"), palette=((1, 2, 3), (4, 5, 6))))
+    assert info.class_names == ("x", "y") and info.num_classes == 2
+    np.testing.assert_array_equal(info.palette, np.array([[1, 2, 3], [4, 5, 6]], np.uint8))
+    assert info.palette.dtype == np.uint8
+
+
+def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_config):
+    entry = datasets.resolve(data_config())
+    assert entry.ids == tuple(range(7))
+    assert entry.palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert len(set(datasets.default_palette(254))) == 254
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"name": "camvit"}, "config.data.name='camvit' is not a known data set (did you mean 'camvid'?)"),
+        ({"classes": ()}, "config.data.classes is empty"),
+        ({"palette": ((1, 2, 3),)}, "config.data.palette has 1 colours for 7 classes"),
+        ({"palette": ((1, 2),) * 7}, "config.data.palette holds (1, 2); a colour is"),
+        ({"ids": (0, 7)}, "config.data.ids maps raw id 1 to 7, but there are 7 classes"),
+        ({"classes": tuple(f"n{i}" for i in range(255))}, "config.data.classes has 255 names; at most 254"),
+    ],
+)
+def test_bad_keys(data_config, changes, message):
+    with pytest.raises(UserError) as error:
+        datasets.resolve(data_config(**changes))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_colour_cannot_stand_for_two_ids(data_config):
+    with pytest.raises(UserError, match=r"config.data.colors holds \(9, 9, 9\) twice"):
+        datasets.raw_colours(data_config(colors=((9, 9, 9), (1, 1, 1), (9, 9, 9))))

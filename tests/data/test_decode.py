@@ -1,0 +1,123 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax.data import decode
+from attnseg_jax.errors import UserError
+
+RNG = np.random.default_rng(5)
+COLOURS = ((10, 20, 30), (200, 0, 5), (0, 0, 0), (10, 20, 31))
+
+
+def encoded(array, kind="PNG", mode=None):
+    stream = io.BytesIO()
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(stream, kind)
+    return stream.getvalue()
+
+
+def test_gray_masks_of_8_and_16_bits():
+    raw = RNG.integers(0, 256, (13, 17)).astype(np.uint8)
+    np.testing.assert_array_equal(decode.decode_mask(encoded(raw), "m"), raw)
+    deep = RNG.integers(0, 65536, (13, 17)).astype(np.uint16)
+    np.testing.assert_array_equal(decode.decode_mask(encoded(deep), "m"), deep)
+
+
+def test_one_bit_masks():
+    raw = RNG.integers(0, 2, (13, 17)).astype(bool)
+    np.testing.assert_array_equal(decode.decode_mask(encoded(raw), "m"), raw.astype(np.uint8))
+
+
+def test_palette_masks_give_indices_not_colours(save, tmp_path):
+    raw = RNG.integers(0, 5, (13, 17)).astype(np.uint8)
+    palette = [v for i in range(256) for v in (255 - i, 7 * i % 256, 13)]
+    path = save(tmp_path / "m.png", raw, palette=palette)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+    np.testing.assert_array_equal(decode.decode_mask(path, "m"), raw)
+    # Colours given for RGB masks leave palette masks alone.
+    np.testing.assert_array_equal(decode.decode_mask(path, "m", COLOURS), raw)
+
+
+def test_rgb_masks_by_colour():
+    raw = RNG.integers(0, 4, (13, 17))
+    rgb = np.array(COLOURS, np.uint8)[raw]
+    np.testing.assert_array_equal(decode.decode_mask(encoded(rgb), "m", COLOURS), raw)
+    np.testing.assert_array_equal(decode.decode_mask(encoded(rgb, mode="RGBA"), "m", COLOURS), raw)
+
+
+def test_rgb_mask_without_colours():
+    with pytest.raises(UserError, match=r"^m\.png: the mask is an RGB picture; .*config\.data\.colors"):
+        decode.decode_mask(encoded(np.zeros((3, 4, 3), np.uint8)), "m.png")
+
+
+def test_rgb_mask_with_an_unknown_colour():
+    rgb = np.full((3, 4, 3), (200, 0, 5), np.uint8)
+    rgb[1, 2] = (200, 0, 6)
+    with pytest.raises(UserError, match=r"^m\.png: the mask holds the colour \(200, 0, 6\), .*config\.data\.colors"):
+        decode.decode_mask(encoded(rgb), "m.png", COLOURS)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P"])
+def test_images_become_rgb(mode):
+    gray = RNG.integers(0, 256, (13, 17)).astype(np.uint8)
+    image = decode.decode_image(encoded(np.stack([gray] * 3, -1), mode=mode), "i")
+    assert image.shape == (13, 17, 3) and image.dtype == np.uint8
+    if mode != "P":
+        np.testing.assert_array_equal(image, np.stack([gray] * 3, -1))
+
+
+def test_deep_images_are_refused_rather_than_clipped():
+    with pytest.raises(UserError, match=r"^deep: images of more than 8 bits"):
+        decode.decode_image(encoded(np.full((3, 4), 4000, np.uint16)), "deep")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_files_at_any_place(kind):
+    data = encoded(RNG.integers(0, 256, (64, 48, 3)).astype(np.uint8), kind)
+    for keep in (0, 3, 10, 20, 30, 40, len(data) // 3, len(data) // 2, len(data) - 60):
+        with pytest.raises(UserError) as error:
+            decode.decode_image(data[:keep], "dir/a.x")
+        message = str(error.value)
+        assert message.startswith("dir/a.x: cannot be decoded") and "\n" not in message and "restore" in message
+
+
+def test_a_flipped_bit_in_a_png_is_noticed():
+    data = bytearray(encoded(RNG.integers(0, 256, (64, 48)).astype(np.uint8)))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(UserError, match=r"^m: cannot be decoded"):
+        decode.decode_mask(bytes(data), "m")
+
+
+def test_the_table_maps_raw_ids():
+    table = decode.id_table((3, 255, 0))
+    raw = np.array([[0, 1, 2, 255], [2, 2, 0, 1]], np.uint8)
+    np.testing.assert_array_equal(decode.to_train_ids(raw, table, "m"), [[3, 255, 0, 255], [0, 0, 3, 255]])
+    deep = decode.id_table((255,) * 1000 + (4,))
+    np.testing.assert_array_equal(decode.to_train_ids(np.array([[1000, 999]], np.uint16), deep, "m"), [[4, 255]])
+    assert decode.to_train_ids(raw, table, "m").dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "value, dtype", [(3, np.uint8), (254, np.uint8), (700, np.uint16), (70000, np.int32), (-1, np.int32)]
+)
+def test_values_outside_the_table(value, dtype):
+    raw = np.zeros((3, 4), dtype)
+    raw[2, 1] = value
+    with pytest.raises(UserError, match=rf"^a/m\.png: the mask holds the value {value}, .*0-2, 255.*config\.data\.ids"):
+        decode.to_train_ids(raw, decode.id_table((0, 1, 255)), "a/m.png")
+
+
+def test_image_and_mask_of_different_sizes():
+    image, mask = encoded(np.zeros((5, 7, 3), np.uint8)), encoded(np.zeros((5, 8), np.uint8))
+    with pytest.raises(UserError, match=r"^m\.png: the mask is 8x5 pixels, its image i\.png is 7x5"):
+        decode.decode_pair(image, mask, "i.png", "m.png", decode.id_table((0,)), ())
+
+
+def test_size_comes_from_the_header():
+    data = encoded(np.zeros((50, 70, 3), np.uint8))
+    assert decode.decode_size(data[:60], "i") == (50, 70)
+    with pytest.raises(UserError, match=r"^i: cannot be decoded"):
+        decode.decode_size(b"no image", "i")

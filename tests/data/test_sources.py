@@ -1,0 +1,147 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from attnseg_jax.data.sources import load_source, survey
+from attnseg_jax.errors import UserError
+
+
+def message(call):
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_camvid_layout(data_config, tmp_path, save):
+    image = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    mask = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7) % 12
+    save(tmp_path / "val" / "b.png", image)
+    save(tmp_path / "valannot" / "b.png", mask)
+    source = load_source(data_config(name="camvid", classes=(), dir=str(tmp_path)), "val")
+    assert len(source) == 1 and source.size(0) == (5, 7) and source.info.name == "camvid"
+    sample = source[0]
+    assert sample["id"] == "b" and sample["image"].dtype == sample["label"].dtype == np.uint8
+    np.testing.assert_array_equal(sample["image"], image)
+    np.testing.assert_array_equal(sample["label"], np.where(mask == 11, 255, mask))
+
+
+def test_images_masks_layout_pairs_by_stem(data_config, tmp_path, save):
+    for i, name in enumerate(("z.JPG", "a.b.jpeg", "m.png", "._m.png")):
+        save(tmp_path / "images" / "fold1" / name, np.full((8, 9, 3), i * 50, np.uint8))
+    for i, name in enumerate(("z.png", "a.b.png", "m.PNG", "spare.png")):
+        save(tmp_path / "masks" / "fold1" / name, np.full((8, 9), i, np.uint8))
+    (tmp_path / "images" / "fold1" / "notes.txt").write_text("no image")
+    source = load_source(data_config(dir=str(tmp_path)), "fold1")
+    assert [s["id"] for s in (source[i] for i in range(len(source)))] == ["a.b", "m", "z"]
+    assert [int(source[i]["label"][0, 0]) for i in range(3)] == [1, 2, 0]
+    assert [int(source[i]["image"][0, 0, 0]) for i in range(3)] == [50, 100, 0]
+
+
+def test_layout_can_be_forced(data_config, folder):
+    root = folder([(5, 6)])
+    text = message(lambda: load_source(data_config(dir=str(root), layout="images_masks"), "train"))
+    assert "images/train" in text and "trainannot" not in text
+    assert len(load_source(data_config(dir=str(root), layout="camvid"), "train")) == 1
+    assert "did you mean 'camvid'?" in message(lambda: load_source(data_config(dir="x", layout="camvit"), "train"))
+
+
+def test_missing_folders(data_config, tmp_path):
+    text = message(lambda: load_source(data_config(dir=str(tmp_path / "none")), "train"))
+    root = tmp_path / "none"
+    assert f"config.data.dir={root}: there is no such folder" in text
+    assert f"{root / 'train'} with {root / 'trainannot'}" in text
+    assert f"{root / 'images/train'} with {root / 'masks/train'}" in text
+    assert "no split 'train'" in message(lambda: load_source(data_config(dir=str(tmp_path)), "train"))
+    assert "config.data.dir is empty" in message(lambda: load_source(data_config(), "train"))
+
+
+def test_unknown_kind_of_source(data_config):
+    text = message(lambda: load_source(data_config(source="folders"), "train"))
+    assert text == "config.data.source='folders' is not a kind of source (did you mean 'folder'?)"
+
+
+def test_image_without_mask(data_config, folder):
+    root = folder([(5, 6)] * 4)
+    (root / "trainannot" / "p001.png").unlink()
+    text = message(lambda: load_source(data_config(dir=str(root)), "train"))
+    assert text.startswith(f"{root / 'train' / 'p001.png'}: the image has no mask;")
+    (root / "trainannot" / "p003.png").unlink()
+    (root / "trainannot" / "p002.png").unlink()
+    text = message(lambda: load_source(data_config(dir=str(root)), "train"))
+    assert "p001.png: the image has no mask (and 2 more images);" in text
+
+
+def test_no_images(data_config, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "trainannot").mkdir()
+    assert "no images in this folder" in message(lambda: load_source(data_config(dir=str(tmp_path)), "train"))
+
+
+def test_two_images_of_one_stem(data_config, folder, save):
+    root = folder([(5, 6)])
+    save(root / "train" / "p000.jpg", np.zeros((5, 6, 3), np.uint8))
+    assert "p000.jpg has the same name" in message(lambda: load_source(data_config(dir=str(root)), "train"))
+
+
+def test_rgb_masks_in_a_folder(data_config, tmp_path, save):
+    colours = ((9, 8, 7), (1, 2, 3), (200, 100, 0))
+    raw = np.random.default_rng(1).integers(0, 3, (5, 6))
+    save(tmp_path / "train" / "a.png", np.zeros((5, 6, 3), np.uint8))
+    save(tmp_path / "trainannot" / "a.png", np.array(colours, np.uint8)[raw])
+    source = load_source(data_config(dir=str(tmp_path), colors=colours, ids=(6, 255, 2)), "train")
+    np.testing.assert_array_equal(source[0]["label"], np.array([6, 255, 2])[raw])
+
+
+def test_survey_counts_by_hand(data_config, tmp_path, save):
+    masks = ([[0, 0, 1], [255, 1, 1]], [[2, 2, 2], [2, 2, 2]], [[0, 2, 255], [255, 255, 255]])
+    for i, mask in enumerate(masks):
+        save(tmp_path / "train" / f"{i}.png", np.zeros((2, 3, 3), np.uint8))
+        save(tmp_path / "trainannot" / f"{i}.png", np.array(mask, np.uint8))
+    found = survey(load_source(data_config(dir=str(tmp_path), classes=("a", "b", "c", "d")), "train"), threads=3)
+    np.testing.assert_array_equal(found.pixel_counts, [3, 3, 7, 0])
+    # Class 0 is in images 0 (5 labelled pixels) and 2 (2), class 1 in image 0, class 2 in images 1 (6) and 2 (2).
+    np.testing.assert_array_equal(found.image_pixel_counts, [7, 5, 8, 0])
+    assert found.pixel_counts.dtype == found.image_pixel_counts.dtype == np.int64
+    assert found.sizes == ((2, 3),) * 3
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_survey_reports_the_first_bad_file(data_config, folder, save, threads):
+    root = folder([(40, 50)] * 4 + [(5, 6)] * 8)
+    save(root / "trainannot" / "p002.png", np.full((40, 50), 99, np.uint8))
+    save(root / "trainannot" / "p006.png", np.zeros((5, 7), np.uint8))
+    source = load_source(data_config(dir=str(root)), "train")
+    assert message(lambda: survey(source, threads=threads)).startswith(f"{root / 'trainannot' / 'p002.png'}: ")
+
+
+def test_survey_of_nothing_labelled(data_config, tmp_path, save):
+    save(tmp_path / "train" / "a.png", np.zeros((5, 6, 3), np.uint8))
+    save(tmp_path / "trainannot" / "a.png", np.full((5, 6), 255, np.uint8))
+    source = load_source(data_config(dir=str(tmp_path)), "train")
+    assert "not one pixel of its 1 masks has a class" in message(lambda: survey(source))
+
+
+def test_folders_need_neither_tfds_nor_tensorflow(folder):
+    root = folder([(13, 17)] * 3)
+    code = f"""
+import sys
+from types import SimpleNamespace
+from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.sources import load_source, survey
+config = SimpleNamespace(
+    source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", classes=tuple("abcdefg"), palette=(),
+    ids=(), colors=(), crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
+    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), threads=2)
+source = load_source(config, "train")
+survey(source)
+batches = train_batches(source, config, batch_size=2, seed=0)
+assert next(batches)["image"].shape == (2, 13, 17, 3)
+batches.close()
+found = {{"tensorflow", "tensorflow_datasets", "cv2", "flax", "optax"}} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

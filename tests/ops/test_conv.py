@@ -1,0 +1,132 @@
+"""Convolutions: every path against XLA's own and against float64 loops, values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from attnseg_jax.ops.conv import conv, conv_transpose
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def general(x, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        [(p, p) for p in padding],
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+# name: (kernel shape, keywords); images are [2, 11, 13, 6].
+FAST = {
+    "pointwise": ((1, 1, 6, 5), {}),
+    "pointwise stride": ((1, 1, 6, 5), {"stride": (2, 3)}),
+    "depthwise": ((3, 3, 1, 6), {"padding": (1, 1), "groups": 6}),
+    "depthwise stride": ((5, 3, 1, 6), {"padding": (2, 0), "stride": (2, 3), "groups": 6}),
+    "depthwise dilated": ((3, 5, 1, 6), {"padding": (3, 4), "dilation": (3, 2), "groups": 6}),
+    "depthwise multiplier": ((3, 3, 1, 12), {"padding": (0, 1), "stride": (1, 2), "groups": 6}),
+    "depthwise 1x1": ((1, 1, 1, 6), {"groups": 6}),
+}
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_fast_paths_equal_the_general_convolution(name):
+    shape, keywords = FAST[name]
+    x, kernel = draw(2, 11, 13, 6), draw(*shape, seed=1)
+    text = str(jax.make_jaxpr(lambda x, k: conv(x, k, **keywords))(x, kernel))
+    assert "conv_general_dilated" not in text  # or this would compare the convolution with itself
+
+    @jax.jit
+    def both(x, kernel, g):
+        pairs = [jax.vjp(lambda x, k, f=f: f(x, k, **keywords), x, kernel) for f in (conv, general)]
+        return [(y, *pull(g)) for y, pull in pairs]
+
+    ours, theirs = both(x, kernel, draw(*jax.eval_shape(lambda: general(x, kernel, **keywords)).shape, seed=2))
+    for ours_part, theirs_part in zip(ours, theirs):
+        np.testing.assert_allclose(ours_part, theirs_part, atol=3e-5)
+
+
+def loop(x, kernel, stride, padding, dilation, groups):
+    """Direct sum over the window, in float64."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    kh, kw, cg, o = kernel.shape
+    x = np.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    reach = (dilation[0] * (kh - 1) + 1, dilation[1] * (kw - 1) + 1)
+    out = np.zeros((len(x), *((n - r) // s + 1 for n, r, s in zip(x.shape[1:3], reach, stride)), o))
+    for b, i, j, t in np.ndindex(out.shape):
+        top, left = i * stride[0], j * stride[1]
+        window = x[b, top : top + reach[0] : dilation[0], left : left + reach[1] : dilation[1]]
+        group = t // (o // groups)
+        out[b, i, j, t] = (window[..., group * cg : (group + 1) * cg] * kernel[..., t]).sum()
+    return out
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("stride, padding, dilation", [((1, 1), (1, 0), (1, 1)), ((2, 3), (2, 1), (2, 1))])
+def test_equals_a_loop(stride, padding, dilation, groups):
+    x, kernel = draw(1, 7, 9, 6), draw(3, 2, 6 // groups, 12, seed=1)
+    keywords = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    found = jax.jit(lambda x, k: conv(x, k, **keywords))(x, kernel)
+    np.testing.assert_allclose(found, loop(x, kernel, stride, padding, dilation, groups), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_transposed_is_the_adjoint(groups):
+    """<conv(x, K), y> = <x, conv_transpose(y, K')> where K' swaps input and output channels in each group."""
+    c, o, (stride, padding, extra) = 4, 6, ((2, 3), (1, 0), (1, 0))
+    kernel = draw(3, 5, c // groups, o, seed=1)
+    x = draw(2, 10, 11, c)
+    y = draw(*conv(x, kernel, stride=stride, padding=padding, groups=groups).shape, seed=2)
+    parts = jnp.split(kernel, groups, axis=-1)
+    swapped = jnp.concatenate([part.swapaxes(2, 3) for part in parts], axis=-1)
+    z = conv_transpose(y, swapped, stride=stride, padding=padding, output_padding=extra, groups=groups)
+    assert z.shape == x.shape
+    left = (conv(x, kernel, stride=stride, padding=padding, groups=groups) * y).sum()
+    np.testing.assert_allclose((x * z).sum(), left, rtol=1e-5)
+    gradient = jax.grad(lambda x: (conv(x, kernel, stride=stride, padding=padding, groups=groups) * y).sum())(x)
+    np.testing.assert_allclose(z, gradient, atol=1e-5)
+
+
+def test_transposed_gradients():
+    x, kernel = draw(1, 3, 4, 2), draw(3, 3, 2, 5, seed=1)
+
+    def function(x, k):
+        return conv_transpose(x, k, stride=2, padding=1, output_padding=1)
+
+    check_grads(jax.jit(function), (x, kernel), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["pointwise stride", "depthwise stride"])
+def test_vmap_equals_a_loop_and_bfloat16_stays(name):
+    shape, keywords = FAST[name]
+    x, kernel = draw(3, 2, 11, 13, 6), draw(*shape, seed=1)
+
+    @jax.jit
+    def function(x):
+        return conv(x, kernel.astype(x.dtype), **keywords)
+
+    np.testing.assert_allclose(jax.vmap(function)(x), jnp.stack([function(image) for image in x]), atol=1e-5)
+    low = function(x[0].astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), function(x[0]), atol=0.15)
+
+
+def test_wrong_channels():
+    x = draw(1, 5, 7, 6)
+    with pytest.raises(ValueError, match="do not fit"):
+        conv(x, draw(3, 3, 5, 4))
+    with pytest.raises(ValueError, match="do not fit"):
+        conv(x, draw(3, 3, 3, 5), groups=2)
+    with pytest.raises(ValueError, match="do not fit"):
+        conv_transpose(x, draw(3, 3, 4, 4))
+    with pytest.raises(ValueError, match="leaves nothing"):
+        conv_transpose(draw(1, 1, 1, 2), draw(3, 3, 2, 4), padding=2)

@@ -1,0 +1,249 @@
+"""Checkpoints: what is saved comes back bit for bit, and what is damaged is never used."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from tiny import Tiny, optimizer_config, setup
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.parallel import make_parallel
+
+ADAMW = optimizer_config(name="adamw", learning_rate=1e-2, warmup_steps=2, weight_decay=0.01)
+
+
+def toy(value=0.0, **more):
+    """A state without a model: checkpoints know none."""
+    return {
+        "params": {"conv": {"kernel": jnp.full((3, 5), float(value)), "bias": jnp.full(5, float(value))}, **more},
+        "key": jax.random.key(int(value)),
+        "empty": {},
+        "nothing": None,
+    }
+
+
+def numbers(state):
+    keys = jax.dtypes.prng_key
+    leaves = jax.tree.leaves(state)
+    return [np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, keys) else x) for x in leaves]
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(numbers(a), numbers(b), strict=True))
+
+
+def damage(folder, how):
+    """Damage the largest data file of one checkpoint."""
+    file = max((path for path in folder.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
+    if how == "bit":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[:-7])
+    elif how == "deleted":
+        file.unlink()
+    elif how == "manifest":
+        (folder / "manifest.json").unlink()
+    return file
+
+
+def filled(path, values=(1, 2, 3), keep=9):
+    checkpoints = Checkpoints(path / "checkpoints", keep=keep)
+    for step in values:
+        checkpoints.save(step, toy(step), {"miou": step / 10})
+    checkpoints.wait()
+    return checkpoints
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_a_resumed_run_ends_bit_equal(mode, tmp_path):
+    first, train_step, eval_step = setup(Tiny(dropout=0.3), ADAMW, ema_decay=0.9)
+    parallel = make_parallel(mode, train_step, eval_step)
+
+    def advance(state, steps):
+        for i in steps:
+            state, _ = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
+        return state
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state = advance(parallel.put_state(first), range(2))
+        half = numbers(state)
+        checkpoints.save(2, state, {"miou": 0.5})
+        # The next steps donate the buffers while they are being written.
+        uninterrupted = advance(state, range(2, 4))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        step, restored = checkpoints.restore_latest(jax.eval_shape(lambda: first))
+    assert step == 2 and type(restored) is type(first)
+    assert all(np.array_equal(x, y) for x, y in zip(numbers(restored), half, strict=True))
+    assert equal(advance(parallel.put_state(restored), range(2, 4)), uninterrupted)
+
+
+def test_restores_on_fewer_devices(tmp_path):
+    first, train_step, eval_step = setup(Tiny())
+    eight = make_parallel("pmap", train_step, eval_step)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(0, eight.put_state(first))
+        _, restored = checkpoints.restore_latest(first)
+    for mode in ("pmap", "mesh"):
+        one = make_parallel(mode, train_step, eval_step, jax.devices()[3:4])
+        state = one.put_state(restored)
+        assert equal(state, first)
+        assert state.step.devices() == {jax.devices()[3]}
+
+
+def test_keeps_the_latest_and_the_best(tmp_path):
+    scores = {10: 0.3, 20: 0.9, 30: 0.5, 40: 0.8, 50: float("nan"), 60: 0.1}
+    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
+        for step, score in scores.items():
+            checkpoints.save(step, toy(step), {"miou": score})
+        checkpoints.wait()
+        assert sorted(checkpoints.steps()) == [20, 40, 60]
+        assert (checkpoints.best_step(), checkpoints.latest_step()) == (20, 60)
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert sorted(checkpoints.steps()) == [20, 40, 60]
+        assert checkpoints.metrics(20) == {"miou": 0.9}
+        step, best = checkpoints.restore_best(toy())
+        assert step == 20 and equal(best, toy(20))
+        assert equal(checkpoints.restore(40, toy()), toy(40))
+        assert checkpoints.restore_latest(toy())[0] == 60
+        with pytest.raises(UserError, match=r"no checkpoint of step 30; there are \[20, 40, 60\]"):
+            checkpoints.restore(30, toy())
+
+
+def test_saving_a_step_again_keeps_it_or_adds_metrics(tmp_path):
+    with Checkpoints(tmp_path / "c", keep=9) as checkpoints:
+        for value, metrics in ((1, None), (2, {"miou": 0.5}), (3, None), (4, {"miou": 0.6})):
+            checkpoints.save(7, toy(value), metrics)
+        assert checkpoints.metrics(7) == {"miou": 0.5}
+        assert equal(checkpoints.restore(7, toy()), toy(2))
+
+
+def test_keeps_a_latest_without_metrics_and_only_the_best_one(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step, metrics in {1: {"miou": 0.2}, 2: {"miou": 0.2}, 3: None, 4: None}.items():
+            checkpoints.save(step, toy(step), metrics)
+        checkpoints.wait()
+        assert sorted(checkpoints.steps()) == [2, 4]
+        assert checkpoints.best_step() == 2 and checkpoints.metrics(4) == {}
+
+
+@pytest.mark.parametrize("how", ["bit", "truncated", "deleted", "manifest"])
+def test_falls_back_from_a_damaged_checkpoint(how, tmp_path, caplog):
+    with filled(tmp_path) as checkpoints:
+        file = damage(tmp_path / "checkpoints/3", how)
+        step, state = checkpoints.restore_latest(toy())
+        assert step == 2 and equal(state, toy(2))
+        (warning,) = [r.getMessage() for r in caplog.records if "damaged" in r.getMessage()]
+        assert "checkpoints/3" in warning and ("manifest.json" if how == "manifest" else file.name) in warning
+        assert checkpoints.restore_best(toy())[0] == 2
+        with pytest.raises(UserError, match="3 is damaged"):
+            checkpoints.restore(3, toy())
+        # The run comes to the damaged step again and must leave an intact one behind.
+        checkpoints.save(3, toy(33), {"miou": 0.0})
+        checkpoints.wait()
+        step, state = checkpoints.restore_latest(toy())
+        assert step == 3 and equal(state, toy(33))
+
+
+def test_a_damaged_later_step_does_not_stop_an_earlier_save(tmp_path):
+    filled(tmp_path, (10, 20)).close()
+    damage(tmp_path / "checkpoints/20", "bit")
+    with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
+        assert checkpoints.restore_latest(toy())[0] == 10
+        checkpoints.save(15, toy(15), {"miou": 0.1})
+        checkpoints.wait()
+        assert sorted(checkpoints.steps()) == [10, 15]
+        assert checkpoints.restore_latest(toy())[0] == 15
+
+
+def test_none_intact_and_none_at_all(tmp_path):
+    with filled(tmp_path, (1, 2)) as checkpoints:
+        for step in (1, 2):
+            damage(tmp_path / f"checkpoints/{step}", "bit")
+        with pytest.raises(UserError, match="no checkpoint is intact"):
+            checkpoints.restore_latest(toy())
+    with Checkpoints(tmp_path / "empty") as checkpoints:
+        assert checkpoints.restore_latest(toy()) is None
+        assert checkpoints.latest_step() is None and checkpoints.best_step() is None
+    with pytest.raises(UserError, match="no checkpoints here"):
+        Checkpoints(tmp_path / "missing", read_only=True)
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (toy(gate=jnp.zeros((2, 7))), ["only in this config: params/gate float32[2, 7]"]),
+        ({"params": {"conv": toy()["params"]["conv"]}}, ["only in the checkpoint: key key<fry>[]"]),
+        (
+            {**toy(), "params": {"conv": {"kernel": jnp.zeros((3, 9)), "bias": jnp.zeros(5)}}},
+            ["in the checkpoint: params/conv/kernel float32[3, 5]", "in this config: params/conv/kernel float32[3, 9]"],
+        ),
+        (
+            {**toy(), "params": jax.tree.map(lambda x: x.astype(jnp.bfloat16), toy()["params"])},
+            ["params/conv/bias float32[5]", "params/conv/bias bfloat16[5]"],
+        ),
+    ],
+)
+def test_another_state_is_refused(wanted, words, tmp_path):
+    with filled(tmp_path, (1,)) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore_latest(wanted)
+    message = str(error.value)
+    assert all(word in message for word in [*words, "checkpoints/1", "--workdir"]), message
+    assert "\n" not in message
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, setup()[0])
+        with pytest.raises(UserError) as error:
+            checkpoints.restore_latest(jax.eval_shape(lambda: setup(optimizer=ADAMW)[0]))
+    assert "opt_state/momentum" in str(error.value) and "opt_state/adam" in str(error.value)
+    assert "in all)" in str(error.value)
+
+
+def test_kill_during_a_save_leaves_the_one_before(tmp_path):
+    script = textwrap.dedent(
+        """
+        import sys
+        import jax.numpy as jnp
+        from attnseg_jax.train.checkpoint import Checkpoints
+
+        checkpoints = Checkpoints(sys.argv[1], keep=1)
+        checkpoints.save(1, {"x": jnp.arange(5.0)}, {"miou": 0.1})
+        checkpoints.wait()
+        print("saving", flush=True)
+        checkpoints.save(2, {"x": jnp.ones(60_000_000)}, {"miou": 0.2})
+        checkpoints.wait()
+        """
+    )
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, PYTHONPATH=str(root), JAX_PLATFORMS="cpu")
+    folder = tmp_path / "checkpoints"
+    process = subprocess.Popen([sys.executable, "-c", script, folder], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert process.stdout.readline() == b"saving\n"
+        deadline = time.monotonic() + 30
+        while not list(folder.glob("2.*")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert list(folder.glob("2.*")) and not (folder / "2").exists()
+    with Checkpoints(folder) as checkpoints:
+        step, state = checkpoints.restore_latest({"x": jnp.zeros(5)})
+        assert step == 1 and equal(state, {"x": jnp.arange(5.0)})
+        assert not list(folder.glob("2.*"))
