@@ -38,7 +38,7 @@ def run(
 
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
-        logging.get_absl_logger().addFilter(_ours)
+        logging.get_absl_handler().addFilter(_ours)
         if argv[1:]:
             _guarded(lambda: _unexpected(argv[1]))
         _guarded(main)

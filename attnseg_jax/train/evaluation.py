@@ -1,15 +1,18 @@
 """Evaluation of a whole split with the steps of a run, and its picture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import PyTree, UInt8
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source, load_source
+from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
@@ -74,6 +77,63 @@ def evaluate_split(
 
 
 @dataclass(frozen=True)
+class Restored:
+    """A run read back from its workdir.
+
+    Attributes:
+      config: the run's config.
+      source: the split asked for.
+      parallel: the run's evaluation step over the devices of this machine.
+      variables: parameters and statistics, on those devices.
+      step: the checkpoint's step.
+    """
+
+    config: ConfigDict
+    source: Source
+    parallel: Parallel
+    variables: PyTree
+    step: int
+
+
+def restore_run(
+    workdir: str | None, *, split: str = "val", checkpoint: str = "latest", data_dir: str | None = None
+) -> Restored:
+    """Reads a run back; changes nothing on disk.
+
+    Args:
+      workdir: folder of the run.
+      split: name of a split; `val` is the run's own validation split, whatever its name.
+      checkpoint: `latest`, `best` (by validation mIoU) or a step.
+      data_dir: stands for the run's `config.data.dir`.
+
+    Raises:
+      UserError: workdir, checkpoint, split or data are not there.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the folder of a run of train.py")
+    config = configs.load(workdir)
+    if data_dir is not None:
+        config.data.dir = data_dir
+    initialize_distributed(config.distributed)
+    source = load_source(config.data, config.data.eval_split if split == "val" else split)
+    run = make_run(config, len(source.info.class_names), training=False)
+    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
+        step, state = _restore(checkpoints, checkpoint, run.abstract)
+    return Restored(config, source, run.parallel, run.parallel.put_state(eval_variables(state)), step)
+
+
+def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8[np.ndarray, "h w"]]:
+    """The predicted train ids of records of any source, one after another, at full size."""
+    data = restored.config.data
+    predictions = []
+    for record in records:
+        image = normalise(record["image"], data.mean, data.std)
+        batch = {"image": image[None], "label": record["label"][None].astype(np.int32), "valid": np.ones(1, bool)}
+        predictions.append(restored.parallel.evaluate(restored.variables, batch)[1][0])
+    return predictions
+
+
+@dataclass(frozen=True)
 class Result:
     """What `evaluate_run` found.
 
@@ -95,33 +155,20 @@ def evaluate_run(
     data_dir: str | None = None,
     picture: str | None = None,
 ) -> Result:
-    """Restores a run and scores a split; changes nothing in the workdir but `eval/`.
+    """Restores a run and scores a split; arguments and errors as in `restore_run`.
 
     Args:
       workdir: folder of the run.
-      split: name of a split; `val` is the run's own validation split, whatever its name.
+      split: name of a split.
       checkpoint: `latest`, `best` or a step.
-      data_dir: stands for the run's `config.data.dir`.
+      data_dir: where the data are now.
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
-
-    Raises:
-      UserError: workdir, checkpoint, split or data are not there.
     """
-    if not workdir:
-        raise UserError("--workdir is missing: name the folder of a run of train.py")
-    config = configs.load(workdir)
-    if data_dir is not None:
-        config.data.dir = data_dir
-    initialize_distributed(config.distributed)
-    source = load_source(config.data, config.data.eval_split if split == "val" else split)
-    names = source.info.class_names
-    run = make_run(config, len(names), training=False)
-    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
-        step, state = _restore(checkpoints, checkpoint, run.abstract)
-    path = Path(picture) if picture else Path(workdir) / "eval" / f"{split}_{step}.png"
-    variables = run.parallel.put_state(eval_variables(state))
-    scores = evaluate_split(config, run.parallel, variables, source, picture=path)
-    return Result(report.table(scores, names), report.to_json(split, step, scores, names), path)
+    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir)
+    path = Path(picture) if picture else Path(workdir) / "eval" / f"{split}_{run.step}.png"
+    scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
+    names = run.source.info.class_names
+    return Result(report.table(scores, names), report.to_json(split, run.step, scores, names), path)
 
 
 def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:

@@ -1,0 +1,51 @@
+"""Draws the same images through several runs: input, truth and each run's prediction.
+
+    python -m attnseg_jax.cli.sheet --runs="without attention=runs/none,with attention=runs/self" --out=sheet.png
+
+The runs must share their data; split and images are those of the first.
+"""
+
+from absl import flags
+
+from attnseg_jax.cli import entry
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.visualize import prediction_sheet
+from attnseg_jax.train import evaluation
+
+RUNS = flags.DEFINE_string("runs", None, "TITLE=WORKDIR of each run, separated by commas; required")
+OUT = flags.DEFINE_string("out", "sheet.png", "PNG to write (default: sheet.png)")
+SPLIT = flags.DEFINE_string("split", "val", "split the images come from (default: val)")
+SAMPLES = flags.DEFINE_integer("samples", 4, "number of images, evenly spread over the split (default: 4)")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data are now (default: where the first run found them)")
+
+
+def main() -> None:
+    """Predicts and draws."""
+    pairs = [part.rpartition("=") for part in (RUNS.value or "").split(",")]
+    if not all(title and workdir for title, _, workdir in pairs):
+        raise UserError("--runs must be TITLE=WORKDIR[,TITLE=WORKDIR...]")
+    records, columns = [], {}
+    for title, _, workdir in pairs:
+        restored = evaluation.restore_run(workdir, split=SPLIT.value, data_dir=DATA_DIR.value)
+        indices = evaluation.sample_indices(len(restored.source), SAMPLES.value)
+        if not records:
+            info = restored.source.info
+            records = [restored.source[i] for i in indices]
+        if restored.source.info.class_names != info.class_names:
+            raise UserError(f"{workdir} has other classes than {pairs[0][2]}: compare runs on the same data")
+        columns[title] = evaluation.predict(restored, records)
+    prediction_sheet(
+        [record["image"] for record in records],
+        [record["label"] for record in records],
+        columns,
+        info.class_names,
+        info.palette,
+        OUT.value,
+        titles=[record["id"] for record in records],
+        errors=False,
+    )
+    print(OUT.value)
+
+
+if __name__ == "__main__":
+    entry.run(main, usage=__doc__, help_flags=("runs", "out", "split", "samples", "data_dir"))
