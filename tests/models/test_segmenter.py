@@ -79,8 +79,8 @@ def test_dropout_acts_in_training_only(random_variables, where):
 def test_the_first_loss_is_that_of_a_guess(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     model = build_model(config.model, 7)
-    image = RNG.standard_normal((2, 64, 96, 3)).astype(np.float32)
-    labels = RNG.integers(0, 7, (2, 64, 96)).astype(np.int32)
+    image = RNG.standard_normal((2, 33, 49, 3)).astype(np.float32)
+    labels = RNG.integers(0, 7, (2, 33, 49)).astype(np.int32)
 
     @jax.jit
     def loss(key):
@@ -88,7 +88,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
         out, _ = model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
         return [losses.mean(*losses.cross_entropy(logits, labels)) for logits in (out.logits, *out.aux.values())]
 
-    for value in loss(jax.random.key(0)):
+    for value in loss(jax.random.key(0, impl="unsafe_rbg")):  # compiles in half the time
         assert abs(float(value) - np.log(7)) < 0.05
 
 
