@@ -16,7 +16,7 @@ from attnseg_jax.cli import entry
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 
-DEFAULT = Path(__file__).parent / "configs" / "default.py"
+DEFAULT = str(Path(__file__).parent / "configs" / "default.py")
 # Without a default: one would be read, and fail, while this line runs.
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "config file (default: configs/default.py); --config.key=value sets one of its keys"
@@ -35,5 +35,11 @@ def main() -> None:
         print(f"{what}: {workdir / path}")
 
 
+def with_config(argv: list[str]) -> list[str]:
+    """The checked command line, with the default config where none is given."""
+    configs.check_flags(argv, DEFAULT)
+    return argv if any(a.startswith(("--config=", "-config=")) for a in argv) else [f"--config={DEFAULT}", *argv]
+
+
 if __name__ == "__main__":
-    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), default_config=str(DEFAULT))
+    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), check=with_config)

@@ -1,6 +1,5 @@
 """How every command starts: flags, help, logging, and one clear line for a user's mistake."""
 
-import re
 import sys
 from collections.abc import Callable, Sequence
 from logging import WARNING, LogRecord
@@ -12,14 +11,20 @@ from absl import app, flags, logging
 from attnseg_jax.errors import UserError, nearest
 
 
-def run(main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], default_config: str | None = None) -> None:
+def run(
+    main: Callable[[], Any],
+    *,
+    usage: str,
+    help_flags: Sequence[str],
+    check: Callable[[list[str]], list[str]] = lambda argv: argv,
+) -> None:
     """Parses the command line, runs `main` and exits: 0, or 2 with one line `error: ...` for a `UserError`.
 
     Args:
       main: takes nothing; flags are parsed when it is called.
       usage: first part of `--help`.
       help_flags: flags that `--help` explains.
-      default_config: file that stands for `--config` where that is not given.
+      check: looks at the arguments before they are parsed, may add to them, and raises `UserError`.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -29,9 +34,7 @@ def run(main: Callable[[], Any], *, usage: str, help_flags: Sequence[str], defau
             for name in help_flags:
                 print(f"  --{name}: {flags.FLAGS[name].help}")
             sys.exit(0)
-        if default_config and not any(re.match(r"--?config(=|$)", argument) for argument in argv[1:]):
-            argv = [argv[0], f"--config={default_config}", *argv[1:]]
-        return _guarded(lambda: _parse(argv))
+        return _guarded(lambda: _parse([argv[0], *check(argv[1:])]))
 
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
@@ -58,14 +61,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         hint = nearest(error.flagname, [name for name in flags.FLAGS if not name.startswith("config.")])
         raise UserError(f"unknown flag --{error.flagname}: {hint if 'mean' in hint else 'see --help'}") from None
-    except (flags.Error, TypeError, ValueError, KeyError, AttributeError, OSError, SyntaxError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(_one_line(str(error))) from None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("\\n", " ").split()).strip("\"'")
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from None
 
 
 def _guarded(action: Callable[[], Any]) -> Any:

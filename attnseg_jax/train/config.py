@@ -1,8 +1,10 @@
 """Configs: reading flags, the resolved form, its file and its hash."""
 
 import hashlib
+import importlib.util
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +71,18 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config"
     return lines
 
 
-def check_flags(argv: list[str], config: ConfigDict) -> None:
-    """Raises UserError for a `--config.key=value` whose key is unknown, naming the nearest known one.
+def check_flags(argv: Sequence[str], default: str) -> None:
+    """Looks at a command line's `--config=FILE` and `--config.key=value` before they are parsed.
 
     Args:
-      argv: command line.
-      config: the config the keys are meant for.
+      argv: the arguments.
+      default: the file that stands for `--config` where it is not given.
+
+    Raises:
+      UserError: the file is missing or has no `get_config`; a key is unknown (names the nearest) or is a group.
     """
+    given = [match.group(1) for a in argv if (match := re.match(r"--?config=(.*)", a))]
+    config = _read_file(given[-1] if given else default)
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)", argument)
         if not match:
@@ -92,12 +99,52 @@ def check_flags(argv: list[str], config: ConfigDict) -> None:
             raise UserError(f"{path} is a group: set one of its keys ({', '.join(node.keys())})")
 
 
-def describe(config: ConfigDict, prefix: str = "config") -> str:
-    """All keys and defaults, one a line, for `--help`."""
-    lines = []
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            lines.append(describe(value, f"{prefix}.{key}"))
-        else:
-            lines.append(f"  --{prefix}.{key}={value!r}")
-    return "\n".join(lines)
+def _read_file(name: str) -> ConfigDict:
+    # ml_collections hands what follows a colon to get_config.
+    path, _, argument = name.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={name}: the file {path} does not exist")
+    spec = importlib.util.spec_from_file_location("attnseg_jax_config", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(*([argument] if argument else []))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={name} cannot be read: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={name}: get_config() must return an ml_collections.ConfigDict")
+    return config
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(isinstance(v, int | float) for v in value)
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
+    data, train = config.data, config.train
+    rules = [
+        ("data.crop", _numbers(data.crop, 2) and min(data.crop) >= 8, "two numbers (height, width) of at least 8"),
+        ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
+        ("data.mean", _numbers(data.mean, 3), "three numbers"),
+        ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),
+        ("data.flip", 0 <= data.flip <= 1, "between 0 and 1"),
+        ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
+        ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
+        ("data.threads", data.threads >= 0, "at least 0"),
+        ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
+        ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
+        ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
+        ("eval.samples", config.eval.samples >= 0, "at least 0"),
+    ]
+    rules += [
+        (f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in ("brightness", "contrast", "saturation")
+    ]
+    counts = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
+    rules += [(f"train.{key}", train[key] >= 1, "at least 1") for key in counts]
+    for key, good, wanted in rules:
+        if not good:
+            group, name = key.split(".")
+            raise UserError(f"config.{key}={config[group][name]} must be {wanted}")

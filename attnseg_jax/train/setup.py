@@ -14,6 +14,7 @@ from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models import build_model
 from attnseg_jax.ops.losses import median_frequency_weights
+from attnseg_jax.train.config import check_values
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
 from attnseg_jax.train.state import TrainState, create_state
@@ -81,9 +82,7 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
     """
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype={config.dtype!r} is unknown: {nearest(config.dtype, DTYPES)}")
-    for key, least in (("steps", 1), ("batch_size", 1), ("log_every", 1), ("eval_every", 1), ("accumulate", 1)):
-        if config.train[key] < least:
-            raise UserError(f"config.train.{key}={config.train[key]} must be at least {least}")
+    check_values(config)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
     model = build_model(config.model, num_classes, dtype=config.dtype)
