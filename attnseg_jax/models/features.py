@@ -14,13 +14,13 @@ class Features:
       maps: nominal stride -> `[b, h, w, c]`. The key is the stride a stage has without dilation, so a backbone at
         output stride 8 still has the keys 16 and 32; the map's own size tells its real stride.
       extras: whatever one part hands to a later one (pooling indices, class tokens), by name.
-      aux: name -> auxiliary logits `[b, h, w, k]` at any size, trained with `config.loss.aux_weight`.
+      aux: name -> auxiliary logits `[b, y, x, k]` at any size, trained with `config.loss.aux_weight`.
       attention: name -> attention weights `[b, a, n, m]`, for looking at; unused ones cost nothing under jit.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
     extras: dict[str, Any] = struct.field(default_factory=dict)
-    aux: dict[str, Float[Array, "b h w k"]] = struct.field(default_factory=dict)
+    aux: dict[str, Float[Array, "b y x k"]] = struct.field(default_factory=dict)
     attention: dict[str, Array] = struct.field(default_factory=dict)
 
     @property

@@ -43,7 +43,7 @@ class Conv(nn.Module):
     kernel_init: Callable = he_normal_fan_out
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
         """Convolves `x`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
@@ -130,7 +130,7 @@ class ConvBN(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
         """Applies convolution, normalisation and rectifier."""
         x = Conv(
             self.features,

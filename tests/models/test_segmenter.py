@@ -1,5 +1,6 @@
 """The composed model: sizes, auxiliary logits, dropout, first loss, and use inside JAX's transformations."""
 
+import functools
 import importlib
 
 import jax
@@ -15,6 +16,7 @@ from attnseg_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((3, 13, 17, 3)).astype(np.float32)
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {"backbone": {"tiny": {"width": 8}}, "decoder": {"fcn": {"dropout": 0.0}}}
 
 
@@ -63,9 +65,9 @@ def test_dropout_acts_in_training_only(random_variables, where):
     model = build_model({**SMALL, **options}, 7)
     variables = random_variables(model, IMAGE)
 
-    @jax.jit
+    @FAST_COMPILE
     def train(seed):
-        rngs = {"dropout": jax.random.key(seed)}
+        rngs = {"dropout": jax.random.key(seed, impl="unsafe_rbg")}
         return model.apply(variables, IMAGE, train=True, rngs=rngs, mutable=["batch_stats"])[0].logits
 
     assert abs(train(0) - train(1)).max() > 1e-3
@@ -79,8 +81,8 @@ def test_dropout_acts_in_training_only(random_variables, where):
 def test_the_first_loss_is_that_of_a_guess(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     model = build_model(config.model, 7)
-    image = RNG.standard_normal((2, 64, 96, 3)).astype(np.float32)
-    labels = RNG.integers(0, 7, (2, 64, 96)).astype(np.int32)
+    image = RNG.standard_normal((2, 33, 49, 3)).astype(np.float32)
+    labels = RNG.integers(0, 7, (2, 33, 49)).astype(np.int32)
 
     @jax.jit
     def loss(key):
@@ -88,20 +90,21 @@ def test_the_first_loss_is_that_of_a_guess(name):
         out, _ = model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
         return [losses.mean(*losses.cross_entropy(logits, labels)) for logits in (out.logits, *out.aux.values())]
 
-    for value in loss(jax.random.key(0)):
+    for value in loss(jax.random.key(0, impl="unsafe_rbg")):  # compiles in half the time
         assert abs(float(value) - np.log(7)) < 0.05
 
 
 def test_gradients_reach_every_parameter(random_variables):
     config = {**SMALL, "attention": {"self": {"positions": "learned", "mlp_ratio": 1.0}}}
-    model = build_model({**config, "decoder": {"fcn": {"skips": (2,), "aux": True, "aux_stride": 4}}}, 7)
+    model = build_model(
+        {**config, "decoder": {"fcn": {"skips": (2,), "aux": True, "aux_stride": 4, "dropout": 0.0}}}, 7
+    )
     variables = random_variables(model, IMAGE)
 
-    @jax.jit
+    @FAST_COMPILE
     @jax.grad
     def gradient(params):
-        keys = {"dropout": jax.random.key(0)}
-        out, _ = model.apply({**variables, "params": params}, IMAGE, train=True, rngs=keys, mutable=["batch_stats"])
+        out, _ = model.apply({**variables, "params": params}, IMAGE, train=True, mutable=["batch_stats"])
         return jnp.square(out.logits).mean() + jnp.square(out.aux["aux"]).mean()
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):

@@ -74,7 +74,7 @@ class MultiHeadAttention(nn.Module):
         key: Float[Array, "b m e"],
         value: Float[Array, "b m f"] | None = None,
         *,
-        mask: Bool[Array, "b #a #n m"] | None = None,
+        mask: Bool[Array, "#b #a #n #m"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "b n o"], Float[Array, "b a n m"]]:
         """Returns the attended tokens and the weights; `value` defaults to `key`, `mask` is True where to look.

@@ -32,7 +32,7 @@ class Block(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
         """Adds the block's branch to its shortcut."""
         features = self.width * (4 if self.bottleneck else 1)
         convs = [(self.width, 3, self.stride), (self.width, 3, 1)]
