@@ -105,14 +105,14 @@ def get_config() -> ConfigDict:
     optimizer.ema_decay = 0.0
 
     config.train = train = ConfigDict()
-    train.steps = 1000
+    train.steps = 600
     # Images of one optimizer step over all devices and processes.
     train.batch_size = 16
     # Micro-batches one step is split into, to save memory.
     train.accumulate = 1
     # Steps between log lines, and between evaluations (each saves a checkpoint).
     train.log_every = 20
-    train.eval_every = 250
+    train.eval_every = 200
     # Checkpoints kept by validation mIoU, beside the latest.
     train.keep = 1
 
