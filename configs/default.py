@@ -74,6 +74,8 @@ def get_config() -> ConfigDict:
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
     loss.class_weights = "median_frequency"
     loss.weights = ()
+    # The median-frequency weights are raised to this power: 0.5 takes their square roots.
+    loss.class_weight_power = 1.0
     loss.label_smoothing = 0.0
     # Weight of each auxiliary head's loss.
     loss.aux_weight = 0.4

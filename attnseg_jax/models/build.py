@@ -68,7 +68,7 @@ def _check_keys(path: str, given: Mapping[str, Any], known: tuple[str, ...]) -> 
 
 
 def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segmenter:
-    _check_keys("config.model", config, ("kind", *PARTS))
+    _check_keys("config.model", config, ("kind", *PARTS, *KINDS))
     parts = {}
     for part in PARTS:
         given = config.get(part, {})
@@ -81,6 +81,7 @@ def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segme
     return Segmenter(**parts)
 
 
+# Another kind of model is another entry; its options stand in a group of its name beside the segmenter's parts.
 KINDS = {"segmenter": _build_segmenter}
 
 

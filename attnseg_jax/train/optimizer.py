@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
@@ -43,17 +44,19 @@ def make_optimizer(config: Any, total_steps: int) -> tuple[optax.GradientTransfo
 def make_schedule(config: Any, total_steps: int) -> Schedule:
     """The learning rate of step t = 0, 1, ..., total_steps - 1.
 
-    For the first `warmup_steps` (w) steps `learning_rate * (t + 1) / (w + 1)`; then, with `u = (t - w) / (total - w)`,
+    For the first `warmup_steps` (w, at most half of the run) steps `learning_rate * (t + 1) / (w + 1)`; then, with
+    `u = (t - w) / (total - w)`,
     `learning_rate * (end + (1 - end) * f(u))` where `end` is `end_factor` and `f` is `(1 - u)^power` for poly,
     `(1 + cos(pi u)) / 2` for cosine and 1 for constant.
     """
     if config.schedule not in DECAYS:
         raise UserError(f"config.optimizer.schedule={config.schedule!r} is unknown: {nearest(config.schedule, DECAYS)}")
     warmup, base, end, power = config.warmup_steps, config.learning_rate, config.end_factor, config.power
-    if not 0 <= warmup < total_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps={warmup} must be at least 0 and less than config.train.steps={total_steps}"
-        )
+    if warmup < 0:
+        raise UserError(f"config.optimizer.warmup_steps={warmup} must be at least 0")
+    if warmup > total_steps // 2:
+        logging.warning("config.optimizer.warmup_steps=%d is more than half of the run: %d", warmup, total_steps // 2)
+        warmup = total_steps // 2
     decay = DECAYS[config.schedule]
 
     def schedule(step):

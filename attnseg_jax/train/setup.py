@@ -58,7 +58,8 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     if kind == "none":
         return None
     if kind == "median_frequency":
-        return median_frequency_weights(survey.pixel_counts, survey.image_pixel_counts)
+        weights = median_frequency_weights(survey.pixel_counts, survey.image_pixel_counts)
+        return weights**config.class_weight_power
     weights = np.asarray(config.weights, np.float32)
     if weights.shape != (len(class_names),) or not (np.isfinite(weights).all() and (weights >= 0).all()):
         raise UserError(

@@ -44,7 +44,8 @@ def make_train_step(
 
     `metrics`: device scalars `loss` (the objective), `aux_NAME` (each auxiliary loss, unweighted), `grad_norm` (before
     clipping), `learning_rate`, and `confusion`, int32 [k, k] of the training batch. The average of the
-    parameters, where the state has one, is `ema_decay * average + (1 - ema_decay) * params` after the update.
+    parameters, where the state has one, is `d * average + (1 - d) * params` after the update,
+    with `d = min(ema_decay, (1 + t) / (10 + t))` at step t.
     """
     if loss not in LOSSES:
         raise UserError(f"config.loss.name={loss!r} is unknown: {nearest(loss, LOSSES)}")
@@ -117,7 +118,9 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            ema = jax.tree.map(lambda a, p: ema_decay * a + (1.0 - ema_decay) * p, ema, params)
+            # Without a warm-up a short run would still average over its random initial values.
+            decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+            ema = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, ema, params)
         metrics = {
             **losses,
             "grad_norm": optax.tree.norm(grads),

@@ -69,6 +69,8 @@ def test_goldens_tell_the_rules_apart():
         ({"schedule": "constant"}, {0: 0.8, 5: 0.8, 8: 0.8}),
         # three rising steps a quarter apart, then five of poly
         ({"schedule": "poly", "power": 1.0, "warmup_steps": 3}, {0: 0.2, 1: 0.4, 2: 0.6, 3: 0.8, 4: 0.64, 7: 0.16}),
+        # at most half of the run: four rising steps a fifth apart
+        ({"schedule": "constant", "warmup_steps": 50}, {0: 0.16, 3: 0.64, 4: 0.8, 8: 0.8}),
         # falls from 0.8 to a quarter of it
         ({"schedule": "poly", "power": 1.0, "end_factor": 0.25}, {0: 0.8, 4: 0.5, 8: 0.2}),
         ({"schedule": "constant", "warmup_steps": 1}, {0: 0.4, 1: 0.8, 8: 0.8}),
@@ -134,7 +136,7 @@ def test_adamw_decay_by_hand():
     [
         ({"name": "sdg"}, ["config.optimizer.name='sdg'", "'sgd'"]),
         ({"schedule": "cosin"}, ["config.optimizer.schedule='cosin'", "'cosine'"]),
-        ({"warmup_steps": 10}, ["config.optimizer.warmup_steps=10", "config.train.steps=10"]),
+        ({"warmup_steps": -1}, ["config.optimizer.warmup_steps=-1"]),
         ({"clip_norm": -1.0}, ["config.optimizer.clip_norm=-1.0"]),
         ({"lr_multipliers": ("backbone/.*:0.1",)}, ["'backbone/.*:0.1'", "regex=factor"]),
         ({"lr_multipliers": ("backbone/(=0.1",)}, ["'backbone/(=0.1'", "regex=factor"]),

@@ -134,13 +134,17 @@ def test_average_of_parameters_by_hand():
     batch = tiny.batch(size=4)
     first, _ = step(state, batch)
     second, _ = step(first, batch)
+    # decays of the warm-up at the steps 0 and 1: (1 + t) / (10 + t)
     expected = jax.tree.map(
-        lambda a, b, c: 0.75 * (0.75 * np.asarray(a) + 0.25 * np.asarray(b)) + 0.25 * np.asarray(c),
+        lambda a, b, c: 2 / 11 * (0.1 * np.asarray(a) + 0.9 * np.asarray(b)) + 9 / 11 * np.asarray(c),
         state.params,
         first.params,
         second.params,
     )
     assert largest_difference(second.ema, expected) < 1e-7
+    late, _ = step(second.replace(step=jnp.asarray(1000, jnp.int32)), batch)
+    expected = jax.tree.map(lambda a, b: 0.75 * np.asarray(a) + 0.25 * np.asarray(b), second.ema, late.params)
+    assert largest_difference(late.ema, expected) < 1e-7
     assert eval_variables(second)["params"] is second.ema
     assert setup(Tiny())[0].ema is None
 

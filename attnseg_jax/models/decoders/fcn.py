@@ -12,6 +12,11 @@ from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
 from attnseg_jax.ops.resize import resize
 
 
+def classifier(num_classes: int, name: str) -> Conv:
+    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
+    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
+
+
 class FCNHead(nn.Module):
     """3x3 convolution, normalisation, rectifier, dropout and a 1x1 classifier.
 
@@ -32,9 +37,7 @@ class FCNHead(nn.Module):
         """Returns logits at the size of `x`."""
         x = ConvBN(self.channels or x.shape[-1] // 4, dtype=self.dtype, name="conv")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return Conv(
-            self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name="classifier"
-        )(x)
+        return classifier(self.num_classes, "classifier")(x)
 
 
 class FCN(nn.Module):
@@ -84,9 +87,7 @@ class FCN(nn.Module):
             if gate is not None:
                 skip = gate(skip, x, stride=stride, train=train)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
-            score = Conv(
-                self.num_classes, 1, use_bias=True, dtype=self.dtype, kernel_init=classifier_init, name=f"skip{stride}"
-            )(skip)
+            score = classifier(self.num_classes, f"skip{stride}")(skip)
             logits = resize(logits, score.shape[1:3]) + score
         aux = {}
         if self.aux:

@@ -1,0 +1,1 @@
+"""Configs: `default.py` has every key, the others are differences from it."""
