@@ -113,7 +113,8 @@ def evaluate_run(
     if data_dir is not None:
         config.data.dir = data_dir
     initialize_distributed(config.distributed)
-    source = load_source(config.data, config.data.eval_split if split == "val" else split)
+    split = config.data.eval_split if split == "val" else split
+    source = load_source(config.data, split)
     names = source.info.class_names
     run = make_run(config, len(names), training=False)
     with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
