@@ -18,12 +18,12 @@ BLOCK_COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (220, 220, 220), (
 
 
 def write_blocks(root, split, count, seed=0):
-    """Images of 24 x 32 pixels in which colour tells the class of each 12 x 8 block; a margin is ignored."""
+    """Images of 24 x 32 pixels in which colour tells the class of each 12 x 16 block; a margin is ignored."""
     rng = np.random.default_rng(seed)
     (root / "images" / split).mkdir(parents=True, exist_ok=True)
     (root / "masks" / split).mkdir(parents=True, exist_ok=True)
     for i in range(count):
-        label = np.kron(rng.integers(0, len(BLOCK_CLASSES), (2, 4)), np.ones((12, 8), int)).astype(np.uint8)
+        label = np.kron(rng.integers(0, len(BLOCK_CLASSES), (2, 2)), np.ones((12, 16), int)).astype(np.uint8)
         image = np.array(BLOCK_COLOURS)[label] + rng.normal(0, 8, (24, 32, 3))
         label[:, :2] = 255
         Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"b{i}.png")

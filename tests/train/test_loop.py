@@ -1,5 +1,7 @@
 """A run from its first file to its result, stopped, killed, continued; with tiny images."""
 
+import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -21,23 +23,29 @@ from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.parallel import Parallel
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVAL_EVERY, LOG_EVERY = 60, 25, 10
+STEPS, EVAL_EVERY, LOG_EVERY = 30, 12, 5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once():
-    """Runs of one config share their compiled steps."""
+def quick_compilation():
+    """Runs of one config share their compiled steps, and those are barely optimised."""
     runs, make_run = {}, setup.make_run
+    states = {}
 
     def shared(config, num_classes, weights=None, **options):
         key = configs.to_json(config), num_classes, str(weights), str(options)
         if key not in runs:
-            runs[key] = make_run(config, num_classes, weights, **options)
+            run = make_run(config, num_classes, weights, **options)
+            # None of the states that are made here hangs on anything else.
+            create = states.setdefault((config.seed, config.model.attention.name), functools.cache(run.create))
+            runs[key] = dataclasses.replace(run, create=create)
         return runs[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_run", shared)
+        jax.config.update("jax_disable_most_optimizations", True)
         yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +117,7 @@ def test_what_a_run_leaves(config, finished):
     assert (workdir / "config.json").read_text() == configs.to_json(config)
     assert result["step"] == STEPS and result["split"] == "val"
     assert list(result["iou"]) == list(config.data.classes)
-    assert sorted(p.name for p in (workdir / "predictions").iterdir()) == ["step_25.png", "step_50.png", "step_60.png"]
+    assert sorted(p.name for p in (workdir / "predictions").iterdir()) == ["step_12.png", "step_24.png", "step_30.png"]
     for picture in [workdir / "curves.png", *(workdir / "predictions").iterdir()]:
         with Image.open(picture) as image:
             assert np.ptp(np.asarray(image.convert("L")).astype(int)) > 100
@@ -126,16 +134,16 @@ def test_metrics_of_a_run(finished):
     workdir, result = finished
     found = lines(workdir)
     training, validation = [x for x in found if "loss" in x], [x for x in found if "val_miou" in x]
-    assert [x["step"] for x in training] == [10, 20, 25, 30, 40, 50, 60]
-    assert [x["step"] for x in validation] == [25, 50, 60]
+    assert [x["step"] for x in training] == [5, 10, 12, 15, 20, 24, 25, 30]
+    assert [x["step"] for x in validation] == [12, 24, 30]
     for x in training:
         assert {"miou", "pixel_accuracy", "learning_rate", "grad_norm"} <= x.keys()
-    assert training[-1]["loss"] < 0.25 * training[0]["loss"]
-    assert validation[-1]["val_miou"] == result["miou"] > 0.9
+    assert training[-1]["loss"] < 0.6 * training[0]["loss"]
+    assert validation[-1]["val_miou"] == result["miou"] > 0.4
     assert validation[-1]["val_iou/red"] == result["iou"]["red"]
     # Warm-up of 2 steps, then a falling rate; the one after the last step would be 0.
     rates = [x["learning_rate"] for x in training]
-    assert rates == sorted(rates, reverse=True) and 0 < rates[-1] < 0.001
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(0.05 * (1 / 28) ** 0.9)
 
 
 def test_a_finished_run_gives_its_result_again(config, finished, monkeypatch):
@@ -151,7 +159,7 @@ def test_a_finished_run_gives_its_result_again(config, finished, monkeypatch):
 def test_a_broken_run_continues_to_the_same_end(mode, make_config, config, finished, tmp_path, monkeypatch):
     """Dropout, accumulation and an average of the parameters are on; eight devices."""
     if mode == "pmap":
-        whole, breaks_at, resumes_from = finished[0], 29, 25
+        whole, breaks_at, resumes_from = finished[0], 26, 24
     else:
         config, whole, breaks_at, resumes_from = make_config(parallel="mesh"), tmp_path / "whole", 5, 3
         loop.run(config, whole)
@@ -175,27 +183,18 @@ def test_a_broken_run_continues_to_the_same_end(mode, make_config, config, finis
     assert_same_run(config, whole, workdir)
 
 
-def test_the_state_of_a_run_depends_on_its_seed(make_config, finished, config, tmp_path):
-    """The comparison above can fail."""
-    other = make_config(parallel="mesh", seed=1)
-    loop.run(other, tmp_path / "a")
-    loop.run(make_config(parallel="mesh"), tmp_path / "b")
-    with pytest.raises(AssertionError):
-        assert_same_run(other, tmp_path / "a", tmp_path / "b")
-
-
 def test_sigterm_saves_the_step_and_stops(config, finished, tmp_path, monkeypatch):
     handler = signal.getsignal(signal.SIGTERM)
     workdir = tmp_path / "stopped"
     with monkeypatch.context() as patch:
-        # While step 40 is prepared: it is a multiple of log_every and no evaluation.
-        at_step(patch, 40, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(Stopped, match="step 40 is saved, the same command continues"):
+        # While step 20 is prepared: it is a multiple of log_every and no evaluation.
+        at_step(patch, 20, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="step 20 is saved, the same command continues"):
             loop.run(config, workdir)
     assert signal.getsignal(signal.SIGTERM) is handler
-    assert final_state(config, workdir)[0] == 40
+    assert final_state(config, workdir)[0] == 20
     assert not (workdir / "result.json").exists()
-    assert [x["step"] for x in lines(workdir) if "loss" in x] == [10, 20, 25, 30, 40]
+    assert [x["step"] for x in lines(workdir) if "loss" in x] == [5, 10, 12, 15, 20]
     loop.run(config, workdir)
     assert_same_run(config, finished[0], workdir)
 
@@ -216,10 +215,10 @@ def test_a_missing_result_is_found_again(config, finished, copy, monkeypatch):
 
 
 def test_fewer_steps_than_there_are_evaluate_what_is_there(make_config, copy, finished, monkeypatch, caplog):
-    shorter = make_config(train__steps=30, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
+    shorter = make_config(train__steps=20, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
     monkeypatch.setattr(Parallel, "train", None)
     assert loop.run(shorter, copy) == finished[1]
-    assert "config.train.steps: 60 -> 30" in caplog.text
+    assert "config.train.steps: 30 -> 20" in caplog.text
 
 
 def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch):
@@ -229,7 +228,7 @@ def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, 
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        at_step(patch, STEPS + 2, fail)
+        at_step(patch, STEPS + 1, fail)
         with pytest.raises(InterruptedError):
             loop.run(longer, copy)
     assert not (copy / "result.json").exists()
@@ -242,16 +241,14 @@ def test_a_loss_that_is_not_finite_stops(config, finished, tmp_path, monkeypatch
 
     workdir = tmp_path / "nan"
     with monkeypatch.context() as patch:
-        at_step(patch, 33, poison)
-        with pytest.raises(
-            UserError, match=r"loss nan .* step 33: .* of step 25 is kept; .*learning_rate"
-        ):
+        at_step(patch, 26, poison)
+        with pytest.raises(UserError, match=r"loss nan .* step 26: .* of step 24 is kept; .*learning_rate"):
             loop.run(config, workdir)
     assert configs.load(workdir).train.steps == STEPS
-    assert lines(workdir) == [x for x in lines(finished[0]) if x["step"] <= 30]
+    assert lines(workdir) == [x for x in lines(finished[0]) if x["step"] <= 25]
     assert not (workdir / "result.json").exists()
     step, state = final_state(config, workdir)
-    assert step == 25 and all(np.isfinite(x).all() for x in state.values())
+    assert step == 24 and all(np.isfinite(x).all() for x in state.values())
     # With sound data the same command goes on from there.
     loop.run(config, workdir)
     assert_same_run(config, finished[0], workdir)
