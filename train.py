@@ -37,6 +37,10 @@ def main() -> None:
 
 def with_config(argv: list[str]) -> list[str]:
     """The checked command line, with the default config where none is given."""
+    if "--config" in argv[:-1]:
+        # `--config FILE` is `--config=FILE`.
+        at = argv.index("--config")
+        argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
     configs.check_flags(argv, DEFAULT)
     return argv if any(a.startswith(("--config=", "-config=")) for a in argv) else [f"--config={DEFAULT}", *argv]
 

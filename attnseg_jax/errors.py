@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake in a config, a file or a command; its message is one line that names the culprit and the cure."""
 
 
+class Stopped(Exception):
+    """A run ended early because it was told to, with everything saved; the message says how to go on."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one, or the list of all.
 

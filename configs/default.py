@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train), 'auto'.
     data.layout = "auto"
+    # Names of the splits: to train on, and to evaluate during and after training.
     data.train_split = "train"
     data.eval_split = "val"
     # Class names, in the order of the train ids.
@@ -70,6 +71,7 @@ def get_config() -> ConfigDict:
     config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()
+    # The only one so far: 'cross_entropy', over the pixels that are not ignored.
     loss.name = "cross_entropy"
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
     loss.class_weights = "median_frequency"
@@ -107,14 +109,15 @@ def get_config() -> ConfigDict:
     optimizer.ema_decay = 0.0
 
     config.train = train = ConfigDict()
-    train.steps = 600
+    # Optimizer steps of the whole run.
+    train.steps = 400
     # Images of one optimizer step over all devices and processes.
     train.batch_size = 16
     # Micro-batches one step is split into, to save memory.
     train.accumulate = 1
     # Steps between log lines, and between evaluations (each saves a checkpoint).
     train.log_every = 20
-    train.eval_every = 200
+    train.eval_every = 100
     # Checkpoints kept by validation mIoU, beside the latest.
     train.keep = 1
 

@@ -1,4 +1,4 @@
-"""Strict settings for every test: full-precision products, no silent rank promotion."""
+"""Strict settings for every test (full-precision products, no silent rank promotion); a small data set, its config."""
 
 import os
 
@@ -6,6 +6,74 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import jax
+import numpy as np
+import pytest
+from PIL import Image
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+BLOCK_CLASSES = ("red", "green", "blue", "white", "black")
+BLOCK_COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (220, 220, 220), (20, 20, 20))
+
+
+def write_blocks(root, split, count, seed=0):
+    """Images of 24 x 32 pixels in which colour tells the class of each 12 x 16 block; a margin is ignored."""
+    rng = np.random.default_rng(seed)
+    (root / "images" / split).mkdir(parents=True, exist_ok=True)
+    (root / "masks" / split).mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        label = np.kron(rng.integers(0, len(BLOCK_CLASSES), (2, 2)), np.ones((12, 16), int)).astype(np.uint8)
+        image = np.array(BLOCK_COLOURS)[label] + rng.normal(0, 8, (24, 32, 3))
+        label[:, :2] = 255
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / "images" / split / f"b{i}.png")
+        Image.fromarray(label).save(root / "masks" / split / f"b{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def blocks(tmp_path_factory):
+    """A folder of 12 training and 5 validation images that a few steps suffice for."""
+    root = tmp_path_factory.mktemp("blocks")
+    write_blocks(root, "train", 12)
+    return write_blocks(root, "val", 5, seed=1)
+
+
+@pytest.fixture(scope="session")
+def blocks_flags(blocks):
+    """The config of a tiny model on `blocks` as command-line values `key: value` beside the default config."""
+    return {
+        "data.source": "folder",
+        "data.name": "",
+        "data.dir": str(blocks),
+        "data.classes": BLOCK_CLASSES,
+        "data.crop": (24, 32),
+        "data.threads": 2,
+        "model.backbone.tiny.width": 8,
+        "model.attention.self.channels": 8,
+        "model.attention.self.dropout": 0.1,
+        "model.decoder.fcn.channels": 8,
+        "optimizer.learning_rate": 0.05,
+        "optimizer.warmup_steps": 2,
+        "optimizer.ema_decay": 0.8,
+        "train.batch_size": 16,
+        "train.accumulate": 2,
+        "train.steps": 6,
+        "train.log_every": 2,
+        "train.eval_every": 3,
+        "eval.batch_size": 8,
+        "eval.samples": 2,
+    }
+
+
+@pytest.fixture(scope="session")
+def make_config(blocks_flags):
+    """Makes that config; keyword `train__steps=3` sets `config.train.steps`."""
+    from configs import default
+
+    def make(**changes):
+        config = default.get_config()
+        config.update_from_flattened_dict({**blocks_flags, **{k.replace("__", "."): v for k, v in changes.items()}})
+        return config
+
+    return make

@@ -1,5 +1,6 @@
 """How every command starts: flags, help, logging, and one clear line for a user's mistake."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from logging import WARNING, LogRecord
@@ -8,7 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import Stopped, UserError, nearest
 
 
 def run(
@@ -18,7 +19,9 @@ def run(
     help_flags: Sequence[str],
     check: Callable[[list[str]], list[str]] = lambda argv: argv,
 ) -> None:
-    """Parses the command line, runs `main` and exits: 0, or 2 with one line `error: ...` for a `UserError`.
+    """Parses the command line, runs `main` and exits with 0, or with one line on stderr and another code.
+
+    2 and `error: ...` for a `UserError`, 143 and `stopped ...` after SIGTERM, 130 after an interrupt from the keyboard.
 
     Args:
       main: takes nothing; flags are parsed when it is called.
@@ -69,8 +72,11 @@ def _guarded(action: Callable[[], Any]) -> Any:
     try:
         return action()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print("stopped", stop, file=sys.stderr)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
         sys.exit(130)

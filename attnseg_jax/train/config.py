@@ -22,8 +22,12 @@ def resolve(config: ConfigDict) -> dict[str, Any]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The resolved config as JSON text."""
-    return json.dumps(resolve(config), indent=2, sort_keys=True) + "\n"
+    """The resolved config as JSON text; a value that JSON cannot hold raises UserError."""
+    return json.dumps(resolve(config), indent=2, sort_keys=True, default=_refuse) + "\n"
+
+
+def _refuse(value: Any) -> Any:
+    raise UserError(f"the config holds {value!r}: only numbers, strings, booleans and tuples of them can be saved")
 
 
 def config_hash(config: ConfigDict) -> str:
@@ -79,10 +83,14 @@ def check_flags(argv: Sequence[str], default: str) -> None:
       default: the file that stands for `--config` where it is not given.
 
     Raises:
-      UserError: the file is missing or has no `get_config`; a key is unknown (names the nearest) or is a group.
+      UserError: the file is missing or has no `get_config`; a key is unknown (names the nearest) or is a group; the
+        file's keys are not those of the default.
     """
     given = [match.group(1) for a in argv if (match := re.match(r"--?config=(.*)", a))]
-    config = _read_file(given[-1] if given else default)
+    config = _read_file(default)
+    if given:
+        known, config = config, _read_file(given[-1])
+        _check_keys(config, known, f"--config={given[-1]}: config")
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)", argument)
         if not match:
@@ -118,6 +126,20 @@ def _read_file(name: str) -> ConfigDict:
     return config
 
 
+def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
+    for key in config:
+        if key not in known:
+            raise UserError(f"{path}.{key} is unknown: {nearest(key, known.keys())}")
+    for key in known:
+        if key not in config:
+            raise UserError(f"{path}.{key} is missing: start from configs/default.py and change what differs")
+        groups = isinstance(config[key], ConfigDict), isinstance(known[key], ConfigDict)
+        if groups[0] != groups[1]:
+            raise UserError(f"{path}.{key} must be {'a group' if groups[1] else 'a value, not a group'}")
+        if groups[0]:
+            _check_keys(config[key], known[key], f"{path}.{key}")
+
+
 def _numbers(value: Any, count: int) -> bool:
     return isinstance(value, tuple) and len(value) == count and all(isinstance(v, int | float) for v in value)
 
@@ -148,3 +170,5 @@ def check_values(config: ConfigDict) -> None:
         if not good:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

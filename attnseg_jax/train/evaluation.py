@@ -82,13 +82,15 @@ class Restored:
 
     Attributes:
       config: the run's config.
-      source: the split asked for.
+      split: name of the split asked for.
+      source: its images.
       parallel: the run's evaluation step over the devices of this machine.
       variables: parameters and statistics, on those devices.
       step: the checkpoint's step.
     """
 
     config: ConfigDict
+    split: str
     source: Source
     parallel: Parallel
     variables: PyTree
@@ -115,11 +117,12 @@ def restore_run(
     if data_dir is not None:
         config.data.dir = data_dir
     initialize_distributed(config.distributed)
-    source = load_source(config.data, config.data.eval_split if split == "val" else split)
+    split = config.data.eval_split if split == "val" else split
+    source = load_source(config.data, split)
     run = make_run(config, len(source.info.class_names), training=False)
     with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
         step, state = _restore(checkpoints, checkpoint, run.abstract)
-    return Restored(config, source, run.parallel, run.parallel.put_state(eval_variables(state)), step)
+    return Restored(config, split, source, run.parallel, run.parallel.put_state(eval_variables(state)), step)
 
 
 def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8[np.ndarray, "h w"]]:
@@ -165,10 +168,10 @@ def evaluate_run(
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
     """
     run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir)
-    path = Path(picture) if picture else Path(workdir) / "eval" / f"{split}_{run.step}.png"
+    path = Path(picture) if picture else Path(workdir) / "eval" / f"{run.split}_{run.step}.png"
     scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
     names = run.source.info.class_names
-    return Result(report.table(scores, names), report.to_json(split, run.step, scores, names), path)
+    return Result(report.table(scores, names), report.to_json(run.split, run.step, scores, names), path)
 
 
 def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:

@@ -3,19 +3,20 @@
 import json
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import Source, load_source, survey
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Scores
 from attnseg_jax.infer.files import write_atomically
@@ -40,6 +41,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Raises:
       UserError: a mistake in config, data or workdir, before anything is written; a loss that is not finite, after
         which the last good checkpoint is still there.
+      Stopped: SIGTERM came; the last step is saved.
     """
     workdir = Path(workdir)
     initialize_distributed(config.distributed)
@@ -58,6 +60,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
 
+    _make_folder(workdir)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = _initial_state(train, checkpoints, workdir)
@@ -70,9 +73,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
-        stopped = stack.enter_context(_stop_on_sigterm())
+        stack.enter_context(closing(batches))
+        stop_requested = stack.enter_context(_stop_requests())
         meter = Meter(len(info.class_names))
         pending: tuple[int, dict] | None = None
+        scores: Scores | None = None
 
         for step in range(start + 1, config.train.steps + 1):
             batch = train.parallel.shard_batch(next(batches))
@@ -83,20 +88,24 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                 _log(pending[0], config, meter, writer, progress)
             pending = (step, metrics)
 
-            last = step == config.train.steps
-            if last or step % config.train.eval_every == 0 or stopped.is_set():
+            last, stop = step == config.train.steps, stop_requested(step)
+            if last or stop or step % config.train.eval_every == 0:
+                # Every saved step ends a log line, so that the lines of a resumed run are means over the same steps.
                 _absorb(*pending, meter, checkpoints)
-                _log(step, config, meter, writer, progress, force=last)
+                _log(step, config, meter, writer, progress, force=True)
                 pending = None
-                if stopped.is_set() and not last:
+                if stop and not last:
                     checkpoints.save(step, state)
                     checkpoints.wait()
-                    raise UserError(f"stopped by a signal; step {step} is saved and the same command continues there")
+                    raise Stopped(f"by a signal; step {step} is saved, the same command continues there")
                 with progress.pause():
-                    scores = _evaluate_and_save(config, workdir, train, state, eval_source, checkpoints, writer)
+                    scores = _evaluate_and_save(config, workdir, train, step, state, eval_source, checkpoints, writer)
                 progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
+        if scores is None:
+            # All steps were there already; only the result was missing.
+            scores = _evaluate_and_save(config, workdir, train, start, state, eval_source, checkpoints, writer)
         checkpoints.wait()
-        return _finish(config, workdir, info.class_names, checkpoints, scores)
+        return _finish(config, workdir, max(start, config.train.steps), info.class_names, scores)
 
 
 class Meter:
@@ -147,6 +156,13 @@ def _surveyed_weights(
     return class_weights(config.loss, names, counts)
 
 
+def _make_folder(workdir: Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another one") from error
+
+
 def _millions(params: Any) -> float:
     return sum(np.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6
 
@@ -166,8 +182,10 @@ def _write_config(config: ConfigDict, workdir: Path) -> None:
         return
     path, text = workdir / "config.json", configs.to_json(config)
     if path.exists() and path.read_text() != text:
-        for line in configs.differences(json.loads(path.read_text()), json.loads(text)):
+        for line in configs.differences(configs.resolve(configs.load(workdir)), configs.resolve(config)):
             logging.warning("this run continues with another config: %s", line)
+    # The result of another config, or none; it must not outlive the config that it belongs to.
+    (workdir / "result.json").unlink(missing_ok=True)
     write_atomically(path, text.encode())
 
 
@@ -200,24 +218,25 @@ def _evaluate_and_save(
     config: ConfigDict,
     workdir: Path,
     train: Run,
+    step: int,
     state: TrainState,
     source: Source,
     checkpoints: Checkpoints,
     writer: MetricWriter,
 ) -> Scores:
-    step = int(state.step)
     picture = workdir / "predictions" / f"step_{step}.png"
     scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture)
-    writer.write_scores(step, scores, source.info.class_names)
+    if not (step in checkpoints.steps() and checkpoints.metrics(step)):
+        # A checkpoint with metrics has its line already.
+        writer.write_scores(step, scores, source.info.class_names)
     miou = scores.miou if np.isfinite(scores.miou) else 0.0
     checkpoints.save(step, state, {"miou": miou})
     return scores
 
 
 def _finish(
-    config: ConfigDict, workdir: Path, class_names: tuple[str, ...], checkpoints: Checkpoints, scores: Scores | None
+    config: ConfigDict, workdir: Path, step: int, class_names: tuple[str, ...], scores: Scores
 ) -> dict[str, Any]:
-    step = config.train.steps
     text = report.to_json(config.data.eval_split, step, scores, class_names)
     if jax.process_index() == 0:
         visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
@@ -231,19 +250,23 @@ def _finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     try:
         same = (workdir / "config.json").read_text() == configs.to_json(config)
         return json.loads((workdir / "result.json").read_text()) if same else None
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 
 @contextmanager
-def _stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, as schedulers send it before they take a machine away."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
+def _stop_requests() -> Iterator[Callable[[int], bool]]:
+    """A function to call after each step: has SIGTERM come, which schedulers send before they take a machine away?"""
+    if jax.process_count() > 1:
+        # jax listens for the signal itself, and all processes agree on the step.
+        yield multihost_utils.reached_preemption_sync_point
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
+    event = threading.Event()
+    # Only a main thread may set handlers.
+    handles = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: event.set()) if handles else None
     try:
-        yield event
+        yield lambda step: event.is_set()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if handles:
+            signal.signal(signal.SIGTERM, before)

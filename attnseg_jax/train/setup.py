@@ -86,6 +86,11 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
     check_values(config)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
+    if config.eval.batch_size % jax.process_count():
+        raise UserError(
+            f"config.eval.batch_size={config.eval.batch_size} cannot be split over {jax.process_count()} processes: "
+            "give a multiple of that"
+        )
     model = build_model(config.model, num_classes, dtype=config.dtype)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps)
     train_step = make_train_step(

@@ -1,0 +1,338 @@
+"""train.py and eval.py as a person calls them: what bad input leads to, and the words for it."""
+
+import json
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags, logging
+from PIL import Image
+
+from attnseg_jax.cli import entry
+from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.train import loop
+
+ROOT = Path(__file__).parents[1]
+# ml_collections reads config files that way.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script, *argv):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+        known, filters = set(flags.FLAGS), list(logging.get_absl_handler().filters)
+        verbosity = logging.get_verbosity()
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            # Flags belong to the process; the next command defines its own.
+            flags.FLAGS.unparse_flags()
+            for name in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, name)
+            logging.get_absl_handler().filters[:] = filters
+            logging.set_verbosity(verbosity)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def train(call, blocks_flags):
+    """Runs train.py on the small data set with `key=value` differences."""
+
+    def run(workdir, **changes):
+        values = {**blocks_flags, **{key.replace("__", "."): value for key, value in changes.items()}}
+        return call("train.py", f"--workdir={workdir}", *(f"--config.{key}={v}" for key, v in values.items()))
+
+    return run
+
+
+def assert_refused(outcome, *words):
+    """Exit code 2 and one line `error: ...` that holds the words, with nothing on standard output."""
+    code, out, err = outcome
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and err.endswith(errors[0] + "\n")
+    for word in words:
+        assert str(word) in errors[0]
+
+
+def missing_folder(root):
+    return f"config.data.dir={shutil.move(root, root.parent / 'away') and root}", "there is no such folder"
+
+
+def no_split(root):
+    shutil.rmtree(root / "images/val")
+    return f"config.data.dir={root}", "no split 'val'"
+
+
+def image_without_mask(root):
+    (root / "masks/train/b3.png").unlink()
+    return root / "images/train/b3.png", "has no mask", root / "masks/train/b3.png"
+
+
+def sizes_differ(root):
+    path = root / "masks/val/b2.png"
+    Image.fromarray(np.zeros((24, 31), np.uint8)).save(path)
+    return path, "31x24", "32x24"
+
+
+def value_outside_the_table(root):
+    path = root / "masks/train/b5.png"
+    mask = np.array(Image.open(path))
+    mask[3, 4] = 5
+    Image.fromarray(mask).save(path)
+    return path, "holds the value 5", "config.data.ids"
+
+
+def truncated_image(root):
+    path = root / "images/train/b7.png"
+    path.write_bytes(path.read_bytes()[:-400])
+    return path, "truncated"
+
+
+def truncated_mask(root):
+    path = root / "masks/val/b0.png"
+    path.write_bytes(path.read_bytes()[:60])
+    return path, "truncated"
+
+
+def colours_without_a_table(root):
+    path = root / "masks/train/b1.png"
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(path)
+    return path, "RGB", "config.data.colors"
+
+
+def no_images(root):
+    for path in (root / "images/train").iterdir():
+        path.unlink()
+    return root / "images/train", "no images"
+
+
+def nothing_labelled(root):
+    for path in (root / "masks/train").iterdir():
+        Image.fromarray(np.full((24, 32), 255, np.uint8)).save(path)
+    return "all are ignored", "config.data.ids"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        missing_folder,
+        no_split,
+        image_without_mask,
+        sizes_differ,
+        value_outside_the_table,
+        truncated_image,
+        truncated_mask,
+        colours_without_a_table,
+        no_images,
+        nothing_labelled,
+    ],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_bad_data(spoil, train, blocks, tmp_path):
+    root = shutil.copytree(blocks, tmp_path / "data")
+    words = spoil(root)
+    assert_refused(train(tmp_path / "run", data__dir=root), *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"data__dir": ""}, ["config.data.dir is empty"]),
+        ({"train__batch_size": 20}, ["config.train.batch_size=20", "8 devices", "give 16 or 32"]),
+        ({"model__attention__self__heads": 3}, ["config.model.attention.self.heads=3", "8 channels"]),
+        ({"model__attention__name": "slef"}, ["config.model.attention.name='slef'", "did you mean 'self'?"]),
+        ({"model__backbone__name": "resnet20"}, ["config.model.backbone.name='resnet20'", "resnet"]),
+        ({"parallel": "pmpa"}, ["config.parallel='pmpa'", "'pmap'"]),
+        ({"dtype": "float16"}, ["config.dtype='float16'", "float"]),
+        ({"loss__name": "cross"}, ["config.loss.name='cross'", "cross_entropy"]),
+        ({"loss__class_weights": "given"}, ["config.loss.weights", "5 numbers"]),
+        ({"optimizer__name": "adam"}, ["config.optimizer.name='adam'", "adamw"]),
+        ({"optimizer__warmup_steps": 6}, ["config.optimizer.warmup_steps=6", "config.train.steps=6"]),
+        ({"seed": -1}, ["config.seed=-1"]),
+        ({"train__keep": 0}, ["config.train.keep=0"]),
+        ({"data__crop": "(7, 32)"}, ["config.data.crop=(7, 32)"]),
+        # Of the command line itself.
+        ({"train__stesp": 3}, ["config.train.stesp is unknown", "did you mean 'steps'?"]),
+        ({"train": 3}, ["config.train is a group"]),
+        ({"train__steps": "many"}, ["config.train.steps", "many"]),
+        ({"train__steps": 2.5}, ["config.train.steps", "2.5"]),
+        ({"data__crop": 5}, ["config.data.crop"]),
+        ({"data__check": "perhaps"}, ["config.data.check", "perhaps"]),
+        ({"data__mean": "(1, 'a', 3)"}, ["config.data.mean"]),
+    ],
+    ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
+)
+def test_bad_values(changes, words, train, tmp_path):
+    assert_refused(train(tmp_path / "run", **changes), *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--config=nix.py"], ["--config=nix.py", "does not exist"]),
+        (["--config", "nix.py"], ["--config=nix.py", "does not exist"]),
+        (["--wrokdir=x"], ["unknown flag --wrokdir", "did you mean 'workdir'?"]),
+        (["steps=3"], ["unexpected argument 'steps=3'", "--name=value"]),
+        (["--config.train.steps=20"], ["config.optimizer.warmup_steps=50", "config.train.steps=20"]),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_bad_command_lines(argv, words, call, tmp_path, monkeypatch):
+    # The whole embedded set takes seconds to draw.
+    small = ["--config.data.tfds_name=attnseg_context/small", f"--config.data.dir={tmp_path}"]
+    if argv[0].startswith("--config."):
+        argv = [*argv, *small]
+    assert_refused(call("train.py", *argv), *words)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], ["--workdir is missing"]),
+        (["--workdir=nowhere"], ["nowhere/config.json does not exist"]),
+        (["--workdir=x", "--slpit=val"], ["unknown flag --slpit", "'split'"]),
+        (["--workdir=x", "more"], ["unexpected argument 'more'"]),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_bad_evaluations(argv, words, call):
+    assert_refused(call("eval.py", *argv), *words)
+
+
+def test_the_default_workdir_and_what_is_printed(call, blocks_flags, monkeypatch, tmp_path):
+    """The loop is left out: this is about the command around it."""
+    seen = []
+
+    def run(config, workdir):
+        seen.append((config, workdir))
+        return {"split": "val", "step": 6, "miou": 0.25}
+
+    monkeypatch.setattr(loop, "run", run)
+    command = ["train.py", *(f"--config.{key}={value}" for key, value in blocks_flags.items())]
+    code, out, _ = call(*command)
+    assert code == 0
+    (config, workdir) = seen[0]
+    assert workdir.parent.name == "runs" and workdir.name.startswith("default-") and len(workdir.name) == 16
+    assert config.data.classes == blocks_flags["data.classes"] and config.data.crop == (24, 32)
+    assert config.train.steps == 6 and config.is_locked
+    assert out.splitlines()[0] == "validation mIoU 0.2500 on 'val' at step 6"
+    for path in ("checkpoints", "curves.png", "predictions"):
+        assert str(workdir / path) in out
+    # Equal configs share the folder, others do not.
+    call(*command), call(*command, "--config.seed=1"), call(*command, "--workdir=here")
+    assert seen[1][1] == workdir != seen[2][1] and str(seen[3][1]) == "here"
+    camvid = f"--config={ROOT / 'configs/camvid_resnet18_attention.py'}"
+    call("train.py", camvid, "--config.train.steps=70", "--config.optimizer.lr_multipliers=('backbone/.*=0.1',)")
+    assert seen[4][1].name.startswith("camvid_resnet18_attention-") and seen[4][0].train.steps == 70
+    assert seen[4][0].optimizer.lr_multipliers == ("backbone/.*=0.1",)
+
+
+@pytest.mark.parametrize("script, names", [("train.py", ["config", "workdir"]), ("eval.py", ["workdir", "checkpoint"])])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(script, names, flag, call):
+    code, out, _ = call(script, flag)
+    assert code == 0
+    assert f"python {script} --" in out
+    for name in names:
+        assert f"  --{name}: " in out
+
+
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (UserError("two\nlines"), 2, "error: two lines"),
+        (Stopped("by a signal; go on"), 128 + signal.SIGTERM, "stopped by a signal; go on"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command continues from the last checkpoint"),
+    ],
+)
+def test_how_a_command_ends(error, code, line, capsys):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        entry._guarded(fail)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_an_error_that_is_nobodys_fault_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        entry._guarded(lambda: 1 / 0)
+
+
+def process(script, *argv, cwd):
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *argv], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu"),
+    )  # fmt: skip
+
+
+def outcome(process):
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_bad_input_to_real_processes(blocks, blocks_flags, tmp_path):
+    """From another working directory, all at once."""
+    root = shutil.copytree(blocks, tmp_path / "data")
+    words = truncated_image(root)
+    values = [f"--config.{key}={value}" for key, value in {**blocks_flags, "data.dir": root}.items()]
+    processes = [
+        process("train.py", *values, "--workdir=run", cwd=tmp_path),
+        process("train.py", "--config.train.steps=x", cwd=tmp_path),
+        process("eval.py", "--workdir=nowhere", cwd=tmp_path),
+    ]
+    for one, expected in zip(processes, (words, ["config.train.steps"], ["nowhere/config.json"])):
+        assert_refused(outcome(one), *expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.slow
+def test_sigterm_to_a_real_process(blocks_flags, tmp_path):
+    values = [f"--config.{key}={value}" for key, value in {**blocks_flags, "train.steps": 100000}.items()]
+    values += ["--config.train.eval_every=100000", "--workdir=run"]
+    one = process("train.py", *values, cwd=tmp_path)
+    for line in one.stderr:
+        if "step 2/" in line:
+            one.terminate()
+            break
+    code, out, err = outcome(one)
+    assert (code, out) == (143, "")
+    assert "is saved, the same command continues there" in err.splitlines()[-1]
+    assert len([path for path in (tmp_path / "run/checkpoints").iterdir() if path.name.isdecimal()]) == 1
+
+
+@pytest.mark.slow
+def test_train_and_evaluate(blocks_flags, tmp_path):
+    """Two real processes: the result is in eval.py's last line, and is printed again by the same command."""
+    values = [f"--config.{key}={value}" for key, value in blocks_flags.items()]
+    first = outcome(process("train.py", *values, cwd=tmp_path))
+    (workdir,) = (tmp_path / "runs").iterdir()
+    result = json.loads((workdir / "result.json").read_text())
+    scores = outcome(process("eval.py", f"--workdir={workdir}", cwd=tmp_path))
+    assert scores[0] == 0 and json.loads(scores[1].splitlines()[-1]) == result
+    again = outcome(process("train.py", *values, cwd=tmp_path))
+    assert first[0] == again[0] == 0 and again[1] == first[1]
+    assert f"validation mIoU {result['miou']:.4f} on 'val' at step 6" in first[1]

@@ -1,0 +1,282 @@
+"""Configs: resolved form, file, hash, and the words for mistakes in them."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import build_model
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.optimizer import make_optimizer
+from configs import default
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = str(ROOT / "configs/default.py")
+FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
+
+
+def config_of(path):
+    return configs._read_file(str(path))
+
+
+def leaves(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def test_resolve_keeps_only_the_parts_in_use():
+    config = default.get_config()
+    model = configs.resolve(config)["model"]
+    assert set(model["backbone"]) == {"name", "tiny"} and set(model["attention"]) == {"name", "self"}
+    assert "resnet18" in config.model.backbone  # resolving left the config as it was
+    config.model.attention.name = "none+self"
+    assert set(configs.resolve(config)["model"]["attention"]) == {"name", "none", "self"}
+
+
+def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
+    config, other = default.get_config(), default.get_config()
+    other.model.backbone.resnet18.output_stride = 8
+    assert configs.config_hash(config) == configs.config_hash(other)
+    other.model.backbone.name = "resnet18"
+    assert configs.config_hash(config) != configs.config_hash(other)
+
+
+def test_every_value_changes_the_hash():
+    seen = {configs.config_hash(default.get_config()): "nothing"}
+    used = dict(leaves(ConfigDict(configs.resolve(default.get_config()))))
+    assert len(used) > 60
+    for key, value in used.items():
+        config = default.get_config()
+        if key == "model.kind":
+            changed = "other"
+        elif re.fullmatch(r"model\.\w+\.name", key):
+            continue  # chooses other parts; see above
+        else:
+            changed = {bool: lambda v: not v, str: lambda v: v + "x", tuple: lambda v: (*v, 7)}.get(
+                type(value), lambda v: v + 1
+            )(value)
+        config.update_from_flattened_dict({key: changed})
+        found = configs.config_hash(config)
+        assert re.fullmatch("[0-9a-f]{8}", found)
+        assert found not in seen, f"{key} and {seen[found]} have one hash"
+        seen[found] = key
+
+
+def test_the_hash_is_the_same_in_another_process():
+    code = "from configs import default; from attnseg_jax.train.config import config_hash as h; "
+    run = subprocess.run(
+        [sys.executable, "-c", code + "print(h(default.get_config()))"],
+        cwd=ROOT, env={"PYTHONHASHSEED": "3", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == configs.config_hash(default.get_config()), run.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_of_configs(path, tmp_path):
+    """Values pass, flags pass, and what is read back from a workdir is the same and builds the same model."""
+    config = config_of(path)
+    assert config.is_locked
+    configs.check_values(config)
+    configs.check_flags([f"--config={path}", "--config.train.steps=3"], DEFAULT)
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    loaded = configs.load(tmp_path)
+    assert loaded.is_locked and configs.resolve(loaded) == configs.resolve(config)
+    assert configs.to_json(loaded) == configs.to_json(config)
+    assert {type(v) for _, v in leaves(loaded)} <= {int, float, bool, str, tuple}
+    assert build_model(loaded.model, 5) == build_model(config.model, 5)
+    make_optimizer(loaded.optimizer, loaded.train.steps)
+
+
+def test_tuples_of_tuples_come_back(tmp_path):
+    config = default.get_config()
+    config.data.palette = ((1, 2, 3), (4, 5, 6))
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    assert configs.load(tmp_path).data.palette == ((1, 2, 3), (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [(None, r"config\.json does not exist: --workdir must be"), ('{"seed": ', r"config\.json is not JSON .* restore")],
+)
+def test_a_workdir_without_a_config(text, message, tmp_path):
+    if text:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        configs.load(tmp_path)
+
+
+def test_a_value_that_json_cannot_hold():
+    config = default.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.data.flip = np.zeros(3)
+    with pytest.raises(UserError, match=r"array\(\[0\., 0\., 0\.\]\): only numbers"):
+        configs.to_json(config)
+
+
+def test_differences():
+    old, new = {"a": 1, "b": {"c": (1, 2), "d": 3}}, {"b": {"c": (1, 3), "d": 3}, "e": "x"}
+    found = configs.differences(old, new)
+    assert found == ["config.a: 1 -> None", "config.b.c: (1, 2) -> (1, 3)", "config.e: None -> x"]
+    assert configs.differences(old, old) == []
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--config.train.step=3"], r"config\.train\.step is unknown: did you mean 'steps'\?"),
+        (["-config.trian.steps=3"], r"config\.trian is unknown: did you mean 'train'\?"),
+        (["--config.model.attention.self.hedas", "4"], r"config\.model\.attention\.self\.hedas .* 'heads'"),
+        (["--config.seed.x=3"], r"config\.seed\.x is unknown: config\.seed is a value, not a group"),
+        (["--config.train=3"], r"config\.train is a group: set one of its keys \(accumulate, batch_size"),
+        (["--config=configs/nix.py"], r"--config=configs/nix\.py: the file configs/nix\.py does not exist"),
+        (["--config=configs"], r"the file configs does not exist"),
+        (["--config="], r"does not exist"),
+    ],
+)
+def test_mistakes_on_the_command_line(flags, message):
+    with pytest.raises(UserError, match=message) as caught:
+        configs.check_flags(["--workdir=x", *flags], DEFAULT)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_flags_pass():
+    configs.check_flags(["--workdir=x", "--config.train.steps=3", "--config.data.crop=(8, 9)", "-v=1"], DEFAULT)
+
+
+START = "from configs import default\ndef get_config():\n  config = default.get_config()\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("x = 1 +", r"cannot be read: SyntaxError"),
+        ("import nothing_of_this_name", r"cannot be read: ModuleNotFoundError: .*nothing_of_this_name"),
+        ("x = 1", r"cannot be read: AttributeError: .*get_config"),
+        ("def get_config(): return {}", r"get_config\(\) must return an ml_collections\.ConfigDict"),
+        ("def get_config(): raise ValueError('no luck')", r"cannot be read: ValueError: no luck"),
+        (START + "  config.train.stepps = 3\n  return config", r"cannot be read: .*stepps"),
+        (START + "  config.train.steps = 'three'\n  return config", r"cannot be read: TypeError: .*steps"),
+        (
+            START + "  with config.unlocked():\n    config.train.stepps = 3\n  return config",
+            r"config\.train\.stepps is unknown: did you mean 'steps'\?",
+        ),
+        (START + "  with config.unlocked():\n    del config.loss\n  return config", r"config\.loss is missing: start"),
+        (
+            START + "  with config.unlocked(), config.ignore_type():\n    config.eval = 3\n  return config",
+            r"config\.eval must be a group",
+        ),
+    ],
+)
+def test_mistakes_in_a_config_file(text, message, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        configs.check_flags([f"--config={path}"], DEFAULT)
+    assert f"--config={path}" in str(caught.value)
+
+
+def test_a_config_file_with_an_argument(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(START.replace("()", "(size)", 1) + "  config.train.steps = int(size)\n  return config")
+    configs.check_flags([f"--config={path}:12"], DEFAULT)
+    assert config_of(f"{path}:12").train.steps == 12
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("data.crop", (24,)),
+        ("data.crop", (7, 32)),
+        ("data.crop", ("a", 32)),
+        ("data.scale", (2.0, 1.0)),
+        ("data.scale", (0.0, 1.0)),
+        ("data.mean", (1.0, 2.0)),
+        ("data.std", (1.0, 0.0, 1.0)),
+        ("data.flip", 1.5),
+        ("data.max_class_share", 0.0),
+        ("data.hue", 0.6),
+        ("data.threads", -1),
+        ("data.brightness", 1.1),
+        ("data.contrast", -0.1),
+        ("data.saturation", 2.0),
+        ("loss.label_smoothing", 1.0),
+        ("optimizer.ema_decay", 1.0),
+        ("eval.batch_size", 0),
+        ("eval.samples", -1),
+        ("train.steps", 0),
+        ("train.batch_size", 0),
+        ("train.accumulate", 0),
+        ("train.log_every", 0),
+        ("train.eval_every", 0),
+        ("train.keep", 0),
+        ("seed", -1),
+        ("seed", 2**32),
+    ],
+)
+def test_values_that_no_part_can_work_with(key, value):
+    config = default.get_config()
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=re.escape(f"config.{key}={value} must be ")):
+        configs.check_values(config)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("data.crop", (8, 8)),
+        ("data.scale", (1.0, 1.0)),
+        ("data.flip", 1.0),
+        ("data.max_class_share", 1.0),
+        ("data.threads", 0),
+        ("loss.label_smoothing", 0.0),
+        ("eval.samples", 0),
+        ("seed", 2**32 - 1),
+    ],
+)
+def test_values_at_the_edge(key, value):
+    config = default.get_config()
+    config.update_from_flattened_dict({key: value})
+    configs.check_values(config)
+
+
+def test_a_warm_up_longer_than_the_run():
+    config = default.get_config()
+    with pytest.raises(UserError, match=r"config\.optimizer\.warmup_steps=50 must be .* config\.train\.steps=20"):
+        make_optimizer(config.optimizer, 20)
+
+
+def test_every_key_of_the_default_config_has_a_comment():
+    """In the line above, or above the keys of one group of at most four."""
+    lines = Path(DEFAULT).read_text().splitlines()
+    config = default.get_config()
+    keys = [key for key, _ in leaves(config) if not key.startswith("model.")]
+    assert len(keys) > 50
+    # `eval` is the name of a function, so the group is called `evaluation` in the file.
+    names = {"eval": "evaluation"}
+    bare = []
+    for key in keys:
+        group, _, name = key.rpartition(".")
+        (at,) = (
+            i for i, line in enumerate(lines) if re.match(rf"\s+{names.get(group, group) or 'config'}\.{name} = ", line)
+        )
+        above = next(line.strip() for line in lines[at - 1 :: -1] if " = " not in line or "#" in line)
+        near = any(line.strip().startswith("#") for line in lines[max(0, at - 4) : at])
+        if not (near and above.startswith("#")):
+            bare.append(key)
+    assert not bare
+
+
+def test_the_default_config_is_what_json_can_hold():
+    config = default.get_config()
+    assert json.loads(configs.to_json(config))["data"]["crop"] == [64, 96]
+    assert jax.tree.leaves(configs.resolve(config))

@@ -1,0 +1,359 @@
+"""A run from its first file to its result, stopped, killed, continued; with tiny images."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.train import config as configs
+from attnseg_jax.train import loop, setup
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.parallel import Parallel
+
+ROOT = Path(__file__).parents[2]
+STEPS, EVAL_EVERY, LOG_EVERY = 30, 12, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Runs of one config share their compiled steps, and those are barely optimised."""
+    runs, make_run = {}, setup.make_run
+    states = {}
+
+    def shared(config, num_classes, weights=None, **options):
+        key = configs.to_json(config), num_classes, str(weights), str(options)
+        if key not in runs:
+            run = make_run(config, num_classes, weights, **options)
+            # None of the states that are made here hangs on anything else.
+            create = states.setdefault((config.seed, config.model.attention.name), functools.cache(run.create))
+            runs[key] = dataclasses.replace(run, create=create)
+        return runs[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "make_run", shared)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def config(make_config):
+    return make_config(train__steps=STEPS, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """(workdir, result) of a whole run; tests that change it work on a copy."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    return workdir, loop.run(config, workdir)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "copy")
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(config, workdir):
+    """(step, leaves by path) of the newest checkpoint."""
+    abstract = setup.make_run(config, 5).abstract
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        step, state = checkpoints.restore_latest(abstract)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same_run(config, one, other):
+    """Bit-equal states and the same metrics, letter by letter."""
+    (step, state), (other_step, other_state) = final_state(config, one), final_state(config, other)
+    assert step == other_step == config.train.steps
+    parts = {name.split(".")[1].split("[")[0] for name in state}
+    assert parts == {"step", "params", "batch_stats", "opt_state", "ema", "key"}
+    assert state.keys() == other_state.keys()
+    for name in state:
+        np.testing.assert_array_equal(state[name], other_state[name], err_msg=name, strict=True)
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert (one / "result.json").read_text() == (other / "result.json").read_text()
+
+
+def forbid(monkeypatch, name):
+    def fail(*_, **__):
+        raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(loop, name, fail)
+
+
+def at_step(monkeypatch, step, action):
+    """Calls `action` on the batch of that step before it is used."""
+    train_batches = loop.train_batches
+
+    def batches(*args, start_step=0, **options):
+        for index, batch in enumerate(train_batches(*args, start_step=start_step, **options), start_step + 1):
+            if index == step:
+                action(batch)
+            yield batch
+
+    monkeypatch.setattr(loop, "train_batches", batches)
+
+
+def test_what_a_run_leaves(config, finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    assert (workdir / "config.json").read_text() == configs.to_json(config)
+    assert result["step"] == STEPS and result["split"] == "val"
+    assert list(result["iou"]) == list(config.data.classes)
+    assert sorted(p.name for p in (workdir / "predictions").iterdir()) == ["step_12.png", "step_24.png", "step_30.png"]
+    for picture in [workdir / "curves.png", *(workdir / "predictions").iterdir()]:
+        with Image.open(picture) as image:
+            assert np.ptp(np.asarray(image.convert("L")).astype(int)) > 100
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == STEPS
+        best = checkpoints.best_step()
+        assert checkpoints.metrics(best)["miou"] == max(x["val_miou"] for x in lines(workdir) if "val_miou" in x)
+    assert list((workdir / "tensorboard").iterdir())
+    # Nothing half-written remains.
+    assert not [p for p in workdir.rglob("*") if "tmp" in p.name]
+
+
+def test_metrics_of_a_run(finished):
+    workdir, result = finished
+    found = lines(workdir)
+    training, validation = [x for x in found if "loss" in x], [x for x in found if "val_miou" in x]
+    assert [x["step"] for x in training] == [5, 10, 12, 15, 20, 24, 25, 30]
+    assert [x["step"] for x in validation] == [12, 24, 30]
+    for x in training:
+        assert {"miou", "pixel_accuracy", "learning_rate", "grad_norm"} <= x.keys()
+    assert training[-1]["loss"] < 0.6 * training[0]["loss"]
+    assert validation[-1]["val_miou"] == result["miou"] > 0.4
+    assert validation[-1]["val_iou/red"] == result["iou"]["red"]
+    # Warm-up of 2 steps, then a falling rate; the one after the last step would be 0.
+    rates = [x["learning_rate"] for x in training]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(0.05 * (1 / 28) ** 0.9)
+
+
+def test_a_finished_run_gives_its_result_again(config, finished, monkeypatch):
+    workdir, result = finished
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in workdir.rglob("*")}
+    for name in ("load_source", "make_run", "Checkpoints", "MetricWriter"):
+        forbid(monkeypatch, name)
+    assert loop.run(config, workdir) == result
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in workdir.rglob("*")} == before
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_a_broken_run_continues_to_the_same_end(mode, make_config, config, finished, tmp_path, monkeypatch):
+    """Dropout, accumulation and an average of the parameters are on; eight devices."""
+    if mode == "pmap":
+        whole, breaks_at, resumes_from = finished[0], 26, 24
+    else:
+        config, whole, breaks_at, resumes_from = make_config(parallel="mesh"), tmp_path / "whole", 5, 3
+        loop.run(config, whole)
+
+    class Broken(Exception):
+        pass
+
+    def fail(_):
+        raise Broken
+
+    workdir = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        at_step(patch, breaks_at, fail)
+        with pytest.raises(Broken):
+            loop.run(config, workdir)
+    assert not (workdir / "result.json").exists()
+    trained, train = [], Parallel.train
+    monkeypatch.setattr(Parallel, "train", lambda *args: trained.append(1) or train(*args))
+    loop.run(config, workdir)
+    assert len(trained) == config.train.steps - resumes_from
+    assert_same_run(config, whole, workdir)
+
+
+def test_sigterm_saves_the_step_and_stops(config, finished, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGTERM)
+    workdir = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        # While step 20 is prepared: it is a multiple of log_every and no evaluation.
+        at_step(patch, 20, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Stopped, match="step 20 is saved, the same command continues"):
+            loop.run(config, workdir)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert final_state(config, workdir)[0] == 20
+    assert not (workdir / "result.json").exists()
+    assert [x["step"] for x in lines(workdir) if "loss" in x] == [5, 10, 12, 15, 20]
+    loop.run(config, workdir)
+    assert_same_run(config, finished[0], workdir)
+
+
+def test_sigterm_during_the_last_step_does_not_stop(make_config, tmp_path, monkeypatch):
+    at_step(monkeypatch, 6, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    assert loop.run(make_config(parallel="mesh"), tmp_path / "run")["step"] == 6
+
+
+def test_a_missing_result_is_found_again(config, finished, copy, monkeypatch):
+    """As if the run was killed after its last checkpoint and before its result."""
+    (copy / "result.json").unlink()
+    (copy / "curves.png").unlink()
+    monkeypatch.setattr(Parallel, "train", None)
+    assert loop.run(config, copy) == finished[1]
+    assert (copy / "curves.png").exists()
+    assert_same_run(config, finished[0], copy)
+
+
+def test_fewer_steps_than_there_are_evaluate_what_is_there(make_config, copy, finished, monkeypatch, caplog):
+    shorter = make_config(train__steps=20, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
+    monkeypatch.setattr(Parallel, "train", None)
+    assert loop.run(shorter, copy) == finished[1]
+    assert "config.train.steps: 30 -> 20" in caplog.text
+
+
+def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch):
+    longer = make_config(train__steps=STEPS + 20, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
+
+    def fail(_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        at_step(patch, STEPS + 1, fail)
+        with pytest.raises(InterruptedError):
+            loop.run(longer, copy)
+    assert not (copy / "result.json").exists()
+    assert json.loads((copy / "config.json").read_text())["train"]["steps"] == STEPS + 20
+
+
+def test_a_loss_that_is_not_finite_stops(config, finished, tmp_path, monkeypatch):
+    def poison(batch):
+        batch["image"][3, 5, 7] = np.nan
+
+    workdir = tmp_path / "nan"
+    with monkeypatch.context() as patch:
+        at_step(patch, 26, poison)
+        with pytest.raises(UserError, match=r"loss nan .* step 26: .* of step 24 is kept; .*learning_rate"):
+            loop.run(config, workdir)
+    assert configs.load(workdir).train.steps == STEPS
+    assert lines(workdir) == [x for x in lines(finished[0]) if x["step"] <= 25]
+    assert not (workdir / "result.json").exists()
+    step, state = final_state(config, workdir)
+    assert step == 24 and all(np.isfinite(x).all() for x in state.values())
+    # With sound data the same command goes on from there.
+    loop.run(config, workdir)
+    assert_same_run(config, finished[0], workdir)
+
+
+def test_a_loss_that_is_not_finite_before_any_checkpoint(make_config, tmp_path, monkeypatch):
+    at_step(monkeypatch, 2, lambda batch: batch["image"].fill(np.inf))
+    with pytest.raises(UserError, match=r"at step 2: training stops, there is no checkpoint yet"):
+        loop.run(make_config(parallel="mesh"), tmp_path / "nan")
+
+
+def test_another_architecture_in_the_workdir(make_config, copy):
+    before = (copy / "config.json").read_bytes(), (copy / "metrics.jsonl").read_bytes()
+    other = make_config(**{"train__steps": STEPS, "model__attention__name": "none"})
+    with pytest.raises(UserError, match=r"another architecture.*only in the checkpoint: .*attention") as caught:
+        loop.run(other, copy)
+    assert str(copy / "checkpoints" / str(STEPS)) in str(caught.value)
+    assert (before[0], before[1]) == ((copy / "config.json").read_bytes(), (copy / "metrics.jsonl").read_bytes())
+
+
+def test_a_workdir_that_is_a_file(make_config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"--workdir=.*file cannot be made"):
+        loop.run(make_config(parallel="mesh"), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_meter():
+    meter = loop.Meter(2)
+    meter.add({"loss": 3.0, "learning_rate": 0.5, "confusion": np.array([[1, 1], [0, 2]])})
+    meter.add({"loss": 1.0, "learning_rate": 0.25, "confusion": np.array([[3, 0], [1, 0]])})
+    # Together [[4, 1], [1, 2]]: IoU 4/6 and 2/4.
+    assert meter.result() == {"loss": 2.0, "learning_rate": 0.25, "miou": pytest.approx(7 / 12), "pixel_accuracy": 0.75}
+    meter.reset()
+    meter.add({"loss": 5.0, "learning_rate": 0.1, "confusion": np.array([[1, 0], [0, 0]])})
+    assert meter.result()["loss"] == 5.0 and meter.result()["pixel_accuracy"] == 1.0
+
+
+def command(workdir, flags):
+    return [
+        *(sys.executable, str(ROOT / "train.py"), f"--workdir={workdir}"),
+        *(f"--config.{key}={value}" for key, value in flags.items()),
+    ]
+
+
+@pytest.mark.slow
+def test_killed_runs_continue_to_the_same_end(blocks_flags, make_config, tmp_path):
+    """kill -9 as soon as a save begins, and again once one is there; the third attempt ends the run."""
+    flags = {**blocks_flags, "train.steps": 12, "parallel": "mesh"}
+    subprocess.run(command(tmp_path / "whole", flags), check=True, cwd=tmp_path)
+    workdir = tmp_path / "killed"
+    for pattern in ("checkpoints/*tmp*", "checkpoints/6"):
+        process = subprocess.Popen(command(workdir, flags), cwd=tmp_path)
+        while process.poll() is None and not list(workdir.glob(pattern)):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        assert not (workdir / "result.json").exists()
+    subprocess.run(command(workdir, flags), check=True, cwd=tmp_path)
+    assert_same_run(make_config(train__steps=12), tmp_path / "whole", workdir)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, free_port):
+    flags = {**blocks_flags, "parallel": mode, "optimizer.name": "sgd"}
+    # Dropout masks depend on the device, the order of micro-batches on the process.
+    flags |= {"model.attention.self.dropout": 0.0, "model.decoder.fcn.dropout": 0.0, "train.accumulate": 1}
+    quiet = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    subprocess.run(command(tmp_path / "one", flags), check=True, cwd=tmp_path, env=quiet)
+    environment = dict(
+        quiet,
+        JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
+        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port}",
+        JAX_NUM_PROCESSES="2",
+    )
+    two = command(tmp_path / "two", {**flags, "distributed": True})
+    processes = [
+        subprocess.Popen(two, cwd=tmp_path, env=dict(environment, JAX_PROCESS_ID=str(i)), stdout=subprocess.PIPE)
+        for i in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=300)[0].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all("validation mIoU" in output for output in outputs)
+    changes = {key.replace(".", "__"): value for key, value in flags.items()}
+    (step, one), (other, two) = (final_state(make_config(**changes), tmp_path / name) for name in ("one", "two"))
+    assert step == other == 6
+    for name in one:
+        assert np.abs(one[name].astype(float) - two[name].astype(float)).max() <= 1e-6, name
+    for name in ("one", "two"):
+        assert [x["step"] for x in lines(tmp_path / name)] == [2, 3, 3, 4, 6, 6]
+        assert len(list((tmp_path / name / "tensorboard").iterdir())) == 1
+    assert len(list((tmp_path / "two" / "predictions").iterdir())) == 2
+    losses = [[x["loss"] for x in lines(tmp_path / name) if "loss" in x] for name in ("one", "two")]
+    np.testing.assert_allclose(*losses, atol=1e-5)
+
+
+@pytest.fixture
+def free_port():
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
