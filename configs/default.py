@@ -124,6 +124,9 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.
     evaluation.batch_size = 16
+    # Images are padded at the bottom and right to multiples of this. 1 scores every image at its very size and compiles
+    # once for each; a data set of many sizes wants 64 or so.
+    evaluation.size_multiple = 1
     # Validation images drawn at each evaluation.
     evaluation.samples = 4
 

@@ -11,6 +11,8 @@ from absl import app, flags, logging
 
 from attnseg_jax.errors import Stopped, UserError, nearest
 
+_PACKAGE = Path(__file__).parents[1]
+
 
 def run(
     main: Callable[[], Any],
@@ -51,7 +53,7 @@ def run(
 
 def _ours(record: LogRecord) -> bool:
     """Keeps our lines and every warning; libraries are talkative below that."""
-    return record.levelno >= WARNING or "attnseg_jax" in Path(record.pathname).parts
+    return record.levelno >= WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
 
 
 def _unexpected(argument: str) -> None:
@@ -78,5 +80,5 @@ def _guarded(action: Callable[[], Any]) -> Any:
         print("stopped", stop, file=sys.stderr)
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from the last checkpoint", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -8,13 +8,17 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from attnseg_jax.data.sources import Source
-from attnseg_jax.data.transforms import augment, normalise
+from attnseg_jax.data.transforms import augment, normalise, pad
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Batch = dict[str, np.ndarray]
+
+_MANY_SIZES = 8
+_SIZES_HINT = "the images have %d sizes, each of which is compiled for: config.eval.size_multiple=64 pads them to fewer"
 
 
 def train_batches(
@@ -54,10 +58,13 @@ def eval_batches(
     config: Any,
     *,
     batch_size: int,
+    multiple: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """This process's batches over every image of `source` once, at full size, in one pass.
+
+    Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
 
     As `train_batches` (row r to process r % process_count), with 'index' int32 [b], the place in the source.  Images
     of one size share batches, sizes in the order in which they first occur; what is missing of a size's last batch
@@ -66,7 +73,10 @@ def eval_batches(
     rows = _local(batch_size, process_count)
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(len(source)):
-        groups.setdefault(source.size(index), []).append(index)
+        h, w = source.size(index)
+        groups.setdefault((-(-h // multiple) * multiple, -(-w // multiple) * multiple), []).append(index)
+    if len(groups) > _MANY_SIZES:
+        logging.log_first_n(logging.WARNING, _SIZES_HINT, 1, len(groups))
     plan = []
     for size, members in groups.items():
         members += [-1] * (-len(members) % batch_size)
@@ -94,8 +104,8 @@ def _whole(place: tuple[int, tuple[int, int]], source: Source, config: Any) -> B
     if index < 0:
         return row | {"image": np.zeros((*size, 3), np.float32), "label": np.full(size, IGNORE_LABEL, np.int32)}
     sample = source[index]
-    image = normalise(sample["image"], config.mean, config.std)
-    return row | {"image": image, "label": sample["label"].astype(np.int32)}
+    image, label = pad(normalise(sample["image"], config.mean, config.std), sample["label"], size, (0, 0))
+    return row | {"image": image, "label": label}
 
 
 def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]:

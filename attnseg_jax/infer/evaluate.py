@@ -4,9 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, Integer
 
 from attnseg_jax.ops import metrics
@@ -83,7 +81,6 @@ def evaluate(
     *,
     on_batch: Callable[[Batch, Array | np.ndarray], None] | None = None,
     progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
-    per_process: bool = True,
 ) -> Scores:
     """Scores of all `batches`, counted in int64 on the host.
 
@@ -94,9 +91,7 @@ def evaluate(
     `on_batch(batch, predictions)` sees every batch (see `Collector`). `progress` wraps the iterable, for a bar
     (`functools.partial(tqdm, desc="val")`).
 
-    With several processes `eval_fn`'s counts are those of this process's rows, and they are summed over the processes
-    once, at the end, so that every process must call this; `per_process=False` says that `eval_fn` sums over all
-    processes already.
+    With several processes `eval_fn`'s counts are those of all of them (as `train.parallel.Parallel.evaluate` gives).
 
     Raises ValueError if the counts are not [num_classes, num_classes].
     """
@@ -110,8 +105,6 @@ def evaluate(
         pending = dispatched
     if pending is not None:
         _absorb(total, on_batch, *pending)
-    if per_process and jax.process_count() > 1:
-        total = _sum_over_processes(total)
     return Scores.from_confusion(total)
 
 
@@ -122,13 +115,6 @@ def _absorb(total, on_batch, batch, confusion, predictions):
     total += confusion
     if on_batch is not None:
         on_batch(batch, predictions)
-
-
-def _sum_over_processes(counts: Int[np.ndarray, "k k"]) -> Int[np.ndarray, "k k"]:
-    # JAX narrows int64 to int32 on its way through a device, so the counts travel as two halves of 31 bits.
-    halves = np.stack([counts >> 31, counts & 0x7FFFFFFF]).astype(np.int32)
-    high, low = np.asarray(multihost_utils.process_allgather(halves)).astype(np.int64).sum(0)
-    return (high << 31) + low
 
 
 def _divide(part, whole):

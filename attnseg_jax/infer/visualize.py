@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Integer, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -27,18 +27,6 @@ _VOID_ERROR = 200  # lighter than any dimmed pixel
 _INK, _FAINT = (28, 28, 30), (110, 110, 115)
 _SMALL, _LARGE = 240, 640  # width in pixels below which a panel is enlarged, above which it is reduced
 _MARGIN, _GAP = 24, 12
-
-
-def denormalise(
-    image: Float[np.ndarray, "*b h w 3"], mean: Sequence[float], std: Sequence[float]
-) -> UInt8[np.ndarray, "*b h w 3"]:
-    """The 8-bit image of a network's input: `image * std + mean`, rounded and clipped to 0..255.
-
-    >>> denormalise(np.zeros((1, 1, 3), np.float32), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)).tolist()
-    [[[124, 116, 104]]]
-    """
-    pixels = np.asarray(image, np.float32) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
-    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 def prediction_sheet(

@@ -140,15 +140,19 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
             _check_keys(config[key], known[key], f"{path}.{key}")
 
 
-def _numbers(value: Any, count: int) -> bool:
-    return isinstance(value, tuple) and len(value) == count and all(isinstance(v, int | float) for v in value)
+def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:
+    return isinstance(value, tuple) and len(value) == count and all(isinstance(v, kind) for v in value)
 
 
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
     data, train = config.data, config.train
     rules = [
-        ("data.crop", _numbers(data.crop, 2) and min(data.crop) >= 8, "two numbers (height, width) of at least 8"),
+        (
+            "data.crop",
+            _numbers(data.crop, 2, int) and min(data.crop) >= 8,
+            "two integers (height, width) of at least 8",
+        ),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", _numbers(data.mean, 3), "three numbers"),
         ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),
@@ -159,6 +163,7 @@ def check_values(config: ConfigDict) -> None:
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
+        ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
         ("eval.samples", config.eval.samples >= 0, "at least 0"),
     ]
     rules += [

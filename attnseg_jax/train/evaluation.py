@@ -24,13 +24,16 @@ from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.state import eval_variables
 
 
-def sample_indices(length: int, samples: int) -> list[int]:
+def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
     """Evenly spread indices of the images that are drawn at each evaluation.
+
+    With several processes they are multiples of their number: where all images have one size, those are the rows of
+    process 0, which draws.
 
     >>> sample_indices(101, 4)
     [0, 33, 67, 100]
     """
-    return sorted({round(i) for i in np.linspace(0, length - 1, min(samples, length))})
+    return sorted({round(i) // processes * processes for i in np.linspace(0, length - 1, min(samples, length))})
 
 
 def evaluate_split(
@@ -45,11 +48,12 @@ def evaluate_split(
       source: the split.
       picture: path of a PNG, or None.
     """
-    collector = Collector(sample_indices(len(source), config.eval.samples) if picture else ())
+    collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()) if picture else ())
     batches = eval_batches(
         source,
         config.data,
         batch_size=config.eval.batch_size,
+        multiple=config.eval.size_multiple,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -59,21 +63,24 @@ def evaluate_split(
         len(source.info.class_names),
         on_batch=collector,
         progress=lambda items: track(items, "evaluate"),
-        # The steps add their counts over all processes themselves.
-        per_process=False,
     )
     if picture and collector.predictions and jax.process_index() == 0:
         records = {index: source[index] for index in sorted(collector.predictions)}
         visualize.prediction_sheet(
             [record["image"] for record in records.values()],
             [record["label"] for record in records.values()],
-            [collector.predictions[index] for index in records],
+            [_cut(collector.predictions[index], record["label"]) for index, record in records.items()],
             source.info.class_names,
             source.info.palette,
             picture,
             titles=[record["id"] for record in records.values()],
         )
     return scores
+
+
+def _cut(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The prediction without the padding of `config.eval.size_multiple`."""
+    return prediction[: label.shape[0], : label.shape[1]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,12 @@ class Restored:
 
 
 def restore_run(
-    workdir: str | None, *, split: str = "val", checkpoint: str = "latest", data_dir: str | None = None
+    workdir: str | None,
+    *,
+    split: str = "val",
+    checkpoint: str = "latest",
+    data_dir: str | None = None,
+    distributed: bool = False,
 ) -> Restored:
     """Reads a run back; changes nothing on disk.
 
@@ -107,6 +119,7 @@ def restore_run(
       split: name of a split; `val` is the run's own validation split, whatever its name.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       data_dir: stands for the run's `config.data.dir`.
+      distributed: join the other processes of a pod, which all call this.
 
     Raises:
       UserError: workdir, checkpoint, split or data are not there.
@@ -116,7 +129,8 @@ def restore_run(
     config = configs.load(workdir)
     if data_dir is not None:
         config.data.dir = data_dir
-    initialize_distributed(config.distributed)
+    # Not the run's own value: what a pod trained may be scored on one machine.
+    initialize_distributed(distributed)
     split = config.data.eval_split if split == "val" else split
     source = load_source(config.data, split)
     run = make_run(config, len(source.info.class_names), training=False)
@@ -132,7 +146,7 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
     for record in records:
         image = normalise(record["image"], data.mean, data.std)
         batch = {"image": image[None], "label": record["label"][None].astype(np.int32), "valid": np.ones(1, bool)}
-        predictions.append(restored.parallel.evaluate(restored.variables, batch)[1][0])
+        predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0])
     return predictions
 
 
@@ -157,6 +171,7 @@ def evaluate_run(
     checkpoint: str = "latest",
     data_dir: str | None = None,
     picture: str | None = None,
+    distributed: bool = False,
 ) -> Result:
     """Restores a run and scores a split; arguments and errors as in `restore_run`.
 
@@ -166,8 +181,9 @@ def evaluate_run(
       checkpoint: `latest`, `best` or a step.
       data_dir: where the data are now.
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
+      distributed: as in `restore_run`.
     """
-    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir)
+    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
     path = Path(picture) if picture else Path(workdir) / "eval" / f"{run.split}_{run.step}.png"
     scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
     names = run.source.info.class_names

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
     info = train_source.info
-    train = make_run(config, len(info.class_names), _surveyed_weights(config, workdir, train_source, eval_source))
+    train = make_run(
+        config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
+    )
     logging.info(
         "%d training and %d validation images, %d classes, %.2f M parameters, %d %s device(s) by %s",
         len(train_source), len(eval_source), len(info.class_names), _millions(train.abstract.params),
@@ -76,8 +79,12 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         stack.enter_context(closing(batches))
         stop_requested = stack.enter_context(_stop_requests())
         meter = Meter(len(info.class_names))
+        evaluate = partial(_evaluate_and_save, config, workdir, train, eval_source, checkpoints, writer, progress)
         pending: tuple[int, dict] | None = None
         scores: Scores | None = None
+        if start and start % config.train.eval_every == 0 and not checkpoints.metrics(start):
+            # A signal came before this step was evaluated.
+            scores = evaluate(start, state)
 
         for step in range(start + 1, config.train.steps + 1):
             batch = train.parallel.shard_batch(next(batches))
@@ -98,12 +105,10 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
                     checkpoints.save(step, state)
                     checkpoints.wait()
                     raise Stopped(f"by a signal; step {step} is saved, the same command continues there")
-                with progress.pause():
-                    scores = _evaluate_and_save(config, workdir, train, step, state, eval_source, checkpoints, writer)
-                progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
+                scores = evaluate(step, state)
         if scores is None:
             # All steps were there already; only the result was missing.
-            scores = _evaluate_and_save(config, workdir, train, start, state, eval_source, checkpoints, writer)
+            scores = evaluate(start, state)
         checkpoints.wait()
         return _finish(config, workdir, max(start, config.train.steps), info.class_names, scores)
 
@@ -218,19 +223,22 @@ def _evaluate_and_save(
     config: ConfigDict,
     workdir: Path,
     train: Run,
-    step: int,
-    state: TrainState,
     source: Source,
     checkpoints: Checkpoints,
     writer: MetricWriter,
+    progress: Progress,
+    step: int,
+    state: TrainState,
 ) -> Scores:
     picture = workdir / "predictions" / f"step_{step}.png"
-    scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture)
+    with progress.pause():
+        scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture)
     if not (step in checkpoints.steps() and checkpoints.metrics(step)):
         # A checkpoint with metrics has its line already.
         writer.write_scores(step, scores, source.info.class_names)
     miou = scores.miou if np.isfinite(scores.miou) else 0.0
     checkpoints.save(step, state, {"miou": miou})
+    progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
     return scores
 
 

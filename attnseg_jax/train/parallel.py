@@ -49,6 +49,16 @@ def check_batch_size(batch_size: int, *, key: str = "config.train.batch_size", a
     raise UserError(f"{key}={batch_size} cannot be split evenly over {parts}: give {near}")
 
 
+class Rows:
+    """Rows of a result that stay on their devices until NumPy asks for them."""
+
+    def __init__(self, fetch: Callable[[], np.ndarray]):
+        self._fetch = fetch
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._fetch(), dtype)
+
+
 class Parallel:
     """Runs a pure train and evaluation step on many devices; the state lies whole on each of them.
 
@@ -75,12 +85,13 @@ class Parallel:
         """One step on a batch from `shard_batch`; the old state is gone afterwards. Does not wait for the result."""
         return self._train(state, batch)
 
-    def evaluate(
-        self, variables: PyTree, batch: dict[str, np.ndarray]
-    ) -> tuple[Int[np.ndarray, "k k"], Int[np.ndarray, "b h w"]]:
-        """Evaluate this process's NumPy batch: the confusion over all processes (int64), its own rows' predictions."""
+    def evaluate(self, variables: PyTree, batch: dict[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
+        """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
+
+        Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them.
+        """
         confusion, prediction = self._eval(variables, self.shard_batch(batch))
-        return np.asarray(confusion).astype(np.int64), self._local_rows(prediction)[: len(batch["valid"])]
+        return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
 
 
 class PmapParallel(Parallel):

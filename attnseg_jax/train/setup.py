@@ -18,7 +18,7 @@ from attnseg_jax.train.config import check_values
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
 from attnseg_jax.train.state import TrainState, create_state
-from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.train.step import LOSSES, make_eval_step, make_train_step
 
 DTYPES = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "given", "median_frequency")
@@ -50,11 +50,9 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
       survey: pixel counts of the training split; only `median_frequency` needs them.
 
     Raises:
-      UserError: an unknown name, or given weights that do not fit the classes.
+      UserError: given weights that do not fit the classes.
     """
     kind = config.class_weights
-    if kind not in CLASS_WEIGHTS:
-        raise UserError(f"config.loss.class_weights={kind!r} is unknown: {nearest(kind, CLASS_WEIGHTS)}")
     if kind == "none":
         return None
     if kind == "median_frequency":
@@ -69,13 +67,25 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     return weights
 
 
-def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = None, *, training: bool = True) -> Run:
+def _check_loss(config: ConfigDict) -> None:
+    for key, known in (("name", LOSSES), ("class_weights", CLASS_WEIGHTS)):
+        if config[key] not in known:
+            raise UserError(f"config.loss.{key}={config[key]!r} is unknown: {nearest(config[key], known)}")
+
+
+def make_run(
+    config: ConfigDict,
+    num_classes: int,
+    weights: Callable[[], np.ndarray | None] = lambda: None,
+    *,
+    training: bool = True,
+) -> Run:
     """Builds model, optimizer and steps; nothing is compiled or allocated yet.
 
     Args:
       config: the run's config.
       num_classes: of the data.
-      weights: class weights `[k]` of the loss.
+      weights: gives the class weights `[k]` of the loss; called after everything cheaper was checked.
       training: without it only evaluation is offered, on any number of devices.
 
     Raises:
@@ -84,6 +94,7 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype={config.dtype!r} is unknown: {nearest(config.dtype, DTYPES)}")
     check_values(config)
+    _check_loss(config.loss)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
     if config.eval.batch_size % jax.process_count():
@@ -93,18 +104,6 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
         )
     model = build_model(config.model, num_classes, dtype=config.dtype)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps)
-    train_step = make_train_step(
-        model,
-        optimizer,
-        num_classes=num_classes,
-        schedule=schedule,
-        loss=config.loss.name,
-        class_weights=weights,
-        label_smoothing=config.loss.label_smoothing,
-        aux_weight=config.loss.aux_weight,
-        ema_decay=config.optimizer.ema_decay,
-        accumulate=config.train.accumulate,
-    )
     shape = (1, *config.data.crop, 3)
     ema = config.optimizer.ema_decay > 0
 
@@ -113,5 +112,17 @@ def make_run(config: ConfigDict, num_classes: int, weights: np.ndarray | None = 
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        num_classes=num_classes,
+        schedule=schedule,
+        loss=config.loss.name,
+        class_weights=weights(),
+        label_smoothing=config.loss.label_smoothing,
+        aux_weight=config.loss.aux_weight,
+        ema_decay=config.optimizer.ema_decay,
+        accumulate=config.train.accumulate,
+    )
     parallel = make_parallel(config.parallel, train_step if training else None, make_eval_step(model, num_classes))
     return Run(model, parallel, abstract, lambda: create(key))

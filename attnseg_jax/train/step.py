@@ -9,7 +9,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
@@ -47,8 +46,6 @@ def make_train_step(
     parameters, where the state has one, is `d * average + (1 - d) * params` after the update,
     with `d = min(ema_decay, (1 + t) / (10 + t))` at step t.
     """
-    if loss not in LOSSES:
-        raise UserError(f"config.loss.name={loss!r} is unknown: {nearest(loss, LOSSES)}")
     loss_sum = LOSSES[loss]
 
     def objective(params, batch_stats, batch, key):

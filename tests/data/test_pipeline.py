@@ -173,6 +173,19 @@ def test_evaluation_sees_every_image_once_at_full_size(source, data_config):
             np.testing.assert_allclose(restored, sample["image"], atol=1e-3)
 
 
+def test_evaluation_pads_to_multiples(source, data_config):
+    batches = list(eval_batches(source, data_config(), batch_size=2, multiple=16))
+    assert all(size % 16 == 0 for b in batches for size in b["label"].shape[1:])
+    assert sorted(i for b in batches for i in b["index"] if i >= 0) == [0, 1, 2, 3, 4]
+    for batch in batches:
+        for row, index in enumerate(batch["index"]):
+            truth = source[int(index)]["label"] if index >= 0 else np.zeros((0, 0))
+            h, w = truth.shape
+            np.testing.assert_array_equal(batch["label"][row, :h, :w], truth)
+            assert (batch["label"][row, h:] == 255).all() and (batch["label"][row, :, w:] == 255).all()
+            assert (batch["image"][row, h:] == 0).all() and (batch["image"][row, :, w:] == 0).all()
+
+
 def test_evaluation_with_a_batch_larger_than_the_split(source, data_config):
     batches = list(eval_batches(source, data_config(), batch_size=16))
     assert [b["image"].shape[0] for b in batches] == [16, 16, 16]

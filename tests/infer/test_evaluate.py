@@ -4,7 +4,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.infer import evaluate as module
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
 from attnseg_jax.infer.report import finite, table, to_json
 from attnseg_jax.ops.metrics import confusion_matrix
@@ -149,21 +148,3 @@ def test_evaluate_dispatches_a_batch_before_it_reads_the_one_before():
 def test_evaluate_refuses_counts_of_another_size():
     with pytest.raises(ValueError, match=r"\(3, 3\), expected \(4, 4\)"):
         evaluate(_eval_fn, _batches()[2], 4)
-
-
-@pytest.mark.parametrize("per_process", [True, False])
-def test_evaluate_sums_over_processes_in_64_bits(monkeypatch, per_process):
-    """The gather narrows to 32 bits, as a real one does; the other process counted twice as much."""
-
-    def process_allgather(array):
-        narrow = array.astype(np.int32)
-        np.testing.assert_array_equal(narrow, array)
-        high, low = array.astype(np.int64)
-        other = 2 * ((high << 31) + low)
-        return np.stack([narrow, np.stack([other >> 31, other & 0x7FFFFFFF]).astype(np.int32)])
-
-    monkeypatch.setattr(module.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(module.multihost_utils, "process_allgather", process_allgather)
-    counts = np.array([[5_000_000_000, 7], [0, 2**31]])
-    scores = evaluate(lambda _: (counts, None), [{}], 2, per_process=per_process)
-    np.testing.assert_array_equal(scores.confusion, counts * (3 if per_process else 1))

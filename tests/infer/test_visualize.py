@@ -8,7 +8,7 @@ from PIL import Image
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.files import write_atomically
-from attnseg_jax.infer.visualize import WRONG, curves, denormalise, prediction_sheet
+from attnseg_jax.infer.visualize import WRONG, curves, prediction_sheet
 
 NAMES = ("sky", "road", "tram")
 PALETTE = np.array([[10, 200, 30], [200, 10, 250], [20, 30, 220]], np.uint8)
@@ -103,14 +103,6 @@ def test_sheet_refuses_what_does_not_fit(tmp_path):
     with pytest.raises(ValueError, match="argument"):
         prediction_sheet([image, image], [label], [prediction], NAMES, PALETTE, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_denormalise_undoes_the_normalisation():
-    image = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), np.uint8)
-    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-    normalised = ((image - np.float32(mean)) / np.float32(std)).astype(np.float32)
-    np.testing.assert_array_equal(denormalise(normalised, mean, std), image)
-    assert denormalise(normalised + 9, mean, std).max() == 255
 
 
 def test_curves_are_drawn_from_a_torn_file(tmp_path):

@@ -114,7 +114,7 @@ def test_fcn_resnet50():
     model = build_model(config, num_classes=21)
     out = jax.jit(model.apply)(variables_of(model, case, FCN, x), x)
     assert_golden(case, "out", nchw(out.logits))
-    assert_golden(case, "aux", nchw(out.aux["aux"]))
+    assert_golden(case, "aux", nchw(out.aux["fcn"]))
 
 
 def test_self_attention():

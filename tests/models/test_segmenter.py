@@ -36,7 +36,7 @@ def test_auxiliary_logits_of_both_parts_arrive_at_input_size(random_variables):
     model = Segmenter(parts.backbone, WithAux(), parts.decoder)
     variables = random_variables(model, IMAGE)
     out = model.apply(variables, IMAGE)
-    assert sorted(out.aux) == ["aux", "early"]
+    assert sorted(out.aux) == ["early", "fcn"]
     for logits in out.aux.values():
         assert logits.shape == (3, 13, 17, 7) and logits.dtype == jnp.float32
     features = parts.backbone.bind(
@@ -44,7 +44,7 @@ def test_auxiliary_logits_of_both_parts_arrive_at_input_size(random_variables):
     )(IMAGE)
     early = features.deepest[..., :7].astype(jnp.bfloat16).astype(jnp.float32)
     np.testing.assert_allclose(out.aux["early"], resize(early, (13, 17)), atol=1e-6)
-    assert abs(out.aux["aux"] - out.logits).max() > 0.01
+    assert abs(out.aux["fcn"] - out.logits).max() > 0.01
 
 
 @pytest.mark.parametrize("skips, size", [((), (4, 5)), ((4,), (4, 5)), ((2, 4), (7, 9))])
@@ -105,7 +105,7 @@ def test_gradients_reach_every_parameter(random_variables):
     @jax.grad
     def gradient(params):
         out, _ = model.apply({**variables, "params": params}, IMAGE, train=True, mutable=["batch_stats"])
-        return jnp.square(out.logits).mean() + jnp.square(out.aux["aux"]).mean()
+        return jnp.square(out.logits).mean() + jnp.square(out.aux["fcn"]).mean()
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -92,5 +92,5 @@ class FCN(nn.Module):
         aux = {}
         if self.aux:
             aux_head = FCNHead(self.num_classes, dropout=self.dropout, dtype=self.dtype, name="aux_head")
-            aux["aux"] = aux_head(features.maps[self.aux_stride], train=train)
+            aux["fcn"] = aux_head(features.maps[self.aux_stride], train=train)
         return logits, aux
