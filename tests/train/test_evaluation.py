@@ -16,6 +16,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_run, sample_indices
+from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -30,19 +31,27 @@ def quick_compilation():
 
 @pytest.fixture(scope="module")
 def trained(make_config, tmp_path_factory):
-    """(workdir, result, config) of three steps with an evaluation after each; the second is made the best."""
+    """(workdir, result, config) of three steps with an evaluation after each; the second is made the best.
+
+    A step only shifts the averaged parameters, which spares compiling a real one.
+    """
     workdir = tmp_path_factory.mktemp("evaluated") / "run"
-    config = make_config(
-        train__steps=3, train__eval_every=1, train__accumulate=1, train__batch_size=8, optimizer__warmup_steps=0
-    )
+    config = make_config(train__steps=3, train__eval_every=1)
     scores = iter([0.2, 0.9, 0.3])
 
     class Marked(Checkpoints):
         def save(self, step, state, metrics=None):
             super().save(step, state, {"miou": next(scores)})
 
+    def train(self, state, batch):
+        rng = np.random.default_rng(int(state.step))
+        ema = jax.tree.map(lambda x: jax.device_put(x + rng.normal(0, 0.2, x.shape), x.sharding), state.ema)
+        metrics = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1, "confusion": np.eye(5, dtype=int)}
+        return state.replace(step=state.step + 1, ema=ema), metrics
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Checkpoints", Marked)
+        patch.setattr(Parallel, "train", train)
         return workdir, loop.run(config, workdir), config
 
 
