@@ -32,10 +32,11 @@ def quick_compilation():
     runs, make_run = {}, setup.make_run
     states = {}
 
-    def shared(config, num_classes, weights=None, **options):
-        key = configs.to_json(config), num_classes, str(weights), str(options)
+    def shared(config, num_classes, weights=lambda: None, **options):
+        given = weights()
+        key = configs.to_json(config), num_classes, str(given), str(options)
         if key not in runs:
-            run = make_run(config, num_classes, weights, **options)
+            run = make_run(config, num_classes, lambda: given, **options)
             # None of the states that are made here hangs on anything else.
             create = states.setdefault((config.seed, config.model.attention.name), functools.cache(run.create))
             runs[key] = dataclasses.replace(run, create=create)
