@@ -349,7 +349,8 @@ def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, f
         assert len(list((tmp_path / name / "tensorboard").iterdir())) == 1
     assert len(list((tmp_path / "two" / "predictions").iterdir())) == 2
     losses = [[x["loss"] for x in lines(tmp_path / name) if "loss" in x] for name in ("one", "two")]
-    np.testing.assert_allclose(*losses, atol=1e-5)
+    # XLA adds up a few thousand pixels one by one, many more in a tree; a device's share decides.
+    np.testing.assert_allclose(*losses, atol=5e-5)
 
 
 @pytest.fixture
