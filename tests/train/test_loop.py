@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from runs import assert_same_run, final_state, lines
 
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import config as configs
@@ -64,32 +62,6 @@ def finished(config, tmp_path_factory):
 @pytest.fixture
 def copy(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "copy")
-
-
-def lines(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-
-def final_state(config, workdir):
-    """(step, leaves by path) of the newest checkpoint."""
-    abstract = setup.make_run(config, 5).abstract
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step, state = checkpoints.restore_latest(abstract)
-    state = state.replace(key=jax.random.key_data(state.key))
-    return step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
-
-
-def assert_same_run(config, one, other):
-    """Bit-equal states and the same metrics, letter by letter."""
-    (step, state), (other_step, other_state) = final_state(config, one), final_state(config, other)
-    assert step == other_step == config.train.steps
-    parts = {name.split(".")[1].split("[")[0] for name in state}
-    assert parts == {"step", "params", "batch_stats", "opt_state", "ema", "key"}
-    assert state.keys() == other_state.keys()
-    for name in state:
-        np.testing.assert_array_equal(state[name], other_state[name], err_msg=name, strict=True)
-    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
-    assert (one / "result.json").read_text() == (other / "result.json").read_text()
 
 
 def forbid(monkeypatch, name):
@@ -286,77 +258,3 @@ def test_meter():
     meter.reset()
     meter.add({"loss": 5.0, "learning_rate": 0.1, "confusion": np.array([[1, 0], [0, 0]])})
     assert meter.result()["loss"] == 5.0 and meter.result()["pixel_accuracy"] == 1.0
-
-
-def command(workdir, flags):
-    return [
-        *(sys.executable, str(ROOT / "train.py"), f"--workdir={workdir}"),
-        *(f"--config.{key}={value}" for key, value in flags.items()),
-    ]
-
-
-@pytest.mark.slow
-def test_killed_runs_continue_to_the_same_end(blocks_flags, make_config, tmp_path):
-    """kill -9 as soon as a save begins, and again once one is there; the third attempt ends the run."""
-    flags = {**blocks_flags, "train.steps": 12, "parallel": "mesh"}
-    subprocess.run(command(tmp_path / "whole", flags), check=True, cwd=tmp_path)
-    workdir = tmp_path / "killed"
-    for pattern in ("checkpoints/*tmp*", "checkpoints/6"):
-        process = subprocess.Popen(command(workdir, flags), cwd=tmp_path)
-        while process.poll() is None and not list(workdir.glob(pattern)):
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-        assert not (workdir / "result.json").exists()
-    subprocess.run(command(workdir, flags), check=True, cwd=tmp_path)
-    assert_same_run(make_config(train__steps=12), tmp_path / "whole", workdir)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
-def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, free_port):
-    flags = {**blocks_flags, "parallel": mode, "optimizer.name": "sgd", "optimizer.learning_rate": 0.02}
-    # Dropout masks depend on the device, the order of micro-batches on the process.
-    flags |= {"model.attention.self.dropout": 0.0, "model.decoder.fcn.dropout": 0.0, "train.accumulate": 1}
-    quiet = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    subprocess.run(command(tmp_path / "one", flags), check=True, cwd=tmp_path, env=quiet)
-    environment = dict(
-        quiet,
-        JAX_CPU_COLLECTIVES_IMPLEMENTATION="gloo",
-        JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{free_port}",
-        JAX_NUM_PROCESSES="2",
-    )
-    two = command(tmp_path / "two", {**flags, "distributed": True})
-    processes = [
-        subprocess.Popen(two, cwd=tmp_path, env=dict(environment, JAX_PROCESS_ID=str(i)), stdout=subprocess.PIPE)
-        for i in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=300)[0].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0]
-    assert all("validation mIoU" in output for output in outputs)
-    changes = {key.replace(".", "__"): value for key, value in flags.items()}
-    (step, one), (other, two) = (final_state(make_config(**changes), tmp_path / name) for name in ("one", "two"))
-    assert step == other == 6
-    for name in one:
-        # The momentum is the parameters' change divided by the learning rate.
-        limit = 1e-5 if "opt_state" in name else 1e-6
-        assert np.abs(one[name].astype(float) - two[name].astype(float)).max() <= limit, name
-    for name in ("one", "two"):
-        assert [x["step"] for x in lines(tmp_path / name)] == [2, 3, 3, 4, 6, 6]
-        assert len(list((tmp_path / name / "tensorboard").iterdir())) == 1
-    assert len(list((tmp_path / "two" / "predictions").iterdir())) == 2
-    losses = [[x["loss"] for x in lines(tmp_path / name) if "loss" in x] for name in ("one", "two")]
-    np.testing.assert_allclose(*losses, atol=1e-5)
-
-
-@pytest.fixture
-def free_port():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]

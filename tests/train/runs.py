@@ -1,0 +1,35 @@
+"""What a run left, and whether two runs are the same."""
+
+import json
+
+import jax
+import numpy as np
+
+from attnseg_jax.train import setup
+from attnseg_jax.train.checkpoint import Checkpoints
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(config, workdir):
+    """(step, leaves by path) of the newest checkpoint."""
+    abstract = setup.make_run(config, 5).abstract
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        step, state = checkpoints.restore_latest(abstract)
+    state = state.replace(key=jax.random.key_data(state.key))
+    return step, {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_same_run(config, one, other):
+    """Bit-equal states and the same metrics, letter by letter."""
+    (step, state), (other_step, other_state) = final_state(config, one), final_state(config, other)
+    assert step == other_step == config.train.steps
+    parts = {name.split(".")[1].split("[")[0] for name in state}
+    assert parts == {"step", "params", "batch_stats", "opt_state", "ema", "key"}
+    assert state.keys() == other_state.keys()
+    for name in state:
+        np.testing.assert_array_equal(state[name], other_state[name], err_msg=name, strict=True)
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert (one / "result.json").read_text() == (other / "result.json").read_text()
