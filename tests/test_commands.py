@@ -164,7 +164,7 @@ def test_bad_data(spoil, train, blocks, tmp_path):
         ({"loss__name": "cross"}, ["config.loss.name='cross'", "cross_entropy"]),
         ({"loss__class_weights": "given"}, ["config.loss.weights", "5 numbers"]),
         ({"optimizer__name": "adam"}, ["config.optimizer.name='adam'", "adamw"]),
-        ({"optimizer__warmup_steps": 6}, ["config.optimizer.warmup_steps=6", "config.train.steps=6"]),
+        ({"optimizer__warmup_steps": -6}, ["config.optimizer.warmup_steps=-6"]),
         ({"seed": -1}, ["config.seed=-1"]),
         ({"train__keep": 0}, ["config.train.keep=0"]),
         ({"data__crop": "(7, 32)"}, ["config.data.crop=(7, 32)"]),
@@ -191,7 +191,7 @@ def test_bad_values(changes, words, train, tmp_path):
         (["--config", "nix.py"], ["--config=nix.py", "does not exist"]),
         (["--wrokdir=x"], ["unknown flag --wrokdir", "did you mean 'workdir'?"]),
         (["steps=3"], ["unexpected argument 'steps=3'", "--name=value"]),
-        (["--config.train.steps=20"], ["config.optimizer.warmup_steps=50", "config.train.steps=20"]),
+        (["--config.train.steps=0"], ["config.train.steps=0", "at least 1"]),
     ],
     ids=lambda x: " ".join(x),
 )
@@ -261,7 +261,7 @@ def test_help(script, names, flag, call):
     [
         (UserError("two\nlines"), 2, "error: two lines"),
         (Stopped("by a signal; go on"), 128 + signal.SIGTERM, "stopped by a signal; go on"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command continues from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_how_a_command_ends(error, code, line, capsys):

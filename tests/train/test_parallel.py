@@ -26,8 +26,10 @@ def run(mode, count=8, steps=3, adamw=False, accumulate=None):
     for i in range(steps):
         state, metrics = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
         losses.append(float(metrics["loss"]))
-    evaluate = None if adamw or accumulate else parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
-    return state, losses, evaluate
+    if adamw or accumulate:
+        return state, losses, None
+    confusion, prediction = parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
+    return state, losses, (np.asarray(confusion), np.asarray(prediction))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_uneven_evaluation_batch(one, eight):
     expected = np.zeros((tiny.CLASSES, tiny.CLASSES), np.int64)
     np.add.at(expected, (label[label != 255], prediction[label != 255]), 1)
     np.testing.assert_array_equal(confusion, expected)
-    assert confusion.dtype == np.int64
+    assert confusion.dtype == np.int32
 
 
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
