@@ -1,6 +1,9 @@
 """Every key of a config with its default: a tiny attention model on the embedded `context` data set.
 
-python train.py
+    python train.py
+
+Float32, 2 CPU cores: val mIoU 0.975 (mean of the seeds 0, 1, 2) after the 400 steps, in two minutes. With
+--config.model.attention.name=none it is 0.366.
 """
 
 from ml_collections import ConfigDict

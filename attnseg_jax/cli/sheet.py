@@ -12,22 +12,25 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.infer.visualize import prediction_sheet
 from attnseg_jax.train import evaluation
 
-RUNS = flags.DEFINE_string("runs", None, "TITLE=WORKDIR of each run, separated by commas; required")
-OUT = flags.DEFINE_string("out", "sheet.png", "PNG to write (default: sheet.png)")
-SPLIT = flags.DEFINE_string("split", "val", "split the images come from (default: val)")
-SAMPLES = flags.DEFINE_integer("samples", 4, "number of images, evenly spread over the split (default: 4)")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data are now (default: where the first run found them)")
+
+def define_flags() -> None:
+    """Defines the flags; not on import, where they would meet those of another command."""
+    flags.DEFINE_string("runs", None, "TITLE=WORKDIR of each run, separated by commas; required")
+    flags.DEFINE_string("out", "sheet.png", "PNG to write (default: sheet.png)")
+    flags.DEFINE_string("split", "val", "split the images come from (default: val)")
+    flags.DEFINE_integer("samples", 4, "number of images, evenly spread over the split (default: 4)")
+    flags.DEFINE_string("data_dir", None, "where the data are now (default: where the first run found them)")
 
 
 def main() -> None:
     """Predicts and draws."""
-    pairs = [part.rpartition("=") for part in (RUNS.value or "").split(",")]
+    pairs = [part.rpartition("=") for part in (flags.FLAGS.runs or "").split(",")]
     if not all(title and workdir for title, _, workdir in pairs):
         raise UserError("--runs must be TITLE=WORKDIR[,TITLE=WORKDIR...]")
     records, columns = [], {}
     for title, _, workdir in pairs:
-        restored = evaluation.restore_run(workdir, split=SPLIT.value, data_dir=DATA_DIR.value)
-        indices = evaluation.sample_indices(len(restored.source), SAMPLES.value)
+        restored = evaluation.restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)
+        indices = evaluation.sample_indices(len(restored.source), flags.FLAGS.samples)
         if not records:
             info = restored.source.info
             records = [restored.source[i] for i in indices]
@@ -40,12 +43,13 @@ def main() -> None:
         columns,
         info.class_names,
         info.palette,
-        OUT.value,
+        flags.FLAGS.out,
         titles=[record["id"] for record in records],
         errors=False,
     )
-    print(OUT.value)
+    print(flags.FLAGS.out)
 
 
 if __name__ == "__main__":
+    define_flags()
     entry.run(main, usage=__doc__, help_flags=("runs", "out", "split", "samples", "data_dir"))

@@ -18,7 +18,7 @@ from attnseg_jax.train.config import check_values
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
 from attnseg_jax.train.state import TrainState, create_state
-from attnseg_jax.train.step import LOSSES, make_eval_step, make_train_step
+from attnseg_jax.train.step import loss_function, make_eval_step, make_train_step
 
 DTYPES = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "given", "median_frequency")
@@ -68,9 +68,10 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
 
 
 def _check_loss(config: ConfigDict) -> None:
-    for key, known in (("name", LOSSES), ("class_weights", CLASS_WEIGHTS)):
-        if config[key] not in known:
-            raise UserError(f"config.loss.{key}={config[key]!r} is unknown: {nearest(config[key], known)}")
+    loss_function(config.name)
+    kind = config.class_weights
+    if kind not in CLASS_WEIGHTS:
+        raise UserError(f"config.loss.class_weights={kind!r} is unknown: {nearest(kind, CLASS_WEIGHTS)}")
 
 
 def make_run(

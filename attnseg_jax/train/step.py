@@ -9,12 +9,20 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.state import TrainState
 
 LOSSES = {"cross_entropy": cross_entropy}
+
+
+def loss_function(name: str) -> Callable:
+    """The loss of `config.loss.name`: (logits, labels, *, class_weights, label_smoothing) -> (sum, count)."""
+    if name not in LOSSES:
+        raise UserError(f"config.loss.name={name!r} is unknown: {nearest(name, LOSSES)}")
+    return LOSSES[name]
 
 
 def make_train_step(
@@ -46,7 +54,7 @@ def make_train_step(
     parameters, where the state has one, is `d * average + (1 - d) * params` after the update,
     with `d = min(ema_decay, (1 + t) / (10 + t))` at step t.
     """
-    loss_sum = LOSSES[loss]
+    loss_sum = loss_function(loss)
 
     def objective(params, batch_stats, batch, key):
         labels = _labels(batch)

@@ -185,3 +185,16 @@ def test_on_another_number_of_devices(trained):
 @pytest.mark.parametrize("length, samples, wanted", [(5, 2, [0, 4]), (3, 7, [0, 1, 2]), (1, 4, [0]), (9, 0, [])])
 def test_sample_indices(length, samples, wanted):
     assert sample_indices(length, samples) == wanted
+
+
+def test_predictions_of_records_give_the_scores(trained):
+    """What `cli.sheet` draws is what is scored, one image at a time."""
+    workdir, result, _ = trained
+    restored = evaluation.restore_run(str(workdir))
+    records = [restored.source[i] for i in range(len(restored.source))]
+    confusion = np.zeros((5, 5), int)
+    for record, prediction in zip(records, evaluation.predict(restored, records), strict=True):
+        truth = record["label"]
+        assert prediction.shape == truth.shape
+        np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
