@@ -15,7 +15,7 @@ from PIL import Image
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import evaluate_run, sample_indices
+from attnseg_jax.train.evaluation import evaluate_run, predict, restore_run, sample_indices
 from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 
@@ -190,10 +190,10 @@ def test_sample_indices(length, samples, wanted):
 def test_predictions_of_records_give_the_scores(trained):
     """What `cli.sheet` draws is what is scored, one image at a time."""
     workdir, result, _ = trained
-    restored = evaluation.restore_run(str(workdir))
+    restored = restore_run(str(workdir))
     records = [restored.source[i] for i in range(len(restored.source))]
     confusion = np.zeros((5, 5), int)
-    for record, prediction in zip(records, evaluation.predict(restored, records), strict=True):
+    for record, prediction in zip(records, predict(restored, records), strict=True):
         truth = record["label"]
         assert prediction.shape == truth.shape
         np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
