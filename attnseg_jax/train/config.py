@@ -43,8 +43,13 @@ def _tuples(value: Any) -> Any:
     return value
 
 
+# Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
+# so that older workdirs can still be evaluated and continued.
+ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0}
+
+
 def load(workdir: str | Path) -> ConfigDict:
-    """Reads the resolved config a run left in its workdir.
+    """Reads the resolved config a run left in its workdir; keys younger than the run get their value of `ADDED`.
 
     Raises:
       UserError: there is none, or it is not JSON.
@@ -56,6 +61,10 @@ def load(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} does not exist: --workdir must be the workdir of a run of train.py") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
+    for key, value in ADDED.items():
+        group, name = key.split(".")
+        if group in values:
+            values[group].setdefault(name, value)
     return ConfigDict(_tuples(values)).lock()
 
 

@@ -282,3 +282,12 @@ def test_the_default_config_is_what_json_can_hold():
     config = default.get_config()
     assert json.loads(configs.to_json(config))["data"]["crop"] == [64, 96]
     assert jax.tree.leaves(configs.resolve(config))
+
+
+def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
+    values = json.loads(configs.to_json(default.get_config()))
+    del values["eval"]["size_multiple"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = configs.load(tmp_path)
+    assert config.eval.size_multiple == 1
+    configs.check_values(config)
