@@ -44,9 +44,12 @@ def run(
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().addFilter(_ours)
-        if argv[1:]:
-            _guarded(lambda: _unexpected(argv[1]))
-        _guarded(main)
+        _guarded(lambda: run_main(argv[1:]))
+
+    def run_main(rest: list[str]) -> None:
+        if rest:
+            raise UserError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+        main()
 
     app.run(start, flags_parser=parse)
 
@@ -54,10 +57,6 @@ def run(
 def _ours(record: LogRecord) -> bool:
     """Keeps our lines and every warning; libraries are talkative below that."""
     return record.levelno >= WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
-
-
-def _unexpected(argument: str) -> None:
-    raise UserError(f"unexpected argument {argument!r}: flags are written --name=value")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses import cross_entropy
+from attnseg_jax.ops.losses import cross_entropy, mean
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.state import TrainState
 
@@ -116,7 +116,7 @@ def make_train_step(
             batch_stats = jax.lax.pmean(batch_stats, axis_name)
 
         confusion, count = sums.pop("confusion"), sums.pop("count")
-        scale = jnp.where(count > 0, 1.0 / jnp.where(count > 0, count, 1.0), 0.0)
+        scale = mean(jnp.float32(1.0), count)
         grads, losses = jax.tree.map(lambda x: x * scale, (grads, sums))
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
