@@ -53,7 +53,7 @@ def test_the_decoder_works_at_its_finest_map(skips, size):
 
     def logits(key):
         features = parts.backbone.init_with_output(key, IMAGE)[0]
-        return parts.decoder.init_with_output(key, features)[0][0]
+        return parts.decoder.init_with_output(key, features)[0].logits
 
     assert jax.eval_shape(logits, jax.random.key(0)).shape == (3, *size, 7)
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.features import Features
+from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
 from attnseg_jax.ops.resize import resize
 
@@ -65,9 +65,7 @@ class FCN(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Features, *, gate: Callable | None = None, train: bool = False
-    ) -> tuple[Float[Array, "b h w k"], dict[str, Float[Array, "b y x k"]]]:
+    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
         """Returns logits and auxiliary logits, each at the size of its map.
 
         Raises:
@@ -82,10 +80,12 @@ class FCN(nn.Module):
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, name="head")
         x = features.deepest
         logits = head(x, train=train)
+        attention: dict = {}
         for stride in sorted(self.skips, reverse=True):
             skip = features.maps[stride]
             if gate is not None:
-                skip = gate(skip, x, stride=stride, train=train)
+                skip, maps = gate(skip, x, stride=stride, train=train)
+                attention = numbered(attention, maps)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
             score = classifier(self.num_classes, f"skip{stride}")(skip)
             logits = resize(logits, score.shape[1:3]) + score
@@ -93,4 +93,4 @@ class FCN(nn.Module):
         if self.aux:
             aux_head = FCNHead(self.num_classes, dropout=self.dropout, dtype=self.dtype, name="aux_head")
             aux["fcn"] = aux_head(features.maps[self.aux_stride], train=train)
-        return logits, aux
+        return Output(logits, aux, attention=attention)
