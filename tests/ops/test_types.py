@@ -10,10 +10,11 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, losses, metrics, norm, pool, resize, separable
+from attnseg_jax.ops import attention, conv, local, losses, metrics, norm, pool, resize, separable
 
-MODULES = (attention, conv, losses, metrics, norm, pool, resize, separable)
+MODULES = (attention, conv, local, losses, metrics, norm, pool, resize, separable)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
+MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
 CALLS = {
     attention.dot_product_attention: (
@@ -23,6 +24,10 @@ CALLS = {
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
+    local.local_weights: ((MAPS, MAPS), {"kernel": 3, "scale": 0.5}),
+    local.local_average: ((jnp.ones((9, 2, 7, 5, 3)), MAPS), {"dilation": 2}),
+    local.local_attention: ((MAPS, MAPS, MAPS), {"kernel": 3}),
+    local.local_keys: (((7, 5), 3), {"dilation": 2}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),

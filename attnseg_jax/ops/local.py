@@ -1,0 +1,149 @@
+"""Attention to the pixels around each pixel, without copies of their channels.
+
+Stand-alone self-attention (Ramachandran et al. 2019, arXiv:1906.05909) and neighbourhood attention (Hassani et al.
+2022, arXiv:2204.07143) with zero weight outside the image; with class scores as values it is a learned form of the
+pixel-adaptive refinement of Araslanov & Roth 2020 (arXiv:2005.08104).
+
+A loop over the `s = kernel ** 2` neighbours shifts the whole map by one of them at a time, forward and backward, so
+that memory is `O(n s)` for the weights and `O(n c)` for the rest. Neighbours are in reading order.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+def local_weights(
+    q: Float[Array, "b h w a d"],
+    k: Float[Array, "b h w a d"],
+    *,
+    kernel: int,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Float[Array, "s b h w a"]:
+    """Softmax of `scale * q . k` over the `kernel x kernel` pixels around each pixel, `dilation` pixels apart.
+
+    Args:
+      q: queries `[b, h, w, a, d]`.
+      k: keys of the same shape.
+      kernel: pixels on a side of the neighbourhood, odd.
+      dilation: distance of neighbours in pixels.
+      scale: factor of the scores, by default `d ** -0.5`.
+
+    Returns:
+      Float32 `[s, b, h, w, a]`; the `s` weights of a pixel sum to 1, those outside the image are 0.
+
+    Raises:
+      ValueError: shapes that differ, an even kernel, a dilation below 1.
+
+    >>> x = jnp.zeros((1, 2, 4, 1, 5))
+    >>> local_weights(x, x, kernel=3)[:, 0, 0, 0, 0].tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.0, 0.25, 0.25]
+    """
+    if q.ndim != 5 or q.shape != k.shape:
+        raise ValueError(f"queries and keys [b, h, w, a, d] do not fit: {q.shape} and {k.shape}")
+    h, w, _, d = q.shape[1:]
+    q = q.astype(jnp.float32) * (d**-0.5 if scale is None else scale)
+    near, starts = _neighbours(k, kernel, dilation)
+
+    def score(start):
+        return (q * near(start)).sum(-1)
+
+    # Recomputed in the gradient: what a step would keep is a shifted copy of all keys.
+    scores = lax.map(jax.checkpoint(score, prevent_cse=False), starts)
+    rows, columns = (_inside(n, kernel, dilation) for n in (h, w))
+    inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, h, w, 1)
+    return jax.nn.softmax(jnp.where(inside, scores, -jnp.inf), axis=0)
+
+
+def local_average(
+    weights: Float[Array, "s b h w a"], v: Float[Array, "b h w a e"], *, dilation: int = 1
+) -> Float[Array, "b h w a e"]:
+    """Sum of the values around each pixel times its weights, such as those of `local_weights`.
+
+    Args:
+      weights: `[s, b, h, w, a]`, `s` the square of an odd number; those outside the image meet zeros.
+      v: values `[b, h, w, a, e]`.
+      dilation: distance of neighbours in pixels.
+
+    Returns:
+      `[b, h, w, a, e]` in the dtype of `v`, accumulated in float32.
+
+    Raises:
+      ValueError: shapes that do not fit together, a dilation below 1.
+
+    >>> one = jnp.full((9, 1, 1, 4, 1), 1.0)
+    >>> local_average(one, jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4, 1, 1), dilation=2).ravel().tolist()
+    [5.0, 10.0, 5.0, 10.0]
+    """
+    kernel = math.isqrt(weights.shape[0])
+    if v.ndim != 5 or weights.shape != (kernel**2, *v.shape[:4]):
+        raise ValueError(f"weights [s, b, h, w, a] and values [b, h, w, a, e] do not fit: {weights.shape}, {v.shape}")
+    near, starts = _neighbours(v, kernel, dilation)
+
+    def add(total, item):
+        start, weight = item
+        return total + weight[..., None] * near(start), None
+
+    zeros = jnp.zeros_like(v, jnp.float32)
+    total, _ = lax.scan(jax.checkpoint(add, prevent_cse=False), zeros, (starts, weights.astype(jnp.float32)))
+    return total.astype(v.dtype)
+
+
+def local_attention(
+    q: Float[Array, "b h w a d"],
+    k: Float[Array, "b h w a d"],
+    v: Float[Array, "b h w a e"],
+    *,
+    kernel: int,
+    dilation: int = 1,
+    scale: float | None = None,
+) -> Float[Array, "b h w a e"]:
+    """Mean of the values around each pixel, weighted by `local_weights`, whose arguments and errors it has.
+
+    >>> x = jnp.ones((1, 2, 4, 3, 5))
+    >>> local_attention(x, x, x, kernel=3).shape
+    (1, 2, 4, 3, 5)
+    """
+    return local_average(local_weights(q, k, kernel=kernel, dilation=dilation, scale=scale), v, dilation=dilation)
+
+
+def local_keys(size: tuple[int, int], kernel: int, dilation: int = 1) -> Int[Array, "n s"]:
+    """Position `y * width + x` of each pixel's neighbours on a map of `size`, -1 outside it.
+
+    >>> local_keys((1, 3), 3)[:, 3:6].tolist()
+    [[-1, 0, 1], [0, 1, 2], [1, 2, -1]]
+    """
+    rows, columns = (jnp.arange(n)[:, None] + jnp.asarray(_offsets(kernel, dilation))[None] for n in size)
+    y, x = rows[:, None, :, None], columns[None, :, None, :]
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return jnp.where(inside, y * size[1] + x, -1).reshape(size[0] * size[1], kernel**2)
+
+
+def _offsets(kernel, dilation):
+    if kernel < 1 or kernel % 2 == 0 or dilation < 1:
+        raise ValueError(f"needs an odd kernel and a dilation of at least 1, got {kernel} and {dilation}")
+    return dilation * (np.arange(kernel) - kernel // 2)
+
+
+def _inside(n, kernel, dilation):
+    """Whether a neighbour along one axis is on the map: `[kernel, n]`."""
+    position = np.arange(n) + _offsets(kernel, dilation)[:, None]
+    return jnp.asarray((position >= 0) & (position < n))
+
+
+def _neighbours(x, kernel, dilation):
+    """A function from a corner to the map shifted there (float32, zeros outside), and all corners `[s, 2]`."""
+    steps = _offsets(kernel, dilation) + dilation * (kernel // 2)
+    margin = dilation * (kernel // 2)
+    padded = jnp.pad(x, [(0, 0), (margin, margin), (margin, margin), (0, 0), (0, 0)])
+    corners = jnp.asarray([(i, j) for i in steps for j in steps], jnp.int32)
+
+    def near(corner):
+        return lax.dynamic_slice(padded, (0, corner[0], corner[1], 0, 0), x.shape).astype(jnp.float32)
+
+    return near, corners
