@@ -10,9 +10,9 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, local, losses, metrics, norm, pool, resize, separable
+from attnseg_jax.ops import attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable
 
-MODULES = (attention, conv, local, losses, metrics, norm, pool, resize, separable)
+MODULES = (attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
@@ -24,6 +24,9 @@ CALLS = {
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
+    criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
+    criss_cross.criss_cross_weights: ((IMAGE, IMAGE), {}),
+    criss_cross.criss_cross_keys: (((7, 5),), {}),
     local.local_weights: ((MAPS, MAPS), {"kernel": 3, "scale": 0.5}),
     local.local_average: ((jnp.ones((9, 2, 7, 5, 3)), MAPS), {"dilation": 2}),
     local.local_attention: ((MAPS, MAPS, MAPS), {"kernel": 3}),
