@@ -10,9 +10,9 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable
+from attnseg_jax.ops import attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window
 
-MODULES = (attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable)
+MODULES = (attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
@@ -45,6 +45,12 @@ CALLS = {
     pool.adaptive_max_pool: ((IMAGE, (3, 2)), {}),
     resize.resize: ((IMAGE, (9, 3)), {"scale": (1.2, 0.7)}),
     resize.interpolation_matrix: ((3, 4, "bicubic"), {}),
+    window.partition: ((IMAGE, (3, 2), 1), {}),
+    window.merge: ((jnp.ones((2, 9, 6, 4)), (7, 5), (3, 2), (1, 0)), {}),
+    window.usable_shift: (((7, 5), 3, 1), {}),
+    window.window_mask: (((7, 5), (3, 2), (1, 0)), {}),
+    window.relative_index: (((3, 2),), {}),
+    window.window_keys: (((7, 5), 3, (1, 0)), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 

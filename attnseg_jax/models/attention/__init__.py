@@ -6,12 +6,14 @@ from attnseg_jax.models.attention.local import LocalAttention
 from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
+from attnseg_jax.models.attention.window import ShiftedWindowAttention, SwinBlock, WindowAttention
 
 ATTENTION = {
     "criss_cross": CrissCrossAttention,
     "local": LocalAttention,
     "none": NoAttention,
     "self": SelfAttention,
+    "window": WindowAttention,
 }
 __all__ = [
     "ATTENTION",
@@ -22,5 +24,8 @@ __all__ = [
     "MultiHeadAttention",
     "NoAttention",
     "SelfAttention",
+    "ShiftedWindowAttention",
     "Stack",
+    "SwinBlock",
+    "WindowAttention",
 ]

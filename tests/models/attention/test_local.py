@@ -70,9 +70,10 @@ def test_features_against_numpy(random_variables):
     looked_at = out.attention["local0"]
     assert looked_at.query_size == looked_at.key_size == (5, 8) and looked_at.weights.shape == (2, 3, 40, 9)
     np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 40)), rtol=1e-5)
+    shares, keys = np.asarray(looked_at.weights), np.asarray(looked_at.keys)
     for (b, y, x, a), row in weights.items():
-        keys = looked_at.keys[y * 8 + x]
-        shown = {divmod(int(key), 8): w for key, w in zip(keys, looked_at.weights[b, a, y * 8 + x]) if key >= 0}
+        n = y * 8 + x
+        shown = {divmod(int(key), 8): w for key, w in zip(keys[n], shares[b, a, n]) if key >= 0}
         assert sorted(shown) == sorted(row)
         np.testing.assert_allclose([shown[key] for key in row], list(row.values()), atol=1e-5)
 
