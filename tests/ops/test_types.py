@@ -10,9 +10,22 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window
+from attnseg_jax.ops import (
+    attention,
+    axial,
+    conv,
+    criss_cross,
+    local,
+    losses,
+    metrics,
+    norm,
+    pool,
+    resize,
+    separable,
+    window,
+)
 
-MODULES = (attention, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window)
+MODULES = (attention, axial, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
@@ -22,6 +35,11 @@ CALLS = {
         {"bias": jnp.ones((1, 3, 6, 6)), "mask": jnp.ones((2, 1, 1, 6), bool)},
     ),
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
+    axial.fit_offsets: ((jnp.ones((4, 5)), 7), {}),
+    axial.offset_grid: ((jnp.ones((4, 13)),), {}),
+    axial.axial_scores: ((MAPS, MAPS, jnp.ones((4, 7, 7)), jnp.ones((4, 7, 7))), {}),
+    axial.axial_average: ((jnp.ones((2, 5, 3, 7, 7)), MAPS, jnp.ones((4, 7, 7))), {}),
+    axial.axial_keys: (((7, 5),), {"width": True}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),

@@ -1,5 +1,6 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
+from attnseg_jax.models.attention.axial import AxialAttention, AxisAttention
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.criss_cross import CrissCross, CrissCrossAttention
 from attnseg_jax.models.attention.local import LocalAttention
@@ -9,6 +10,7 @@ from attnseg_jax.models.attention.stack import Stack
 from attnseg_jax.models.attention.window import ShiftedWindowAttention, SwinBlock, WindowAttention
 
 ATTENTION = {
+    "axial": AxialAttention,
     "criss_cross": CrissCrossAttention,
     "local": LocalAttention,
     "none": NoAttention,
@@ -18,6 +20,8 @@ ATTENTION = {
 __all__ = [
     "ATTENTION",
     "Attention",
+    "AxialAttention",
+    "AxisAttention",
     "CrissCross",
     "CrissCrossAttention",
     "LocalAttention",
