@@ -16,11 +16,11 @@ from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.panels import Panel, Row, Scale
 from attnseg_jax.models.maps import GateMap, LookedAt
 
-_SHEET_DPI, _DPI = 100, 150
+_DPI = 120
 _REGIONS, _BARS, _MATRICES = 27, 32, 9
 """Most panels or bars of one kind; a sheet with more is no longer read."""
 _WEIGHTS = Scale("0", "largest weight\nof the panel")
-_SIGNED = Scale("-", "+ largest weight\nof the panel", signed=True)
+_SIGNED = Scale("- largest", "+ largest weight\nof the panel", signed=True)
 _SPREAD = Scale("0: one place", "1: everywhere\nalike")
 _GATE = Scale("lowest", "highest")
 
@@ -60,9 +60,10 @@ class Scene:
         label = f"point {number + 1}" if len(self.points) > 1 else "the point"
         return f"{label} (y={y}, x={x}, predicted {self.class_names[self.prediction[y, x]]})"
 
-    def names(self, count: int) -> list[str]:
-        """Names of regions; as many as there are classes are called like them."""
-        return list(self.class_names) if count == len(self.class_names) else [str(i + 1) for i in range(count)]
+    def names(self, count: int, prefix: str = "") -> list[str]:
+        """Names of regions; as many as there are classes are called like them, others by numbers."""
+        numbered = [f"{prefix}{i + 1}" for i in range(count)]
+        return list(self.class_names) if count == len(self.class_names) else numbered
 
 
 def attention_sheet(scene: Scene, attention: Mapping[str, LookedAt], folder: str | os.PathLike) -> list[Path]:
@@ -75,12 +76,12 @@ def attention_sheet(scene: Scene, attention: Mapping[str, LookedAt], folder: str
     Returns the paths, the sheet last.
     """
     folder, aspect = Path(folder), scene.image.shape[0] / scene.image.shape[1]
-    paths, pages = [], [panels.page(scene.title, _overview(scene), aspect, _SHEET_DPI)]
+    paths, pages = [], [panels.page(scene.title, _overview(scene), aspect, _DPI)]
     for name, looked_at in attention.items():
         header, rows = _gate(looked_at, scene) if isinstance(looked_at, GateMap) else _attended(looked_at, scene)
+        pages.append(panels.page(f"{name}: {header}", rows, aspect, _DPI))
         paths.append(folder / f"{name}.png")
-        write_atomically(paths[-1], _png(panels.stack([panels.page(f"{name}: {header}", rows, aspect, _DPI)])))
-        pages.append(panels.page(f"{name}: {header}", rows, aspect, _SHEET_DPI))
+        write_atomically(paths[-1], _png(panels.stack(pages[-1:])))
     paths.append(folder / "sheet.png")
     write_atomically(paths[-1], _png(panels.stack(pages)))
     return paths
@@ -133,10 +134,11 @@ def _attended(looked_at: Attended, scene: Scene) -> tuple[str, list[Row]]:
 def _point_rows(looked_at: Attended, scene: Scene) -> list[Row]:
     rows = []
     maps = attention_maps.heat_maps(looked_at, scene.cells(looked_at.query_size))[0]
+    scale = _scale(maps)
     for i, mark in enumerate(scene.marks):
-        drawn = [_weights(_head(a, heat), heat, scene, [mark]) for a, heat in enumerate(maps[:, i])]
+        drawn = [_weights(_head(a, heat), heat, scale, scene, [mark]) for a, heat in enumerate(maps[:, i])]
         point = Panel("image", panels.picture(scene.image, [mark]))
-        rows.append(Row(f"where {scene.describe(i)} looks", [point, *drawn], _scale(maps)))
+        rows.append(Row(f"where {scene.describe(i)} looks", [point, *drawn], scale))
     return rows
 
 
@@ -157,20 +159,20 @@ def _region_bars(looked_at: Attended, scene: Scene) -> list[Row]:
 def _regions(caption: str, maps: Float[np.ndarray, "a n y x"], scene: Scene) -> Row:
     """A panel for each region, mean of the heads; of many regions those that weigh most at the points."""
     maps, heads = maps.mean(0), len(maps)
-    names, chosen = scene.names(len(maps)), np.arange(len(maps))
+    names, chosen, scale = scene.names(len(maps), "region "), np.arange(len(maps)), _scale(maps)
     if len(maps) > _REGIONS:
         at_points = maps.reshape(len(maps), -1)[:, scene.cells(maps.shape[1:])].max(1)
         chosen = np.argsort(-at_points, kind="stable")[:_REGIONS]
         caption += f", the {_REGIONS} of {len(maps)} that weigh most at the points"
     caption += f" (mean of {heads} heads)" if heads > 1 else ""
-    drawn = [_weights(f"{names[i]}, max {maps[i].max():.2g}", maps[i], scene, scene.marks) for i in chosen]
-    return Row(caption, drawn, _scale(maps))
+    drawn = [_weights(f"{names[i]}, max {maps[i].max():.2g}", maps[i], scale, scene, scene.marks) for i in chosen]
+    return Row(caption, drawn, scale)
 
 
 def _matrices(looked_at: Attended) -> Row:
     weights = np.asarray(looked_at.weights)[0, :_MATRICES]
     scale = _scale(weights)
-    drawn = [Panel(_head(a, w), panels.matrix(w, scale, _limits(w))) for a, w in enumerate(weights)]
+    drawn = [Panel(_head(a, w), panels.matrix(w, scale, _limits(w, scale))) for a, w in enumerate(weights)]
     return Row("each line: how much one of them looks at each of the others", drawn, scale)
 
 
@@ -193,7 +195,11 @@ def _gate(gate: GateMap, scene: Scene) -> tuple[str, list[Row]]:
     if (h, w) == (1, 1):
         ordered = np.sort(values.ravel())[::-1]
         title = f"mean {ordered.mean():.2f}, {(ordered < 0.1).sum()} below 0.1, {(ordered > 0.9).sum()} above 0.9"
-        row = Row("what share of each channel passes, channels sorted", [Panel(title, panels.bars(ordered))], wide=True)
+        row = Row(
+            "what share of each channel passes, channels sorted",
+            [Panel(title, panels.bars(ordered, top=1.0))],
+            wide=True,
+        )
         return f"gate of {c} channels", [row]
     shown = values.mean(-1)
     limits = (float(shown.min()), float(shown.max()))
@@ -202,17 +208,17 @@ def _gate(gate: GateMap, scene: Scene) -> tuple[str, list[Row]]:
     return f"gate of {_positions((h, w))}", [Row(caption, [Panel("{:.2g} to {:.2g}".format(*limits), drawn)], _GATE)]
 
 
-def _weights(title: str, values: Float[np.ndarray, "y x"], scene: Scene, marks: panels.Marks) -> Panel:
-    return Panel(title, panels.heat(scene.image, values, _scale(values), _limits(values), marks))
+def _weights(title: str, values: Float[np.ndarray, "y x"], scale: Scale, scene: Scene, marks: panels.Marks) -> Panel:
+    return Panel(title, panels.heat(scene.image, values, scale, _limits(values, scale), marks))
 
 
 def _scale(values: np.ndarray) -> Scale:
     return _SIGNED if values.min() < 0 else _WEIGHTS
 
 
-def _limits(values: np.ndarray) -> tuple[float, float]:
+def _limits(values: np.ndarray, scale: Scale) -> tuple[float, float]:
     largest = float(np.abs(values).max())
-    return (-largest if values.min() < 0 else 0.0), largest
+    return (-largest if scale.signed else 0.0), largest
 
 
 def _head(number: int, weights: np.ndarray) -> str:

@@ -20,7 +20,8 @@ Marks = Sequence[tuple[str, tuple[int, int]]]
 COLUMNS = 9
 _WIDTH, _MARGIN, _GAP = 15.0, 0.3, 0.14  # inches
 _HEADER, _CAPTION, _TITLE = 0.36, 0.3, 0.22
-_WIDEST, _BARS, _SCALE = 2.8, 1.5, 1.5
+_WIDEST, _BARS, _SCALE, _LABELS = 2.8, 1.6, 1.5, 0.44
+_BAR = "#30638e"
 _MARK = "#00e5ff"  # in neither of the colour maps
 
 
@@ -67,8 +68,8 @@ def page(header: str, rows: Sequence[Row], aspect: float, dpi: int) -> Image.Ima
         lines = -(-len(row.panels) // (2 if row.wide else COLUMNS))
         columns = -(-len(row.panels) // lines)
         width = (space + _GAP) / columns - _GAP
-        # Panels of neighbouring rows have one size where their numbers are close.
-        width = width if row.wide else min(width, _WIDEST)
+        if not row.wide:
+            width = min(width, _WIDEST)
         grids.append((lines, columns, width, _BARS if row.wide else width * min(max(aspect, 0.3), 2.0)))
     height = _MARGIN + _HEADER + sum(_CAPTION + lines * (_TITLE + high + _GAP) for lines, _, _, high in grids)
     figure = Figure(figsize=(_WIDTH, height), dpi=dpi, facecolor="white")
@@ -87,7 +88,10 @@ def page(header: str, rows: Sequence[Row], aspect: float, dpi: int) -> Image.Ima
         top += _CAPTION
         for i, panel in enumerate(row.panels):
             y, x = divmod(i, columns)
-            axes = axes_at(_MARGIN + x * (width + _GAP), top + y * (_TITLE + high + _GAP) + _TITLE, width, high)
+            # Bars have numbers on the left and names below.
+            labels = _LABELS if row.wide else 0.0
+            left, upper = _MARGIN + x * (width + _GAP) + labels, top + y * (_TITLE + high + _GAP) + _TITLE
+            axes = axes_at(left, upper, width - labels, high - labels)
             panel.draw(axes)
             axes.set_title(panel.title, fontsize=8.5, pad=3)
         if row.scale:
@@ -159,23 +163,29 @@ def matrix(values: Num[np.ndarray, "n m"], scale: Scale, limits: tuple[float, fl
     """A map that is no picture."""
 
     def draw(axes: Axes) -> None:
-        axes.imshow(values, cmap=scale.colours, vmin=limits[0], vmax=max(limits[1], 1e-12), aspect="auto")
+        axes.imshow(values, cmap=scale.colours, vmin=limits[0], vmax=max(limits[1], 1e-12), aspect="equal")
         axes.set_xticks(())
         axes.set_yticks(())
 
     return draw
 
 
-def bars(values: Float[np.ndarray, "n"], names: Sequence[str] | None = None) -> Draw:
-    """Bars in the given order, with names below them or, without these, as many as there are without gaps."""
+def bars(values: Float[np.ndarray, "n"], names: Sequence[str] | None = None, top: float | None = None) -> Draw:
+    """Bars from 0 in the given order, up to `top`, with names below them or, without these, no gaps between them."""
 
     def draw(axes: Axes) -> None:
-        axes.stairs(values, fill=True, color="#30638e") if names is None else axes.bar(names, values, color="#30638e")
+        if names is None:
+            axes.stairs(values, fill=True, color=_BAR)
+        else:
+            axes.bar(np.arange(len(values)), values, color=_BAR)
+            crowded = sum(map(len, names)) > 60
+            turned = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+            axes.set_xticks(np.arange(len(values)), names, **turned)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
+        axes.tick_params(labelsize=7.5)
         axes.margins(x=0.01)
-        if names is not None and sum(map(len, names)) > 60:
-            axes.tick_params(axis="x", rotation=20)
+        if top:
+            axes.set_ylim(0, top)
 
     return draw
 

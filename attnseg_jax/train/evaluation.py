@@ -18,6 +18,7 @@ from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
+from attnseg_jax.models.build import PARTS
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
@@ -167,10 +168,10 @@ def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[n
     def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, LookedAt]]:
         output = restored.model.apply(variables, image, train=False)
         if not output.attention:
-            parts = {name: part["name"] for name, part in restored.config.model.items() if "name" in part}
+            parts = ", ".join(f"{part} {restored.config.model[part].name!r}" for part in PARTS)
             raise UserError(
-                f"the model leaves no attention to look at; it has {', '.join(f'{k} {v!r}' for k, v in parts.items())}:"
-                " train one with another config.model.attention.name, such as 'self'"
+                f"the model leaves no attention to look at; it has {parts}: train one with another "
+                "config.model.attention.name, such as 'self'"
             )
         return output.logits.argmax(-1)[0].astype(jnp.uint8), output.attention
 
