@@ -113,6 +113,7 @@ def test_maps_belong_to_the_model_and_its_prediction(workdir):
         ({"image": 5}, ["--image=5", "'val' has the images 0 to 4"]),
         ({"image": -1}, ["--image=-1"]),
         ({"image": "{damaged}"}, ["damaged.png", "cannot be decoded"]),
+        ({"image": 0, "out": "{damaged}"}, ["damaged.png", "cannot be written", "--out"]),
         ({"image": 0, "at": "24,0"}, ["--at=24,0", "24 x 32 pixels"]),
         ({"image": 0, "at": "1,2;0,32"}, ["(0, 32)", "24 x 32 pixels"]),
         ({"image": 0, "at": "-1,2"}, ["--at=-1,2", "y,x"]),

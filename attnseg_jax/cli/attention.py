@@ -44,8 +44,12 @@ def main() -> None:
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
     scene = Scene(image, points, prediction, info.class_names, info.palette, title)
-    for path in attention_sheet(scene, attention, given.out or Path(given.workdir) / "attention" / stem):
-        print(path)
+    folder = Path(given.out).expanduser() if given.out else Path(given.workdir) / "attention" / stem
+    try:
+        paths = attention_sheet(scene, attention, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another folder as --out") from error
+    print(*paths, sep="\n")
 
 
 def _image(which: str, restored: evaluation.Restored) -> tuple[np.ndarray, str, str]:

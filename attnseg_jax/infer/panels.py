@@ -20,7 +20,8 @@ Marks = Sequence[tuple[str, tuple[int, int]]]
 COLUMNS = 9
 _WIDTH, _MARGIN, _GAP = 15.0, 0.3, 0.14  # inches
 _HEADER, _CAPTION, _TITLE = 0.36, 0.3, 0.22
-_WIDEST, _BARS, _SCALE, _LABELS = 2.8, 1.6, 1.5, 0.44
+_WIDEST, _NARROWEST, _HIGHEST = 2.8, 1.25, 4.0
+_BARS, _SCALE, _LABELS = 1.6, 1.5, 0.44
 _BAR = "#30638e"
 _MARK = "#00e5ff"  # in neither of the colour maps
 
@@ -69,8 +70,8 @@ def page(header: str, rows: Sequence[Row], aspect: float, dpi: int) -> Image.Ima
         columns = -(-len(row.panels) // lines)
         width = (space + _GAP) / columns - _GAP
         if not row.wide:
-            width = min(width, _WIDEST)
-        grids.append((lines, columns, width, _BARS if row.wide else width * min(max(aspect, 0.3), 2.0)))
+            width = min(width, _WIDEST, max(_HIGHEST / aspect, _NARROWEST))
+        grids.append((lines, columns, width, _BARS if row.wide else width * aspect))
     height = _MARGIN + _HEADER + sum(_CAPTION + lines * (_TITLE + high + _GAP) for lines, _, _, high in grids)
     figure = Figure(figsize=(_WIDTH, height), dpi=dpi, facecolor="white")
     canvas = FigureCanvasAgg(figure)
