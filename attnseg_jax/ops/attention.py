@@ -17,6 +17,7 @@ def dot_product_attention(
     bias: Float[Array, "#b #a #n #m"] | None = None,
     mask: Bool[Array, "#b #a #n #m"] | None = None,
     scale: float | None = None,
+    impl: str = "auto",
 ) -> Float[Array, "b n a e"]:
     """Mean of the values `v`, weighted by the softmax over keys `m` of `scale * q . k + bias`.
 

@@ -45,7 +45,7 @@ def _tuples(value: Any) -> Any:
 
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
-ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0}
+ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0, "loss.presence_weight": 0.2}
 
 
 def load(workdir: str | Path) -> ConfigDict:
