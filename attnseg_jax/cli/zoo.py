@@ -131,11 +131,13 @@ def _number(value: float | None, factor: float) -> str:
 
 
 def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The points of `charts.cost_against_size`."""
+    """The points of `charts.cost_against_size`, without the bytes, which hardly differ from the time."""
     measured = [row for row in rows if "reason" not in row]
     names = dict.fromkeys(row["name"] for row in measured)
     result: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for program, key, title, factor in COLUMNS:
+        if key == "bytes_accessed":
+            continue
         result[title] = {name: [] for name in names}
         for row in measured:
             if row[program][key] is not None:

@@ -39,28 +39,30 @@ def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os
     _write(figure, path)
 
 
-def study(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, str], path: str | os.PathLike) -> None:
-    """Writes one PNG of a study: a panel of mIoU against each cost, with the spread over seeds, and learning curves.
+def score_against_cost(
+    rows: Sequence[Mapping[str, Any]], costs: Mapping[str, tuple[str, float]], path: str | os.PathLike
+) -> None:
+    """Writes one PNG: a panel of mIoU against each cost, with the range over seeds, and the learning curves.
 
     Args:
-      rows: one per label: `label`, `miou` (of each seed), the costs by their keys (a cost may be None), and `curve`,
-        points (step, validation mIoU) or empty.
-      costs: key of a cost -> title of its axis.
+      rows: one per label: `label`, `mious` (of each seed), the costs by their keys (None where unknown), and `curve`,
+        points (step, validation mIoU).
+      costs: key of a cost -> title of its axis, factor; a cost that no row knows gets no panel.
       path: where to.
     """
+    costs = {key: shown for key, shown in costs.items() if any(row[key] for row in rows)}
     figure = Figure(figsize=(6 * (len(costs) + 1) + 2, 5), dpi=110, layout="constrained")
     *panels, last = figure.subplots(1, len(costs) + 1, squeeze=False).flat
-    for axes, (key, title) in zip(panels, costs.items()):
+    for axes, (key, (title, factor)) in zip(panels, costs.items()):
         _dress(axes, "validation mIoU, mean and range over seeds", title)
-        for i, row in enumerate(rows):
-            if row[key] is None:
-                continue
-            mean = sum(row["miou"]) / len(row["miou"])
-            spread = [[mean - min(row["miou"])], [max(row["miou"]) - mean]]
-            axes.errorbar(row[key], mean, spread, label=row["label"], markersize=7, capsize=3, **_style(i))
-            axes.annotate(row["label"], (row[key], mean), (6, 4), textcoords="offset points", fontsize=7)
         axes.set_xscale("log")
-    _dress(last, "validation mIoU while training, mean over seeds", "step")
+        for i, row in enumerate(rows):
+            if row[key]:
+                mean = sum(row["mious"]) / len(row["mious"])
+                reach = [[mean - min(row["mious"])], [max(row["mious"]) - mean]]
+                axes.errorbar(row[key] * factor, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
+                axes.annotate(row["label"], (row[key] * factor, mean), (6, 4), textcoords="offset points", fontsize=7)
+    _dress(last, "validation mIoU, mean over seeds", "step")
     for i, row in enumerate(rows):
         if row["curve"]:
             last.plot(*zip(*row["curve"]), label=row["label"], markersize=4, **_style(i))

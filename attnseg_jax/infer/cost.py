@@ -75,9 +75,9 @@ class Alone(nn.Module):
         features = self.mechanism(Features(maps), train=train)
         changed = [features]
         if type(self.mechanism).refine is not Attention.refine:
-            changed.append(self.mechanism.refine(logits, features))
+            changed.append(self.mechanism.refine(logits, features)[0])
         if gates:
-            changed.append(self.mechanism.gate(x, features.deepest, stride=8, train=train))
+            changed.append(self.mechanism.gate(x, features.deepest, stride=8, train=train)[0])
         return changed
 
 
@@ -119,33 +119,36 @@ def module_cost(
     def forward(variables: PyTree, *x: Array) -> list[Array]:
         return _kept(module.apply(variables, *x, train=False))
 
+    def training(params: PyTree, rest: PyTree, *x: Array) -> tuple[list[Array], PyTree]:
+        rngs = {"dropout": jax.random.key(1)}
+        out, updated = module.apply({"params": params, **rest}, *x, train=True, rngs=rngs, mutable=list(rest))
+        return _kept(out), updated
+
     def gradient(variables: PyTree, cotangents: list[Array], *x: Array) -> PyTree:
-        def training(params: PyTree, x: Sequence[Array]) -> tuple[list[Array], PyTree]:
-            rngs = {"dropout": jax.random.key(1)}
-            out, updated = module.apply({**variables, "params": params}, *x, train=True, rngs=rngs, mutable=others)
-            return _kept(out), updated
-
-        params = variables.get("params", {})
-        if not input_gradient:
-            out, vjp, updated = jax.vjp(lambda params: training(params, x), params, has_aux=True)
+        rest = {name: variables[name] for name in others}
+        if input_gradient:
+            function, at = lambda params, *x: training(params, rest, *x), (variables["params"], *x)
         else:
-            out, vjp, updated = jax.vjp(training, params, x, has_aux=True)
-        return out, vjp(cotangents), updated
+            function, at = lambda params: training(params, rest, *x), (variables["params"],)
+        out, pull_back, updated = jax.vjp(function, *at, has_aux=True)
+        return out, pull_back(cotangents), updated
 
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = {"params": {}, **jax.eval_shape(module.init, keys, *inputs)}
+    others = [name for name in variables if name != "params"]
+    parameters = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
     # Cotangents are arguments: constants would be folded into a cheaper program.
-    cotangents = jax.eval_shape(forward, abstract, *inputs)
-    parameters = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(abstract.get("params", {})))
-    variables, x, ones = abstract, inputs, cotangents
+    cotangents, _ = jax.eval_shape(training, variables["params"], {name: variables[name] for name in others}, *inputs)
     if repeats:
         rng = np.random.default_rng(0)
-        x = [jnp.asarray(rng.standard_normal(i.shape), i.dtype) for i in inputs]
-        ones = [jnp.ones(c.shape, c.dtype) for c in cotangents]
-        variables = jax.jit(module.init)(keys, *x)
+        inputs = [jnp.asarray(rng.standard_normal(x.shape), x.dtype) for x in inputs]
+        variables = {"params": {}, **jax.jit(module.init)(keys, *inputs)}
+        cotangents = [jnp.ones(c.shape, c.dtype) for c in cotangents]
     options = {"repeats": repeats, "max_bytes": max_bytes}
     return ModuleCost(
         parameters,
-        program_cost(forward, variables, *x, **options),
-        program_cost(gradient, variables, ones, *x, **options),
+        program_cost(forward, variables, *inputs, **options),
+        program_cost(gradient, variables, cotangents, *inputs, **options),
     )
 
 

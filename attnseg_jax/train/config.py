@@ -123,20 +123,25 @@ def read_file(name: str) -> ConfigDict:
     """The config of a file as `--config=FILE` names it; what cannot be read raises UserError."""
     # ml_collections hands what follows a colon to get_config.
     path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={name}: the file {path} does not exist")
-    spec = importlib.util.spec_from_file_location("attnseg_jax_config", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--config={name} cannot be read: {type(error).__name__}: {error}") from error
+    config = call_in_file(f"--config={name}", path, "get_config", *([argument] if argument else []))
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={name}: get_config() must return an ml_collections.ConfigDict")
     return config
+
+
+def call_in_file(what: str, path: str | Path, function: str, *arguments: str) -> Any:
+    """What a function of a Python file returns; where it fails UserError names the reason and `what` asked for it."""
+    if not Path(path).is_file():
+        raise UserError(f"{what}: the file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"attnseg_jax_{function}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, function)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
