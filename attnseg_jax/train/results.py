@@ -139,8 +139,8 @@ def to_markdown(rows: Sequence[dict[str, Any]], failures: Sequence[tuple[str, st
     |---|---|---|---|---|---|---|---|---|
     | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.500 | - | 120 |
     <BLANKLINE>
-    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: temporary memory
-    of its gradient on a CPU. Seconds: of a run's processes, compilation included.
+    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of its
+    gradient on a CPU. Seconds: of a run's processes, compilation included.
     """
     lines = [
         "| " + " | ".join(["label", "seeds", *(title for _, title, _, _ in COLUMNS)]) + " |",
@@ -151,8 +151,8 @@ def to_markdown(rows: Sequence[dict[str, Any]], failures: Sequence[tuple[str, st
         lines.append(f"| {row['label']} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: temporary memory",
-        "of its gradient on a CPU. Seconds: of a run's processes, compilation included.",
+        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of its",
+        "gradient on a CPU. Seconds: of a run's processes, compilation included.",
     ]
     if failures:
         lines += ["", "Not finished:", "", *(f"- {name}: {error}" for name, error in failures)]

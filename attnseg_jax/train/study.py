@@ -142,7 +142,7 @@ def lock(folder: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"--workdir={folder} is in use by another study, or by a run that a killed one left behind: wait for it "
+                f"--workdir={folder} is in use by another study, or by a run that a killed one left behind: wait, "
                 "or stop it"
             ) from None
         yield file
