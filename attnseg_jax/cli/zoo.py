@@ -18,7 +18,7 @@ from absl import flags, logging
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError, nearest
-from attnseg_jax.infer import charts, cost
+from attnseg_jax.infer import charts, cost, report
 from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.models import ATTENTION
 from attnseg_jax.models.build import build_attention
@@ -110,7 +110,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "reason" in row:
             lines.append([row["name"], row["reason"]])
             continue
-        figures = [_number(row[program][key], factor) for program, key, _, factor in COLUMNS]
+        values = [(row[program][key], factor) for program, key, _, factor in COLUMNS]
+        figures = [report.short(None if value is None else value * factor) for value, factor in values]
         lines.append([row["name"], f"{row['parameters']:,}", *figures])
     full = [line for line in lines if len(line) == len(header)]
     first = max(len(line[0]) for line in lines)
@@ -121,13 +122,6 @@ def table(rows: list[dict[str, Any]]) -> str:
         else f"{line[0].ljust(first)}  {line[1]}"
         for line in lines
     )
-
-
-def _number(value: float | None, factor: float) -> str:
-    if value is None:
-        return "-"
-    value *= factor
-    return f"{value:.3f}" if 0 < value < 10 else f"{value:,.1f}" if value else "0"
 
 
 def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:

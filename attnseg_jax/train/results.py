@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.infer import report
 from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.visualize import read_series
 from attnseg_jax.train.study import PlannedRun
 
-# Key of a row, title, factor, decimals.
+# Key of a row, title, how it is written.
 COLUMNS = (
-    ("miou", "mIoU", 1.0, 4),
-    ("spread", "spread", 1.0, 4),
-    ("pixel_accuracy", "pixel accuracy", 1.0, 4),
-    ("parameters", "parameters", 1.0, 0),
-    ("flops", "GFLOP", 1e-9, 3),
-    ("temp_bytes", "MiB", 2**-20, 1),
-    ("seconds", "seconds", 1.0, 0),
+    ("miou", "mIoU", "{:.4f}".format),
+    ("spread", "spread", "{:.4f}".format),
+    ("pixel_accuracy", "pixel accuracy", "{:.4f}".format),
+    ("parameters", "parameters", "{:,.0f}".format),
+    ("flops", "GFLOP", lambda flops: report.short(flops * 1e-9)),
+    ("temp_bytes", "MiB", lambda size: report.short(size * 2**-20)),
+    ("seconds", "seconds", "{:,.0f}".format),
 )
 
 
@@ -137,27 +138,23 @@ def to_markdown(rows: Sequence[dict[str, Any]], failures: Sequence[tuple[str, st
     ...     "parameters": 164000, "flops": 2.5e9, "temp_bytes": None, "seconds": 120.4}]))
     | label | seeds | mIoU | spread | pixel accuracy | parameters | GFLOP | MiB | seconds |
     |---|---|---|---|---|---|---|---|---|
-    | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.500 | - | 120 |
+    | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.5 | - | 120 |
     <BLANKLINE>
-    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of its
-    gradient on a CPU. Seconds: of a run's processes, compilation included.
+    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of
+    its gradient on a CPU. Seconds: of a run's processes, compilation included.
     """
     lines = [
-        "| " + " | ".join(["label", "seeds", *(title for _, title, _, _ in COLUMNS)]) + " |",
+        "| " + " | ".join(["label", "seeds", *(title for _, title, _ in COLUMNS)]) + " |",
         "|---" * (2 + len(COLUMNS)) + "|",
     ]
     for row in rows:
-        cells = [_cell(row[key], factor, decimals) for key, _, factor, decimals in COLUMNS]
+        cells = ["-" if row[key] is None else write(row[key]) for key, _, write in COLUMNS]
         lines.append(f"| {row['label']} | {len(row['seeds'])} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of its",
-        "gradient on a CPU. Seconds: of a run's processes, compilation included.",
+        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of",
+        "its gradient on a CPU. Seconds: of a run's processes, compilation included.",
     ]
     if failures:
         lines += ["", "Not finished:", "", *(f"- {name}: {error}" for name, error in failures)]
     return "\n".join(lines)
-
-
-def _cell(value: float | None, factor: float, decimals: int) -> str:
-    return "-" if value is None else f"{value * factor:,.{decimals}f}"
