@@ -11,7 +11,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import jax
 import numpy as np
 import pytest
-from absl import flags, logging
+from absl import app, flags, logging
 from PIL import Image
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -90,7 +90,8 @@ def call(monkeypatch, capsys, tmp_path):
 
     def run(script, *argv):
         monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
-        known, filters = set(flags.FLAGS), list(logging.get_absl_handler().filters)
+        # `app` defines flags of its own when it is imported.
+        known, filters = set(app.FLAGS), list(logging.get_absl_handler().filters)
         verbosity = logging.get_verbosity()
         code = 0
         try:
