@@ -98,7 +98,7 @@ def listing(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
     lines.append(f"{left} of {len(runs)} runs to train, {steps} steps")
     if left and known:
         minutes = statistics.median(known) * steps / 60
-        lines.append(f"about {minutes:.0f} minutes, by the median of {len(known)} finished runs")
+        lines.append(f"about {minutes:.0f} minutes, by the median of the finished ones")
     elif left:
         lines.append("no finished run to estimate the time from")
     return "\n".join(lines)

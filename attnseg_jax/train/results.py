@@ -45,16 +45,15 @@ class Results:
 
     def add_failure(self, run: PlannedRun, seconds: float, error: str) -> None:
         """Notes that a run broke after so many seconds, beside those of earlier attempts."""
-        self._put(run, seconds=round(self._before(run) + seconds, 1), error=error)
+        self._put(run, seconds=self._before(run) + seconds, error=error)
 
     def add_result(self, run: PlannedRun, workdir: Path, seconds: float | None) -> None:
         """Notes the result in a finished run's workdir; `seconds` None: it did not train now."""
-        before = self._before(run)
-        total = round(before + (seconds or 0.0), 1)
+        known = self._before(run) + (seconds or 0.0)
         curve = read_series(workdir / "metrics.jsonl").get("val_miou", ([], []))
         self._put(
             run,
-            seconds=total or None,
+            seconds=known or None,
             result=json.loads((workdir / "result.json").read_text()),
             curve=[list(point) for point in zip(*curve)],
         )
@@ -86,9 +85,11 @@ class Results:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             records = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"--results={self.path} cannot be read ({error.strerror}): name another file") from None
+        except ValueError as error:
             raise UserError(f"--results={self.path} is not JSON ({error}): restore it, or name another file") from None
         if not (isinstance(records, dict) and all(isinstance(record, dict) for record in records.values())):
             raise UserError(f"--results={self.path} does not hold the results of a study: name another file")

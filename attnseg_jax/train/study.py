@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -164,7 +163,8 @@ def train(
       Whether it trained now, rather than before; what went wrong, or nothing.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    begin = time.time()
+    result = workdir / "result.json"
+    before = result.stat().st_mtime_ns if result.exists() else None
     with log.open("ab") as output:
         # In a session of its own the keyboard's interrupt does not reach it: it would lose the steps since it saved.
         child = subprocess.Popen(
@@ -188,7 +188,8 @@ def train(
         return True, _last_words(log) or f"ended with code {child.returncode}"
     if (workdir / "config.json").read_text() != configs.to_json(run.config):
         return True, f"the values on its command line became another config, see {workdir / 'config.json'}"
-    return (workdir / "result.json").stat().st_mtime >= begin, ""
+    # A finished run is left as it is.
+    return result.stat().st_mtime_ns != before, ""
 
 
 def _last_words(log: Path) -> str:
