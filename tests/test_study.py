@@ -127,6 +127,9 @@ result, metrics = workdir / "result.json", workdir / "metrics.jsonl"
 if width == 3:
     print("error: the loss is not finite", file=sys.stderr)
     sys.exit(2)
+if width == 7:
+    print("step 2/6")
+    os.kill(os.getpid(), signal.SIGKILL)
 if width == 5 and not (workdir / "saved").exists():
     def stop(*_):
         (workdir / "saved").touch()
@@ -218,6 +221,17 @@ def test_a_crash_does_not_end_the_study(stub, tmp_path):
     assert len(stub.calls()) == 1
 
 
+def test_results_that_cannot_be_written(stub, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err, _ = stub([4], f"--results={tmp_path / 'file' / 'r.json'}")
+    assert code == 2 and "r.json cannot be written" in err.splitlines()[-1] and stub.calls() == []
+
+
+def test_a_run_that_is_killed(stub):
+    _, _, _, records = stub([7])
+    assert [record["error"] for record in records.values()] == ["killed by SIGKILL"]
+
+
 def test_another_config_than_planned_is_no_result(stub, tmp_path):
     stub([4])
     (run,) = study.plan(study.load_study(tmp_path / "list.py"), tmp_path)
@@ -253,7 +267,7 @@ def test_told_to_stop(stub, tmp_path, number, code):
 
 def test_stretches(stub, caplog):
     code, out, _, records = stub([4, 6], "--max_minutes=0")
-    assert code == 0 and records is None and stub.calls() == []
+    assert code == 0 and records == {} and stub.calls() == []
     assert "--max_minutes=0 are over: 2 runs are left" in caplog.text and "- 2 more: not trained yet" in out
 
 
@@ -297,6 +311,7 @@ def test_a_folder_in_use(stub, tmp_path):
         (["--study=right.py", "--workdir=out", "--only=self"], ["--only=self is in no label: none"]),
         (["--study=right.py", "--workdir=out", "--results=empty.py"], ["--results=empty.py is not JSON"]),
         (["--study=right.py", "--workdir=out", "--results=list.json"], ["--results=list.json does not hold"]),
+        (["--study=right.py", "--workdir=out", "--results=."], ["--results=. cannot be read"]),
         (["--study=right.py", "--workdir=out", "--max_minutes=soon"], ["max_minutes", "soon"]),
     ],
     ids=lambda x: " ".join(x),

@@ -64,6 +64,8 @@ def main() -> None:
         print(listing(chosen, results, folder))
         return
     with study.lock(folder) as held, _raising_on_sigterm():
+        # A file that cannot be written would be noticed after hours.
+        results.write()
         failures = _train(chosen, results, folder, held, values.max_minutes)
         _measure(runs, results)
         text = _write(runs, results)

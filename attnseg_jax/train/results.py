@@ -62,7 +62,7 @@ class Results:
         """Notes what the model of a finished run costs."""
         self.records = self._read()
         self.records[run.key]["cost"] = cost
-        self._write()
+        self.write()
 
     def _before(self, run: PlannedRun) -> float:
         return self.records.get(run.key, {}).get("seconds") or 0.0
@@ -80,7 +80,7 @@ class Results:
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        self._write()
+        self.write()
 
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
@@ -95,9 +95,13 @@ class Results:
             raise UserError(f"--results={self.path} does not hold the results of a study: name another file")
         return records
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Writes the file; UserError where that cannot be."""
         text = json.dumps(self.records, indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(self.path, (text + "\n").encode())
+        try:
+            write_atomically(self.path, (text + "\n").encode())
+        except OSError as error:
+            raise UserError(f"--results={self.path} cannot be written ({error.strerror}): name another file") from None
 
 
 def summary(runs: Sequence[PlannedRun], results: Results) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -185,13 +186,16 @@ def train(
             if child.poll() is None:
                 child.kill()
     if child.returncode:
-        return True, _last_words(log) or f"ended with code {child.returncode}"
+        return True, _reason(child.returncode, log)
     if (workdir / "config.json").read_text() != configs.to_json(run.config):
         return True, f"the values on its command line became another config, see {workdir / 'config.json'}"
     # A finished run is left as it is.
     return result.stat().st_mtime_ns != before, ""
 
 
-def _last_words(log: Path) -> str:
+def _reason(code: int, log: Path) -> str:
+    if code < 0:
+        # It had no time for a last word; 9 is mostly the system's, for want of memory.
+        return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else ""
+    return lines[-1].removeprefix("error: ") if lines else f"ended with code {code}"
