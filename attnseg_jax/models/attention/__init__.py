@@ -2,6 +2,7 @@
 
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.cbam import CBAM
+from attnseg_jax.models.attention.gate import Gate
 from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.models.attention.scse import SCSE
 from attnseg_jax.models.attention.se import SE
@@ -14,5 +15,6 @@ ATTENTION = {
     "se": SE,
     "cbam": CBAM,
     "scse": SCSE,
+    "gate": Gate,
 }
 __all__ = ["ATTENTION", "Attention", "MultiHeadAttention", "NoAttention", "SelfAttention", "Stack"]
