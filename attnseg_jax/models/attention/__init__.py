@@ -19,4 +19,16 @@ ATTENTION = {
     "gate": Gate,
     "psa": PSA,
 }
-__all__ = ["ATTENTION", "Attention", "MultiHeadAttention", "NoAttention", "SelfAttention", "Stack"]
+__all__ = [
+    "ATTENTION",
+    "CBAM",
+    "PSA",
+    "SCSE",
+    "SE",
+    "Attention",
+    "Gate",
+    "MultiHeadAttention",
+    "NoAttention",
+    "SelfAttention",
+    "Stack",
+]
