@@ -1,12 +1,34 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
 from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.cbam import CBAM
+from attnseg_jax.models.attention.gate import Gate
 from attnseg_jax.models.attention.none import NoAttention
+from attnseg_jax.models.attention.psa import PSA
+from attnseg_jax.models.attention.scse import SCSE
+from attnseg_jax.models.attention.se import SE
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 
 ATTENTION = {
     "none": NoAttention,
     "self": SelfAttention,
+    "se": SE,
+    "cbam": CBAM,
+    "scse": SCSE,
+    "gate": Gate,
+    "psa": PSA,
 }
-__all__ = ["ATTENTION", "Attention", "MultiHeadAttention", "NoAttention", "SelfAttention", "Stack"]
+__all__ = [
+    "ATTENTION",
+    "CBAM",
+    "PSA",
+    "SCSE",
+    "SE",
+    "Attention",
+    "Gate",
+    "MultiHeadAttention",
+    "NoAttention",
+    "SelfAttention",
+    "Stack",
+]
