@@ -19,13 +19,28 @@ from attnseg_jax.ops import (
     losses,
     metrics,
     norm,
+    point_wise,
     pool,
     resize,
     separable,
     window,
 )
 
-MODULES = (attention, axial, conv, criss_cross, local, losses, metrics, norm, pool, resize, separable, window)
+MODULES = (
+    attention,
+    axial,
+    conv,
+    criss_cross,
+    local,
+    losses,
+    metrics,
+    norm,
+    point_wise,
+    pool,
+    resize,
+    separable,
+    window,
+)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
@@ -56,6 +71,7 @@ CALLS = {
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
     norm.batch_norm: ((IMAGE, *4 * [CHANNELS]), {}),
     norm.batch_norm_inference: ((IMAGE, *4 * [CHANNELS]), {}),
+    point_wise.scores_of_positions: ((jnp.ones((2, 4, 3, 5, 9)),), {}),
     pool.pair: ((3,), {}),
     pool.max_pool: ((IMAGE, 2), {}),
     pool.avg_pool: ((IMAGE, (2, 3)), {}),

@@ -2,28 +2,43 @@
 
 from attnseg_jax.models.attention.axial import AxialAttention, AxisAttention
 from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.cbam import CBAM
 from attnseg_jax.models.attention.criss_cross import CrissCross, CrissCrossAttention
+from attnseg_jax.models.attention.gate import Gate
 from attnseg_jax.models.attention.local import LocalAttention
 from attnseg_jax.models.attention.none import NoAttention
+from attnseg_jax.models.attention.psa import PSA
+from attnseg_jax.models.attention.scse import SCSE
+from attnseg_jax.models.attention.se import SE
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 from attnseg_jax.models.attention.window import ShiftedWindowAttention, SwinBlock, WindowAttention
 
 ATTENTION = {
-    "axial": AxialAttention,
-    "criss_cross": CrissCrossAttention,
-    "local": LocalAttention,
     "none": NoAttention,
     "self": SelfAttention,
+    "local": LocalAttention,
+    "criss_cross": CrissCrossAttention,
+    "axial": AxialAttention,
     "window": WindowAttention,
+    "se": SE,
+    "cbam": CBAM,
+    "scse": SCSE,
+    "gate": Gate,
+    "psa": PSA,
 }
 __all__ = [
     "ATTENTION",
+    "CBAM",
+    "PSA",
+    "SCSE",
+    "SE",
     "Attention",
     "AxialAttention",
     "AxisAttention",
     "CrissCross",
     "CrissCrossAttention",
+    "Gate",
     "LocalAttention",
     "MultiHeadAttention",
     "NoAttention",
