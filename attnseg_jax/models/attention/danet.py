@@ -6,9 +6,8 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.decoders.fcn import classifier
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, torch_default_init
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier, torch_default_init
 from attnseg_jax.models.maps import AttentionMap, DotProductMap
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops import attention as attention_ops

@@ -6,9 +6,8 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.decoders.fcn import classifier
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import ConvBN, Dtype
+from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.models.maps import AttentionMap, DotProductMap
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops import attention as attention_ops
