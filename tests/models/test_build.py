@@ -16,7 +16,13 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, build
 from attnseg_jax.models.attention import NoAttention, SelfAttention
 
-CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[2]
+# Studies have tests of their own.
+CONFIGS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "configs").rglob("*.py")
+    if "def get_config(" in path.read_text()
+)
 IMAGE = jax.ShapeDtypeStruct((2, 61, 83, 3), jnp.float32)
 # Its map of stride 32 is larger than any window or reduction.
 LARGE = jax.ShapeDtypeStruct((2, 253, 347, 3), jnp.float32)
@@ -75,9 +81,14 @@ def leaves(config, prefix=""):
         yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(prefix + key, value)]
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "__init__"])
+def test_every_file_in_configs_is_a_config_or_a_study():
+    files = [path for path in (ROOT / "configs").rglob("*.py") if path.stem != "__init__"]
+    assert len(files) == len(CONFIGS) + len(list((ROOT / "configs/studies").glob("[!_]*.py")))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_file(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(name).get_config()
     assert config.is_locked
     known = dict(leaves(build.default_config()))
     found = dict(leaves(config.model))

@@ -1,12 +1,17 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.attention.danet import ChannelAttention, DANet, PositionAttention
-from attnseg_jax.models.attention.efficient import Efficient, EfficientAttention
-from attnseg_jax.models.attention.interlaced import Interlaced, InterlacedBlock, InterlacedContext
-from attnseg_jax.models.attention.non_local import NonLocal, NonLocalBlock
+from attnseg_jax.models.attention.cbam import CBAM
+from attnseg_jax.models.attention.danet import DANet
+from attnseg_jax.models.attention.efficient import Efficient
+from attnseg_jax.models.attention.gate import Gate
+from attnseg_jax.models.attention.interlaced import Interlaced
+from attnseg_jax.models.attention.non_local import NonLocal
 from attnseg_jax.models.attention.none import NoAttention
-from attnseg_jax.models.attention.ocr import OCR, ObjectAttention, ObjectContext
+from attnseg_jax.models.attention.ocr import OCR
+from attnseg_jax.models.attention.psa import PSA
+from attnseg_jax.models.attention.scse import SCSE
+from attnseg_jax.models.attention.se import SE
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 
@@ -15,28 +20,30 @@ ATTENTION = {
     "self": SelfAttention,
     "nonlocal": NonLocal,
     "danet": DANet,
+    "interlaced": Interlaced,
     "efficient": Efficient,
     "ocr": OCR,
-    "interlaced": Interlaced,
+    "se": SE,
+    "cbam": CBAM,
+    "scse": SCSE,
+    "gate": Gate,
+    "psa": PSA,
 }
 __all__ = [
     "ATTENTION",
+    "CBAM",
     "OCR",
+    "PSA",
+    "SCSE",
+    "SE",
     "Attention",
-    "ChannelAttention",
     "DANet",
     "Efficient",
-    "EfficientAttention",
+    "Gate",
     "Interlaced",
-    "InterlacedBlock",
-    "InterlacedContext",
     "MultiHeadAttention",
     "NoAttention",
     "NonLocal",
-    "NonLocalBlock",
-    "ObjectAttention",
-    "ObjectContext",
-    "PositionAttention",
     "SelfAttention",
     "Stack",
 ]

@@ -10,22 +10,12 @@ from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax.models import Features, Segmenter
-from attnseg_jax.models.attention import (
-    ChannelAttention,
-    DANet,
-    EfficientAttention,
-    InterlacedBlock,
-    InterlacedContext,
-    NonLocalBlock,
-    ObjectAttention,
-    ObjectContext,
-    PositionAttention,
-)
-from attnseg_jax.models.attention.danet import DANET_HEAD, DANET_MODULES
-from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION
-from attnseg_jax.models.attention.interlaced import ISA
-from attnseg_jax.models.attention.non_local import NONLOCAL
-from attnseg_jax.models.attention.ocr import OCR_MODULES
+from attnseg_jax.models.attention import DANet
+from attnseg_jax.models.attention.danet import DANET_HEAD, DANET_MODULES, ChannelAttention, PositionAttention
+from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
+from attnseg_jax.models.attention.interlaced import ISA, InterlacedBlock, InterlacedContext
+from attnseg_jax.models.attention.non_local import NONLOCAL, NonLocalBlock
+from attnseg_jax.models.attention.ocr import OCR_MODULES, ObjectAttention, ObjectContext
 from attnseg_jax.models.decoders import FCN
 from attnseg_jax.models.pretrained import from_torch, match
 from attnseg_jax.ops.regions import region_means, region_weights

@@ -9,19 +9,12 @@ import pytest
 from jax.test_util import check_grads
 
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import (
-    OCR,
-    ChannelAttention,
-    DANet,
-    Efficient,
-    EfficientAttention,
-    Interlaced,
-    InterlacedBlock,
-    NonLocal,
-    NonLocalBlock,
-    ObjectAttention,
-    PositionAttention,
-)
+from attnseg_jax.models.attention import OCR, DANet, Efficient, Interlaced, NonLocal
+from attnseg_jax.models.attention.danet import ChannelAttention, PositionAttention
+from attnseg_jax.models.attention.efficient import EfficientAttention
+from attnseg_jax.models.attention.interlaced import InterlacedBlock
+from attnseg_jax.models.attention.non_local import NonLocalBlock
+from attnseg_jax.models.attention.ocr import ObjectAttention
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 RNG = np.random.default_rng(0)

@@ -11,19 +11,11 @@ import pytest
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import (
-    ATTENTION,
-    OCR,
-    DANet,
-    EfficientAttention,
-    InterlacedBlock,
-    InterlacedContext,
-    NonLocal,
-    NonLocalBlock,
-    ObjectContext,
-    Stack,
-)
-from attnseg_jax.models.attention.interlaced import GroupAttention
+from attnseg_jax.models.attention import ATTENTION, OCR, DANet, NonLocal, Stack
+from attnseg_jax.models.attention.efficient import EfficientAttention
+from attnseg_jax.models.attention.interlaced import GroupAttention, InterlacedBlock, InterlacedContext
+from attnseg_jax.models.attention.non_local import NonLocalBlock
+from attnseg_jax.models.attention.ocr import ObjectContext
 from attnseg_jax.models.maps import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops import interlace
