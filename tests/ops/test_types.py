@@ -60,6 +60,7 @@ CALLS = {
     interlace.pad_to_multiple: ((IMAGE, (2, 3)), {}),
     interlace.split: ((IMAGE, (7, 1), "far"), {}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
+    losses.presence_cross_entropy: ((jnp.ones((2, 4)), LABELS), {"class_weights": CHANNELS}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
