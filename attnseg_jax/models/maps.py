@@ -45,6 +45,7 @@ class DotProductMap:
       bias: as in `dot_product_attention`.
       mask: likewise.
       scale: likewise.
+      softmax: False where the weights are `scale * q . k` as they are, of either sign, without bias and mask.
       query_size: as in `AttentionMap`.
       key_size: likewise.
     """
@@ -54,6 +55,7 @@ class DotProductMap:
     bias: Float[Array, "#b #a #n #m"] | None = None
     mask: Bool[Array, "#b #a #n #m"] | None = None
     scale: float | None = struct.field(pytree_node=False, default=None)
+    softmax: bool = struct.field(pytree_node=False, default=True)
     query_size: Size = struct.field(pytree_node=False, default=None)
     key_size: Size = struct.field(pytree_node=False, default=None)
     keys = None
@@ -61,6 +63,8 @@ class DotProductMap:
     @property
     def weights(self) -> Float[Array, "b a n m"]:
         """All weights, float32."""
+        if not self.softmax:
+            return self.scale * jnp.einsum("bnad,bmad->banm", self.q, self.k, preferred_element_type=jnp.float32)
         return attention_ops.attention_weights(self.q, self.k, bias=self.bias, mask=self.mask, scale=self.scale)
 
     def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:

@@ -4,9 +4,14 @@ from attnseg_jax.models.attention.axial import AxialAttention, AxisAttention
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.cbam import CBAM
 from attnseg_jax.models.attention.criss_cross import CrissCross, CrissCrossAttention
+from attnseg_jax.models.attention.danet import DANet
+from attnseg_jax.models.attention.efficient import Efficient
 from attnseg_jax.models.attention.gate import Gate
+from attnseg_jax.models.attention.interlaced import Interlaced
 from attnseg_jax.models.attention.local import LocalAttention
+from attnseg_jax.models.attention.non_local import NonLocal
 from attnseg_jax.models.attention.none import NoAttention
+from attnseg_jax.models.attention.ocr import OCR
 from attnseg_jax.models.attention.psa import PSA
 from attnseg_jax.models.attention.scse import SCSE
 from attnseg_jax.models.attention.se import SE
@@ -18,9 +23,14 @@ ATTENTION = {
     "none": NoAttention,
     "self": SelfAttention,
     "local": LocalAttention,
+    "nonlocal": NonLocal,
+    "danet": DANet,
     "criss_cross": CrissCrossAttention,
     "axial": AxialAttention,
     "window": WindowAttention,
+    "interlaced": Interlaced,
+    "efficient": Efficient,
+    "ocr": OCR,
     "se": SE,
     "cbam": CBAM,
     "scse": SCSE,
@@ -30,6 +40,7 @@ ATTENTION = {
 __all__ = [
     "ATTENTION",
     "CBAM",
+    "OCR",
     "PSA",
     "SCSE",
     "SE",
@@ -38,10 +49,14 @@ __all__ = [
     "AxisAttention",
     "CrissCross",
     "CrissCrossAttention",
+    "DANet",
+    "Efficient",
     "Gate",
+    "Interlaced",
     "LocalAttention",
     "MultiHeadAttention",
     "NoAttention",
+    "NonLocal",
     "SelfAttention",
     "ShiftedWindowAttention",
     "Stack",
