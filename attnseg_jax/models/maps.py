@@ -8,6 +8,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops import attention as attention_ops
+from attnseg_jax.ops import linear_attention as linear_ops
 
 Size = tuple[int, int] | None
 
@@ -60,6 +61,31 @@ class DotProductMap:
 
 
 @struct.dataclass
+class LinearMap:
+    """An `AttentionMap` over all keys that linear attention implies without computing it; here it is when asked for.
+
+    Attributes:
+      q: queries `[b, n, a, d]`.
+      k: keys `[b, m, a, d]`.
+      form: as in `linear_attention`.
+      query_size: as in `AttentionMap`.
+      key_size: likewise.
+    """
+
+    q: Float[Array, "b n a d"]
+    k: Float[Array, "b m a d"]
+    form: str = struct.field(pytree_node=False)
+    query_size: Size = struct.field(pytree_node=False, default=None)
+    key_size: Size = struct.field(pytree_node=False, default=None)
+    keys = None
+
+    @property
+    def weights(self) -> Float[Array, "b a n m"]:
+        """All weights, float32."""
+        return linear_ops.linear_weights(self.q, self.k, form=self.form)
+
+
+@struct.dataclass
 class GateMap:
     """Factors that a gate gives to a map.
 
@@ -70,4 +96,4 @@ class GateMap:
     values: Float[Array, "b y x c"]
 
 
-LookedAt = AttentionMap | DotProductMap | GateMap
+LookedAt = AttentionMap | DotProductMap | LinearMap | GateMap

@@ -1,12 +1,22 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
 from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.linear import LinearAttention
 from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 
 ATTENTION = {
+    "linear": LinearAttention,
     "none": NoAttention,
     "self": SelfAttention,
 }
-__all__ = ["ATTENTION", "Attention", "MultiHeadAttention", "NoAttention", "SelfAttention", "Stack"]
+__all__ = [
+    "ATTENTION",
+    "Attention",
+    "LinearAttention",
+    "MultiHeadAttention",
+    "NoAttention",
+    "SelfAttention",
+    "Stack",
+]
