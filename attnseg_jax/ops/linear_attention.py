@@ -29,8 +29,8 @@ def linear_attention(
     Returns:
       `[b, n, a, e]` in the dtype of `v`.
 
-    >>> k = jnp.zeros((1, 2, 1, 3))
-    >>> linear_attention(k, k, jnp.array([1.0, 2.0]).reshape(1, 2, 1, 1)).round(3).ravel().tolist()
+    >>> k = jnp.zeros((1, 2, 1, 4))
+    >>> linear_attention(k, k, jnp.array([1.0, 2.0]).reshape(1, 2, 1, 1), form="softmax").ravel().tolist()
     [1.5, 1.5]
     """
     q, k = linear_factors(q, k, form=form)

@@ -1,12 +1,14 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
 from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.ema import EMAUnit, ExpectationMaximization
 from attnseg_jax.models.attention.linear import LinearAttention
 from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 
 ATTENTION = {
+    "ema": ExpectationMaximization,
     "linear": LinearAttention,
     "none": NoAttention,
     "self": SelfAttention,
@@ -14,6 +16,8 @@ ATTENTION = {
 __all__ = [
     "ATTENTION",
     "Attention",
+    "EMAUnit",
+    "ExpectationMaximization",
     "LinearAttention",
     "MultiHeadAttention",
     "NoAttention",
