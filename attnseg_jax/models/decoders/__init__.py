@@ -2,9 +2,19 @@
 
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer, MaskTransformerDecoder
+from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
 
 DECODERS = {
     "fcn": FCN,
     "mask_transformer": MaskTransformerDecoder,
+    "masked_attention": MaskedAttentionDecoder,
 }
-__all__ = ["DECODERS", "FCN", "FCNHead", "MaskTransformer", "MaskTransformerDecoder"]
+__all__ = [
+    "DECODERS",
+    "FCN",
+    "FCNHead",
+    "MaskTransformer",
+    "MaskTransformerDecoder",
+    "MaskedAttentionDecoder",
+    "MaskedAttentionLayer",
+]
