@@ -33,9 +33,9 @@ def _initial_bases(key: Array, shape: tuple[int, int, int]) -> Array:
 class EMAUnit(nn.Module):
     """`relu(x + bn(conv2(relu(em(conv1(x))))))` with bases that follow a moving average over the training batches.
 
-    No gradient passes the iterations, as in the original: `conv1` keeps its initial values. The bases `mu` live in
-    `batch_stats`; each device averages over its own images and the train step averages over devices, so that
-    their moving average is that of the whole batch.
+    No gradient passes the iterations, as in the original, so `conv1` keeps its initial values but for weight decay. The
+    bases `mu` live in `batch_stats`; each device averages over its own images and the train step over the devices, so
+    that the moving average is that of the whole batch.
 
     Attributes:
       bases: number of bases.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
+from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax import build_model
@@ -74,6 +75,13 @@ def test_against_numpy(random_variables):
     for looked_at, weights in zip(maps, class_weights, strict=True):
         np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
         assert looked_at.query_size is None and looked_at.key_size == (3, 5)
+
+
+def test_gradients(random_variables):
+    model = MaskTransformer(**{**SMALL, "layers": 1})
+    variables = random_variables(model, X)
+    function = jax.jit(lambda x: model.apply(variables, x)[0])
+    check_grads(function, (X,), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 def test_of_a_whole_model(random_variables):
