@@ -43,13 +43,16 @@ class Features:
 
 
 def numbered(present: dict[str, LookedAt], new: dict[str, LookedAt]) -> dict[str, LookedAt]:
-    """`present` with every entry of `new` under its name and the first free number.
+    """`present` with every entry of `new` under its name and the first free number, in place of one it already has.
 
     >>> numbered({"self0": "a"}, {"self": "b", "gate": "c"})
     {'self0': 'a', 'self1': 'b', 'gate0': 'c'}
+    >>> numbered({"self0": "a"}, {"self0": "b", "self1": "c"})
+    {'self0': 'a', 'self1': 'b', 'self2': 'c'}
     """
     result = dict(present)
     for name, value in new.items():
+        name = name.rstrip("0123456789")
         free = next(number for number in itertools.count() if f"{name}{number}" not in result)
         result[f"{name}{free}"] = value
     return result

@@ -62,6 +62,11 @@ class Conv(nn.Module):
         return y
 
 
+def classifier(num_classes: int, name: str) -> Conv:
+    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
+    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
+
+
 def _bound(axis_name: str) -> bool:
     """Whether a mapped axis of this name encloses the current trace."""
     try:

@@ -4,6 +4,7 @@ All of it is part of a model's output; under jit what nobody uses is not compute
 weight belongs in the picture, so that one drawing routine serves every mechanism.
 """
 
+import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -29,6 +30,10 @@ class AttentionMap:
     keys: Int[Array, "n s"] | None = None
     query_size: Size = struct.field(pytree_node=False, default=None)
     key_size: Size = struct.field(pytree_node=False, default=None)
+
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r s"]:
+        """The weights of some queries, by their numbers."""
+        return jnp.take(self.weights, queries, axis=2)
 
 
 @struct.dataclass
@@ -58,6 +63,14 @@ class DotProductMap:
     def weights(self) -> Float[Array, "b a n m"]:
         """All weights, float32."""
         return attention_ops.attention_weights(self.q, self.k, bias=self.bias, mask=self.mask, scale=self.scale)
+
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
+        """The weights of some queries, by their numbers; those of the others are not computed."""
+
+        def of(x: Array | None) -> Array | None:
+            return x if x is None or x.shape[2] == 1 else jnp.take(x, queries, axis=2)
+
+        return self.replace(q=jnp.take(self.q, queries, axis=1), bias=of(self.bias), mask=of(self.mask)).weights
 
 
 @struct.dataclass

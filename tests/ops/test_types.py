@@ -10,9 +10,9 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, losses, metrics, norm, pool, resize, separable
+from attnseg_jax.ops import attention, conv, losses, metrics, norm, point_wise, pool, resize, separable
 
-MODULES = (attention, conv, losses, metrics, norm, pool, resize, separable)
+MODULES = (attention, conv, losses, metrics, norm, point_wise, pool, resize, separable)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
 CALLS = {
@@ -30,6 +30,7 @@ CALLS = {
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
     norm.batch_norm: ((IMAGE, *4 * [CHANNELS]), {}),
     norm.batch_norm_inference: ((IMAGE, *4 * [CHANNELS]), {}),
+    point_wise.scores_of_positions: ((jnp.ones((2, 4, 3, 5, 9)),), {}),
     pool.pair: ((3,), {}),
     pool.max_pool: ((IMAGE, 2), {}),
     pool.avg_pool: ((IMAGE, (2, 3)), {}),

@@ -8,13 +8,8 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
+from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
-
-
-def classifier(num_classes: int, name: str) -> Conv:
-    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
-    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
 
 
 class FCNHead(nn.Module):
