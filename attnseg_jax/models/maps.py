@@ -97,6 +97,10 @@ class LinearMap:
         """All weights, float32."""
         return linear_ops.linear_weights(self.q, self.k, form=self.form)
 
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
+        """The weights of some queries, by their numbers; those of the others are not computed."""
+        return self.replace(q=jnp.take(self.q, queries, axis=1)).weights
+
 
 @struct.dataclass
 class GateMap:

@@ -41,6 +41,7 @@ def test_against_numpy(random_variables, form):
     np.testing.assert_array_equal(out.maps[2], features.maps[2])
     looked_at = out.attention["linear0"]
     np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
+    np.testing.assert_allclose(looked_at.rows(jnp.array([30, 4])), weights[:, :, [30, 4]], atol=1e-6)
     assert looked_at.query_size == looked_at.key_size == (5, 7) and looked_at.keys is None
 
 
