@@ -18,6 +18,7 @@ _EPSILON = 1e-5
 
 # Segmenter's `MaskTransformer`: `MaskTransformer`.
 SEGMENTER_MASK: Rules = (
+    (r"\bcls_emb$", "class_tokens"),
     (r"\bblocks\.(\d+)\.norm([12])\.", r"norm\2_\1."),
     (r"\bblocks\.(\d+)\.attn\.", r"attention\1."),
     (r"\bblocks\.(\d+)\.mlp\.fc([12])\.", r"mlp\2_\1."),
@@ -78,7 +79,9 @@ class MaskTransformer(nn.Module):
         def norm(name: str, y: Array) -> Array:
             return layer_norm(name, _EPSILON)(y).astype(self.dtype)
 
-        classes = self.param("cls_emb", nn.initializers.truncated_normal(0.02), (1, self.num_classes, c), jnp.float32)
+        classes = self.param(
+            "class_tokens", nn.initializers.truncated_normal(0.02), (1, self.num_classes, c), jnp.float32
+        )
         classes = jnp.broadcast_to(classes.astype(self.dtype), (b, self.num_classes, c))
         tokens = jnp.concatenate([dense(c, "proj_dec")(x.reshape(b, patches, -1)), classes], axis=1)
         maps = []

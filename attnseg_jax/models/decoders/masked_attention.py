@@ -123,8 +123,8 @@ class MaskedAttentionDecoder(nn.Module):
         def table(name: str, count: int) -> Array:
             return self.param(name, nn.initializers.normal(1.0), (1, count, c), jnp.float32)
 
-        queries, query_positions = table("queries", self.queries), table("query_positions", self.queries)
-        levels = table("levels", len(pyramid))
+        queries, query_positions = table("query_tokens", self.queries), table("query_positions", self.queries)
+        levels = table("level_tokens", len(pyramid))
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
         class_logits, mask_logits = shared(x, pixels)
         aux, attention = {}, {}

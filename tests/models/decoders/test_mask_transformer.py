@@ -52,7 +52,7 @@ def test_against_numpy(random_variables):
 
     expected, class_weights = np.zeros((2, 15, 7)), np.zeros((2, 2, 3, 7, 15))
     for b in range(2):
-        tokens = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), p["cls_emb"][0]])
+        tokens = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), p["class_tokens"][0]])
         for i in range(2):
             y = norm(tokens, p[f"norm1_{i}"])
             q, k, v = (dense(y, p[f"attention{i}"][name]) for name in ("query", "key", "value"))
@@ -113,7 +113,7 @@ def test_of_a_whole_model(random_variables):
 def test_tokens_of_zeros_have_finite_gradients():
     model = MaskTransformer(**SMALL)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(X))
-    variables["params"]["cls_emb"] = jnp.zeros((1, 7, 12))
+    variables["params"]["class_tokens"] = jnp.zeros((1, 7, 12))
     loss = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, jnp.zeros_like(X))[0] ** 2).sum()))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(variables["params"])))
 

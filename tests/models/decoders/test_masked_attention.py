@@ -128,14 +128,14 @@ def test_against_numpy(random_variables):
         kernel = p["smooth"]["conv"]["kernel"]
         smooth = sum(padded[i : i + 10, j : j + 14] @ kernel[i, j] for i in range(3) for j in range(3))
         pixels = np.maximum(batch_norm(smooth, "smooth"), 0) @ p["pixels"]["kernel"][0, 0] + p["pixels"]["bias"]
-        x, at = p["queries"][0], p["query_positions"][0]
+        x, at = p["query_tokens"][0], p["query_positions"][0]
         logits, masks = predict(x, pixels)
         for i, stride in enumerate((8, 4)):
             np.testing.assert_allclose(out.aux[f"masked_attention{i}"][b], logits, atol=1e-4)
             allowed = bilinear(masks, SIZES[stride]).reshape(-1, 6).T >= 0
             closed += (~allowed).sum()
             allowed[~allowed.any(-1)] = True
-            memory = fused[i].reshape(-1, 12) + p["levels"][0, i]
+            memory = fused[i].reshape(-1, 12) + p["level_tokens"][0, i]
             positions = sincos_positions(*SIZES[stride], 12).reshape(-1, 12)
             leaf = p[f"layer{i}"]
             x = x + attend(x + at, memory + positions, memory, leaf["cross_attention"], allowed)
@@ -184,11 +184,11 @@ def test_every_parameter_learns(random_variables):
 def test_which_maps():
     shapes = jax.eval_shape(MaskedAttentionDecoder(**SMALL).init, jax.random.key(0), FEATURES)["params"]
     assert [name for name in sorted(shapes) if "lateral" in name] == ["lateral4", "lateral8"]
-    assert shapes["levels"].shape == (1, 1, 12)
+    assert shapes["level_tokens"].shape == (1, 1, 12)
     fine = Features({2: FEATURES.maps[2]})
     assert "lateral2" in jax.eval_shape(MaskedAttentionDecoder(**SMALL).init, jax.random.key(0), fine)["params"]
     wide = Features({32: jnp.ones((1, 2, 3, 2048))})
-    queries = jax.eval_shape(MaskedAttentionDecoder(7).init, jax.random.key(0), wide)["params"]["queries"]
+    queries = jax.eval_shape(MaskedAttentionDecoder(7).init, jax.random.key(0), wide)["params"]["query_tokens"]
     assert queries.shape == (1, 100, 256)
 
 
