@@ -71,7 +71,7 @@ class MaskTransformer(nn.Module):
         patches = h * w
 
         def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, dtype=self.dtype, kernel_init=nn.initializers.truncated_normal(0.02), name=name)
+            return nn.Dense(features, dtype=self.dtype, name=name)
 
         def drop(y: Array) -> Array:
             return nn.Dropout(self.dropout, deterministic=not train)(y)
