@@ -26,6 +26,7 @@ CONFIGS = sorted(
 IMAGE = jax.ShapeDtypeStruct((2, 61, 83, 3), jnp.float32)
 # Its map of stride 32 is larger than any window or reduction.
 LARGE = jax.ShapeDtypeStruct((2, 253, 347, 3), jnp.float32)
+WITH_SKIPS = ("fcn",)
 NAMES = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
 
 
@@ -47,6 +48,10 @@ def check(dtype=jnp.float32, **names):
     # The gate acts on skips, which the fcn has on request.
     config.setdefault("decoder", {"name": "fcn"})["fcn"] = {"skips": (4,)}
     model = build_model(config, num_classes=7, dtype=dtype)
+    if model.attention.has_gate and config["decoder"]["name"] not in WITH_SKIPS:
+        with pytest.raises(UserError, match="weights a decoder's skips, and this decoder has none"):
+            run(model, image=LARGE)
+        return
     out, variables = run(model, train=True, image=LARGE)  # `init` runs the model in evaluation
     for logits in (out.logits, *out.aux.values()):
         assert logits.shape == (*LARGE.shape[:3], 7) and logits.dtype == jnp.float32

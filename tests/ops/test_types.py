@@ -24,6 +24,7 @@ CALLS = {
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
+    losses.presence_cross_entropy: ((jnp.ones((2, 4)), LABELS), {"class_weights": CHANNELS}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
