@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.models.maps import AttentionMap, DotProductMap, LinearMap
+from attnseg_jax.models.maps import AttentionMap, DotProductMap
 
-Attended = AttentionMap | DotProductMap | LinearMap
+Attended = AttentionMap | DotProductMap
 _CHUNK = 1 << 24
 """Weights that are computed at a time: 64 MiB."""
 

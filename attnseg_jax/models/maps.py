@@ -9,7 +9,6 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops import linear_attention as linear_ops
 
 Size = tuple[int, int] | None
 
@@ -46,6 +45,7 @@ class DotProductMap:
       bias: as in `dot_product_attention`.
       mask: likewise.
       scale: likewise.
+      softmax: False where the weights are `scale * q . k` as they are, of either sign, without bias and mask.
       query_size: as in `AttentionMap`.
       key_size: likewise.
     """
@@ -55,6 +55,7 @@ class DotProductMap:
     bias: Float[Array, "#b #a #n #m"] | None = None
     mask: Bool[Array, "#b #a #n #m"] | None = None
     scale: float | None = struct.field(pytree_node=False, default=None)
+    softmax: bool = struct.field(pytree_node=False, default=True)
     query_size: Size = struct.field(pytree_node=False, default=None)
     key_size: Size = struct.field(pytree_node=False, default=None)
     keys = None
@@ -62,6 +63,8 @@ class DotProductMap:
     @property
     def weights(self) -> Float[Array, "b a n m"]:
         """All weights, float32."""
+        if not self.softmax:
+            return self.scale * jnp.einsum("bnad,bmad->banm", self.q, self.k, preferred_element_type=jnp.float32)
         return attention_ops.attention_weights(self.q, self.k, bias=self.bias, mask=self.mask, scale=self.scale)
 
     def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
@@ -71,35 +74,6 @@ class DotProductMap:
             return x if x is None or x.shape[2] == 1 else jnp.take(x, queries, axis=2)
 
         return self.replace(q=jnp.take(self.q, queries, axis=1), bias=of(self.bias), mask=of(self.mask)).weights
-
-
-@struct.dataclass
-class LinearMap:
-    """An `AttentionMap` over all keys that linear attention implies without computing it; here it is when asked for.
-
-    Attributes:
-      q: queries `[b, n, a, d]`.
-      k: keys `[b, m, a, d]`.
-      form: as in `linear_attention`.
-      query_size: as in `AttentionMap`.
-      key_size: likewise.
-    """
-
-    q: Float[Array, "b n a d"]
-    k: Float[Array, "b m a d"]
-    form: str = struct.field(pytree_node=False)
-    query_size: Size = struct.field(pytree_node=False, default=None)
-    key_size: Size = struct.field(pytree_node=False, default=None)
-    keys = None
-
-    @property
-    def weights(self) -> Float[Array, "b a n m"]:
-        """All weights, float32."""
-        return linear_ops.linear_weights(self.q, self.k, form=self.form)
-
-    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
-        """The weights of some queries, by their numbers; those of the others are not computed."""
-        return self.replace(q=jnp.take(self.q, queries, axis=1)).weights
 
 
 @struct.dataclass
@@ -113,4 +87,4 @@ class GateMap:
     values: Float[Array, "b y x c"]
 
 
-LookedAt = AttentionMap | DotProductMap | LinearMap | GateMap
+LookedAt = AttentionMap | DotProductMap | GateMap

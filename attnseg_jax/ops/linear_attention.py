@@ -18,7 +18,7 @@ def linear_attention(
     *,
     form: str = "elu",
 ) -> Float[Array, "b n a e"]:
-    """Mean of the values `v` under the weights of `linear_weights`, which are never computed: O(n d e + m d e).
+    """Mean of the values `v` under the weights of `linear_factors`, which are never computed: O(n d e + m d e).
 
     Args:
       q: queries `[b, n, a, d]`.
@@ -38,22 +38,10 @@ def linear_attention(
     return jnp.einsum("bnad,bade->bnae", q, context).astype(v.dtype)
 
 
-def linear_weights(
-    q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], *, form: str = "elu"
-) -> Float[Array, "b a n m"]:
-    """The weights `linear_attention` gives to every key: `[b, a, n, m]` float32; each row sums to 1.
-
-    >>> linear_weights(jnp.zeros((1, 2, 1, 3)), jnp.zeros((1, 4, 1, 3)), form="softmax")[0, 0, 0].tolist()
-    [0.25, 0.25, 0.25, 0.25]
-    """
-    q, k = linear_factors(q, k, form=form)
-    return jnp.einsum("bnad,bmad->banm", q, k)
-
-
 def linear_factors(
     q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], *, form: str = "elu"
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "b m a d"]]:
-    """Non-negative factors, float32, whose products over `d` are the weights.
+    """Non-negative factors, float32, whose products over `d` are the weights; those of a query sum to 1 over the keys.
 
     - 'elu' (Katharopoulos et al. 2020, arXiv:2006.16236; github.com/idiap/fast-transformers): `f(q) / (f(q) . sum of
       f(k))` and `f(k)` with `f(x) = elu(x) + 1`; like there 1e-6 is added to the divisor.

@@ -1,5 +1,6 @@
 """Linear attention against float64 weights of every pair, and by its properties."""
 
+import functools
 import inspect
 
 import jax
@@ -14,7 +15,11 @@ from attnseg_jax.ops import linear_attention as linear
 
 B, N, M, A, D, E = 2, 5, 7, 3, 4, 6
 attend = jax.jit(linear.linear_attention, static_argnames="form")
-weigh = jax.jit(linear.linear_weights, static_argnames="form")
+
+
+@functools.partial(jax.jit, static_argnames="form")
+def weigh(q, k, form):
+    return jnp.einsum("bnad,bmad->banm", *linear.linear_factors(q, k, form=form))
 
 
 def draw(dtype=jnp.float32):
@@ -88,11 +93,11 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="unknown form 'relu', known: elu, softmax"):
         linear.linear_attention(q, k, v, form="relu")
     with pytest.raises(ValueError, match=r"queries .* do not fit"):
-        linear.linear_weights(q, k[..., 1:])
+        linear.linear_factors(q, k[..., 1:])
 
 
 def test_annotations():
-    calls = {"linear_attention": draw(), "linear_weights": draw()[:2], "linear_factors": draw()[:2]}
+    calls = {"linear_attention": draw(), "linear_factors": draw()[:2]}
     public = [f for f in vars(linear).values() if inspect.isfunction(f) and not f.__name__.startswith("_")]
     assert sorted(f.__name__ for f in public) == sorted(calls)
     for function in public:

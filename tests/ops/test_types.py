@@ -10,9 +10,37 @@ import pytest
 from beartype import beartype
 from jaxtyping import TypeCheckError, jaxtyped
 
-from attnseg_jax.ops import attention, conv, losses, metrics, norm, point_wise, pool, resize, separable
+from attnseg_jax.ops import (
+    attention,
+    averaging,
+    channel_attention,
+    conv,
+    interlace,
+    losses,
+    metrics,
+    norm,
+    point_wise,
+    pool,
+    regions,
+    resize,
+    separable,
+)
 
-MODULES = (attention, conv, losses, metrics, norm, point_wise, pool, resize, separable)
+MODULES = (
+    attention,
+    averaging,
+    channel_attention,
+    conv,
+    interlace,
+    losses,
+    metrics,
+    norm,
+    point_wise,
+    pool,
+    regions,
+    resize,
+    separable,
+)
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
 CALLS = {
@@ -21,8 +49,16 @@ CALLS = {
         {"bias": jnp.ones((1, 3, 6, 6)), "mask": jnp.ones((2, 1, 1, 6), bool)},
     ),
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
+    averaging.dot_product_average: ((TOKENS, TOKENS, TOKENS), {}),
+    channel_attention.channel_attention: ((IMAGE, jnp.ones((2, 4, 4))), {}),
+    channel_attention.channel_weights: ((IMAGE,), {}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
+    interlace.crop_to_size: ((IMAGE, (3, 4)), {}),
+    interlace.join: ((jnp.ones((14, 1, 5, 4)), (7, 5), (1, 5), "near"), {}),
+    interlace.member_positions: (((7, 5), 2, "far"), {}),
+    interlace.pad_to_multiple: ((IMAGE, (2, 3)), {}),
+    interlace.split: ((IMAGE, (7, 1), "far"), {}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
     losses.presence_cross_entropy: ((jnp.ones((2, 4)), LABELS), {"class_weights": CHANNELS}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
@@ -37,6 +73,8 @@ CALLS = {
     pool.avg_pool: ((IMAGE, (2, 3)), {}),
     pool.adaptive_avg_pool: ((IMAGE, 3), {}),
     pool.adaptive_max_pool: ((IMAGE, (3, 2)), {}),
+    regions.region_means: ((IMAGE, jnp.ones((2, 3, 35))), {}),
+    regions.region_weights: ((IMAGE,), {}),
     resize.resize: ((IMAGE, (9, 3)), {"scale": (1.2, 0.7)}),
     resize.interpolation_matrix: ((3, 4, "bicubic"), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),

@@ -2,11 +2,16 @@
 
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.cbam import CBAM
+from attnseg_jax.models.attention.danet import DANet
+from attnseg_jax.models.attention.efficient import Efficient
 from attnseg_jax.models.attention.ema import EMAUnit, ExpectationMaximization
 from attnseg_jax.models.attention.encnet import ContextEncoding, Encoding
 from attnseg_jax.models.attention.gate import Gate
+from attnseg_jax.models.attention.interlaced import Interlaced
 from attnseg_jax.models.attention.linear import LinearAttention
+from attnseg_jax.models.attention.non_local import NonLocal
 from attnseg_jax.models.attention.none import NoAttention
+from attnseg_jax.models.attention.ocr import OCR
 from attnseg_jax.models.attention.psa import PSA
 from attnseg_jax.models.attention.scse import SCSE
 from attnseg_jax.models.attention.se import SE
@@ -16,6 +21,11 @@ from attnseg_jax.models.attention.stack import Stack
 ATTENTION = {
     "none": NoAttention,
     "self": SelfAttention,
+    "nonlocal": NonLocal,
+    "danet": DANet,
+    "interlaced": Interlaced,
+    "efficient": Efficient,
+    "ocr": OCR,
     "se": SE,
     "cbam": CBAM,
     "scse": SCSE,
@@ -28,18 +38,23 @@ ATTENTION = {
 __all__ = [
     "ATTENTION",
     "CBAM",
+    "OCR",
     "PSA",
     "SCSE",
     "SE",
     "Attention",
     "ContextEncoding",
+    "DANet",
     "EMAUnit",
+    "Efficient",
     "Encoding",
     "ExpectationMaximization",
     "Gate",
+    "Interlaced",
     "LinearAttention",
     "MultiHeadAttention",
     "NoAttention",
+    "NonLocal",
     "SelfAttention",
     "Stack",
 ]

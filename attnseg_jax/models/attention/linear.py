@@ -9,7 +9,7 @@ from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype, layer_norm
-from attnseg_jax.models.maps import LinearMap
+from attnseg_jax.models.maps import DotProductMap
 from attnseg_jax.ops import linear_attention as linear_ops
 
 
@@ -57,6 +57,8 @@ class LinearAttention(Attention):
             return nn.Dense(self.heads * d, dtype=self.dtype, name=name)(y).reshape(b, h * w, self.heads, d)
 
         q, k, v = project("query"), project("key"), project("value")
-        features = features.with_attention("linear", LinearMap(q, k, self.form, query_size=(h, w), key_size=(h, w)))
+        factors = linear_ops.linear_factors(q, k, form=self.form)
+        looked_at = DotProductMap(*factors, scale=1.0, softmax=False, query_size=(h, w), key_size=(h, w))
+        features = features.with_attention("linear", looked_at)
         y = linear_ops.linear_attention(q, k, v, form=self.form).reshape(b, h, w, self.heads * d)
         return features.with_deepest(x + nn.Dense(c, dtype=self.dtype, name="out")(y))
