@@ -13,9 +13,12 @@ from jaxtyping import TypeCheckError, jaxtyped
 from attnseg_jax.ops import (
     attention,
     averaging,
+    axial,
     channel_attention,
     conv,
+    criss_cross,
     interlace,
+    local,
     losses,
     metrics,
     norm,
@@ -24,14 +27,18 @@ from attnseg_jax.ops import (
     regions,
     resize,
     separable,
+    window,
 )
 
 MODULES = (
     attention,
     averaging,
+    axial,
     channel_attention,
     conv,
+    criss_cross,
     interlace,
+    local,
     losses,
     metrics,
     norm,
@@ -40,8 +47,10 @@ MODULES = (
     regions,
     resize,
     separable,
+    window,
 )
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
+MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
 CALLS = {
     attention.dot_product_attention: (
@@ -49,11 +58,23 @@ CALLS = {
         {"bias": jnp.ones((1, 3, 6, 6)), "mask": jnp.ones((2, 1, 1, 6), bool)},
     ),
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
+    axial.fit_offsets: ((jnp.ones((4, 5)), 7), {}),
+    axial.offset_grid: ((jnp.ones((4, 13)),), {}),
+    axial.axial_scores: ((MAPS, MAPS, jnp.ones((4, 7, 7)), jnp.ones((4, 7, 7))), {}),
+    axial.axial_average: ((jnp.ones((2, 5, 3, 7, 7)), MAPS, jnp.ones((4, 7, 7))), {}),
+    axial.axial_keys: (((7, 5),), {"width": True}),
+    conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
+    conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
+    criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
+    criss_cross.criss_cross_weights: ((IMAGE, IMAGE), {}),
+    criss_cross.criss_cross_keys: (((7, 5),), {}),
+    local.local_weights: ((MAPS, MAPS), {"kernel": 3, "scale": 0.5}),
+    local.local_average: ((jnp.ones((9, 2, 7, 5, 3)), MAPS), {"dilation": 2}),
+    local.local_attention: ((MAPS, MAPS, MAPS), {"kernel": 3}),
+    local.local_keys: (((7, 5), 3), {"dilation": 2}),
     averaging.dot_product_average: ((TOKENS, TOKENS, TOKENS), {}),
     channel_attention.channel_attention: ((IMAGE, jnp.ones((2, 4, 4))), {}),
     channel_attention.channel_weights: ((IMAGE,), {}),
-    conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
-    conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     interlace.crop_to_size: ((IMAGE, (3, 4)), {}),
     interlace.join: ((jnp.ones((14, 1, 5, 4)), (7, 5), (1, 5), "near"), {}),
     interlace.member_positions: (((7, 5), 2, "far"), {}),
@@ -77,6 +98,12 @@ CALLS = {
     regions.region_weights: ((IMAGE,), {}),
     resize.resize: ((IMAGE, (9, 3)), {"scale": (1.2, 0.7)}),
     resize.interpolation_matrix: ((3, 4, "bicubic"), {}),
+    window.partition: ((IMAGE, (3, 2), 1), {}),
+    window.merge: ((jnp.ones((2, 9, 6, 4)), (7, 5), (3, 2), (1, 0)), {}),
+    window.usable_shift: (((7, 5), 3, 1), {}),
+    window.window_mask: (((7, 5), (3, 2), (1, 0)), {}),
+    window.relative_index: (((3, 2),), {}),
+    window.window_keys: (((7, 5), 3, (1, 0)), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 
