@@ -57,6 +57,7 @@ _LEAVES = {
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
+    ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
 }
 _UNUSED = ("num_batches_tracked",)
 _SHOWN = 8
@@ -67,8 +68,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
     `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
-    `scale`; `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`; any other word stays, with
-    its array as it is.
+    `scale`; `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies
+    there too; any other word stays, with its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.

@@ -90,6 +90,7 @@ PARAMS = {
     "attention": {"query": {"kernel": jnp.full((5, 2, 3), 2.0), "bias": jnp.full((2, 3), 2.0)}},
     "pos_embed": jnp.full((13, 5), 2.0),
     "decoder": {"kernel": jnp.full((5, 7), 2.0), "bias": jnp.full(7, 2.0)},
+    "class_tokens": jnp.full((1, 7, 5), 2.0),
 }
 
 
@@ -99,12 +100,13 @@ def first_update(config):
     return jax.tree.map(lambda u: float(np.unique(u).item()), updates)
 
 
-def test_decay_spares_norms_biases_and_positions():
+def test_decay_spares_norms_biases_positions_and_tokens():
     assert decay_mask(PARAMS) == {
         "backbone": {"conv1": {"kernel": True}, "bn1": {"scale": False, "bias": False}},
         "attention": {"query": {"kernel": True, "bias": False}},
         "pos_embed": False,
         "decoder": {"kernel": True, "bias": False},
+        "class_tokens": False,
     }
 
 

@@ -6,8 +6,11 @@ from attnseg_jax.models.attention.cbam import CBAM
 from attnseg_jax.models.attention.criss_cross import CrissCross, CrissCrossAttention
 from attnseg_jax.models.attention.danet import DANet
 from attnseg_jax.models.attention.efficient import Efficient
+from attnseg_jax.models.attention.ema import EMAUnit, ExpectationMaximization
+from attnseg_jax.models.attention.encnet import ContextEncoding, Encoding
 from attnseg_jax.models.attention.gate import Gate
 from attnseg_jax.models.attention.interlaced import Interlaced
+from attnseg_jax.models.attention.linear import LinearAttention
 from attnseg_jax.models.attention.local import LocalAttention
 from attnseg_jax.models.attention.non_local import NonLocal
 from attnseg_jax.models.attention.none import NoAttention
@@ -36,6 +39,9 @@ ATTENTION = {
     "scse": SCSE,
     "gate": Gate,
     "psa": PSA,
+    "linear": LinearAttention,
+    "ema": ExpectationMaximization,
+    "encnet": ContextEncoding,
 }
 __all__ = [
     "ATTENTION",
@@ -47,12 +53,17 @@ __all__ = [
     "Attention",
     "AxialAttention",
     "AxisAttention",
+    "ContextEncoding",
     "CrissCross",
     "CrissCrossAttention",
     "DANet",
+    "EMAUnit",
     "Efficient",
+    "Encoding",
+    "ExpectationMaximization",
     "Gate",
     "Interlaced",
+    "LinearAttention",
     "LocalAttention",
     "MultiHeadAttention",
     "NoAttention",

@@ -1,0 +1,88 @@
+"""Context encoding (Zhang et al. 2018, arXiv:1803.08904; github.com/zhanghang1989/PyTorch-Encoding)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import BatchNorm, ConvBN, Dtype
+from attnseg_jax.models.maps import AttentionMap, GateMap
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.encoding import encode
+
+_MAX_CHANNELS = 512
+
+# mmsegmentation's and PyTorch-Encoding's layer `Encoding`: `Encoding`, name by name.
+ENCODING: Rules = ()
+
+
+class Encoding(nn.Module):
+    """The encoding layer with learned codewords and scales; both start uniform, the scales between -1 and 0.
+
+    Attributes:
+      codewords: number of codewords.
+    """
+
+    codewords: int = 32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k c"], Float[Array, "b n k"]]:
+        """Returns float32 sums of residuals and the assignments of the positions, see `ops.encoding.encode`."""
+        b, h, w, c = x.shape
+        limit = (self.codewords * c) ** -0.5
+
+        def uniform(low: float, high: float):
+            return lambda key, shape: jax.random.uniform(key, shape, jnp.float32, low, high)
+
+        codewords = self.param("codewords", uniform(-limit, limit), (self.codewords, c))
+        scale = self.param("scale", uniform(-1.0, 0.0), (self.codewords,))
+        return encode(x.reshape(b, h * w, c), codewords, scale)
+
+
+class ContextEncoding(Attention):
+    """Channels weighed by what the whole image holds: `relu(x + x * sigmoid(linear(encoding(x))))`, O(n k c).
+
+    After a 3x3 convolution, as in EncNet (arXiv:1803.08904, github.com/zhanghang1989/PyTorch-Encoding). The encoding,
+    normalised over its codewords and averaged over them, also predicts which classes the image shows (the
+    semantic-encoding loss). It is a sum over positions: maps of another size than in training shift it.
+
+    Attributes:
+      num_classes: classes that an image may show.
+      channels: of the 3x3 convolution (512 in the original); 0 keeps the map's, but takes at most 512.
+      codewords: number of codewords.
+      dtype: compute type; the encoding is float32.
+    """
+
+    num_classes: int
+    channels: int = 0
+    codewords: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns the features with the deepest map weighed, and `presence['encnet']`.
+
+        `attention['encnet0']` assigns pixels to codewords, `attention['encnet_gate0']` is the weight of each channel.
+
+        Raises:
+          UserError: no codewords.
+        """
+        if self.codewords < 1:
+            raise UserError(f"config.model.attention.encnet.codewords={self.codewords} must be at least 1")
+        x = features.deepest
+        x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
+        b, h, w, c = x.shape
+        projected = ConvBN(c, 1, dtype=self.dtype, name="project")(x, train=train)
+        encoded, weights = Encoding(self.codewords, name="encoding")(projected)
+        # Statistics for each codeword, over images and channels.
+        encoded = BatchNorm(name="bn")(jnp.swapaxes(encoded, 1, 2)[:, None], train=train)
+        context = nn.relu(encoded).mean(axis=(1, 3))
+        gate = nn.sigmoid(nn.Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
+        presence = nn.Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
+        features = features.replace(presence={**features.presence, "encnet": presence})
+        features = features.with_attention("encnet", AttentionMap(weights[:, None], query_size=(h, w)))
+        features = features.with_attention("encnet_gate", GateMap(gate))
+        return features.with_deepest(nn.relu(x + x * gate.astype(x.dtype)))

@@ -1,0 +1,186 @@
+"""Masked attention (Cheng et al. 2022, arXiv:2112.01527; github.com/facebookresearch/Mask2Former), pixel by pixel."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, sincos_positions
+from attnseg_jax.models.decoders.mask_transformer import check_heads
+from attnseg_jax.models.features import Features, Output, numbered
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, layer_norm
+from attnseg_jax.models.maps import DotProductMap
+from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, Rules
+from attnseg_jax.ops.mask_classification import semantic_logits
+from attnseg_jax.ops.resize import resize
+
+_MAX_CHANNELS = 256
+_EPSILON = 1e-5
+
+# transformers' `Mask2FormerMaskedAttentionDecoderLayer`: `MaskedAttentionLayer`.
+MASK2FORMER_LAYER: Rules = (
+    *MULTI_HEAD_ATTENTION,
+    (r"\bq_proj\.", "query."),
+    (r"\bk_proj\.", "key."),
+    (r"\bv_proj\.", "value."),
+    (r"\b(self|cross)_attn_layer_norm\.", r"\1_norm."),
+    (r"\b(self|cross)_attn\.", r"\1_attention."),
+    (r"\bfc([12])\.", r"mlp\1."),
+    (r"\bfinal_layer_norm\.", "mlp_norm."),
+)
+
+
+class MaskedAttentionLayer(nn.Module):
+    """Queries attend to the pixels of their mask, then to one another, then a perceptron; norms after each sum.
+
+    Attributes:
+      heads: number of heads.
+      hidden: hidden width of the perceptron.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax, normalisation and the queries are float32.
+    """
+
+    heads: int
+    hidden: int
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b q c"],
+        memory: Float[Array, "b m c"],
+        mask: Bool[Array, "b #a q m"],
+        *,
+        query_positions: Float[Array, "#b q c"],
+        positions: Float[Array, "#b m c"],
+    ) -> tuple[Float[Array, "b q c"], DotProductMap]:
+        """Returns the queries and the map of their weights; `mask` is True where a query may look at a pixel."""
+
+        def attend(name: str) -> MultiHeadAttention:
+            return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name=name)
+
+        y, looked_at = attend("cross_attention")(x + query_positions, memory + positions, memory, mask=mask)
+        x = layer_norm("cross_norm", _EPSILON)(x + y)
+        at = x + query_positions
+        y, _ = attend("self_attention")(at, at, x)
+        x = layer_norm("self_norm", _EPSILON)(x + y)
+        y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="mlp1")(x))
+        y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
+        return layer_norm("mlp_norm", _EPSILON)(x + y), looked_at
+
+
+class MaskedAttentionDecoder(nn.Module):
+    """Queries with a class and a mask each, which attend to where their previous mask is open, O(layers q h w c).
+
+    Cheng et al. 2022, arXiv:2112.01527 (github.com/facebookresearch/Mask2Former), trained on pixels instead of matched
+    segments: the logits are the logarithm of the semantic scores (see `ops.mask_classification.semantic_logits`). Maps
+    are fused from coarse to fine by 1x1 convolutions; layers attend to all but the finest in turn, coarse ones first,
+    and masks have the size of the finest. It gates no skips.
+
+    Attributes:
+      num_classes: channels of the logits.
+      channels: of queries and fused maps (256 in the original); 0 keeps the deepest map's, but takes at most 256.
+      queries: number of queries.
+      layers: number of layers (9 in the original).
+      heads: number of heads.
+      mlp_ratio: hidden width of a layer's perceptron, in channels.
+      strides: nominal strides of the maps to use; () takes all from 4 on.
+      aux: trains the prediction before each layer too.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax, normalisation, queries and logits are float32.
+    """
+
+    num_classes: int
+    channels: int = 0
+    queries: int = 100
+    layers: int = 3
+    heads: int = 8
+    mlp_ratio: float = 8.0
+    strides: tuple[int, ...] = ()
+    aux: bool = True
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
+        """Returns logits at the size of the finest map used; `attention['masked_attention0']` is the first layer's.
+
+        Raises:
+          UserError: a stride the backbone does not have, no queries or layers, heads that do not divide the channels.
+        """
+        c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
+        self._check(features, c)
+        pyramid = self._pyramid(features, c, train)
+        pixels = ConvBN(c, dtype=self.dtype, name="smooth")(pyramid[-1], train=train)
+        pixels = Conv(c, 1, use_bias=True, dtype=self.dtype, name="pixels")(pixels)
+        pyramid = pyramid[:-1] or pyramid
+        shared = self._heads(c)
+
+        def table(name: str, count: int) -> Array:
+            return self.param(name, nn.initializers.normal(1.0), (1, count, c), jnp.float32)
+
+        queries, query_positions = table("query_tokens", self.queries), table("query_positions", self.queries)
+        levels = table("level_tokens", len(pyramid))
+        x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
+        class_logits, mask_logits = shared(x, pixels)
+        aux, attention = {}, {}
+        for i in range(self.layers):
+            if self.aux:
+                aux[f"masked_attention{i}"] = semantic_logits(class_logits, mask_logits)
+            level = i % len(pyramid)
+            b, h, w, _ = pyramid[level].shape
+            memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
+            positions = jnp.asarray(sincos_positions(h, w, c).reshape(1, h * w, c), self.dtype)
+            layer = MaskedAttentionLayer(self.heads, int(c * self.mlp_ratio), self.impl, self.dtype, name=f"layer{i}")
+            mask = open_pixels(mask_logits, (h, w))
+            x, looked_at = layer(x, memory, mask, query_positions=query_positions, positions=positions)
+            attention = numbered(attention, {"masked_attention": looked_at.replace(key_size=(h, w))})
+            class_logits, mask_logits = shared(x, pixels)
+        return Output(semantic_logits(class_logits, mask_logits), aux, attention=attention)
+
+    def _check(self, features: Features, channels: int) -> None:
+        path = "config.model.decoder.masked_attention"
+        for stride in self.strides:
+            if stride not in features.maps:
+                raise UserError(
+                    f"{path}.strides={self.strides} asks for a map of stride {stride}; the backbone has "
+                    f"{', '.join(map(str, sorted(features.maps)))}: choose among them, or () for all from 4 on"
+                )
+        for key in ("queries", "layers"):
+            if getattr(self, key) < 1:
+                raise UserError(f"{path}.{key}={getattr(self, key)} must be at least 1")
+        check_heads("masked_attention", self.heads, channels)
+
+    def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
+        """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
+        strides = self.strides or [stride for stride in features.maps if stride >= 4] or features.maps
+        fused: list[Array] = []
+        for stride in sorted(strides, reverse=True):
+            lateral = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")
+            x = lateral(features.maps[stride], train=train)
+            fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)
+        return fused
+
+    def _heads(self, c: int) -> Callable:
+        """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""
+        norm = layer_norm("norm", _EPSILON)
+        classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
+        perceptron = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
+
+        def predict(x: Array, pixels: Array) -> tuple[Array, Array]:
+            x = norm(x)
+            y = perceptron[2](nn.relu(perceptron[1](nn.relu(perceptron[0](x)))))
+            return classes(x), jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
+
+        return predict
+
+
+def open_pixels(mask_logits: Float[Array, "b h w q"], size: tuple[int, int]) -> Bool[Array, "b 1 q m"]:
+    """Where each query may look on a map of `size`: its mask is at least one half there, or it is nowhere so."""
+    mask = resize(lax.stop_gradient(mask_logits), size) >= 0
+    mask = jnp.moveaxis(mask.reshape(mask.shape[0], -1, mask.shape[-1]), 2, 1)[:, None]
+    return mask | ~mask.any(axis=-1, keepdims=True)

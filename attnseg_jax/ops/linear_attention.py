@@ -1,0 +1,72 @@
+"""Attention in time and memory linear in the number of tokens, on `[b, n, a, d]`, in float32 whatever the inputs are.
+
+Both forms give a key the weight `factor(q) . factor(k)`, so that keys and values meet first, in `[d, e]` numbers.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+FORMS = ("elu", "softmax")
+_EPSILON = 1e-6
+
+
+def linear_attention(
+    q: Float[Array, "b n a d"],
+    k: Float[Array, "b m a d"],
+    v: Float[Array, "b m a e"],
+    *,
+    form: str = "elu",
+) -> Float[Array, "b n a e"]:
+    """Mean of the values `v` under the weights of `linear_factors`, which are never computed: O(n d e + m d e).
+
+    Args:
+      q: queries `[b, n, a, d]`.
+      k: keys `[b, m, a, d]`.
+      v: values `[b, m, a, e]`; their width may differ from the keys'.
+      form: one of `FORMS`, see `linear_factors`.
+
+    Returns:
+      `[b, n, a, e]` in the dtype of `v`.
+
+    >>> k = jnp.zeros((1, 2, 1, 4))
+    >>> linear_attention(k, k, jnp.array([1.0, 2.0]).reshape(1, 2, 1, 1), form="softmax").ravel().tolist()
+    [1.5, 1.5]
+    """
+    q, k = linear_factors(q, k, form=form)
+    context = jnp.einsum("bmad,bmae->bade", k, v.astype(jnp.float32))
+    return jnp.einsum("bnad,bade->bnae", q, context).astype(v.dtype)
+
+
+def linear_factors(
+    q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], *, form: str = "elu"
+) -> tuple[Float[Array, "b n a d"], Float[Array, "b m a d"]]:
+    """Non-negative factors, float32, whose products over `d` are the weights; those of a query sum to 1 over the keys.
+
+    - 'elu' (Katharopoulos et al. 2020, arXiv:2006.16236; github.com/idiap/fast-transformers): `f(q) / (f(q) . sum of
+      f(k))` and `f(k)` with `f(x) = elu(x) + 1`; like there 1e-6 is added to the divisor.
+    - 'softmax' (Shen et al. 2021, arXiv:1812.01243; github.com/cmsflash/efficient-attention): the softmax of `q` over
+      its channels and that of `k` over the positions. Each channel of `k` is one map of the whole image.
+
+    Raises:
+      ValueError: an unknown form, or shapes that do not fit together.
+
+    >>> q, k = linear_factors(jnp.zeros((1, 2, 1, 4)), jnp.zeros((1, 5, 1, 4)), form="softmax")
+    >>> float(q[0, 0, 0, 0]), round(float(k[0, 0, 0, 0]), 6)
+    (0.25, 0.2)
+    """
+    if form not in FORMS:
+        raise ValueError(f"unknown form {form!r}, known: {', '.join(FORMS)}")
+    if q.ndim != 4 or k.ndim != 4 or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+        raise ValueError(f"queries [b, n, a, d] and keys [b, m, a, d] do not fit: {q.shape} and {k.shape}")
+    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    if form == "softmax":
+        return jax.nn.softmax(q, axis=-1), jax.nn.softmax(k, axis=1)
+    q, k = _elu_plus_one(q), _elu_plus_one(k)
+    total = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True)
+    return q / (total + _EPSILON), k
+
+
+def _elu_plus_one(x):
+    # Not `elu(x) + 1`, which rounds small values away.
+    return jnp.where(x > 0, x + 1.0, jnp.exp(jnp.minimum(x, 0.0)))

@@ -1,0 +1,126 @@
+"""The mask transformer: the original's masks, a float64 oracle of a whole pass, its maps and options."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import Golden
+from jax.test_util import check_grads
+from layout import assert_golden, nchw, nhwc
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import Features
+from attnseg_jax.models.decoders import MaskTransformer
+from attnseg_jax.models.decoders.mask_transformer import SEGMENTER_MASK
+from attnseg_jax.models.pretrained import from_torch, match
+
+X = np.random.default_rng(0).standard_normal((2, 3, 5, 9)).astype(np.float32)
+erf = np.vectorize(math.erf)
+SMALL = dict(num_classes=7, channels=12, layers=2, heads=3, mlp_ratio=1.5)
+
+
+def params(state):
+    return {"params": from_torch(state, SEGMENTER_MASK)["params"]}
+
+
+def test_masks_of_the_original():
+    case = Golden("head_segmenter_mask_decoder")
+    x = nhwc(case.inputs()["x"])
+    model = MaskTransformer(7, channels=96, layers=2, heads=4, mlp_ratio=2.0)
+    variables = match(jax.eval_shape(model.init, jax.random.key(0), x), params(case.state_dict()))
+    masks, maps = jax.jit(model.apply)(variables, x)
+    assert_golden(case, "masks", nchw(masks))
+    assert [looked_at.weights.shape for looked_at in maps] == [(2, 4, 7, 35)] * 2
+
+
+def norm(x, p, eps=1e-5):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
+
+
+def test_against_numpy(random_variables):
+    model = MaskTransformer(**SMALL)
+    variables = random_variables(model, X)
+    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+
+    def dense(x, leaf):
+        return x @ leaf["kernel"] + leaf["bias"]
+
+    expected, class_weights = np.zeros((2, 15, 7)), np.zeros((2, 2, 3, 7, 15))
+    for b in range(2):
+        tokens = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), p["class_tokens"][0]])
+        for i in range(2):
+            y = norm(tokens, p[f"norm1_{i}"])
+            q, k, v = (dense(y, p[f"attention{i}"][name]) for name in ("query", "key", "value"))
+            mixed = []
+            for a in range(3):
+                one = slice(4 * a, 4 * a + 4)
+                powers = np.exp(q[:, one] @ k[:, one].T / 2)
+                mixed.append(powers / powers.sum(-1, keepdims=True) @ v[:, one])
+                class_weights[i, b, a] = powers[15:, :15] / powers[15:, :15].sum(-1, keepdims=True)
+            tokens = tokens + dense(np.concatenate(mixed, -1), p[f"attention{i}"]["out"])
+            y = dense(norm(tokens, p[f"norm2_{i}"]), p[f"mlp1_{i}"])
+            tokens = tokens + dense(y * (1 + erf(y / np.sqrt(2))) / 2, p[f"mlp2_{i}"])
+        tokens = norm(tokens, p["decoder_norm"])
+        patches, classes = tokens[:15] @ p["proj_patch"], tokens[15:] @ p["proj_classes"]
+        for n, k in np.ndindex(15, 7):
+            expected[b, n, k] = patches[n] @ classes[k] / np.linalg.norm(patches[n]) / np.linalg.norm(classes[k])
+    expected = norm(expected, p["mask_norm"]).reshape(2, 3, 5, 7)
+    masks, maps = jax.jit(model.apply)(variables, X)
+    np.testing.assert_allclose(masks, expected, atol=2e-5)
+    for looked_at, weights in zip(maps, class_weights, strict=True):
+        np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
+        assert looked_at.query_size is None and looked_at.key_size == (3, 5)
+
+
+def test_gradients(random_variables):
+    model = MaskTransformer(**{**SMALL, "layers": 1})
+    variables = random_variables(model, X)
+    function = jax.jit(lambda x: model.apply(variables, x)[0])
+    check_grads(function, (X,), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_of_a_whole_model(random_variables):
+    """Another size than it was initialised at, in bfloat16; dropout in training only."""
+    options = {"layers": 1, "heads": 3, "dropout": 0.5}
+    config = {"backbone": {"tiny": {"width": 12}}, "attention": {"name": "none"}}
+    config["decoder"] = {"name": "mask_transformer", "mask_transformer": options}
+    model = build_model(config, 7, dtype=jnp.bfloat16)
+    image = np.random.default_rng(1).standard_normal((2, 13, 17, 3)).astype(np.float32)
+    variables = random_variables(model, image)
+    out = jax.jit(model.apply)(variables, image[:, :9])
+    assert out.logits.shape == (2, 9, 17, 7) and out.logits.dtype == jnp.float32
+    looked_at = out.attention["mask_transformer0"]
+    assert looked_at.weights.shape == (2, 3, 7, 15) and looked_at.key_size == (3, 5)
+    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 7)), rtol=1e-6)
+
+    decoder = model.decoder
+    inner = {"params": variables["params"]["decoder"]}
+    features = Features({4: jnp.asarray(X[..., :1] * np.ones(12, np.float32))})
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def run(seed, train=True):
+        return decoder.apply(inner, features, train=train, rngs={"dropout": jax.random.key(seed)}).logits
+
+    assert abs(run(0) - run(1)).max() > 1e-2
+    np.testing.assert_array_equal(run(0, train=False), run(1, train=False))
+
+
+def test_tokens_of_zeros_have_finite_gradients():
+    model = MaskTransformer(**SMALL)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(X))
+    variables["params"]["class_tokens"] = jnp.zeros((1, 7, 12))
+    loss = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, jnp.zeros_like(X))[0] ** 2).sum()))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(variables["params"])))
+
+
+@pytest.mark.parametrize("heads", [0, 5])
+def test_heads_that_do_not_divide(heads):
+    model = build_model({"decoder": {"name": "mask_transformer", "mask_transformer": {"heads": heads}}}, 7)
+    message = rf"config\.model\.decoder\.mask_transformer\.heads={heads} does not divide 64 channels: choose"
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
