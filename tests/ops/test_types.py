@@ -21,6 +21,10 @@ CALLS = {
         {"bias": jnp.ones((1, 3, 6, 6)), "mask": jnp.ones((2, 1, 1, 6), bool)},
     ),
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
+    attention.check_impl: (
+        ("chunked",),
+        {"dtype": "float32", "widths": (64, 32), "tokens": (6, 5), "mask_shape": (2, 1, 1, 5)},
+    ),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
@@ -44,7 +48,11 @@ CALLS = {
 def public_functions():
     for module in MODULES:
         for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            if (
+                inspect.isfunction(function)
+                and function.__module__.startswith(module.__name__)
+                and not name.startswith("_")
+            ):
                 yield function
 
 

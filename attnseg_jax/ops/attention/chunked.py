@@ -25,7 +25,8 @@ def chunked(q, k, v, bias=None, mask=None, scale=None, rows=None):
         scores = _SCORES.get(jax.default_backend(), _SCORES_ELSEWHERE)
         blocks = -(-n // max(_MIN_ROWS, scores // (b * m)))
         rows = -(-n // blocks)
-    return _attend(q, k, v, bias, mask, d**-0.5 if scale is None else float(scale), min(rows, n))
+    arrays = _varying_together(q, k, v, bias, mask)
+    return _attend(*arrays, d**-0.5 if scale is None else float(scale), min(rows, n))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -61,7 +62,7 @@ def _forward(q, k, v, bias, mask, scale, rows):
 
         return lax.fori_loop(0, -(-n // rows), block, results)
 
-    zeros = jnp.zeros((b, n, a, v.shape[-1]), v.dtype), jnp.zeros((b, a, n, 1), jnp.float32)
+    zeros = jnp.zeros_like(v, shape=(b, n, a, v.shape[-1])), jnp.zeros_like(v, jnp.float32, (b, a, n, 1))
     out, logs = lax.fori_loop(0, a, head, zeros)
     return out, (q, k, v, bias, mask, out, logs)
 
@@ -97,18 +98,25 @@ def _backward(scale, rows, saved, d_out):
             return d_q, d_k, d_v, d_bias
 
         d_q, d_k, d_v, d_bias = gradients
-        across = (jnp.zeros(k_across.shape, jnp.float32), jnp.zeros(v_across.shape, jnp.float32))
+        across = jnp.zeros_like(k_across, jnp.float32), jnp.zeros_like(v_across, jnp.float32)
         d_q, k_sum, v_sum, d_bias = lax.fori_loop(0, -(-n // rows), block, (d_q, *across, d_bias))
         d_k = lax.dynamic_update_index_in_dim(d_k, (jnp.swapaxes(k_sum, 1, 2) * scale).astype(k.dtype), h, 2)
         d_v = lax.dynamic_update_index_in_dim(d_v, jnp.swapaxes(v_sum, 1, 2).astype(v.dtype), h, 2)
         return d_q, d_k, d_v, d_bias
 
-    zeros = *(jnp.zeros_like(t) for t in (q, k, v)), bias if bias is None else jnp.zeros(bias.shape, jnp.float32)
+    zeros = *(jnp.zeros_like(t) for t in (q, k, v)), bias if bias is None else jnp.zeros_like(bias, jnp.float32)
     d_q, d_k, d_v, d_bias = lax.fori_loop(0, a, head, zeros)
     return d_q, d_k, d_v, bias if bias is None else d_bias.astype(bias.dtype), None
 
 
 _attend.defvjp(_forward, _backward)
+
+
+def _varying_together(*arrays):
+    """Inside `shard_map`, loops and custom gradients ask that all arrays vary over the same mesh axes; elsewhere this
+    is nothing: XLA drops a choice between equals, and jax's own names for it change from release to release."""
+    any_of_them = functools.reduce(jnp.logical_or, [jnp.zeros_like(x, bool, ()) for x in arrays if x is not None])
+    return [x if x is None else lax.select(any_of_them, x, x) for x in arrays]
 
 
 def _head(tokens, h):
