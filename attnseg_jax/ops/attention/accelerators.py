@@ -36,8 +36,8 @@ def cudnn_refusal(dtype=None, widths=None, tokens=None, bias_or_mask=False):
 def splash(q, k, v, bias=None, mask=None, scale=None, interpret=False):
     """`dot_product_attention` by the Pallas kernel for TPUs; `interpret` runs it, slowly, elsewhere.
 
-    The kernel belongs to one device: on several, call it inside `pmap` or `shard_map`. It takes masks of keys only, as
-    segments; the padding that completes its tiles is one more masked key.
+    The kernel belongs to one device: on several, call it inside `pmap` or `shard_map(check_vma=False)`. It takes masks
+    of keys only, as segments; the padding that completes its tiles is more of masked keys.
     """
     # Pallas takes a fifth of a second to import, and only TPUs need it.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash_ops

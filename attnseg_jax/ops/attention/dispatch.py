@@ -122,7 +122,7 @@ def _choose(q, k, v, bias, mask):
     """The kernel of an accelerator where it can serve, else dense attention while it is small, else chunked."""
     backend = jax.default_backend()
     (b, n, a, _), m = q.shape, k.shape[1]
-    impl = {"gpu": "cudnn", "tpu": "splash" if _on_one_device() else None}.get(backend)
+    impl = {"gpu": "cudnn", "tpu": "splash" if _on_one_device(q) else None}.get(backend)
     if impl is None or min(n, m) < _KERNEL_TOKENS or _refusal(impl, **_facts(q, k, v, bias, mask)):
         impl = "dense" if b * a * n * m <= _DENSE_SCORES.get(backend, _DENSE_SCORES_ELSEWHERE) else "chunked"
     choice = (impl, backend, q.dtype.name)
@@ -132,7 +132,11 @@ def _choose(q, k, v, bias, mask):
     return impl
 
 
-def _on_one_device():
-    """Whether a kernel that XLA cannot spread may be called here: of one device, or inside `shard_map` or `pmap`."""
-    types = jax.sharding.get_abstract_mesh().axis_types
-    return jax.device_count() == 1 or (bool(types) and all(kind == AxisType.Manual for kind in types))
+def _on_one_device(array):
+    """Whether a kernel that XLA cannot spread may be called here: of one device, or inside `pmap` or `shard_map`."""
+    axes = jax.sharding.get_abstract_mesh().axis_types
+    if axes and all(kind == AxisType.Manual for kind in axes):
+        # A Pallas kernel does not say over which mesh axes it varies, which `shard_map(check_vma=True)` insists on.
+        kind = jax.typeof(array)
+        return not getattr(getattr(kind, "manual_axis_type", kind), "varying", getattr(kind, "vma", ()))
+    return jax.device_count() == 1
