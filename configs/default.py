@@ -84,6 +84,8 @@ def get_config() -> ConfigDict:
     loss.label_smoothing = 0.0
     # Weight of each auxiliary head's loss.
     loss.aux_weight = 0.4
+    # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
+    loss.presence_weight = 0.2
 
     config.optimizer = optimizer = ConfigDict()
     # 'adamw' or 'sgd' (momentum; weight decay as L2 in the gradient).

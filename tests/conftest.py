@@ -1,6 +1,9 @@
 """Strict settings for every test (full-precision products, no silent rank promotion); a small data set, its config."""
 
 import os
+import runpy
+import sys
+from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -8,6 +11,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import jax
 import numpy as np
 import pytest
+from absl import app, flags, logging
 from PIL import Image
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -77,3 +81,31 @@ def make_config(blocks_flags):
         return config
 
     return make
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Runs a command in this process; returns (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script, *argv):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
+        # `app` defines flags of its own when it is imported.
+        known, filters = set(app.FLAGS), list(logging.get_absl_handler().filters)
+        verbosity = logging.get_verbosity()
+        code = 0
+        try:
+            runpy.run_path(str(Path(__file__).parents[1] / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            # Flags belong to the process; the next command defines its own.
+            flags.FLAGS.unparse_flags()
+            for name in set(flags.FLAGS) - known:
+                delattr(flags.FLAGS, name)
+            logging.get_absl_handler().filters[:] = filters
+            logging.set_verbosity(verbosity)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -1,14 +1,11 @@
 """train.py and eval.py as a person calls them: what bad input leads to, and the words for it."""
 
-import runpy
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags, logging
 from PIL import Image
 
 from attnseg_jax.cli import entry
@@ -18,33 +15,6 @@ from attnseg_jax.train import loop
 ROOT = Path(__file__).parents[1]
 # ml_collections reads config files that way.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Runs a command in this process; returns (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(script, *argv):
-        monkeypatch.setattr(sys, "argv", [script, *map(str, argv)])
-        known, filters = set(flags.FLAGS), list(logging.get_absl_handler().filters)
-        verbosity = logging.get_verbosity()
-        code = 0
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            # Flags belong to the process; the next command defines its own.
-            flags.FLAGS.unparse_flags()
-            for name in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, name)
-            logging.get_absl_handler().filters[:] = filters
-            logging.set_verbosity(verbosity)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -64,6 +64,17 @@ def finite(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def short(value: float | None) -> str:
+    """A number with at least three significant digits and no more than needed; `-` for None.
+
+    >>> short(0.012345), short(12.345), short(1234.5), short(0), short(None)
+    ('0.0123', '12.3', '1,234', '0', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _number(value: float) -> str:
     return "absent" if math.isnan(value) else f"{value:.4f}"
 

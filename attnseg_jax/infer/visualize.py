@@ -179,7 +179,7 @@ def curves(metrics_path: str | os.PathLike, path: str | os.PathLike) -> None:
 
     Raises UserError if there is no such file.
     """
-    series = _read_series(Path(metrics_path))
+    series = read_series(Path(metrics_path))
     plots = [
         ("loss", {"loss": "train"}),
         ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
@@ -209,7 +209,8 @@ def curves(metrics_path: str | os.PathLike, path: str | os.PathLike) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The steps and values of each metric in a metrics.jsonl; nulls and a torn last line are left out."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

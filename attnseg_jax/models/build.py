@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import UserError, nearest
-from attnseg_jax.models.attention import ATTENTION, Stack
+from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
 from attnseg_jax.models.segmenter import Segmenter
@@ -109,3 +109,21 @@ def build_model(config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp
     if num_classes < 2:
         raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
     return KINDS[kind](config, {"num_classes": num_classes, "dtype": jnp.dtype(dtype)})
+
+
+def build_attention(name: str, config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32) -> Attention:
+    """Builds one mechanism without a model around it.
+
+    Args:
+      name: a key of `ATTENTION`.
+      config: the `attention` part of a `build_model` config; its own `name` is not looked at.
+      num_classes: of the data; for mechanisms that predict.
+      dtype: compute type.
+
+    Raises:
+      UserError: an unknown name or option; the message names the nearest known one.
+
+    >>> build_attention("self", {"self": {"heads": 4}}, num_classes=7).heads
+    4
+    """
+    return _build_part("attention", name, config, {"num_classes": num_classes, "dtype": jnp.dtype(dtype)})

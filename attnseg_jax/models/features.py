@@ -1,9 +1,12 @@
 """The structs that travel between backbone, attention, decoder and caller."""
 
+import itertools
 from typing import Any
 
 from flax import struct
 from jaxtyping import Array, Float
+
+from attnseg_jax.models.maps import LookedAt
 
 
 @struct.dataclass
@@ -15,13 +18,15 @@ class Features:
         output stride 8 still has the keys 16 and 32; the map's own size tells its real stride.
       extras: whatever one part hands to a later one (pooling indices, class tokens), by name.
       aux: name -> auxiliary logits `[b, y, x, k]` at any size, trained with `config.loss.aux_weight`.
-      attention: name -> attention weights `[b, a, n, m]`, for looking at; unused ones cost nothing under jit.
+      presence: name -> logits `[b, k]` of "the image shows this class", trained with `config.loss.presence_weight`.
+      attention: name -> what an attention mechanism did, for looking at; unused ones cost nothing under jit.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
     extras: dict[str, Any] = struct.field(default_factory=dict)
-    aux: dict[str, Float[Array, "b y x k"]] = struct.field(default_factory=dict)
-    attention: dict[str, Array] = struct.field(default_factory=dict)
+    aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
+    presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
+    attention: dict[str, LookedAt] = struct.field(default_factory=dict)
 
     @property
     def deepest(self) -> Float[Array, "b h w c"]:
@@ -32,22 +37,39 @@ class Features:
         """The same features with the deepest map replaced."""
         return self.replace(maps={**self.maps, max(self.maps): x})
 
-    def with_attention(self, name: str, weights: Float[Array, "b a n m"]) -> "Features":
-        """The same features with attention weights under `name` and the first free number, such as `self0`."""
-        number = sum(key.rstrip("0123456789") == name for key in self.attention)
-        return self.replace(attention={**self.attention, f"{name}{number}": weights})
+    def with_attention(self, name: str, looked_at: LookedAt) -> "Features":
+        """The same features with a map under `name` and the first free number, such as `self0`."""
+        return self.replace(attention=numbered(self.attention, {name: looked_at}))
+
+
+def numbered(present: dict[str, LookedAt], new: dict[str, LookedAt]) -> dict[str, LookedAt]:
+    """`present` with every entry of `new` under its name and the first free number, in place of one it already has.
+
+    >>> numbered({"self0": "a"}, {"self": "b", "gate": "c"})
+    {'self0': 'a', 'self1': 'b', 'gate0': 'c'}
+    >>> numbered({"self0": "a"}, {"self0": "b", "self1": "c"})
+    {'self0': 'a', 'self1': 'b', 'self2': 'c'}
+    """
+    result = dict(present)
+    for name, value in new.items():
+        name = name.rstrip("0123456789")
+        free = next(number for number in itertools.count() if f"{name}{number}" not in result)
+        result[f"{name}{free}"] = value
+    return result
 
 
 @struct.dataclass
 class Output:
-    """What a model returns.
+    """What a model returns, at the input's size; a decoder returns the same at the size of its maps.
 
     Attributes:
-      logits: float32 `[b, h, w, k]` at the input's size.
-      aux: name -> auxiliary float32 logits `[b, h, w, k]` at the input's size.
-      attention: name -> attention weights `[b, a, n, m]`.
+      logits: float32 `[b, h, w, k]`.
+      aux: name -> auxiliary float32 logits `[b, h, w, k]`; those of a decoder may differ in size.
+      presence: name -> float32 logits `[b, k]` of the classes an image shows.
+      attention: name -> what attention did, such as `self0`.
     """
 
     logits: Float[Array, "b h w k"]
-    aux: dict[str, Float[Array, "b h w k"]] = struct.field(default_factory=dict)
-    attention: dict[str, Array] = struct.field(default_factory=dict)
+    aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
+    presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
+    attention: dict[str, LookedAt] = struct.field(default_factory=dict)

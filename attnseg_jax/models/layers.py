@@ -13,6 +13,9 @@ from attnseg_jax.ops import norm as norm_ops
 Dtype = jnp.dtype | type
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's own. Queries and keys that are compared without a scale need it: fan-out scaling makes the first softmax
+# one-hot, and a one-hot softmax has no gradient.
+torch_default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 # Small, so that the first loss is that of a uniform guess; fan-out scaling would make it several times larger.
 classifier_init = nn.initializers.normal(0.01)
 
@@ -60,6 +63,11 @@ class Conv(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None]
         return y
+
+
+def classifier(num_classes: int, name: str) -> Conv:
+    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
+    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
 
 
 def _bound(axis_name: str) -> bool:
@@ -115,7 +123,7 @@ def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias, batch normalisation and, unless `relu` is off, a rectifier.
+    """Convolution, batch normalisation and, unless `relu` is off, a rectifier.
 
     Attributes as in `Conv`; `relu`: rectifies the result.
     """
@@ -128,6 +136,7 @@ class ConvBN(nn.Module):
     groups: int = 1
     relu: bool = True
     dtype: Dtype = jnp.float32
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
@@ -139,6 +148,7 @@ class ConvBN(nn.Module):
             self.padding,
             self.dilation,
             self.groups,
+            self.use_bias,
             dtype=self.dtype,
             name="conv",
         )(x)

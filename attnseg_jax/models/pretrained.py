@@ -53,6 +53,7 @@ MULTI_HEAD_ATTENTION: Rules = (
 _LEAVES = {
     ("weight", 1): ("params", "scale", (0,)),
     ("weight", 2): ("params", "kernel", (1, 0)),
+    ("weight", 3): ("params", "kernel", (2, 1, 0)),
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
@@ -64,9 +65,10 @@ _SHOWN = 8
 def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, dict[str, Any]]:
     """Variables `{'params': ..., 'batch_stats': ...}` from a PyTorch state dict of NumPy arrays.
 
-    The last word of a name is translated by the number of axes: a `weight` of 4 (convolution, `[o, i, kh, kw]`) or 2
-    (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]` or `[i, o]`, one of 1 a norm's `scale`; `running_mean` and
-    `running_var` become the `mean` and `var` of `batch_stats`; any other word stays, with its array as it is.
+    The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
+    `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
+    `scale`; `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`; any other word stays, with
+    its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention import Attention
-from attnseg_jax.models.features import Output
+from attnseg_jax.models.features import Output, numbered
 from attnseg_jax.ops.resize import resize
 
 
@@ -15,7 +16,7 @@ class Segmenter(nn.Module):
     Attributes:
       backbone: image -> `Features`.
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
-      decoder: `Features` -> logits and auxiliary logits.
+      decoder: `Features` -> `Output` at the size of its maps.
     """
 
     backbone: nn.Module
@@ -23,14 +24,30 @@ class Segmenter(nn.Module):
     decoder: nn.Module
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
-        """Returns float32 logits at the size of `image` (float, normalised), auxiliary logits, attention weights."""
+        """Returns float32 logits at the size of `image` (float, normalised), auxiliary logits, attention maps.
+
+        Raises:
+          UserError: the attention mechanism gates skips and the decoder has none.
+        """
         features = self.attention(self.backbone(image, train=train), train=train)
-        gate = self.attention.gate if self.attention.has_gate else None
-        logits, aux = self.decoder(features, gate=gate, train=train)
-        logits = self.attention.refine(logits, features)
+        gated = []
+
+        def gate(skip, signal, *, stride, train=False):
+            gated.append(stride)
+            return self.attention.gate(skip, signal, stride=stride, train=train)
+
+        decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
+        if self.attention.has_gate and not gated:
+            raise UserError(
+                "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "
+                f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
+            )
+        logits, refined = self.attention.refine(decoded.logits, features)
 
         def full(x: Array) -> Array:
             return resize(x.astype(jnp.float32), image.shape[1:3])
 
-        aux = {name: full(x) for name, x in {**features.aux, **aux}.items()}
-        return Output(full(logits), aux, features.attention)
+        aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}
+        presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}
+        attention = numbered({**features.attention, **decoded.attention}, refined)
+        return Output(full(logits), aux, presence, attention)

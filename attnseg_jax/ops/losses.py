@@ -53,6 +53,40 @@ def cross_entropy(
     return jnp.where(known.all(), loss.sum(), jnp.nan), count
 
 
+def presence_cross_entropy(
+    logits: Float[Array, "b k"],
+    labels: Int[Array, "b h w"],
+    *,
+    class_weights: Float[Array, " k"] | None = None,
+) -> Float[Array, ""]:
+    """Summed binary cross-entropy of the question which classes an image shows (EncNet, Zhang et al. 2018).
+
+    An image's loss is the mean over the classes; in the sum it counts by its valid pixels (their weights, where classes
+    have some), so that it is divided by the same count as `cross_entropy` of these labels, whatever the
+    devices. Where all images have as many valid pixels the quotient is EncNet's mean over images and classes.
+
+    Args:
+      logits: `[b, k]`; computed in float32.
+      labels: `[b, h, w]`, in `[0, k)` or 255, which is ignored.
+      class_weights: `[k]`, as for `cross_entropy`.
+
+    Returns:
+      A float32 scalar.
+
+    >>> loss_sum = presence_cross_entropy(jnp.zeros((1, 4)), jnp.array([[[0, 3, 255]]]))
+    >>> round(float(loss_sum / 2), 4)  # log(2)
+    0.6931
+    """
+    b, k = logits.shape
+    if labels.ndim != 3 or labels.shape[0] != b:
+        raise ValueError(f"logits [b, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
+    pixels = (labels[..., None] == jnp.arange(k).reshape(1, 1, 1, k)).sum((1, 2)).astype(jnp.float32)
+    weights = jnp.ones(k) if class_weights is None else class_weights.astype(jnp.float32)
+    scores = logits.astype(jnp.float32)
+    loss = (jax.nn.softplus(scores) - jnp.where(pixels > 0, scores, 0.0)).mean(-1)
+    return (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()
+
+
 def mean(loss_sum: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
     """`loss_sum / count`, and 0 with zero gradient where `count` is 0.
 

@@ -45,7 +45,7 @@ def _tuples(value: Any) -> Any:
 
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
-ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0}
+ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0, "loss.presence_weight": 0.2}
 
 
 def load(workdir: str | Path) -> ConfigDict:
@@ -96,43 +96,52 @@ def check_flags(argv: Sequence[str], default: str) -> None:
         file's keys are not those of the default.
     """
     given = [match.group(1) for a in argv if (match := re.match(r"--?config=(.*)", a))]
-    config = _read_file(default)
+    config = read_file(default)
     if given:
-        known, config = config, _read_file(given[-1])
+        known, config = config, read_file(given[-1])
         _check_keys(config, known, f"--config={given[-1]}: config")
     for argument in argv:
-        match = re.match(r"--?config\.([^=]+)", argument)
-        if not match:
-            continue
-        node: Any = config
-        path = "config"
-        for key in match.group(1).split("."):
-            if not isinstance(node, ConfigDict):
-                raise UserError(f"{path}.{key} is unknown: {path} is a value, not a group")
-            if key not in node:
-                raise UserError(f"{path}.{key} is unknown: {nearest(key, node.keys())}")
-            node, path = node[key], f"{path}.{key}"
-        if isinstance(node, ConfigDict):
-            raise UserError(f"{path} is a group: set one of its keys ({', '.join(node.keys())})")
+        if match := re.match(r"--?config\.([^=]+)", argument):
+            check_key(config, match.group(1))
 
 
-def _read_file(name: str) -> ConfigDict:
+def check_key(config: ConfigDict, key: str) -> None:
+    """Raises UserError unless the dotted `key` names a value of `config`; an unknown one names the nearest."""
+    node: Any = config
+    path = "config"
+    for name in key.split("."):
+        if not isinstance(node, ConfigDict):
+            raise UserError(f"{path}.{name} is unknown: {path} is a value, not a group")
+        if name not in node:
+            raise UserError(f"{path}.{name} is unknown: {nearest(name, node.keys())}")
+        node, path = node[name], f"{path}.{name}"
+    if isinstance(node, ConfigDict):
+        raise UserError(f"{path} is a group: set one of its keys ({', '.join(node.keys())})")
+
+
+def read_file(name: str) -> ConfigDict:
+    """The config of a file as `--config=FILE` names it; what cannot be read raises UserError."""
     # ml_collections hands what follows a colon to get_config.
     path, _, argument = name.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={name}: the file {path} does not exist")
-    spec = importlib.util.spec_from_file_location("attnseg_jax_config", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(*([argument] if argument else []))
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"--config={name} cannot be read: {type(error).__name__}: {error}") from error
+    config = call_in_file(f"--config={name}", path, "get_config", *([argument] if argument else []))
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={name}: get_config() must return an ml_collections.ConfigDict")
     return config
+
+
+def call_in_file(what: str, path: str | Path, function: str, *arguments: str) -> Any:
+    """What a function of a Python file returns; where it fails UserError names the reason and `what` asked for it."""
+    if not Path(path).is_file():
+        raise UserError(f"{what}: the file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"attnseg_jax_{function}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, function)(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree, UInt8
+from flax import linen as nn
+from jaxtyping import Array, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
@@ -16,6 +18,8 @@ from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
+from attnseg_jax.models.build import PARTS
+from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.logging import track
@@ -91,6 +95,7 @@ class Restored:
       config: the run's config.
       split: name of the split asked for.
       source: its images.
+      model: the linen module.
       parallel: the run's evaluation step over the devices of this machine.
       variables: parameters and statistics, on those devices.
       step: the checkpoint's step.
@@ -99,6 +104,7 @@ class Restored:
     config: ConfigDict
     split: str
     source: Source
+    model: nn.Module
     parallel: Parallel
     variables: PyTree
     step: int
@@ -136,7 +142,8 @@ def restore_run(
     run = make_run(config, len(source.info.class_names), training=False)
     with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
         step, state = _restore(checkpoints, checkpoint, run.abstract)
-    return Restored(config, split, source, run.parallel, run.parallel.put_state(eval_variables(state)), step)
+    variables = run.parallel.put_state(eval_variables(state))
+    return Restored(config, split, source, run.model, run.parallel, variables, step)
 
 
 def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8[np.ndarray, "h w"]]:
@@ -148,6 +155,28 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
         batch = {"image": image[None], "label": record["label"][None].astype(np.int32), "valid": np.ones(1, bool)}
         predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0])
     return predictions
+
+
+def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], dict[str, LookedAt]]:
+    """The predicted train ids of one image of any origin, and what the model attended to on the way, by name.
+
+    Raises:
+      UserError: no part of the model leaves anything to look at.
+    """
+    data = restored.config.data
+
+    def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, LookedAt]]:
+        output = restored.model.apply(variables, image, train=False)
+        if not output.attention:
+            parts = ", ".join(f"{part} {restored.config.model[part].name!r}" for part in PARTS)
+            raise UserError(
+                f"the model leaves no attention to look at; it has {parts}: train one with another "
+                "config.model.attention.name, such as 'self'"
+            )
+        return output.logits.argmax(-1)[0].astype(jnp.uint8), output.attention
+
+    prediction, attention = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
+    return np.asarray(prediction), attention
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._silent = jax.process_index() != 0
         self._bar = None
-        if not self._silent and (_is_terminal(self._stream) if terminal is None else terminal):
+        if not self._silent and (is_terminal(self._stream) if terminal is None else terminal):
             self._bar = tqdm(
                 total=total_steps,
                 initial=start_step,
@@ -179,12 +179,13 @@ class Progress:
 
 def track(items: Iterable, description: str, *, total: int | None = None) -> Iterable:
     """`items` with a passing bar on a terminal (process 0 only), as they are elsewhere; for `evaluate`'s `progress`."""
-    if jax.process_index() != 0 or not _is_terminal(sys.stderr):
+    if jax.process_index() != 0 or not is_terminal(sys.stderr):
         return items
     return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
 
 
-def _is_terminal(stream: io.TextIOBase) -> bool:
+def is_terminal(stream: io.TextIOBase) -> bool:
+    """Whether a bar can be drawn on a stream."""
     # TQDM_DISABLE is tqdm's own switch against bars; the log lines take their place.
     if not stream.isatty() or os.environ.get("TQDM_DISABLE"):
         return False

@@ -122,6 +122,7 @@ def make_run(
         class_weights=weights(),
         label_smoothing=config.loss.label_smoothing,
         aux_weight=config.loss.aux_weight,
+        presence_weight=config.loss.presence_weight,
         ema_decay=config.optimizer.ema_decay,
         accumulate=config.train.accumulate,
     )

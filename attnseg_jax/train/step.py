@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses import cross_entropy, mean
+from attnseg_jax.ops.losses import cross_entropy, mean, presence_cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.state import TrainState
 
@@ -35,13 +35,15 @@ def make_train_step(
     class_weights: Float[np.ndarray, "k"] | None = None,
     label_smoothing: float = 0.0,
     aux_weight: float = 0.4,
+    presence_weight: float = 0.2,
     ema_decay: float = 0.0,
     accumulate: int = 1,
 ) -> Callable:
     """Build `train_step(state, batch, *, axis_name=None) -> (state, metrics)`.
 
-    The objective is the sum over the valid pixels of the loss of the logits plus `aux_weight` times that of every
-    auxiliary output, divided once by the count of valid pixels (or the sum of their class weights) of the global batch.
+    The objective is the sum over the valid pixels of the loss of the logits, plus `aux_weight` times that of every
+    auxiliary output and `presence_weight` times the presence loss of every output that tells which classes an image
+    shows, divided once by the count of valid pixels (or the sum of their class weights) of the global batch.
     With `axis_name` (inside `pmap`) sums, counts and gradients are added over the devices before that division, so
     that it does not matter how the valid pixels are spread. No valid pixel at all: loss 0 and gradient 0.
 
@@ -49,9 +51,9 @@ def make_train_step(
     sums of gradients and counts are added before the one division, so the result is that of the whole batch except
     for the statistics of batch norms and the dropout masks. The masks also depend on the number of devices.
 
-    `metrics`: device scalars `loss` (the objective), `aux_NAME` (each auxiliary loss, unweighted), `grad_norm` (before
-    clipping), `learning_rate`, and `confusion`, int32 [k, k] of the training batch. The average of the
-    parameters, where the state has one, is `d * average + (1 - d) * params` after the update,
+    `metrics`: device scalars `loss` (the objective), `aux_NAME` and `presence_NAME` (each such loss, unweighted),
+    `grad_norm` (before clipping), `learning_rate`, and `confusion`, int32 [k, k] of the training batch. The average of
+    the parameters, where the state has one, is `d * average + (1 - d) * params` after the update,
     with `d = min(ema_decay, (1 + t) / (10 + t))` at step t.
     """
     loss_sum = loss_function(loss)
@@ -72,11 +74,15 @@ def make_train_step(
 
         main, count = summed(out.logits)
         aux = {name: summed(logits)[0] for name, logits in out.aux.items()}
-        total = main + aux_weight * sum(aux.values())
+        presence = {
+            name: presence_cross_entropy(logits, labels, class_weights=weights) for name, logits in out.presence.items()
+        }
+        total = main + aux_weight * sum(aux.values()) + presence_weight * sum(presence.values())
         sums = {
             "count": count,
             "loss": total,
             **{f"aux_{name}": value for name, value in aux.items()},
+            **{f"presence_{name}": value for name, value in presence.items()},
             "confusion": confusion_matrix(jnp.argmax(out.logits, axis=-1), labels, num_classes),
         }
         return total, (sums, updated.get("batch_stats", batch_stats))

@@ -58,7 +58,7 @@ def test_against_numpy(random_variables):
     expected = x + mixed @ p["attention0"]["out"]["kernel"] + p["attention0"]["out"]["bias"]
     out = model.apply(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, expected.reshape(MAP.shape), atol=1e-5)
-    np.testing.assert_allclose(out.attention["self0"], weights, atol=1e-6)
+    np.testing.assert_allclose(out.attention["self0"].weights, weights, atol=1e-6)
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
 
 
@@ -125,8 +125,8 @@ def test_softmax_stays_float32_under_bfloat16(random_variables, train):
     run = functools.partial(model.apply, train=train, rngs={"dropout": jax.random.key(0)})
     dtypes = list(exponentials(jax.make_jaxpr(run)(variables, features).jaxpr))
     assert len(dtypes) >= 2 and set(dtypes) == {jnp.dtype(jnp.float32)}
-    out = jax.eval_shape(run, variables, features)
-    assert out.deepest.dtype == jnp.bfloat16 and out.attention["self1"].dtype == jnp.float32
+    out = run(variables, features)
+    assert out.deepest.dtype == jnp.bfloat16 and out.attention["self1"].weights.dtype == jnp.float32
 
 
 def test_the_weights_of_every_layer_sum_to_one(random_variables):
@@ -134,10 +134,11 @@ def test_the_weights_of_every_layer_sum_to_one(random_variables):
     image = jnp.asarray(RNG.standard_normal((2, 13, 17, 3)), jnp.float32)
     weights = model.apply(random_variables(model, image), image).attention
     assert sorted(weights) == ["self0", "self1", "self2", "self3"]
-    for value in weights.values():
+    for looked_at in weights.values():
+        value = looked_at.weights
         assert value.shape == (2, 3, 20, 20) and value.min() >= 0
         np.testing.assert_allclose(value.sum(-1), np.ones((2, 3, 20)), rtol=1e-6)
-    assert abs(weights["self0"] - weights["self2"]).max() > 1e-3
+    assert abs(weights["self0"].weights - weights["self2"].weights).max() > 1e-3
 
 
 def test_dropout_of_weights_acts_in_training_only(random_variables):
@@ -166,7 +167,7 @@ class Affine(Attention):
 
     def refine(self, logits, features):
         assert "affine" in features.aux  # the features after attention
-        return self.factor * logits + self.term
+        return self.factor * logits + self.term, {}
 
 
 class Closed(NoAttention):
@@ -176,7 +177,7 @@ class Closed(NoAttention):
 
     def gate(self, skip, signal, *, stride, train=False):
         assert skip.shape[1] >= signal.shape[1] and stride in (2, 4)
-        return jnp.zeros_like(skip)
+        return jnp.zeros_like(skip), {}
 
 
 class Learned(Attention):
@@ -190,7 +191,7 @@ class Learned(Attention):
 
     @nn.compact
     def gate(self, skip, signal, *, stride, train=False):
-        return nn.Dense(skip.shape[-1], name=f"gate{stride}")(skip)
+        return nn.Dense(skip.shape[-1], name=f"gate{stride}")(skip), {}
 
 
 IMAGE = RNG.standard_normal((2, 13, 17, 3)).astype(np.float32)

@@ -16,11 +16,21 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, build
 from attnseg_jax.models.attention import NoAttention, SelfAttention
 
-CONFIGS = sorted(path.stem for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py"))
+ROOT = pathlib.Path(__file__).parents[2]
+# Studies have tests of their own.
+CONFIGS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "configs").rglob("*.py")
+    if "def get_config(" in path.read_text()
+)
 IMAGE = jax.ShapeDtypeStruct((2, 61, 83, 3), jnp.float32)
+# Its map of stride 32 is larger than any window or reduction.
+LARGE = jax.ShapeDtypeStruct((2, 253, 347, 3), jnp.float32)
+WITH_SKIPS = ("fcn",)
+NAMES = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
 
 
-def run(model, *, train=False):
+def run(model, *, train=False, image=IMAGE):
     """Shapes of the output and of the variables."""
 
     def both(key, image):
@@ -29,18 +39,46 @@ def run(model, *, train=False):
         assert jax.tree.structure(updated) == jax.tree.structure({"batch_stats": variables["batch_stats"]})
         return out, variables
 
-    return jax.eval_shape(both, jax.random.key(0), IMAGE)
+    return jax.eval_shape(both, jax.random.key(0), image)
+
+
+def check(dtype=jnp.float32, **names):
+    """Builds the model of these names, others at their default, and runs it abstractly in training."""
+    config = {part: {"name": name} for part, name in names.items()}
+    # The gate acts on skips, which the fcn has on request.
+    config.setdefault("decoder", {"name": "fcn"})["fcn"] = {"skips": (4,)}
+    model = build_model(config, num_classes=7, dtype=dtype)
+    if model.attention.has_gate and config["decoder"]["name"] not in WITH_SKIPS:
+        with pytest.raises(UserError, match="weights a decoder's skips, and this decoder has none"):
+            run(model, image=LARGE)
+        return
+    out, variables = run(model, train=True, image=LARGE)  # `init` runs the model in evaluation
+    for logits in (out.logits, *out.aux.values()):
+        assert logits.shape == (*LARGE.shape[:3], 7) and logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert {part.dtype for part in (model.backbone, model.decoder)} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("part, name", [(part, name) for part, table in NAMES.items() for name in table])
+def test_every_name(part, name, dtype):
+    check(dtype, **{part: name})
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_mechanism_before_every_decoder(attention, decoder):
+    check(attention=attention, decoder=decoder)
+
+
+def test_a_stack_of_different_mechanisms():
+    check(attention="+".join(ATTENTION))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone, attention, decoder", [*itertools.product(BACKBONES, ATTENTION, DECODERS)])
-def test_every_combination(backbone, attention, decoder, dtype):
-    config = {"backbone": {"name": backbone}, "attention": {"name": attention}, "decoder": {"name": decoder}}
-    model = build_model(config, num_classes=7, dtype=dtype)
-    out, variables = run(model, train=True)  # `init` runs the model in evaluation
-    assert out.logits.shape == (2, 61, 83, 7) and out.logits.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert {part.dtype for part in (model.backbone, model.decoder)} == {jnp.dtype(dtype)}
+def test_every_combination(backbone, attention, decoder):
+    check(backbone=backbone, attention=attention, decoder=decoder)
 
 
 def leaves(config, prefix=""):
@@ -48,9 +86,14 @@ def leaves(config, prefix=""):
         yield from leaves(value, f"{prefix}{key}.") if hasattr(value, "items") else [(prefix + key, value)]
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "__init__"])
+def test_every_file_in_configs_is_a_config_or_a_study():
+    files = [path for path in (ROOT / "configs").rglob("*.py") if path.stem != "__init__"]
+    assert len(files) == len(CONFIGS) + len(list((ROOT / "configs/studies").glob("[!_]*.py")))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_file(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(name).get_config()
     assert config.is_locked
     known = dict(leaves(build.default_config()))
     found = dict(leaves(config.model))

@@ -121,9 +121,9 @@ def test_self_attention():
     case = load("attn_mha_self")
     x = jnp.asarray(case.inputs()["x"])
     model = MultiHeadAttention(heads=4)
-    y, weights = model.apply(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
+    y, looked_at = model.apply(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", weights)
+    assert_golden(case, "weights", looked_at.weights)
 
 
 def test_masked_cross_attention():
@@ -133,6 +133,6 @@ def test_masked_cross_attention():
     mask = jnp.asarray(inputs["key_padding_mask"] == 0)[:, None, None]
     model = MultiHeadAttention(heads=4)
     variables = variables_of(model, case, MULTI_HEAD_ATTENTION, x, kv)
-    y, weights = model.apply(variables, x, kv, mask=mask)
+    y, looked_at = model.apply(variables, x, kv, mask=mask)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", weights)
+    assert_golden(case, "weights", looked_at.weights)

@@ -53,9 +53,17 @@ def test_the_decoder_works_at_its_finest_map(skips, size):
 
     def logits(key):
         features = parts.backbone.init_with_output(key, IMAGE)[0]
-        return parts.decoder.init_with_output(key, features)[0][0]
+        return parts.decoder.init_with_output(key, features)[0].logits
 
     assert jax.eval_shape(logits, jax.random.key(0)).shape == (3, *size, 7)
+
+
+@pytest.mark.parametrize("convs, names", [(0, []), (1, ["conv"]), (3, ["conv", "conv1", "conv2"])])
+def test_the_head_has_as_many_convolutions_as_asked(convs, names):
+    model = build_model({**SMALL, "decoder": {"fcn": {"convs": convs, "channels": 5}}}, 7)
+    head = jax.eval_shape(model.init, jax.random.key(0), IMAGE)["params"]["decoder"]["head"]
+    assert sorted(head) == sorted(["classifier", *names])
+    assert head["classifier"]["kernel"].shape == (1, 1, 5 if convs else 8, 7)
 
 
 @pytest.mark.parametrize("where", ["decoder", "attention"])

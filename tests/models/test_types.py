@@ -27,6 +27,13 @@ for backbone, skips in (("tiny", (2,)), ("resnet18", (8, 4))):
         model = models.build_model(config, 7, dtype=dtype)
         for train in (False, True):
             assert run(model, train).shape == (2, 61, 83, 7)
+skips = {"fcn": {"skips": (2,)}}
+for attention in models.ATTENTION:
+    config = {"backbone": {"tiny": {"width": 16}}, "attention": {"name": attention}, "decoder": skips}
+    assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
+for decoder in models.DECODERS:
+    config = {"attention": {"name": "none"}, "decoder": {"name": decoder}}
+    assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
 try:
     models.BACKBONES["tiny"]().init(jax.random.key(0), jnp.zeros((61, 83, 3)))
 except TypeCheckError:

@@ -112,3 +112,28 @@ def test_median_frequency_by_hand():
     np.testing.assert_allclose(weights, [1.0, 1 / 3, 0.0, 2.0], rtol=1e-6)
     assert weights.dtype == np.float32
     np.testing.assert_array_equal(losses.median_frequency_weights(np.zeros(3, np.int64)), np.zeros(3))
+
+
+def test_presence_by_hand():
+    _, labels = draw()
+    logits = np.random.default_rng(1).standard_normal((B, K)).astype(np.float32)
+    for weights in (np.ones(K), WEIGHTS):
+        total = 0.0
+        for z, label in zip(logits.astype(np.float64), np.asarray(labels)):
+            pixels = label[label != 255]
+            p = 1 / (1 + np.exp(-z))
+            surprises = [-np.log(p[i] if i in pixels else 1 - p[i]) for i in range(K)]
+            total += np.mean(surprises) * weights[pixels].sum()
+        found = losses.presence_cross_entropy(jnp.asarray(logits), labels, class_weights=jnp.asarray(weights))
+        assert float(found) == pytest.approx(total, rel=1e-5)
+
+
+def test_an_image_without_labels_has_no_presence_loss():
+    _, labels = draw()
+    gradient = jax.grad(losses.presence_cross_entropy)(jnp.full((B, K), 3.0), labels.at[1].set(255))
+    assert (gradient[1] == 0).all() and (gradient[0] != 0).all()
+
+
+def test_presence_of_other_images_is_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        losses.presence_cross_entropy(jnp.zeros((B + 1, K)), draw()[1])

@@ -23,7 +23,7 @@ FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != 
 
 
 def config_of(path):
-    return configs._read_file(str(path))
+    return configs.read_file(str(path))
 
 
 def leaves(config, prefix=""):

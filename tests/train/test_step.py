@@ -56,6 +56,28 @@ def test_losses_and_confusion_by_hand(weighted):
     assert float(metrics["learning_rate"]) == pytest.approx(0.1)
 
 
+def test_presence_counts_an_image_by_its_valid_pixels():
+    weights = np.linspace(0.5, 2.0, CLASSES).astype(np.float32)
+    model = Tiny("none", presence=True)
+    state, step, _ = setup(model, PLAIN_SGD, class_weights=weights, aux_weight=0.0, presence_weight=0.7)
+    batch = tiny.batch(size=4)
+    batch["valid"][1] = False
+    _, metrics = step(state, batch)
+    out = jax.jit(model.apply)({"params": state.params}, batch["image"])
+    total = count = 0.0
+    for i in (0, 2, 3):
+        label = batch["label"][i][batch["label"][i] != 255]
+        share = weights[label].sum()
+        p = 1 / (1 + np.exp(-np.asarray(out.presence["shown"][i], np.float64)))
+        shown = np.isin(np.arange(CLASSES), label)
+        total += share * np.mean([-np.log(q if s else 1 - q) for q, s in zip(p, shown)])
+        count += share
+    assert float(metrics["presence_shown"]) == pytest.approx(total / count, rel=1e-5)
+    batch["label"][batch["valid"] == 0] = 255
+    main, _ = oracle_sum(out.logits, batch["label"], weights)
+    assert float(metrics["loss"]) == pytest.approx((main + 0.7 * total) / count, rel=1e-5)
+
+
 def test_update_is_the_gradient_of_the_mean():
     state, step, _ = plain()
     batch = tiny.batch(size=4)

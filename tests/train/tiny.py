@@ -18,6 +18,7 @@ SIZE = (9, 11)
 class Output:
     logits: jax.Array
     aux: dict
+    presence: dict
 
 
 class Tiny(nn.Module):
@@ -26,6 +27,7 @@ class Tiny(nn.Module):
     norm: str = "batch"
     dropout: float = 0.0
     width: int = 5
+    presence: bool = False
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -35,7 +37,8 @@ class Tiny(nn.Module):
         x = nn.relu(x)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
         aux = nn.Dense(CLASSES, name="aux")(x)
-        return Output(logits=nn.Dense(CLASSES, name="head")(x), aux={"stem": aux})
+        presence = {"shown": nn.Dense(CLASSES, name="shown")(x.mean((1, 2)))} if self.presence else {}
+        return Output(logits=nn.Dense(CLASSES, name="head")(x), aux={"stem": aux}, presence=presence)
 
 
 def _bound_axis():

@@ -6,6 +6,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.features import Features
+from attnseg_jax.models.maps import LookedAt
+
+Maps = dict[str, LookedAt]
 
 
 class Attention(nn.Module):
@@ -15,7 +18,7 @@ class Attention(nn.Module):
     `build_model` fills them. All other fields are keys of `config.model.attention.NAME`.
 
     All three methods may be `nn.compact`; submodules of `refine` and `gate` need names of their own, those of `gate`
-    one for each stride.
+    one for each stride. What they want to show they return beside their result, by name.
 
     Attributes:
       has_gate: whether the mechanism gates a decoder's skips.
@@ -24,15 +27,15 @@ class Attention(nn.Module):
     has_gate: ClassVar[bool] = False
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features after attention; it may add auxiliary logits and attention weights."""
+        """Returns the features after attention; it may add auxiliary logits and maps to look at."""
         raise NotImplementedError
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
         """Returns the decoder's logits, at the decoder's resolution, after refinement (none here)."""
-        return logits
+        return logits, {}
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> Float[Array, "b h w c"]:
+    ) -> tuple[Float[Array, "b h w c"], Maps]:
         """Returns a decoder's skip of nominal `stride`, weighted by the coarser `signal` (unchanged here)."""
-        return skip
+        return skip, {}

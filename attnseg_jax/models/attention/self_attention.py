@@ -10,6 +10,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype, layer_norm
+from attnseg_jax.models.maps import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.resize import resize
 
@@ -57,7 +58,8 @@ class MultiHeadAttention(nn.Module):
       heads: number of heads.
       head_dim: width of a head; 0 divides the query's channels by the heads.
       features: channels of the result; 0 keeps the query's.
-      dropout: rate at which attention weights are dropped in training.
+      dropout: rate at which attention weights are dropped in training; it needs the dense form.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; the softmax is float32.
     """
 
@@ -65,6 +67,7 @@ class MultiHeadAttention(nn.Module):
     head_dim: int = 0
     features: int = 0
     dropout: float = 0.0
+    impl: str = "auto"
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -76,8 +79,8 @@ class MultiHeadAttention(nn.Module):
         *,
         mask: Bool[Array, "#b #a #n #m"] | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "b n o"], Float[Array, "b a n m"]]:
-        """Returns the attended tokens and the weights; `value` defaults to `key`, `mask` is True where to look.
+    ) -> tuple[Float[Array, "b n o"], DotProductMap]:
+        """Returns the attended tokens and the map of weights; `value` defaults to `key`, `mask` is True where to look.
 
         Raises:
           UserError: the heads do not divide the channels and `head_dim` is 0.
@@ -91,14 +94,14 @@ class MultiHeadAttention(nn.Module):
             return y.reshape(*y.shape[:-1], self.heads, d)
 
         q, k, v = project(query, "query"), project(key, "key"), project(value, "value")
-        weights = attention_ops.attention_weights(q, k, mask=mask)
+        looked_at = DotProductMap(q, k, mask=mask)
         if train and self.dropout:
-            dropped = nn.Dropout(self.dropout, deterministic=False)(weights)
+            dropped = nn.Dropout(self.dropout, deterministic=False)(looked_at.weights)
             y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
         else:
-            y = attention_ops.dot_product_attention(q, k, v, mask=mask)
+            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl)
         y = y.reshape(*y.shape[:2], self.heads * d)
-        return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), weights
+        return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), looked_at
 
 
 class SelfAttention(Attention):
@@ -113,7 +116,8 @@ class SelfAttention(Attention):
       positions: `none`, `sincos` (fixed, any size) or `learned` (a table, resampled to the map's size).
       position_size: height and width of the learned table.
       norm: layer normalisation before attention.
-      dropout: rate at which attention weights are dropped in training.
+      dropout: rate at which attention weights are dropped in training; it needs the dense form.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
     """
 
@@ -126,11 +130,12 @@ class SelfAttention(Attention):
     position_size: tuple[int, int] = (16, 24)
     norm: bool = True
     dropout: float = 0.0
+    impl: str = "auto"
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; weights go to `attention['self0']` and so on."""
+        """Returns the features with the deepest map attended over; maps go to `attention['self0']` and so on."""
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
@@ -143,10 +148,10 @@ class SelfAttention(Attention):
             y = y.astype(self.dtype)
             at = y if positions is None else y + positions
             attend = MultiHeadAttention(
-                self.heads, head_dim, dropout=self.dropout, dtype=self.dtype, name=f"attention{i}"
+                self.heads, head_dim, dropout=self.dropout, impl=self.impl, dtype=self.dtype, name=f"attention{i}"
             )
-            y, weights = attend(at, at, y, train=train)
-            features = features.with_attention("self", weights)
+            y, looked_at = attend(at, at, y, train=train)
+            features = features.with_attention("self", looked_at.replace(query_size=(h, w), key_size=(h, w)))
             tokens = tokens + y
             if self.mlp_ratio:
                 y = layer_norm(f"mlp_norm{i}")(tokens).astype(self.dtype)

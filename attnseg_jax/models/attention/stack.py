@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.features import Features
+from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.features import Features, numbered
 
 
 class Stack(Attention):
@@ -26,16 +26,20 @@ class Stack(Attention):
             features = part(features, train=train)
         return features
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
         """Returns the logits after all parts."""
+        maps: Maps = {}
         for part in self.parts:
-            logits = part.refine(logits, features)
-        return logits
+            logits, new = part.refine(logits, features)
+            maps = numbered(maps, new)
+        return logits, maps
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> Float[Array, "b h w c"]:
+    ) -> tuple[Float[Array, "b h w c"], Maps]:
         """Returns the skip after all gates."""
+        maps: Maps = {}
         for part in self.parts:
-            skip = part.gate(skip, signal, stride=stride, train=train)
-        return skip
+            skip, new = part.gate(skip, signal, stride=stride, train=train)
+            maps = numbered(maps, new)
+        return skip, maps

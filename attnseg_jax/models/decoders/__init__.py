@@ -1,4 +1,4 @@
-"""Decoders: `Features` -> logits."""
+"""Decoders: `Features` -> `Output` at the size of their maps."""
 
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
 

@@ -7,35 +7,34 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
+from attnseg_jax.models.features import Features, Output, numbered
+from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
 
 
-def classifier(num_classes: int, name: str) -> Conv:
-    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
-    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
-
-
 class FCNHead(nn.Module):
-    """3x3 convolution, normalisation, rectifier, dropout and a 1x1 classifier.
+    """3x3 convolutions (each with normalisation and rectifier), dropout and a 1x1 classifier.
 
     Attributes:
       num_classes: channels of the logits.
-      channels: of the 3x3 convolution; 0 takes a quarter of the input's.
+      channels: of the 3x3 convolutions; 0 takes a quarter of the input's.
       dropout: rate before the classifier, in training.
       dtype: compute type.
+      convs: number of 3x3 convolutions.
     """
 
     num_classes: int
     channels: int = 0
     dropout: float = 0.1
     dtype: Dtype = jnp.float32
+    convs: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w k"]:
         """Returns logits at the size of `x`."""
-        x = ConvBN(self.channels or x.shape[-1] // 4, dtype=self.dtype, name="conv")(x, train=train)
+        channels = self.channels or x.shape[-1] // 4
+        for i in range(self.convs):
+            x = ConvBN(channels, dtype=self.dtype, name=f"conv{i or ''}")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return classifier(self.num_classes, "classifier")(x)
 
@@ -48,7 +47,8 @@ class FCN(nn.Module):
 
     Attributes:
       num_classes: channels of the logits.
-      channels: of the head's 3x3 convolution; 0 takes a quarter of the map's.
+      channels: of the head's 3x3 convolutions; 0 takes a quarter of the map's.
+      convs: number of the head's 3x3 convolutions; 0 leaves a classifier, for mechanisms that end in a convolution.
       dropout: rate before the classifiers, in training.
       skips: nominal strides of the maps to add, such as `(8, 4)`.
       aux: adds an auxiliary head on the map of nominal stride `aux_stride`.
@@ -58,6 +58,7 @@ class FCN(nn.Module):
 
     num_classes: int
     channels: int = 0
+    convs: int = 1
     dropout: float = 0.1
     skips: tuple[int, ...] = ()
     aux: bool = False
@@ -65,9 +66,7 @@ class FCN(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, features: Features, *, gate: Callable | None = None, train: bool = False
-    ) -> tuple[Float[Array, "b h w k"], dict[str, Float[Array, "b y x k"]]]:
+    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
         """Returns logits and auxiliary logits, each at the size of its map.
 
         Raises:
@@ -79,13 +78,17 @@ class FCN(nn.Module):
                     f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
                     f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
                 )
-        head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, name="head")
+        if self.convs < 0:
+            raise UserError(f"config.model.decoder.fcn.convs={self.convs} must be at least 0")
+        head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest
         logits = head(x, train=train)
+        attention: dict = {}
         for stride in sorted(self.skips, reverse=True):
             skip = features.maps[stride]
             if gate is not None:
-                skip = gate(skip, x, stride=stride, train=train)
+                skip, maps = gate(skip, x, stride=stride, train=train)
+                attention = numbered(attention, maps)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
             score = classifier(self.num_classes, f"skip{stride}")(skip)
             logits = resize(logits, score.shape[1:3]) + score
@@ -93,4 +96,4 @@ class FCN(nn.Module):
         if self.aux:
             aux_head = FCNHead(self.num_classes, dropout=self.dropout, dtype=self.dtype, name="aux_head")
             aux["fcn"] = aux_head(features.maps[self.aux_stride], train=train)
-        return logits, aux
+        return Output(logits, aux, attention=attention)

@@ -1,0 +1,92 @@
+"""Draws what a trained model attends to in one image.
+
+    python -m attnseg_jax.cli.attention --workdir=runs/self --image=street.png --at=120,200
+    python -m attnseg_jax.cli.attention --workdir=runs/self --image=17 "--at=10,20;30,40"
+
+Writes a PNG for each attention of the model and `sheet.png` with all of them: where the points look, what regions and
+gates do, how widely each position looks.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from attnseg_jax.cli import entry
+from attnseg_jax.data.decode import decode_image
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
+from attnseg_jax.train import evaluation
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, where they would meet those of another command."""
+    flags.DEFINE_string("workdir", None, "folder of the run; required")
+    flags.DEFINE_string("image", None, "image file, or number of an image of the split, from 0; required")
+    flags.DEFINE_string("at", None, "y,x in pixels of the image, or several as 'y,x;y,x' (default: its centre)")
+    flags.DEFINE_string("out", None, "folder to write to (default: WORKDIR/attention/IMAGE)")
+    flags.DEFINE_string("split", "val", "split of a numbered image (default: val)")
+    flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
+    flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")
+
+
+def main() -> None:
+    """Restores, looks and draws."""
+    given = flags.FLAGS
+    if not given.image:
+        raise UserError("--image is missing: name an image file, or give the number of an image of the split")
+    restored = evaluation.restore_run(
+        given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir
+    )
+    image, name, stem = _image(given.image, restored)
+    points = _points(given.at, image.shape[:2])
+    prediction, attention = evaluation.look(restored, image)
+    info = restored.source.info
+    title = f"{name}, step {restored.step} of {given.workdir}"
+    scene = Scene(image, points, prediction, info.class_names, info.palette, title)
+    folder = Path(given.out).expanduser() if given.out else Path(given.workdir) / "attention" / stem
+    try:
+        paths = attention_sheet(scene, attention, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); give another folder as --out") from error
+    print(*paths, sep="\n")
+
+
+def _image(which: str, restored: evaluation.Restored) -> tuple[np.ndarray, str, str]:
+    """Pixels uint8 [h, w, 3], a title, and a name for the folder."""
+    path = Path(which).expanduser()
+    if path.is_file():
+        return decode_image(path, which), path.name, path.stem
+    if not which.isdecimal():
+        raise UserError(f"--image={which}: there is no such file, and it is no number of an image")
+    if int(which) >= (count := len(restored.source)):
+        raise UserError(f"--image={which}: split {restored.split!r} has the images 0 to {count - 1}")
+    record = restored.source[int(which)]
+    return record["image"], record["id"], f"{restored.split}_{which}"
+
+
+def _points(text: str | None, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The points of `--at`, inside an image of `size`.
+
+    >>> _points(None, (64, 96)), _points("10,20;30,40", (64, 96))
+    ([(32, 48)], [(10, 20), (30, 40)])
+    """
+    if text is None:
+        return [(size[0] // 2, size[1] // 2)]
+    points = []
+    for part in text.split(";"):
+        numbers = [number.strip() for number in part.split(",")]
+        if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+            raise UserError(f"--at={text} must be y,x in whole pixels, or several points as 'y,x;y,x'")
+        y, x = map(int, numbers)
+        if y >= size[0] or x >= size[1]:
+            raise UserError(
+                f"--at={text}: ({y}, {x}) is outside the image of {size[0]} x {size[1]} pixels (height x width)"
+            )
+        points.append((y, x))
+    return points
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main, usage=__doc__, help_flags=("workdir", "image", "at", "out", "split", "checkpoint", "data_dir"))

@@ -1,0 +1,251 @@
+"""Trains a list of configs and seeds, one after another, and compares their results.
+
+    python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/reach
+    python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/reach --max_minutes=60 --only=self
+
+The same command again goes on: a run whose result is in the results file is not repeated, even if its folder is gone,
+and a broken one continues from its checkpoint. Beside the results file it writes a table (.md) and a plot (.png).
+"""
+
+import json
+import re
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import BinaryIO
+
+import jax
+import jax.numpy as jnp
+from absl import flags, logging
+from tqdm import tqdm
+
+from attnseg_jax.cli import entry
+from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.infer import charts, cost
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.models import build_model
+from attnseg_jax.train import study
+from attnseg_jax.train.logging import is_terminal
+from attnseg_jax.train.results import Results, summary, to_markdown
+from attnseg_jax.train.study import PlannedRun
+
+COSTS = {"flops": ("GFLOP, one training crop forward", 1e-9), "temp_bytes": ("MiB, its gradient's memory", 2**-20)}
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, where they would meet those of another command."""
+    flags.DEFINE_string("study", None, "file whose get_study() lists what to train; required")
+    flags.DEFINE_string("workdir", None, "folder of the study, with a folder for each run; required")
+    flags.DEFINE_string("results", None, "JSON that results are added to (default: WORKDIR/results.json)")
+    flags.DEFINE_string("data_dir", None, "where the data are (default: where the configs say)")
+    flags.DEFINE_string("only", "", "regular expression; only runs whose label holds it (default: all)")
+    flags.DEFINE_float("max_minutes", None, "no run starts later than this (default: no limit)")
+    flags.DEFINE_bool("dry_run", False, "list what would run, with an estimate, and change nothing (default: false)")
+
+
+def main() -> None:
+    """Trains what is missing, writes table and plot, and prints the table."""
+    values = flags.FLAGS
+    for flag in ("study", "workdir"):
+        if not values[flag].value:
+            raise UserError(f"--{flag} is missing: see --help")
+    # The runs need the accelerators; what this process computes are costs.
+    jax.config.update("jax_platforms", "cpu")
+    runs = study.plan(study.load_study(values.study), Path(values.study).parent, values.data_dir)
+    chosen = _chosen(runs, values.only)
+    folder = Path(values.workdir)
+    results = Results(values.results or folder / "results.json")
+    if values.dry_run:
+        print(listing(chosen, results, folder))
+        return
+    with study.lock(folder) as held, _raising_on_sigterm():
+        # A file that cannot be written would be noticed after hours.
+        results.write()
+        failures = _train(chosen, results, folder, held, values.max_minutes)
+        _measure(runs, results)
+        text = _write(runs, results)
+    print(text)
+    if failures:
+        raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
+
+
+def _chosen(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:
+    try:
+        chosen = [run for run in runs if re.search(only, run.entry.label)]
+    except re.error as error:
+        raise UserError(f"--only={only} is no regular expression: {error}") from None
+    if not chosen:
+        labels = dict.fromkeys(run.entry.label for run in runs)
+        raise UserError(f"--only={only} is in no label: {', '.join(labels)}")
+    return chosen
+
+
+def listing(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
+    """A line per run (what would happen, label, seed, hash, differences), and an estimate for those that would run."""
+    known = [r["seconds"] / r["steps"] for r in results.records.values() if "result" in r and r["seconds"]]
+    lines, left, steps = [], 0, 0
+    for run in runs:
+        if results.finished(run):
+            state = "finished"
+        else:
+            state = "continue" if (folder / "runs" / run.name).exists() else "train"
+            left, steps = left + 1, steps + run.config.train.steps
+        changes = " ".join(f"{key}={value}" for key, value in run.changes.items() if key != "seed")
+        lines.append(f"{state:8}  {run.entry.label:20}  seed {run.seed}  {run.key}  {changes}")
+    lines.append(f"{left} of {len(runs)} runs to train, {steps} steps")
+    if left and known:
+        minutes = statistics.median(known) * steps / 60
+        lines.append(f"about {minutes:.0f} minutes, by the median of the finished ones")
+    elif left:
+        lines.append("no finished run to estimate the time from")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _raising_on_sigterm() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise Stopped("by a signal; what was trained is saved, the same command continues there")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train(
+    runs: Sequence[PlannedRun], results: Results, folder: Path, held: BinaryIO, max_minutes: float | None
+) -> list[str]:
+    """Trains what is missing; returns what failed."""
+    todo = [run for run in runs if not results.finished(run)]
+    logging.info("%d runs, %d of them finished already", len(runs), len(runs) - len(todo))
+    deadline = time.monotonic() + 60 * (float("inf") if max_minutes is None else max_minutes)
+    failures = []
+    with _Board(todo) as board:
+        for number, run in enumerate(todo):
+            if time.monotonic() >= deadline:
+                board.say(f"--max_minutes={max_minutes:g} are over: {len(todo) - number} runs are left")
+                break
+            workdir = folder / "runs" / run.name
+            board.start(run, workdir)
+            error = _train_one(run, results, workdir, folder / "logs" / f"{run.name}.log", held, board)
+            if error:
+                failures.append(f"{run}: {error}")
+    return failures
+
+
+def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held: BinaryIO, board: "_Board") -> str:
+    since = time.perf_counter()
+    try:
+        trained, error = study.train(run, workdir, log, held, board.show)
+    except (KeyboardInterrupt, Stopped):
+        results.add_failure(run, time.perf_counter() - since, "stopped")
+        raise
+    seconds = time.perf_counter() - since
+    if error:
+        results.add_failure(run, seconds, error)
+        board.finish(f"{run}: failed after {seconds:.0f} s: {error} (see {log})")
+        return error
+    results.add_result(run, workdir, seconds if trained else None)
+    miou = results.finished(run)["result"]["miou"]
+    board.finish(f"{run}: mIoU {'absent' if miou is None else f'{miou:.4f}'}, {seconds:.0f} s")
+    return ""
+
+
+class _Board:
+    """A bar over the steps of all runs on a terminal, with what runs now; log lines elsewhere."""
+
+    def __init__(self, runs: Sequence[PlannedRun]):
+        self._bar = self._run = None
+        self._done = 0
+        if runs and is_terminal(sys.stderr):
+            total = sum(run.config.train.steps for run in runs)
+            self._bar = tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0.1)
+
+    def start(self, run: PlannedRun, workdir: Path) -> None:
+        self._run, self._metrics = run, workdir / "metrics.jsonl"
+        if self._bar is None:
+            logging.info("%s: training in %s", run, workdir)
+        else:
+            self.show()
+
+    def show(self) -> None:
+        """How far the run is."""
+        if self._bar is None:
+            return
+        try:
+            last = json.loads(self._metrics.read_text().splitlines()[-1])
+        except (OSError, ValueError, IndexError):
+            last = {"step": 0}
+        self._bar.set_postfix_str(f"{self._run}, step {last['step']}/{self._run.config.train.steps}", refresh=False)
+        self._bar.update(max(0, self._done + last["step"] - self._bar.n))
+        self._bar.refresh()
+
+    def finish(self, text: str) -> None:
+        self._done += self._run.config.train.steps
+        if self._bar is not None:
+            self._bar.update(max(0, self._done - self._bar.n))
+        self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if self._bar is None:
+            logging.info("%s", text)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+    def __enter__(self) -> "_Board":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _measure(runs: Sequence[PlannedRun], results: Results) -> None:
+    """Adds the costs that finished runs lack; the seeds of one label cost the same."""
+    known = {run.entry.label: record["cost"] for run in runs if "cost" in (record := results.finished(run) or {})}
+    for run in runs:
+        record, label = results.finished(run), run.entry.label
+        if record is None or "cost" in record:
+            continue
+        if label not in known:
+            logging.info("%s: measuring what its model costs", label)
+            try:
+                model = build_model(run.config.model, len(record["result"]["iou"]), dtype=run.config.dtype)
+                image = jax.ShapeDtypeStruct((1, *run.config.data.crop, 3), jnp.float32)
+                known[label] = asdict(cost.module_cost(model, image, input_gradient=False))
+            except Exception as error:
+                # The scores are there; a cost that cannot be told must not hide them.
+                logging.warning("%s: no cost (%s: %s)", label, type(error).__name__, error)
+                continue
+            finally:
+                jax.clear_caches()
+        results.add_cost(run, known[label])
+
+
+def _write(runs: Sequence[PlannedRun], results: Results) -> str:
+    rows = summary(runs, results)
+    missing = [(run, results.records.get(run.key, {})) for run in runs if not results.finished(run)]
+    failures = [(str(run), record["error"]) for run, record in missing if "error" in record]
+    if len(missing) > len(failures):
+        failures.append((f"{len(missing) - len(failures)} more", "not trained yet"))
+    text = to_markdown(rows, failures)
+    write_atomically(results.path.with_suffix(".md"), (text + "\n").encode())
+    if rows:
+        charts.score_against_cost(rows, COSTS, results.path.with_suffix(".png"))
+    return text
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(
+        main,
+        usage=__doc__,
+        help_flags=("study", "workdir", "results", "data_dir", "only", "max_minutes", "dry_run"),
+    )

@@ -1,0 +1,97 @@
+"""Charts that compare: cost against size, score against cost."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from attnseg_jax.infer.files import write_atomically
+
+_MARKERS = "os^Dv<>Pp*Xhd"
+_COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
+
+Points = Sequence[tuple[float, float]]
+
+
+def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
+    """Writes one PNG: a panel per cost, in it a line per mechanism over the number of positions, both axes logarithmic.
+
+    `panels`: title -> name -> points (positions, cost); names without points are left out, as are costs of 0.
+    """
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    columns = 2 if len(panels) > 1 else 1
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6 * columns + 2, 4.2 * rows), dpi=110, layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items()):
+        _dress(axes, title, "positions (height x width)")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        for name, points in lines.items():
+            points = sorted(point for point in points if point[1] > 0)
+            if points:
+                axes.plot(*zip(*points), label=name, markersize=4, **_style(names.index(name)))
+    _legend(figure)
+    _write(figure, path)
+
+
+def score_against_cost(
+    rows: Sequence[Mapping[str, Any]], costs: Mapping[str, tuple[str, float]], path: str | os.PathLike
+) -> None:
+    """Writes one PNG: a panel of mIoU against each cost, with the range over seeds, and the learning curves.
+
+    Args:
+      rows: one per label: `label`, `mious` (of each seed), the costs by their keys (None where unknown), and `curve`,
+        points (step, validation mIoU).
+      costs: key of a cost -> title of its axis, factor; a cost that no row knows gets no panel.
+      path: where to.
+    """
+    costs = {key: shown for key, shown in costs.items() if any(row[key] for row in rows)}
+    figure = Figure(figsize=(6 * (len(costs) + 1) + 2, 5), dpi=110, layout="constrained")
+    *panels, last = figure.subplots(1, len(costs) + 1, squeeze=False).flat
+    for axes, (key, (title, factor)) in zip(panels, costs.items()):
+        _dress(axes, "validation mIoU, mean and range over seeds", title)
+        axes.set_xscale("log")
+        for i, row in enumerate(rows):
+            if row[key]:
+                mean = sum(row["mious"]) / len(row["mious"])
+                reach = [[mean - min(row["mious"])], [max(row["mious"]) - mean]]
+                axes.errorbar(row[key] * factor, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
+                axes.annotate(row["label"], (row[key] * factor, mean), (6, 4), textcoords="offset points", fontsize=7)
+    _dress(last, "validation mIoU, mean over seeds", "step")
+    for i, row in enumerate(rows):
+        if row["curve"]:
+            last.plot(*zip(*row["curve"]), label=row["label"], markersize=4, **_style(i))
+    _legend(figure)
+    _write(figure, path)
+
+
+def _style(i: int) -> dict[str, Any]:
+    """More than one cycle of colours: the markers differ too."""
+    return {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
+
+
+def _dress(axes: Axes, title: str, label: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure) -> None:
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=8)
+
+
+def _write(figure: Figure, path: str | os.PathLike) -> None:
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,119 @@
+"""Axial attention with relative positions (Axial-DeepLab, Wang et al. 2020, arXiv:2003.07853)."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.self_attention import head_width
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import BatchNorm, Conv, ConvBN, Dtype
+from attnseg_jax.models.maps import AttentionMap
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops import axial as axial_ops
+
+# csrhddlam/axial-deeplab, AxialAttention: `AxisAttention`.
+AXIAL: Rules = ((r"\bqkv_transform\.", "qkv."),)
+_KEY = "config.model.attention.axial"
+
+
+class AxisAttention(nn.Module):
+    """Every pixel attends to its column (or row): `softmax(BN(q.k) + BN(q.r) + BN(k.r))` over values and positions `r`.
+
+    Queries and keys are half as wide as values. The table of positions, one vector for each offset and the same for
+    all heads, has the size of the map it is initialised on; on a smaller map it is cropped, on a larger one stretched
+    (`attnseg_jax.ops.axial.fit_offsets`).
+
+    Attributes:
+      heads: number of heads; the channels of each are even.
+      width: attends along the width instead of the height.
+      dtype: compute type; softmax and normalisations are float32.
+    """
+
+    heads: int
+    width: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], AttentionMap]:
+        """Returns the attended map and the weights of every pixel."""
+        size = x.shape[1], x.shape[2]
+        if self.width:
+            x = x.swapaxes(1, 2)
+        b, h, w, c = x.shape
+        e, d = c // self.heads, c // self.heads // 2
+        project = nn.Einsum(
+            (1, c, 2 * c),
+            "bhwc,nco->bhwo",
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(c**-0.5),
+            name="qkv",
+        )
+        qkv = BatchNorm(dtype=self.dtype, name="bn_qkv")(project(x), train=train)
+        q, k, v = jnp.split(qkv.reshape(b, h, w, self.heads, 2 * e), (d, e), axis=-1)
+        grid = axial_ops.offset_grid(axial_ops.fit_offsets(self._relative(e, h), h))
+        to_query, to_key, to_value = jnp.split(grid, (d, e))
+        weights = self._weights(axial_ops.axial_scores(q, k, to_query, to_key), train)
+        y = jnp.stack(axial_ops.axial_average(weights, v, to_value), axis=-1).reshape(b, h, w, 2 * c)
+        y = BatchNorm(dtype=self.dtype, name="bn_output")(y, train=train).reshape(b, h, w, c, 2).sum(-1)
+        weights = weights.transpose((0, 2, 1, 3, 4) if self.width else (0, 2, 3, 1, 4))
+        weights = weights.reshape(b, self.heads, h * w, h)
+        looked_at = AttentionMap(weights, axial_ops.axial_keys(size, width=self.width), size, size)
+        return y.swapaxes(1, 2) if self.width else y, looked_at
+
+    def _weights(self, scores: Array, train: bool) -> Array:
+        """Normalises the similarities of every kind and head, and their sum over the keys: `[b, w, a, h, h]`."""
+        kinds, b, w, a, h, _ = scores.shape
+        scores = scores.transpose(1, 2, 4, 5, 0, 3).reshape(b, w, h * h, kinds * a)
+        scores = BatchNorm(name="bn_similarity")(scores, train=train).reshape(b, w, h, h, kinds, a).sum(4)
+        return jax.nn.softmax(scores.transpose(0, 1, 4, 2, 3), axis=-1)
+
+    def _relative(self, e: int, size: int) -> Array:
+        # Its shape is that of the first map, which a check against this one's would refuse.
+        if self.has_variable("params", "relative"):
+            return self.get_variable("params", "relative")
+        return self.param("relative", nn.initializers.normal(e**-0.5), (2 * e, 2 * size - 1), jnp.float32)
+
+
+class AxialAttention(Attention):
+    """`relu(x + up(relu(width(height(down(x))))))`: along the height, then along the width; O(n (h + w)).
+
+    A block of Axial-DeepLab (arXiv:2003.07853, csrhddlam/axial-deeplab), whose last normalisation starts at 0. After it
+    every pixel has seen every other.
+
+    Attributes:
+      heads: number of heads; the channels of each are even.
+      channels: that the attention acts on; 0 takes half of the map's.
+      dtype: compute type; softmax and normalisations are float32.
+    """
+
+    heads: int = 4
+    channels: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns the features with the deepest map attended over; weights: `axial_height0` and `axial_width0`.
+
+        Raises:
+          UserError: heads that do not divide the channels, or into an odd number of channels.
+        """
+        x = features.deepest
+        channels = self.channels or x.shape[-1] // 2
+        if head_width(channels, self.heads, key=f"{_KEY}.heads") % 2:
+            raise UserError(
+                f"{_KEY}.heads={self.heads} gives each head {channels // self.heads} of {channels} channels, an odd "
+                "number: change heads or channels"
+            )
+        y = ConvBN(channels, 1, dtype=self.dtype, name="down")(x, train=train)
+        for name in ("height", "width"):
+            y, looked_at = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
+            features = features.with_attention(f"axial_{name}", looked_at)
+        y = Conv(x.shape[-1], 1, dtype=self.dtype, name="up")(nn.relu(y))
+        y = BatchNorm(dtype=self.dtype, scale_init=nn.initializers.zeros, name="bn_up")(y, train=train)
+        return features.with_deepest(nn.relu(x + y))

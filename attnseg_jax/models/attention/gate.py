@@ -1,0 +1,132 @@
+"""Attention gates: a decoder's skip, weighted at each position by what the coarser signal says about it."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
+from attnseg_jax.models.maps import GateMap
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.resize import resize
+
+# ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `OktayGate`.
+OKTAY: Rules = ((r"\bW\.0\.", "out_conv."), (r"\bW\.1\.", "out_bn."))
+
+# LeeJunHyun/Image_Segmentation, network.py, Attention_block: `LeeGate`.
+LEEJUNHYUN: Rules = (
+    (r"\bW_g\.0\.", "signal_conv."),
+    (r"\bW_g\.1\.", "signal_bn."),
+    (r"\bW_x\.0\.", "skip_conv."),
+    (r"\bW_x\.1\.", "skip_bn."),
+    (r"\bpsi\.0\.", "psi_conv."),
+    (r"\bpsi\.1\.", "psi_bn."),
+)
+
+
+class OktayGate(nn.Module):
+    """`norm(conv(x * up(sigmoid(psi(relu(theta(x) + up(phi(g))))))))` with `theta` a 2x2 convolution of stride 2.
+
+    `theta` has no padding, so of an odd size the last row or column is not looked at (it is gated all the same).
+
+    Attributes:
+      channels: of the sum; 0 takes half of the skip's.
+      dtype: compute type; the sigmoid is float32.
+    """
+
+    channels: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w a"]]:
+        """Returns the gated skip, of at least 2 x 2 pixels, and the gate `[b, h, w, 1]`, float32."""
+        c = skip.shape[-1]
+        channels = self.channels or max(1, c // 2)
+        theta = Conv(channels, 2, stride=2, padding=0, dtype=self.dtype, name="theta")(skip)
+        phi = Conv(channels, 1, use_bias=True, dtype=self.dtype, name="phi")(signal)
+        y = nn.relu(theta + resize(phi, theta.shape[1:3]))
+        y = Conv(1, 1, use_bias=True, dtype=self.dtype, name="psi")(y)
+        gate = resize(nn.sigmoid(y.astype(jnp.float32)), skip.shape[1:3])
+        y = Conv(c, 1, use_bias=True, dtype=self.dtype, name="out_conv")(skip * gate.astype(skip.dtype))
+        return BatchNorm(dtype=self.dtype, name="out_bn")(y, train=train), gate
+
+
+class LeeGate(nn.Module):
+    """`x * sigmoid(norm(psi(relu(norm(Wx x) + norm(Wg g)))))`.
+
+    The signal is first resized bilinearly to the skip's size, at which the original's U-Net hands it over.
+
+    Attributes:
+      channels: of the sum; 0 takes half of the skip's.
+      dtype: compute type; the sigmoid is float32.
+    """
+
+    channels: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, "b h w a"]]:
+        """Returns the gated skip and the gate `[b, h, w, 1]`, float32."""
+
+        def project(x: Array, features: int, name: str, dtype: Dtype) -> Array:
+            x = Conv(features, 1, use_bias=True, dtype=self.dtype, name=f"{name}_conv")(x)
+            return BatchNorm(dtype=dtype, name=f"{name}_bn")(x, train=train)
+
+        channels = self.channels or max(1, skip.shape[-1] // 2)
+        signal = project(resize(signal, skip.shape[1:3]), channels, "signal", self.dtype)
+        y = nn.relu(signal + project(skip, channels, "skip", self.dtype))
+        gate = nn.sigmoid(project(y, 1, "psi", jnp.float32))
+        return skip * gate.astype(skip.dtype), gate
+
+
+FORMS = {"oktay": OktayGate, "leejunhyun": LeeGate}
+
+
+class Gate(Attention):
+    """Every skip of the decoder, times `sigmoid(psi(relu(Wx skip + Wg signal)))` at each position: O(N c^2).
+
+    Attention U-Net, Oktay et al. 2018, arXiv:1804.03999; after github.com/ozan-oktay/Attention-Gated-Networks
+    (`oktay`, which compares at half the skip's size) or github.com/LeeJunHyun/Image_Segmentation (`leejunhyun`, at the
+    skip's size). The features stay as they are, so the decoder must have skips.
+
+    Attributes:
+      form: `oktay` or `leejunhyun`.
+      channels: of the sum; 0 takes half of the skip's.
+      dtype: compute type; the sigmoid is float32.
+    """
+
+    form: str = "oktay"
+    channels: int = 0
+    dtype: Dtype = jnp.float32
+    has_gate = True
+
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns `features`."""
+        return features
+
+    @nn.compact
+    def gate(
+        self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], Maps]:
+        """Returns the gated skip and, as `gate4_` at stride 4, the gate `[b, h, w, 1]`.
+
+        Raises:
+          UserError: an unknown form, or a skip too small for it.
+        """
+        key = "config.model.attention.gate"
+        if self.form not in FORMS:
+            raise UserError(f"{key}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        height, width = skip.shape[1:3]
+        if self.form == "oktay" and min(height, width) < 2:
+            raise UserError(
+                f"{key}.form='oktay' halves the skip of stride {stride}, which is {height} x {width} pixels only: "
+                "use larger images, a finer skip or the form 'leejunhyun'"
+            )
+        y, gate = FORMS[self.form](self.channels, self.dtype, name=f"gate{stride}")(skip, signal, train=train)
+        return y, {f"gate{stride}_": GateMap(gate)}

@@ -1,0 +1,176 @@
+"""Point-wise spatial attention: every position predicts what it takes from, and what it gives to, every other."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.features import Features, numbered
+from attnseg_jax.models.layers import ConvBN, Dtype
+from attnseg_jax.models.maps import AttentionMap, DotProductMap, LookedAt
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops import attention as attention_ops
+from attnseg_jax.ops.point_wise import scores_of_positions
+from attnseg_jax.ops.resize import resize
+
+# hszhao/semseg, model/psanet.py, PSA: `PSABlock`. The names do not tell the mask's size: before, reshape
+# `attention.3.weight` and `attention_p.3.weight` `[mask_h * mask_w, c, 1, 1]` to `[mask_h, mask_w, c]`.
+PSANET: Rules = (
+    (r"^(reduce|attention)_p\.", r"branch1.\1."),
+    (r"^(reduce|attention)\.", r"branch0.\1."),
+    (r"\battention\.3\.weight$", "planes"),
+    (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
+    (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
+)
+KINDS = {"collect": ("collect",), "distribute": ("distribute",), "both": ("collect", "distribute")}
+# The scale of PyTorch's default for convolutions: scores are small at first, attention is nearly uniform.
+_planes_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=2, out_axis=(0, 1))
+
+
+class PSABranch(nn.Module):
+    """Attention on a shrunken map with scores that one side predicts by `planes`: a kernel `[mask_h, mask_w, c]`.
+
+    Attributes:
+      distribute: the sources predict where they give, instead of the targets whence they take.
+      compact: a plane is a position of the map, instead of an offset from the predicting position.
+      channels: of the reduced map.
+      shrink: the map is resized to `(size - 1) // shrink + 1`.
+      mask_size: height and width of the mask; () as in `PSA`.
+      impl: as in `PSA`.
+      dtype: compute type; the softmax is float32.
+    """
+
+    distribute: bool
+    compact: bool
+    channels: int
+    shrink: int
+    mask_size: tuple[int, ...] = ()
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> tuple[Float[Array, "b i j d"], LookedAt]:
+        """Returns the attended, shrunken map and its weights; rows are targets, keys their sources."""
+        x = ConvBN(self.channels, 1, dtype=self.dtype, name="reduce")(x, train=train)
+        size = tuple((n - 1) // self.shrink + 1 for n in x.shape[1:3])
+        x = resize(x, size, align_corners=True)
+        y = ConvBN(self.channels, 1, dtype=self.dtype, name="attention")(x, train=train)
+        planes = self.param("planes", _planes_init, (*self._mask_size(size), self.channels), jnp.float32)
+        mixed, looked_at = (self._compact if self.compact else self._over_complete)(x, y, planes)
+        return mixed.reshape(x.shape), looked_at.replace(query_size=size, key_size=size)
+
+    def _mask_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        if self.mask_size:
+            return self.mask_size
+        # What was initialised on a crop keeps the crop's mask on a whole image.
+        if self.has_variable("params", "planes"):
+            return self.get_variable("params", "planes").shape[:2]
+        return size if self.compact else tuple(2 * n - 1 for n in size)
+
+    def _compact(self, x: Array, y: Array, planes: Array) -> tuple[Array, LookedAt]:
+        b, h, w, c = x.shape
+        # Resampling the kernel is resampling the planes that it predicts.
+        planes = resize(planes[None], (h, w), align_corners=True).astype(self.dtype)
+        planes = jnp.broadcast_to(planes, x.shape).reshape(b, h * w, 1, c)
+        y = y.reshape(b, h * w, 1, c)
+        q, k = (planes, y) if self.distribute else (y, planes)
+        v = x.reshape(b, h * w, 1, c)
+        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
+        return mixed, DotProductMap(q, k, scale=1.0)
+
+    def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, LookedAt]:
+        b, h, w, c = x.shape
+        scores = jnp.einsum("bhwc,ijc->bhwij", y, planes.astype(self.dtype), preferred_element_type=jnp.float32)
+        scores = scores_of_positions(scores)
+        if self.distribute:
+            scores = jnp.swapaxes(scores, 1, 2)
+        weights = nn.softmax(scores)
+        v = x.reshape(b, h * w, c)
+        mixed = jnp.einsum("bnm,bmc->bnc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return mixed.astype(v.dtype), AttentionMap(weights[:, None])
+
+
+class PSABlock(nn.Module):
+    """The map beside what its branches collect and distribute, projected back to its channels.
+
+    Attributes as in `PSA`.
+    """
+
+    kind: str = "both"
+    compact: bool = False
+    channels: int = 0
+    shrink: int = 2
+    mask_size: tuple[int, ...] = ()
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Maps]:
+        """Returns a map of twice the channels; weights go out as `psa_collect` and `psa_distribute`."""
+        c = x.shape[-1]
+        parts, maps = [], {}
+        for i, branch in enumerate(KINDS[self.kind]):
+            part, maps[f"psa_{branch}"] = PSABranch(
+                branch == "distribute",
+                self.compact,
+                self.channels or max(1, c // 4),
+                self.shrink,
+                self.mask_size,
+                self.impl,
+                self.dtype,
+                name=f"branch{i}",
+            )(x, train=train)
+            parts.append(part)
+        y = ConvBN(c, 1, dtype=self.dtype, name="proj")(jnp.concatenate(parts, axis=-1), train=train)
+        return jnp.concatenate([x, resize(y, x.shape[1:3], align_corners=True)], axis=-1), maps
+
+
+class PSA(Attention):
+    """`[x, proj([softmax(P x) x, softmax(x^T P^T) x])]`: scores by learned planes P, on a shrunken map; O(N^2 c).
+
+    PSANet, Zhao et al., ECCV 2018; after github.com/hszhao/semseg. The over-complete form builds arrays of N x N
+    scores, with N the positions of the shrunken map; it scores `mask_size` offsets, all others 0. The compact form is
+    dot-product attention with learned keys (collect) or queries (distribute), one for each position, resampled
+    bilinearly with aligned corners to a map of another size.
+
+    Attributes:
+      kind: `collect` (a position predicts what it takes), `distribute` (what it gives) or `both`.
+      compact: planes are positions of the map instead of offsets.
+      channels: of the attended map; 0 takes a quarter of the input's.
+      shrink: attention works at `(size - 1) // shrink + 1` pixels.
+      mask_size: height and width of the planes, odd unless compact; () is the map's at initialisation (compact) or
+        twice that less 1, all offsets; parameters keep it when they are applied to another size.
+      impl: how the compact form is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; the softmax is float32.
+    """
+
+    kind: str = "both"
+    compact: bool = False
+    channels: int = 0
+    shrink: int = 2
+    mask_size: tuple[int, ...] = ()
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns the features with a deepest map of twice the channels; `attention` has `psa_collect0` and so on.
+
+        Raises:
+          UserError: an unknown kind, or a mask or shrinking that is no size.
+        """
+        key = "config.model.attention.psa"
+        if self.kind not in KINDS:
+            raise UserError(f"{key}.kind={self.kind!r} is unknown: {nearest(self.kind, KINDS)}")
+        if self.shrink < 1:
+            raise UserError(f"{key}.shrink={self.shrink} must be at least 1 (1 keeps the map's size)")
+        even = not self.compact and any(n % 2 == 0 for n in self.mask_size)
+        if len(self.mask_size) not in (0, 2) or min(self.mask_size, default=1) < 1 or even:
+            odd = "" if self.compact else "odd "
+            raise UserError(f"{key}.mask_size={self.mask_size} must be a height and a width, two {odd}numbers, or ()")
+        block = PSABlock(
+            self.kind, self.compact, self.channels, self.shrink, self.mask_size, self.impl, self.dtype, name="block"
+        )
+        x, maps = block(features.deepest, train=train)
+        return features.with_deepest(x).replace(attention=numbered(features.attention, maps))

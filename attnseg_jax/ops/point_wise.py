@@ -1,0 +1,47 @@
+"""Scores that a position gives to offsets around it, turned into scores of positions (PSANet, Zhao et al. 2018)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def scores_of_positions(scores: Float[Array, "b h w i j"]) -> Float[Array, "b n m"]:
+    """What every position gives to every other, from what it gives to each offset of a window centred on it.
+
+    The over-complete mask of PSANet (ECCV 2018; github.com/hszhao/semseg, `lib/psa`). Only reshapes and slices: a
+    gather would need an index for each pair and a scatter as its gradient.
+
+    Args:
+      scores: `[b, h, w, i, j]`; `scores[:, y, x, p, q]` is for the position `(y + p - i // 2, x + q - j // 2)`.
+
+    Returns:
+      `[b, n, m]`, from (n) and to (m) the `h * w` positions `y * w + x`; 0 for pairs farther apart than the window
+      reaches, as in the original, whose softmax sees these zeros. What is beyond the map is cut.
+
+    Raises:
+      ValueError: an even window, which has no centre.
+
+    >>> x = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]).reshape(1, 1, 3, 1, 3)
+    >>> scores_of_positions(x)[0].tolist()
+    [[2.0, 3.0, 0.0], [4.0, 5.0, 6.0], [0.0, 7.0, 8.0]]
+    """
+    b, h, w, i, j = scores.shape
+    if i % 2 == 0 or j % 2 == 0:
+        raise ValueError(f"the window of scores [b, h, w, i, j] = {scores.shape} must be odd in height and width")
+    columns = _aligned(scores.transpose(0, 1, 3, 2, 4))  # b h i w m
+    rows = _aligned(columns.transpose(0, 3, 4, 1, 2))  # b w m h n
+    return rows.transpose(0, 3, 1, 4, 2).reshape(b, h * w, h * w)
+
+
+def _aligned(x):
+    """`[..., n, i]` by offsets -> `[..., n, n]` by positions: `y[..., p, q] = x[..., p, q - p + i // 2]` or 0."""
+    *lead, n, i = x.shape
+    reach = n - 1 - i // 2
+    # In rows of 2n offsets from -(n - 1) on, one row begins 2n - 1 places after the zero offset of the one before.
+    x = _pad_last(x, reach, reach + 1).reshape(*lead, 2 * n * n)
+    return x[..., n - 1 : n - 1 + n * (2 * n - 1)].reshape(*lead, n, 2 * n - 1)[..., :n]
+
+
+def _pad_last(x, before, after):
+    """Zeros around the last axis; negative numbers cut."""
+    x = x[..., max(0, -before) : x.shape[-1] - max(0, -after)]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(max(0, before), max(0, after))])

@@ -1,0 +1,124 @@
+"""The mechanism `criss_cross`: the original's numbers, what one and two passes reach, options."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from golden import Golden
+from layout import assert_golden, nchw, nhwc
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import Features, Segmenter
+from attnseg_jax.models.attention import CrissCross, CrissCrossAttention
+from attnseg_jax.models.attention.criss_cross import CCNET
+from attnseg_jax.models.decoders import DECODERS
+from attnseg_jax.models.pretrained import from_torch, match
+
+RNG = np.random.default_rng(0)
+MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
+FEATURES = Features({2: jnp.ones((2, 10, 16, 3)), 4: jnp.asarray(MAP)})
+
+
+class Identity(nn.Module):
+    """A backbone whose map is the image."""
+
+    def __call__(self, image, *, train=False):
+        return Features({8: image})
+
+
+def variables_of(model, case, *inputs):
+    return match(jax.eval_shape(model.init, jax.random.key(0), *inputs), from_torch(case.state_dict(), CCNET))
+
+
+@pytest.mark.parametrize("recurrence", [1, 2])
+def test_the_original(recurrence):
+    case = Golden(f"attn_ccnet_r{recurrence}_13x17")
+    x = nhwc(case.inputs()["x"])
+    model = CrissCross(recurrence)
+    y, maps = model.apply(variables_of(model, case, x), x)
+    assert_golden(case, "y", nchw(y))
+    assert len(maps) == recurrence
+
+
+def test_the_original_head():
+    case = Golden("head_ccnet_rcca")
+    x = nhwc(case.inputs()["x"])
+    head = CrissCrossAttention(channels=32, out_channels=512)
+    model = Segmenter(Identity(), head, DECODERS["fcn"](19, convs=0))
+    assert_golden(case, "logits", nchw(jax.jit(model.apply)(variables_of(model, case, x), x).logits))
+
+
+def test_against_numpy(random_variables):
+    """Two passes in float64, one pixel at a time."""
+    model = CrissCross(reduction=5)
+    variables = random_variables(model, MAP)
+    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+    assert p["query"]["kernel"].shape == (1, 1, 12, 2) and p["gamma"].shape == (1,)
+    y = MAP.astype(np.float64)
+    for _ in range(2):
+        q, k, v = (y @ p[name]["kernel"][0, 0] + p[name]["bias"] for name in ("query", "key", "value"))
+        mixed = np.zeros_like(y)
+        for b, i, j in np.ndindex(y.shape[:3]):
+            seen = [(g, j) for g in range(5) if g != i] + [(i, u) for u in range(8)]
+            powers = np.exp([q[b, i, j] @ k[b, *at] for at in seen])
+            mixed[b, i, j] = sum(power * v[b, *at] for at, power in zip(seen, powers)) / powers.sum()
+        y = y + p["gamma"] * mixed
+    found, _ = model.apply(variables, MAP)
+    np.testing.assert_allclose(found, y, atol=1e-5)
+
+
+@pytest.mark.parametrize("recurrence", [1, 2])
+def test_reach(random_variables, recurrence):
+    """One pass sees exactly the row and the column, two see everything."""
+    model = CrissCross(recurrence, reduction=2)
+    variables = random_variables(model, MAP)
+    variables["params"]["gamma"] = np.float32([0.7])
+    gradient = jax.grad(lambda x: (model.apply(variables, x)[0][:, 3, 2] ** 2).sum())(jnp.asarray(MAP))
+    cross = np.zeros((5, 8), bool)
+    cross[3] = cross[:, 2] = True
+    assert (gradient[:, cross] != 0).all()
+    assert (gradient[:, ~cross] == 0).all() if recurrence == 1 else (gradient[:, ~cross] != 0).all()
+
+
+def test_it_starts_as_the_identity():
+    model = CrissCross()
+    y, _ = model.apply(model.init(jax.random.key(0), MAP), MAP)
+    np.testing.assert_array_equal(y, MAP)
+
+
+def test_what_goes_out(random_variables):
+    model = CrissCrossAttention(recurrence=3)
+    run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    out, _ = run(random_variables(model, FEATURES), FEATURES)
+    assert out.deepest.shape == (2, 5, 8, 3) and sorted(out.attention) == [f"criss_cross{i}" for i in range(3)]
+    np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
+    for looked_at in out.attention.values():
+        assert looked_at.weights.shape == (2, 1, 40, 13) and looked_at.keys.shape == (40, 13)
+        np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 1, 40)), rtol=1e-5)
+        assert (looked_at.weights[:, 0][:, looked_at.keys < 0] == 0).all()
+
+
+@pytest.mark.parametrize("backbone, channels, key", [("tiny", 64, 8), ("resnet50", 512, 64)])
+def test_default_widths(backbone, channels, key):
+    model = build_model({"backbone": {"name": backbone}, "attention": {"name": "criss_cross"}}, 7)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 96, 3)))["params"]["attention"]
+    assert shapes["conva"]["conv"]["kernel"].shape[-1] == channels
+    assert shapes["cca"]["query"]["kernel"].shape == (1, 1, channels, key)
+
+
+def test_bfloat16(random_variables):
+    features = FEATURES.with_deepest(FEATURES.deepest.astype(jnp.bfloat16))
+    model = CrissCrossAttention(dtype=jnp.bfloat16)
+    out = model.apply(random_variables(model, features), features)
+    assert out.deepest.dtype == jnp.bfloat16 and out.attention["criss_cross1"].weights.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("option", ["recurrence", "reduction"])
+def test_mistakes(option):
+    model = build_model({"attention": {"name": "criss_cross", "criss_cross": {option: 0}}}, 7)
+    with pytest.raises(UserError, match=rf"config\.model\.attention\.criss_cross\.{option}=0: choose at least 1"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -1,0 +1,172 @@
+"""The mechanism `local`: of features and of logits, against float64 by pixel, and by its properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import Features
+from attnseg_jax.models.attention import LocalAttention, NoAttention
+from attnseg_jax.ops.resize import resize
+
+RNG = np.random.default_rng(0)
+MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
+FEATURES = Features({2: jnp.ones((2, 10, 16, 3)), 4: jnp.asarray(MAP)})
+LOGITS = RNG.standard_normal((2, 9, 7, 6)).astype(np.float32)
+
+
+def refine(model, variables, logits, features=FEATURES):
+    return model.apply(variables, jnp.asarray(logits), features, method="refine")
+
+
+def refine_variables(model, random_variables):
+    return random_variables(model, jnp.asarray(LOGITS), FEATURES, method="refine")
+
+
+def exact(variables):
+    return jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+
+
+def normalise(x, p):
+    x = np.asarray(x, np.float64)
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def weigh(q, k, kernel, dilation):
+    """`[b, h, w, a] -> {neighbour: weight}` of `[b, h, w, a, d]`, one query at a time."""
+    weights = {}
+    reach = [dilation * i for i in range(-(kernel // 2), kernel // 2 + 1)]
+    for b, y, x, a in np.ndindex(q.shape[:4]):
+        around = [(y + i, x + j) for i in reach for j in reach]
+        around = [(i, j) for i, j in around if 0 <= i < q.shape[1] and 0 <= j < q.shape[2]]
+        powers = np.exp([q[b, y, x, a] @ k[b, i, j, a] / np.sqrt(q.shape[-1]) for i, j in around])
+        weights[b, y, x, a] = dict(zip(around, powers / powers.sum()))
+    return weights
+
+
+def average(weights, v):
+    out = np.zeros(v.shape)
+    for (b, y, x, a), row in weights.items():
+        out[b, y, x, a] = sum(weight * v[b, i, j, a] for (i, j), weight in row.items())
+    return out
+
+
+def test_features_against_numpy(random_variables):
+    model = LocalAttention(kernel=3, dilation=2, heads=3, head_dim=5)
+    variables = random_variables(model, FEATURES)
+    p = exact(variables)
+    y = normalise(MAP, p["norm"])
+
+    def embed(name):
+        return (y @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 5, 8, 3, 5)
+
+    weights = weigh(embed("query"), embed("key"), 3, 2)
+    mixed = average(weights, embed("value")).reshape(2, 5, 8, 15)
+    out = model.apply(variables, FEATURES)
+    np.testing.assert_allclose(out.deepest, MAP + mixed @ p["out"]["kernel"] + p["out"]["bias"], atol=1e-5)
+    np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
+    looked_at = out.attention["local0"]
+    assert looked_at.query_size == looked_at.key_size == (5, 8) and looked_at.weights.shape == (2, 3, 40, 9)
+    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 40)), rtol=1e-5)
+    shares, keys = np.asarray(looked_at.weights), np.asarray(looked_at.keys)
+    for (b, y, x, a), row in weights.items():
+        n = y * 8 + x
+        shown = {divmod(int(key), 8): w for key, w in zip(keys[n], shares[b, a, n]) if key >= 0}
+        assert sorted(shown) == sorted(row)
+        np.testing.assert_allclose([shown[key] for key in row], list(row.values()), atol=1e-5)
+
+
+def test_logits_against_numpy(random_variables):
+    """Twice averaged scores of another size than the map, from the resampled map, the heads' weights averaged."""
+    model = LocalAttention(kernel=3, heads=3, values="logits", iterations=2)
+    variables = refine_variables(model, random_variables)
+    p = exact(variables)
+    y = np.asarray(resize(jnp.asarray(normalise(MAP, p["refine_norm"]), jnp.float32), (9, 7)), np.float64)
+
+    def embed(name):
+        return (y @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 9, 7, 3, 4)
+
+    by_head = weigh(embed("refine_query"), embed("refine_key"), 3, 1)
+    mean = {
+        (b, y, x, 0): {key: np.mean([by_head[b, y, x, a][key] for a in range(3)]) for key in by_head[b, y, x, 0]}
+        for b, y, x in np.ndindex(2, 9, 7)
+    }
+    expected = average(mean, average(mean, LOGITS[:, :, :, None].astype(np.float64)))[:, :, :, 0]
+    scores, maps = refine(model, variables, LOGITS)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+    assert abs(scores - LOGITS).max() > 0.1
+    assert sorted(maps) == ["local"] and maps["local"].weights.shape == (2, 1, 63, 9)
+    np.testing.assert_allclose(maps["local"].weights.sum(-1), np.ones((2, 1, 63)), rtol=1e-5)
+
+
+def test_refined_scores_stay_within_their_neighbourhood(random_variables):
+    model = LocalAttention(kernel=3, heads=2, values="logits", iterations=1)
+    scores, _ = refine(model, refine_variables(model, random_variables), LOGITS)
+    for y, x in np.ndindex(9, 7):
+        around = LOGITS[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        assert (scores[:, y, x] <= around.max((1, 2)) + 1e-5).all()
+        assert (scores[:, y, x] >= around.min((1, 2)) - 1e-5).all()
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_iterations_widen_what_a_score_sees(random_variables, iterations):
+    model = LocalAttention(kernel=3, heads=2, values="logits", iterations=iterations)
+    variables = refine_variables(model, random_variables)
+    gradient = jax.grad(lambda x: (refine(model, variables, x)[0][:, 4, 3] ** 2).sum())(jnp.asarray(LOGITS))
+    seen = np.zeros((9, 7), bool)
+    seen[4 - iterations : 5 + iterations, 3 - iterations : 4 + iterations] = True
+    assert (gradient[:, seen] != 0).all() and (gradient[:, ~seen] == 0).all()
+
+
+def test_a_model_with_refined_logits(random_variables):
+    config = {
+        "backbone": {"name": "tiny", "tiny": {"width": 12}},
+        "attention": {"name": "local", "local": {"values": "logits", "kernel": 3, "heads": 3}},
+        "decoder": {"fcn": {"skips": (2,)}},
+    }
+    model = build_model(config, 7)
+    image = jnp.asarray(RNG.standard_normal((2, 13, 17, 3)), jnp.float32)
+    variables = random_variables(model, image)
+    assert sorted(variables["params"]["attention"]) == ["refine_key", "refine_norm", "refine_query"]
+    out = model.apply(variables, image)
+    assert sorted(out.attention) == ["local0"] and out.attention["local0"].query_size == (7, 9)
+    plain = model.clone(attention=NoAttention())
+    without = {**variables, "params": {key: variables["params"][key] for key in ("backbone", "decoder")}}
+    assert abs(out.logits - plain.apply(without, image).logits).max() > 1e-3
+
+
+def test_the_features_stay_when_logits_are_the_values(random_variables):
+    model = LocalAttention(values="logits")
+    assert model.apply({}, FEATURES) is FEATURES
+    logits = jnp.asarray(LOGITS)
+    assert LocalAttention().apply({}, logits, FEATURES, method="refine") == (logits, {})
+
+
+def test_bfloat16(random_variables):
+    features = FEATURES.with_deepest(FEATURES.deepest.astype(jnp.bfloat16))
+    options = dict(kernel=3, heads=3, dtype=jnp.bfloat16)
+    model = LocalAttention(**options)
+    out = model.apply(random_variables(model, features), features)
+    assert out.deepest.dtype == jnp.bfloat16 and out.attention["local0"].weights.dtype == jnp.float32
+    model = LocalAttention(**options, values="logits")
+    scores, maps = refine(model, refine_variables(model, random_variables), LOGITS, features)
+    assert scores.dtype == maps["local"].weights.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"values": "logit"}, r"local\.values='logit' is unknown: did you mean 'logits'\?"),
+        ({"kernel": 4}, r"local\.kernel=4 has no middle: choose an odd number"),
+        ({"dilation": 0}, r"local\.dilation=0: choose at least 1"),
+        ({"iterations": 0, "values": "logits"}, r"local\.iterations=0: choose at least 1"),
+        ({"heads": 5}, r"local\.heads=5 does not divide 64 channels: choose"),
+        ({"heads": 5, "values": "logits"}, r"local\.heads=5 does not divide 64 channels: choose"),
+    ],
+)
+def test_mistakes(options, message):
+    model = build_model({"attention": {"name": "local", "local": options}}, 7)
+    with pytest.raises(UserError, match=r"config\.model\.attention\." + message):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -1,0 +1,381 @@
+"""Studies: every file of configs/studies, what a study refuses, what is trained, repeated, continued and written."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer import cost
+from attnseg_jax.models import build_model
+from attnseg_jax.train import config as configs
+from attnseg_jax.train import loop, study
+from attnseg_jax.train.results import Results, summary
+from attnseg_jax.train.study import Entry
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = "attnseg_jax/cli/study.py"
+STUDIES = sorted((ROOT / "configs/studies").glob("[!_]*.py"))
+DEFAULT = str(ROOT / "configs/default.py")
+# ml_collections reads config files that way.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+
+
+def planned(path):
+    """One run of each entry; the seeds of an entry build the same model."""
+    runs = study.plan(study.load_study(path), path.parent)
+    return list({run.entry.label: run for run in runs}.values())
+
+
+@pytest.mark.parametrize(
+    "run", [pytest.param(run, id=f"{path.stem}-{run.entry.label}") for path in STUDIES for run in planned(path)]
+)
+def test_every_entry_of_every_study_builds(run):
+    model = build_model(run.config.model, 7, dtype=run.config.dtype)
+    image = jax.ShapeDtypeStruct((2, *run.config.data.crop, 3), jnp.float32)
+
+    def both(key, image):
+        variables = model.init(key, image)
+        return model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=list(variables))[0]
+
+    assert jax.eval_shape(both, jax.random.key(0), image).logits.shape == (*image.shape[:3], 7)
+
+
+def test_reach_has_every_mechanism_and_the_seeds_it_promises():
+    from configs.studies import reach
+
+    entries = {entry.label: entry for entry in reach.get_study()}
+    names = {entry.overrides["model.attention.name"] for entry in entries.values()}
+    assert names == set(reach.ATTENTION)
+    assert {label for label, entry in entries.items() if entry.seeds == (0, 1, 2)} == entries.keys() & {
+        *reach.THREE_SEEDS
+    }
+    assert all(entry.seeds in ((0,), (0, 1, 2)) for entry in entries.values())
+
+
+def entry(label="a", seeds=(0,), config=DEFAULT, **overrides):
+    return Entry(label, {key.replace("__", "."): value for key, value in overrides.items()}, config, seeds)
+
+
+@pytest.mark.parametrize(
+    "entries, words",
+    [
+        ([entry(train__stesp=3)], ["entry 'a'", "config.train.stesp is unknown", "did you mean 'steps'?"]),
+        ([entry(train=3)], ["entry 'a'", "config.train is a group"]),
+        ([entry(train__steps="many")], ["entry 'a'", "steps"]),
+        ([entry(train__steps=0)], ["config.train.steps=0 must be at least 1"]),
+        ([entry(model__attention__name="slef")], ["config.model.attention.name='slef'", "did you mean 'self'?"]),
+        ([entry(seed=3)], ["config.seed is set by seeds"]),
+        ([entry(config="nix.py")], ["entry 'a'", "nix.py does not exist"]),
+        ([entry(seeds=(-1,))], ["config.seed=-1"]),
+        ([entry(), entry("b")], ["'a seed 0' and 'b seed 0' have the same config"]),
+        ([entry(seeds=(1, 1))], ["'a seed 1' and 'a seed 1' have the same config"]),
+        ([entry(), entry(model__attention__name="none")], ["two entries of the study are called 'a'"]),
+    ],
+    ids=lambda x: x[0] if isinstance(x[0], str) else "",
+)
+def test_entries_that_cannot_be(entries, words, tmp_path):
+    with pytest.raises(UserError) as error:
+        study.plan(entries, tmp_path)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_place_of_the_data_is_not_part_of_the_hash(tmp_path):
+    here, there = (study.plan([entry(data__source="folder")], tmp_path, place)[0] for place in (None, "/there"))
+    assert here.key == there.key == configs.config_hash(here.config) and here.name == there.name
+    assert there.config.data.dir == "/there" and "--config.data.dir=/there" in there.command(tmp_path)
+
+
+def test_the_command_line_of_a_run_says_the_same_config(call, monkeypatch, blocks_flags, tmp_path):
+    seen = []
+    monkeypatch.setattr(
+        loop, "run", lambda config, workdir: seen.append((config, workdir)) or {"step": 1, "miou": 0.5, "split": ""}
+    )
+    changes = {
+        **blocks_flags,
+        "data.scale": (1, 2),
+        "optimizer.lr_multipliers": ("backbone/.*=0.1",),
+        "data.check": False,
+    }
+    (run,) = study.plan([Entry("a b/c", changes, DEFAULT, (3,))], tmp_path, "da ta")
+    assert re.fullmatch(r"a_b_c-3-[0-9a-f]{8}", run.name)
+    interpreter, script, *argv = run.command(tmp_path / "run")
+    assert interpreter == sys.executable and Path(script).resolve() == ROOT / "train.py"
+    code, _, err = call("train.py", *argv)
+    assert code == 0, err
+    assert configs.to_json(seen[0][0]) == configs.to_json(run.config) and seen[0][1] == tmp_path / "run"
+
+
+# Below, train.py is another script: quick, and as obedient or as broken as a test needs it.
+
+STUB = """
+import json, os, pathlib, signal, sys, time
+workdir = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
+seed = int(next(a for a in sys.argv if a.startswith("--config.seed=")).partition("=")[2])
+width = int(next(a for a in sys.argv if ".tiny.width=" in a).partition(".tiny.width=")[2])
+workdir.mkdir(parents=True, exist_ok=True)
+result, metrics = workdir / "result.json", workdir / "metrics.jsonl"
+if width == 3:
+    print("error: the loss is not finite", file=sys.stderr)
+    sys.exit(2)
+if width == 7:
+    print("step 2/6")
+    os.kill(os.getpid(), signal.SIGKILL)
+if width == 5 and not (workdir / "saved").exists():
+    def stop(*_):
+        (workdir / "saved").touch()
+        print("stopped by a signal", file=sys.stderr)
+        sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    metrics.write_text('{"step": 2, "loss": 1}\\n')
+    time.sleep(30)
+if not result.exists():
+    metrics.write_text('{"step": 3, "val_miou": 0.25}\\n{"step": 6, "val_miou": %g}\\n' % (0.5 + seed / 8))
+    iou = {name: 0.5 for name in ("red", "green", "blue", "white", "black")}
+    miou = 0.5 + seed / 8
+    result.write_text(json.dumps({"split": "val", "step": 6, "miou": miou, "pixel_accuracy": 0.75, "iou": iou}))
+(workdir / "config.json").write_text((pathlib.Path(__file__).parent / f"{workdir.name}.json").read_text())
+with (pathlib.Path(__file__).parent / "calls").open("a") as file:
+    file.write(workdir.name + "\\n")
+"""
+
+
+@pytest.fixture
+def stub(call, monkeypatch, tmp_path, blocks_flags):
+    """Writes a study and runs the command on it; returns (exit code, output, errors, results)."""
+    (tmp_path / "train.py").write_text(STUB)
+    monkeypatch.setattr(study, "SCRIPT", tmp_path / "train.py")
+    one = cost.Cost(2.5e6, 3e6, 2**20)
+    monkeypatch.setattr(cost, "module_cost", lambda model, *_, **__: cost.ModuleCost(model.backbone.width, one, one))
+
+    def run(widths, *argv, seeds=(0,)):
+        lines = [f"E('w{w}', {{**C, 'model.backbone.tiny.width': {w}}}, {DEFAULT!r}, {seeds})" for w in widths]
+        path = tmp_path / "list.py"
+        path.write_text(
+            "from attnseg_jax.train.study import Entry as E\n"
+            f"C = {blocks_flags!r}\ndef get_study(): return [{', '.join(lines)}]\n"
+        )
+        for planned in study.plan(study.load_study(path), tmp_path):
+            (tmp_path / f"{planned.name}.json").write_text(configs.to_json(planned.config))
+        outcome = call(SCRIPT, f"--study={path}", f"--workdir={tmp_path / 'out'}", *argv)
+        results = tmp_path / "out/results.json"
+        return *outcome, json.loads(results.read_text()) if results.exists() else None
+
+    run.calls = lambda: (tmp_path / "calls").read_text().split() if (tmp_path / "calls").exists() else []
+    return run
+
+
+def test_results_table_and_plot(stub, tmp_path):
+    code, out, _, records = stub([4, 8], seeds=(0, 2))
+    assert code == 0
+    assert sorted((r["label"], r["seed"], r["result"]["miou"]) for r in records.values()) == [
+        ("w4", 0, 0.5), ("w4", 2, 0.75), ("w8", 0, 0.5), ("w8", 2, 0.75),
+    ]  # fmt: skip
+    record = next(r for r in records.values() if r["label"] == "w4" and r["seed"] == 2)
+    assert record["curve"] == [[3, 0.25], [6, 0.75]] and record["steps"] == 6
+    assert record["overrides"]["data.crop"] == [24, 32] and record["overrides"]["model.backbone.tiny.width"] == 4
+    assert record["result"]["iou"]["red"] == 0.5 and record["versions"]["jax"] == jax.__version__
+    assert 0 < record["seconds"] < 20
+    assert record["cost"]["forward"]["flops"] == 2.5e6
+    row = next(line for line in out.splitlines() if line.startswith("| w4 "))
+    assert row.startswith("| w4 | 2 | 0.6250 | 0.2500 | 0.7500 | 4 | 0.0025 | 1 | ")
+    assert (tmp_path / "out/results.md").read_text() == out
+    assert (tmp_path / "out/results.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_finished_run_is_never_repeated(stub, tmp_path):
+    stub([4, 6], "--only=w4")
+    assert len(stub.calls()) == 1
+    before = (tmp_path / "out/results.json").read_text()
+    os.rename(tmp_path / "out/runs", tmp_path / "gone")
+    _, _, _, records = stub([4, 6])
+    assert [name.split("-")[0] for name in stub.calls()] == ["w4", "w6"]
+    assert records.items() >= json.loads(before).items()
+    # Another results file knows nothing; the run itself does, but not how long it took.
+    code, _, _, _ = stub([6], f"--results={tmp_path / 'other.json'}")
+    (record,) = json.loads((tmp_path / "other.json").read_text()).values()
+    assert code == 0 and record["result"]["miou"] == 0.5 and record["seconds"] is None
+    assert (tmp_path / "other.md").exists()
+
+
+def test_a_crash_does_not_end_the_study(stub, tmp_path):
+    code, out, err, records = stub([3, 4])
+    assert code == 2
+    assert err.splitlines()[-1] == "error: 1 of 2 runs failed, the first: w3 seed 0: the loss is not finite"
+    assert {r["label"]: "result" in r for r in records.values()} == {"w3": False, "w4": True}
+    assert "- w3 seed 0: the loss is not finite" in out and "| w4 | 1 | 0.5000 | - |" in out
+    first = next(r["seconds"] for r in records.values() if r["label"] == "w3")
+    assert first > 0
+    # It is tried again, and its seconds add up.
+    _, _, _, records = stub([3, 4])
+    assert next(r["seconds"] for r in records.values() if r["label"] == "w3") > first
+    assert len(stub.calls()) == 1
+
+
+def test_results_that_cannot_be_written(stub, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err, _ = stub([4], f"--results={tmp_path / 'file' / 'r.json'}")
+    assert code == 2 and "r.json cannot be written" in err.splitlines()[-1] and stub.calls() == []
+
+
+def test_a_run_that_is_killed(stub):
+    _, _, _, records = stub([7])
+    assert [record["error"] for record in records.values()] == ["killed by SIGKILL"]
+
+
+def test_another_config_than_planned_is_no_result(stub, tmp_path):
+    stub([4])
+    (run,) = study.plan(study.load_study(tmp_path / "list.py"), tmp_path)
+    (tmp_path / f"{run.name}.json").write_text("{}")
+    with study.lock(tmp_path / "other") as held:
+        trained, error = study.train(run, tmp_path / "other" / run.name, tmp_path / "log", held)
+    assert trained and "became another config" in error
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_told_to_stop(stub, tmp_path, number, code):
+    """The run saves and stops, the study ends, the same command continues the run."""
+
+    def stop():
+        while not list((tmp_path / "out/runs").glob("w5-*/metrics.jsonl")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    # pytest's own handler of the keyboard's interrupt is that of Python.
+    found, out, err, records = stub([5, 4])
+    thread.join()
+    assert (found, out) == (code, "")
+    assert err.splitlines()[-1].startswith("stopped by a signal" if number == signal.SIGTERM else "interrupted")
+    ((key, record),) = records.items()
+    assert record["error"] == "stopped" and "result" not in record
+    assert (tmp_path / "out/runs" / f"w5-0-{key}" / "saved").exists()
+    found, _, _, records = stub([5, 4])
+    assert found == 0 and records[key]["seconds"] > record["seconds"] and "error" not in records[key]
+    assert [name.split("-")[0] for name in stub.calls()] == ["w5", "w4"]
+
+
+def test_stretches(stub, caplog):
+    code, out, _, records = stub([4, 6], "--max_minutes=0")
+    assert code == 0 and records == {} and stub.calls() == []
+    assert "--max_minutes=0 are over: 2 runs are left" in caplog.text and "- 2 more: not trained yet" in out
+
+
+def test_dry_run(stub, tmp_path):
+    code, out, _, records = stub([4, 6], "--dry_run", seeds=(0, 1))
+    lines = out.splitlines()
+    assert code == 0 and records is None and not (tmp_path / "out").exists()
+    assert [line.split()[:4] for line in lines[:4]] == [
+        ["train", label, "seed", str(seed)] for label in ("w4", "w6") for seed in (0, 1)
+    ]
+    assert "model.backbone.tiny.width=4" in lines[0]
+    assert lines[4:] == ["4 of 4 runs to train, 24 steps", "no finished run to estimate the time from"]
+    stub([4, 6], "--only=4", seeds=(0, 1))
+    lines = stub([4, 6], "--dry_run", seeds=(0, 1))[1].splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["finished", "finished", "train", "train"]
+    assert lines[4] == "2 of 4 runs to train, 12 steps" and lines[5].endswith("by the median of the finished ones")
+
+
+def test_a_folder_in_use(stub, tmp_path):
+    with study.lock(tmp_path / "out") as held:
+        code, _, err, _ = stub([4])
+        assert code == 2 and "is in use by another study" in err.splitlines()[-1] and stub.calls() == []
+        # A run that is left behind holds on to it.
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held.fileno()])
+    with pytest.raises(UserError, match="left behind"), study.lock(tmp_path / "out"):
+        pass
+    child.communicate(b"\n")
+    assert stub([4])[0] == 0
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], ["--study is missing"]),
+        (["--study=nix.py", "--workdir=out"], ["--study=nix.py: the file nix.py does not exist"]),
+        (["--study=empty.py", "--workdir=out"], ["--study=empty.py", "get_study"]),
+        (["--study=wrong.py", "--workdir=out"], ["--study=wrong.py", "must return a list", "Entry"]),
+        (["--study=right.py"], ["--workdir is missing"]),
+        (["--study=right.py", "--workdir=right.py"], ["--workdir=right.py cannot be used"]),
+        (["--study=right.py", "--workdir=out", "--only=("], ["--only=( is no regular expression"]),
+        (["--study=right.py", "--workdir=out", "--only=self"], ["--only=self is in no label: none"]),
+        (["--study=right.py", "--workdir=out", "--results=empty.py"], ["--results=empty.py is not JSON"]),
+        (["--study=right.py", "--workdir=out", "--results=list.json"], ["--results=list.json does not hold"]),
+        (["--study=right.py", "--workdir=out", "--results=."], ["--results=. cannot be read"]),
+        (["--study=right.py", "--workdir=out", "--max_minutes=soon"], ["max_minutes", "soon"]),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_mistakes_are_one_line(argv, words, call, tmp_path):
+    head = "from attnseg_jax.train.study import Entry\n"
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "wrong.py").write_text("def get_study(): return ['none']")
+    (tmp_path / "right.py").write_text(head + f"def get_study(): return [Entry('none', {{}}, {DEFAULT!r})]")
+    (tmp_path / "list.json").write_text("[1]")
+    code, out, err = call(SCRIPT, *argv)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err
+    assert not (tmp_path / "out").exists()
+
+
+def test_summaries(tmp_path):
+    """By hand: two labels, one of them with a seed that has no score and a curve of its own."""
+    runs = study.plan([entry("a", (0, 1)), entry("b", model__attention__name="none")], tmp_path)
+    results = Results(tmp_path / "r.json")
+    scores = [(0.25, [[1, 0.25], [2, 0.5]]), (None, [[2, 0.25]]), (0.75, [])]
+    for run, (miou, curve) in zip(runs, scores):
+        result = {"miou": miou, "pixel_accuracy": 0.5}
+        results.records[run.key] = {"seed": run.seed, "seconds": None, "result": result, "curve": curve}
+    results.records[runs[0].key]["seconds"] = 30.0
+    first, second = summary(runs, results)
+    assert (first["label"], first["miou"], first["spread"], first["seconds"]) == ("b", 0.75, None, None)
+    assert (second["label"], second["miou"], second["spread"], second["seconds"]) == ("a", 0.125, 0.25, 30.0)
+    assert second["curve"] == [(2, 0.375)] and second["flops"] is None and second["seeds"] == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_real_study(blocks, blocks_flags, tmp_path):
+    """Stopped in its second run, then finished: results as of one stretch."""
+    changes = {key: value for key, value in blocks_flags.items() if key != "data.dir"}
+    path = tmp_path / "list.py"
+    path.write_text(
+        "from attnseg_jax.train.study import Entry\n"
+        f"C = {changes!r}\n"
+        f"def get_study():\n    return [Entry('none', {{**C, 'model.attention.name': 'none'}}, {DEFAULT!r}),\n"
+        f"            Entry('self', {{**C, 'train.steps': 60}}, {DEFAULT!r})]\n"
+    )
+
+    def start(workdir):
+        command = [sys.executable, "-m", "attnseg_jax.cli.study", f"--study={path}", f"--workdir={tmp_path / workdir}"]
+        return subprocess.Popen(
+            [*command, f"--data_dir={blocks}"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu"),
+        )  # fmt: skip
+
+    process = start("a")
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("a/runs/self-*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 143, err
+    assert not list(tmp_path.glob("a/runs/self-*/result.json"))
+    for workdir in ("a", "b"):
+        out, err = start(workdir).communicate(timeout=400)
+        assert out.count("\n| ") == 2, err
+    found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    assert found.keys() == expected.keys() and len(found) == 2
+    for key, record in found.items():
+        assert (record["result"], record["curve"], record["cost"]) == (
+            expected[key]["result"], expected[key]["curve"], expected[key]["cost"],
+        )  # fmt: skip
