@@ -1,5 +1,7 @@
 """Dot-product attention against a float64 oracle and by its properties."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,19 @@ import pytest
 from jax.test_util import check_grads
 
 from attnseg_jax.ops import attention
+from attnseg_jax.ops.attention.chunked import chunked
 
 B, N, M, A, D, E = 2, 5, 7, 3, 4, 6
 
-attend = jax.jit(attention.dot_product_attention, static_argnames="scale")
+attend = jax.jit(attention.dot_product_attention, static_argnames=("scale", "impl"))
+# Two queries at a time: 5 queries in 3 blocks, of which the last repeats one.
+WAYS = {
+    "dense": functools.partial(attend, impl="dense"),
+    "chunked": functools.partial(attend, impl="chunked"),
+    "blocks of 2": jax.jit(functools.partial(chunked, rows=2), static_argnames="scale"),
+}
+every_way = pytest.mark.parametrize("attend", WAYS.values(), ids=list(WAYS))
+both_ways = pytest.mark.parametrize("attend", [WAYS["dense"], WAYS["blocks of 2"]], ids=["dense", "blocks of 2"])
 weigh = jax.jit(attention.attention_weights, static_argnames="scale")
 
 
@@ -29,7 +40,7 @@ def oracle(q, k, v, bias=None, mask=None, scale=None):
     weights, out = np.zeros((b, a, n, m)), np.zeros((b, n, a, v.shape[-1]))
     for i, h, t in np.ndindex(b, a, n):
         scores = [q[i, t, h] @ k[i, s, h] * (d**-0.5 if scale is None else scale) + bias[i, h, t, s] for s in range(m)]
-        powers = [np.exp(score) if mask[i, h, t, s] else 0.0 for s, score in enumerate(scores)]
+        powers = [np.exp(score - max(scores)) if mask[i, h, t, s] else 0.0 for s, score in enumerate(scores)]
         if any(mask[i, h, t]):
             weights[i, h, t] = np.array(powers) / sum(powers)
         out[i, t, h] = sum(weights[i, h, t, s] * v[i, s, h] for s in range(m))
@@ -43,22 +54,31 @@ CASES = {
     "scale": {"scale": 0.3},
     "bias": {"bias": draw(1)[3]},
     "head bias": {"bias": draw(1)[3][:1, :, :1]},
+    "query bias": {"bias": draw(1)[3][:, :1, :, :1], "mask": jnp.asarray(MASK[:1, :, :1])},
     "mask": {"mask": jnp.asarray(MASK)},
     "key mask": {"mask": jnp.asarray(MASK[:, :1, :1])},
     "all": {"mask": jnp.asarray(MASK), "bias": draw(1)[3][:, :1], "scale": 1.7},
 }
 
 
+@every_way
 @pytest.mark.parametrize("case", CASES)
-def test_equals_the_oracle(case):
+def test_equals_the_oracle(case, attend):
     q, k, v, _ = draw()
-    out, weights = oracle(q, k, v, **CASES[case])
+    out, _ = oracle(q, k, v, **CASES[case])
     np.testing.assert_allclose(attend(q, k, v, **CASES[case]), out, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_equal_the_oracle(case):
+    q, k, v, _ = draw()
+    _, weights = oracle(q, k, v, **CASES[case])
     np.testing.assert_allclose(weigh(q, k, **CASES[case]), weights, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["bias", "all"])
-def test_gradients(case):
+@both_ways
+@pytest.mark.parametrize("case", ["bias", "head bias", "all"])
+def test_gradients(case, attend):
     q, k, v, _ = draw()
     fixed = {name: value for name, value in CASES[case].items() if name != "bias"}
 
@@ -70,26 +90,51 @@ def test_gradients(case):
     )
 
 
-def test_an_empty_row_gives_zeros_and_finite_zero_gradients():
+@pytest.mark.parametrize("case", ["plain", "query bias", "all"])
+def test_gradients_are_those_of_dense(case):
+    """Tighter than finite differences can be."""
+    q, k, v, _ = draw(4)
+    arrays = {"q": q, "k": k, "v": v, **{name: x for name, x in CASES[case].items() if name == "bias"}}
+    fixed = {name: x for name, x in CASES[case].items() if name != "bias"}
+    direction = jnp.asarray(np.random.default_rng(9).standard_normal((B, N, A, E)), jnp.float32)
+
+    def gradient(attend):
+        return jax.jit(jax.grad(lambda arrays: (attend(**arrays, **fixed) * direction).sum()))(arrays)
+
+    expected = gradient(WAYS["dense"])
+    for way in ("chunked", "blocks of 2"):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=5e-6), gradient(WAYS[way]), expected)
+
+
+@both_ways
+def test_an_empty_row_gives_zeros_and_finite_zero_gradients(attend):
     q, k, v, bias = draw()
     empty = np.zeros((B, A, N, M), bool)
     mask = jnp.asarray(~empty).at[1, :, 3].set(False)
     assert (attend(q, k, v, mask=mask)[1, 3] == 0).all()
-    assert (weigh(q, k, mask=mask)[1, :, 3] == 0).all()
 
-    def loss(*args):
-        return (attend(*args[:3], bias=args[3], mask=mask) ** 2).sum()
+    def loss(q, k, v, bias, mask):
+        return (attend(q, k, v, bias=bias, mask=mask) ** 2).sum()
 
-    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(q, k, v, bias)
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))
+    gradients = gradient(q, k, v, bias, mask)
     assert all(np.isfinite(g).all() for g in gradients)
     assert (gradients[0][1, 3] == 0).all() and (gradients[3][1, :, 3] == 0).all()
-    nothing = jax.jit(jax.grad(lambda q: attend(q, k, v, mask=jnp.asarray(empty)).sum()))(q)
-    assert (nothing == 0).all()
-    by_bias = attend(q, k, v, bias=jnp.full((1, 1, 1, M), -jnp.inf))
-    assert (by_bias == 0).all()
+    assert (gradients[0][1, 2] != 0).all() and (gradients[3][1, :, 2] != 0).all()
+    assert all((g == 0).all() for g in gradient(q, k, v, bias, jnp.asarray(empty)))
+    shut = jnp.full((1, 1, 1, M), -jnp.inf)
+    assert (attend(q, k, v, bias=shut) == 0).all()
+    assert all((g == 0).all() for g in gradient(q, k, v, shut, ~jnp.asarray(empty)))
 
 
-def test_masked_keys_get_exactly_zero_gradient():
+def test_weights_of_an_empty_row_are_zero():
+    q, k, _v, _ = draw()
+    mask = jnp.ones((B, A, N, M), bool).at[1, :, 3].set(False)
+    assert (weigh(q, k, mask=mask)[1, :, 3] == 0).all()
+
+
+@both_ways
+def test_masked_keys_get_exactly_zero_gradient(attend):
     q, k, v, _ = draw()
     mask = jnp.asarray(np.arange(M).reshape(1, 1, 1, M) < 4)
 
@@ -101,7 +146,8 @@ def test_masked_keys_get_exactly_zero_gradient():
     assert (gk[:, :4] != 0).all() and (gv[:, :4] != 0).all()
 
 
-def test_tokens_permute():
+@both_ways
+def test_tokens_permute(attend):
     q, k, v, _ = draw()
     out = attend(q, k, v)
     rows, keys = np.random.default_rng(2).permutation(N), np.random.default_rng(3).permutation(M)
@@ -110,24 +156,33 @@ def test_tokens_permute():
     assert not np.allclose(attend(q, k[:, keys], v), out, atol=1e-2)
 
 
-def test_vmap_equals_a_loop():
+@both_ways
+def test_vmap_equals_a_loop(attend):
+    """Results and gradients, the bias mapped over as well."""
     stacked = [jnp.stack([t, 2 * t, -t]) for t in draw()]
 
     def function(q, k, v, bias):
-        return attend(q, k, v, bias=bias)
+        return jax.value_and_grad(lambda bias: (attend(q, k, v, bias=bias) ** 2).sum())(bias)
 
-    looped = jnp.stack([function(*[t[i] for t in stacked]) for i in range(3)])
-    np.testing.assert_allclose(jax.jit(jax.vmap(function))(*stacked), looped, atol=1e-6)
-
-
-def test_large_scores_do_not_overflow():
-    q, k, _v, _ = draw()
-    weights = weigh(1e3 * q, 1e3 * k)
-    assert np.isfinite(weights).all()
-    np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
+    compiled = jax.jit(function)
+    loops = [compiled(*[t[i] for t in stacked]) for i in range(3)]
+    looped = jax.tree.map(lambda *x: jnp.stack(x), *loops)
+    mapped = jax.jit(jax.vmap(function))(*stacked)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), mapped, looped)
 
 
-def test_softmax_is_float32_under_bfloat16():
+@both_ways
+def test_large_scores_do_not_overflow(attend):
+    q, k, v, _ = draw()
+    out, weights = oracle(1e3 * q, 1e3 * k, v)
+    np.testing.assert_allclose(weigh(1e3 * q, 1e3 * k), weights, atol=1e-6)
+    np.testing.assert_allclose(attend(1e3 * q, 1e3 * k, v), out, atol=1e-5)
+    gradients = jax.jit(jax.grad(lambda *x: attend(*x).sum(), argnums=(0, 1, 2)))(1e3 * q, 1e3 * k, v)
+    assert all(np.isfinite(g).all() for g in gradients)
+
+
+@both_ways
+def test_softmax_is_float32_under_bfloat16(attend):
     """4096 nearly equal keys: in bfloat16 their scores would collapse and the sum would stop at 256."""
     m = 4096
     k = jnp.linspace(0, 1, m).astype(jnp.bfloat16).reshape(1, m, 1, 1)

@@ -58,6 +58,10 @@ CALLS = {
         {"bias": jnp.ones((1, 3, 6, 6)), "mask": jnp.ones((2, 1, 1, 6), bool)},
     ),
     attention.attention_weights: ((TOKENS, TOKENS), {"mask": jnp.ones((2, 1, 1, 6), bool)}),
+    attention.check_impl: (
+        ("chunked",),
+        {"dtype": "float32", "widths": (64, 32), "tokens": (6, 5), "mask_shape": (2, 1, 1, 5)},
+    ),
     axial.fit_offsets: ((jnp.ones((4, 5)), 7), {}),
     axial.offset_grid: ((jnp.ones((4, 13)),), {}),
     axial.axial_scores: ((MAPS, MAPS, jnp.ones((4, 7, 7)), jnp.ones((4, 7, 7))), {}),
@@ -111,7 +115,11 @@ CALLS = {
 def public_functions():
     for module in MODULES:
         for name, function in vars(module).items():
-            if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_"):
+            if (
+                inspect.isfunction(function)
+                and function.__module__.startswith(module.__name__)
+                and not name.startswith("_")
+            ):
                 yield function
 
 
