@@ -12,6 +12,7 @@ from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
 from attnseg_jax.models.segmenter import Segmenter
+from attnseg_jax.ops.attention import check_impl
 
 PARTS = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
 DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
@@ -57,6 +58,8 @@ def _build_part(part: str, name: str, config: Mapping[str, Any], filled: dict[st
     # JSON has no tuples, and a module's fields must be hashable.
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(name, {}).items()}
     _check_keys(f"config.model.{part}.{name}", given, tuple(options(module)))
+    if "impl" in given:
+        check_impl(given["impl"], key=f"config.model.{part}.{name}.impl", dtype=filled["dtype"])
     fields = {f.name for f in dataclasses.fields(module)}
     return module(**given, **{key: value for key, value in filled.items() if key in fields})
 

@@ -91,6 +91,11 @@ def test_heads_that_do_not_divide():
     assert wide["query"]["kernel"].shape == (12, 20) and wide["out"]["kernel"].shape == (20, 12)
 
 
+def test_dropped_weights_need_the_dense_form():
+    with pytest.raises(UserError, match=r"self\.impl='chunked' cannot drop weights \(dropout=0\.1\): set dropout=0"):
+        SelfAttention(dropout=0.1, impl="chunked").init(jax.random.key(0), FEATURES)
+
+
 def test_unknown_positions():
     with pytest.raises(UserError, match=r"attention\.self\.positions='lerned' is unknown: did you mean 'learned'\?"):
         SelfAttention(positions="lerned").init(jax.random.key(0), FEATURES)

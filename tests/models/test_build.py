@@ -135,6 +135,14 @@ def test_selected_drops_what_the_names_do_not_choose():
         ({"attention": {"slef": {"heads": 4}}}, "config.model.attention.slef is unknown: did you mean 'self'?"),
         ({"attention": {"self": {"head": 4}}}, "config.model.attention.self.head is unknown: did you mean 'heads'?"),
         ({"decoder": {"fcn": {"dtype": 4}}}, "config.model.decoder.fcn.dtype is unknown: known: "),
+        (
+            {"attention": {"name": "danet", "danet": {"impl": "chunkd"}}},
+            "config.model.attention.danet.impl='chunkd' is unknown: did you mean 'chunked'?",
+        ),
+        (
+            {"decoder": {"name": "mask_transformer", "mask_transformer": {"impl": "cudnn"}}},
+            "config.model.decoder.mask_transformer.impl='cudnn' needs an NVIDIA GPU, and this process runs on",
+        ),
         ({"backbone": {"name": "tiny+tiny"}}, "config.model.backbone.name='tiny+tiny': only attention"),
         ({"decoder": {"name": "fcn+fcn"}}, "config.model.decoder.name='fcn+fcn': only attention"),
     ],

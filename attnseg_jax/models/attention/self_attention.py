@@ -141,6 +141,11 @@ class SelfAttention(Attention):
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         b, h, w, c = x.shape
         head_dim = head_width(c, self.heads, self.head_dim, key="config.model.attention.self.heads")
+        if self.dropout and self.impl not in ("auto", "dense"):
+            raise UserError(
+                f"config.model.attention.self.impl={self.impl!r} cannot drop weights (dropout={self.dropout}): "
+                "set dropout=0, or impl to 'dense' or 'auto'"
+            )
         positions = self._positions(h, w, c)
         tokens = x.reshape(b, h * w, c)
         for i in range(self.layers):
