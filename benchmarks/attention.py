@@ -127,7 +127,7 @@ def ask(torch: subprocess.Popen, name: str) -> float:
 
 
 def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of every way. Each turn is run twice and the second counts: the first finds others' data cached."""
+    """Median seconds of every way. A turn runs twice, the second counts: the first meets a cold cache."""
     rounds = []
     for _ in range(repeats if runs else 0):
         rounds.append({way: (run(), run())[1] for way, run in runs.items()})
