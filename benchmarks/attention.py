@@ -81,7 +81,7 @@ def measure(args: argparse.Namespace, tokens: int, name: str) -> list[dict]:
         memory[impl] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         if args.repeats and memory[impl] <= args.limit_gib * 1024:
             runs[impl] = timed(compiled, arrays)
-    if not (args.torch and args.repeats):
+    if not args.torch or not args.repeats:
         times = alternate(runs, args.repeats)
     else:
         command = [args.torch, "-c", TORCH, *map(str, shape), str(os.cpu_count())]
@@ -127,10 +127,10 @@ def ask(torch: subprocess.Popen, name: str) -> float:
 
 
 def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of every way; the first round warms up."""
-    if not runs:
-        return {}
-    rounds = [{way: run() for way, run in runs.items()} for _ in range(repeats + 1)][1:]
+    """Median seconds of every way. A turn runs twice, the second counts: the first meets a cold cache."""
+    rounds = []
+    for _ in range(repeats if runs else 0):
+        rounds.append({way: (run(), run())[1] for way, run in runs.items()})
     return {way: statistics.median(times[way] for times in rounds) for way in runs}
 
 

@@ -103,7 +103,7 @@ def test_gradients_are_those_of_dense(case):
 
     expected = gradient(WAYS["dense"])
     for way in ("chunked", "blocks of 2"):
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=5e-6), gradient(WAYS[way]), expected)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), gradient(WAYS[way]), expected)
 
 
 @both_ways
