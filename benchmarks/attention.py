@@ -28,6 +28,8 @@ import numpy as np
 from attnseg_jax.ops.attention import IMPLS, dot_product_attention
 
 PASSES = ("forward", "gradient")
+# Two products around `jax.nn.softmax`, as it is usually written.
+PLAIN = "plain"
 TORCH = """
 import sys, time, torch
 from torch.nn.functional import scaled_dot_product_attention as attend
@@ -50,7 +52,7 @@ for line in sys.stdin:
 def main() -> None:
     """Measure every size in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--impl", nargs="+", default=["dense", "chunked"], choices=IMPLS)
+    parser.add_argument("--impl", nargs="+", default=[PLAIN, "dense", "chunked"], choices=[PLAIN, *IMPLS])
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096], help="numbers of queries and of keys")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--heads", type=int, default=8)
@@ -99,11 +101,17 @@ def measure(args: argparse.Namespace, tokens: int, name: str) -> list[dict]:
 def program(impl: str, name: str) -> Callable:
     """The function of queries, keys, values and the result's cotangent that is measured."""
 
+    def attend(q, k, v):
+        if impl != PLAIN:
+            return dot_product_attention(q, k, v, impl=impl)
+        scores = jnp.einsum("bnad,bmad->banm", q, k) * q.shape[-1] ** -0.5
+        return jnp.einsum("banm,bmad->bnad", jax.nn.softmax(scores), v)
+
     def forward(q, k, v, g):
-        return dot_product_attention(q, k, v, impl=impl)
+        return attend(q, k, v)
 
     def gradient(q, k, v, g):
-        out, pull = jax.vjp(lambda *x: dot_product_attention(*x, impl=impl), q, k, v)
+        out, pull = jax.vjp(attend, q, k, v)
         return out, pull(g)
 
     return {"forward": forward, "gradient": gradient}[name]
