@@ -2,7 +2,7 @@
 
     python train.py
 
-Float32, 2 CPU cores: val mIoU 0.975 (mean of the seeds 0, 1, 2) after the 400 steps, in two minutes. With
+Float32, 2 CPU cores: val mIoU 0.977 (mean of the seeds 0, 1, 2) after the 400 steps, in one minute. With
 --config.model.attention.name=none it is 0.366.
 """
 
