@@ -7,8 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -25,14 +24,6 @@ SEGMENTER_MASK: Rules = (
     (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
     (r"(attention\d+)\.proj\.", r"\1.out."),
 )
-
-
-def check_heads(name: str, heads: int, channels: int) -> None:
-    """Refuses heads that do not divide the channels of the decoder `name`."""
-    if heads < 1 or channels % heads:
-        raise UserError(
-            f"config.model.decoder.{name}.heads={heads} does not divide {channels} channels: choose a divisor of them"
-        )
 
 
 class MaskTransformer(nn.Module):
@@ -142,7 +133,7 @@ class MaskTransformerDecoder(nn.Module):
           UserError: heads that do not divide the channels.
         """
         x = features.deepest
-        check_heads("mask_transformer", self.heads, self.channels or x.shape[-1])
+        head_width(self.channels or x.shape[-1], self.heads, key="config.model.decoder.mask_transformer.heads")
         transformer = MaskTransformer(
             self.num_classes,
             self.channels,

@@ -8,8 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, sincos_positions
-from attnseg_jax.models.decoders.mask_transformer import check_heads
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width, sincos_positions
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -153,7 +152,7 @@ class MaskedAttentionDecoder(nn.Module):
         for key in ("queries", "layers"):
             if getattr(self, key) < 1:
                 raise UserError(f"{path}.{key}={getattr(self, key)} must be at least 1")
-        check_heads("masked_attention", self.heads, channels)
+        head_width(channels, self.heads, key=f"{path}.heads")
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
