@@ -130,5 +130,5 @@ class DANet(Attention):
             dropped = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
             logits = classifier(self.num_classes, f"{branch}_classifier")(dropped)
             name = f"danet_{branch}"
-            features = features.with_attention(name, looked_at).replace(aux={**features.aux, name: logits})
+            features = features.with_attention(name, looked_at).with_aux(name, logits)
         return features.with_deepest(outputs[0] + outputs[1])

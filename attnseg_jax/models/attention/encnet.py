@@ -82,7 +82,7 @@ class ContextEncoding(Attention):
         context = nn.relu(encoded).mean(axis=(1, 3))
         gate = nn.sigmoid(nn.Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
         presence = nn.Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
-        features = features.replace(presence={**features.presence, "encnet": presence})
+        features = features.with_presence("encnet", presence)
         features = features.with_attention("encnet", AttentionMap(weights[:, None], query_size=(h, w)))
         features = features.with_attention("encnet_gate", GateMap(gate))
         return features.with_deepest(nn.relu(x + x * gate.astype(x.dtype)))

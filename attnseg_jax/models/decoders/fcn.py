@@ -32,7 +32,7 @@ class FCNHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w k"]:
         """Returns logits at the size of `x`."""
-        channels = self.channels or x.shape[-1] // 4
+        channels = self.channels or max(x.shape[-1] // 4, 1)
         for i in range(self.convs):
             x = ConvBN(channels, dtype=self.dtype, name=f"conv{i or ''}")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -84,7 +84,7 @@ class FCN(nn.Module):
         x = features.deepest
         logits = head(x, train=train)
         attention: dict = {}
-        for stride in sorted(self.skips, reverse=True):
+        for stride in sorted(set(self.skips), reverse=True):
             skip = features.maps[stride]
             if gate is not None:
                 skip, maps = gate(skip, x, stride=stride, train=train)

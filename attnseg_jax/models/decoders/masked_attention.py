@@ -158,7 +158,7 @@ class MaskedAttentionDecoder(nn.Module):
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
         strides = self.strides or [stride for stride in features.maps if stride >= 4] or features.maps
         fused: list[Array] = []
-        for stride in sorted(strides, reverse=True):
+        for stride in sorted(set(strides), reverse=True):
             lateral = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")
             x = lateral(features.maps[stride], train=train)
             fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)
