@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, ConvBN, Dtype
@@ -70,8 +70,7 @@ class ContextEncoding(Attention):
         Raises:
           UserError: no codewords.
         """
-        if self.codewords < 1:
-            raise UserError(f"config.model.attention.encnet.codewords={self.codewords} must be at least 1")
+        check_least("config.model.attention.encnet", 1, codewords=self.codewords)
         x = features.deepest
         x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
         b, h, w, c = x.shape

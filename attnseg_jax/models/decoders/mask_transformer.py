@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Dtype, layer_norm
@@ -130,10 +131,12 @@ class MaskTransformerDecoder(nn.Module):
         """Returns logits at the size of the deepest map; `attention['mask_transformer0']` is what classes attend to.
 
         Raises:
-          UserError: heads that do not divide the channels.
+          UserError: heads that do not divide the channels, a perceptron without hidden channels.
         """
         x = features.deepest
-        head_width(self.channels or x.shape[-1], self.heads, key="config.model.decoder.mask_transformer.heads")
+        path, channels = "config.model.decoder.mask_transformer", self.channels or x.shape[-1]
+        head_width(channels, self.heads, key=f"{path}.heads")
+        check_least(path, 1 / channels, mlp_ratio=self.mlp_ratio)
         transformer = MaskTransformer(
             self.num_classes,
             self.channels,

@@ -127,5 +127,5 @@ def test_bfloat16(random_variables):
 @pytest.mark.parametrize("option", ["recurrence", "reduction"])
 def test_mistakes(option):
     model = build_model({"attention": {"name": "criss_cross", "criss_cross": {option: 0}}}, 7)
-    with pytest.raises(UserError, match=rf"config\.model\.attention\.criss_cross\.{option}=0: choose at least 1"):
+    with pytest.raises(UserError, match=rf"config\.model\.attention\.criss_cross\.{option}=0 must be at least 1"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
