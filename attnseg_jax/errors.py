@@ -12,6 +12,18 @@ class Stopped(Exception):
     """A run ended early because it was told to, with everything saved; the message says how to go on."""
 
 
+def check_least(path: str, least: float, **values: float) -> None:
+    """Refuses values below `least`; `path` leads to their keys.
+
+    >>> check_least("config.model.attention.ema", 1, bases=64, stages=0)
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: config.model.attention.ema.stages=0 must be at least 1
+    """
+    for key, value in values.items():
+        if value < least:
+            raise UserError(f"{path}.{key}={value} must be at least {least:g}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one, or the list of all.
 

@@ -113,8 +113,8 @@ def module_cost(
       UserError: whatever the module refuses, before anything is compiled.
     """
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    abstract = jax.eval_shape(module.init, keys, *inputs)
-    others = [name for name in abstract if name != "params"]
+    variables = {"params": {}, **jax.eval_shape(module.init, keys, *inputs)}
+    others = [name for name in variables if name != "params"]
 
     def forward(variables: PyTree, *x: Array) -> list[Array]:
         return _kept(module.apply(variables, *x, train=False))
@@ -133,9 +133,6 @@ def module_cost(
         out, pull_back, updated = jax.vjp(function, *at, has_aux=True)
         return out, pull_back(cotangents), updated
 
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = {"params": {}, **jax.eval_shape(module.init, keys, *inputs)}
-    others = [name for name in variables if name != "params"]
     parameters = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
     # Cotangents are arguments: constants would be folded into a cheaper program.
     cotangents, _ = jax.eval_shape(training, variables["params"], {name: variables[name] for name in others}, *inputs)

@@ -37,6 +37,14 @@ class Features:
         """The same features with the deepest map replaced."""
         return self.replace(maps={**self.maps, max(self.maps): x})
 
+    def with_aux(self, name: str, logits: Float[Array, "b _y _x k"]) -> "Features":
+        """The same features with auxiliary logits under `name`, with a number from 1 on where it is taken."""
+        return self.replace(aux={**self.aux, _free(name, self.aux): logits})
+
+    def with_presence(self, name: str, logits: Float[Array, "b k"]) -> "Features":
+        """The same features with logits of the classes an image shows, named likewise."""
+        return self.replace(presence={**self.presence, _free(name, self.presence): logits})
+
     def with_attention(self, name: str, looked_at: LookedAt) -> "Features":
         """The same features with a map under `name` and the first free number, such as `self0`."""
         return self.replace(attention=numbered(self.attention, {name: looked_at}))
@@ -56,6 +64,12 @@ def numbered(present: dict[str, LookedAt], new: dict[str, LookedAt]) -> dict[str
         free = next(number for number in itertools.count() if f"{name}{number}" not in result)
         result[f"{name}{free}"] = value
     return result
+
+
+def _free(name: str, taken: dict[str, Any]) -> str:
+    """`name`, or where a mechanism was stacked on its like `name1` and so on, so that both are trained."""
+    names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(1)))
+    return next(name for name in names if name not in taken)
 
 
 @struct.dataclass

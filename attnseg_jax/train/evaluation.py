@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, PyTree, UInt8
+from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
@@ -157,7 +156,7 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
     return predictions
 
 
-def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w"], dict[str, LookedAt]]:
+def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Int[np.ndarray, "h w"], dict[str, LookedAt]]:
     """The predicted train ids of one image of any origin, and what the model attended to on the way, by name.
 
     Raises:
@@ -173,7 +172,7 @@ def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[n
                 f"the model leaves no attention to look at; it has {parts}: train one with another "
                 "config.model.attention.name, such as 'self'"
             )
-        return output.logits.argmax(-1)[0].astype(jnp.uint8), output.attention
+        return output.logits.argmax(-1)[0], output.attention
 
     prediction, attention = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
     return np.asarray(prediction), attention

@@ -16,7 +16,7 @@ from attnseg_jax.errors import UserError, nearest
 Schedule = Callable[[Any], Float[Array, ""]]
 
 # Two-axis parameters that are not weights of a product: flax keeps biases of attention heads as [a, d].
-UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|.*_tokens?)")
+UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.*_tokens?)")
 
 
 def make_optimizer(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
@@ -94,7 +94,7 @@ def decay_mask(params: PyTree) -> PyTree:
     """True where weight decay acts: parameters of two axes or more that are no scale, bias, positions or tokens.
 
     One-axis parameters are biases and the scales of norms. Tables of positions and learned tokens are known by their
-    names (`pos_embed`, `position...`; `class_tokens`).
+    names (`pos_embed`, `position...`, `table` of `window`, `relative` of `axial`; `class_tokens`).
 
     >>> import numpy as np
     >>> decay_mask({"conv": {"kernel": np.ones((3, 3)), "bias": np.ones(3)}, "pos_embed": np.ones((4, 3))})

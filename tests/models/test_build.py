@@ -176,6 +176,27 @@ def test_stacks_keep_their_order():
     assert jax.tree.map(jnp.shape, parts["parts_0"]) == jax.tree.map(jnp.shape, parts["parts_2"])
 
 
+def test_a_mechanism_twice_trains_the_predictions_of_both():
+    names = {"danet": ["danet_channel", "danet_position"], "ocr": ["ocr"], "encnet": ["encnet"]}
+    for name, expected in names.items():
+        out, _ = run(build_model({"attention": {"name": f"{name}+{name}"}}, 7))
+        assert sorted({**out.aux, **out.presence}) == sorted([*expected, *(f"{known}1" for known in expected)])
+
+
+def test_a_map_named_twice_counts_once():
+    for name, key in (("fcn", "skips"), ("masked_attention", "strides")):
+        once, twice = (
+            run(build_model({"decoder": {"name": name, name: {key: strides}}}, 7))[1] for strides in ((2, 4), (2, 4, 2))
+        )
+        assert jax.tree.map(jnp.shape, once) == jax.tree.map(jnp.shape, twice)
+
+
+def test_a_head_has_at_least_one_channel():
+    config = {"backbone": {"tiny": {"width": 6}}, "attention": {"name": "criss_cross"}}
+    _, variables = run(build_model(config, 7))
+    assert variables["params"]["decoder"]["head"]["classifier"]["kernel"].shape == (1, 1, 1, 7)
+
+
 def test_lists_from_json_become_tuples():
     config = build.default_config()
     config["attention"]["self"].update(positions="learned", position_size=(3, 5))

@@ -91,6 +91,8 @@ PARAMS = {
     "pos_embed": jnp.full((13, 5), 2.0),
     "decoder": {"kernel": jnp.full((5, 7), 2.0), "bias": jnp.full(7, 2.0)},
     "class_tokens": jnp.full((1, 7, 5), 2.0),
+    "window": {"table": jnp.full((9, 5), 2.0)},
+    "axial": {"relative": jnp.full((10, 7), 2.0)},
 }
 
 
@@ -107,6 +109,8 @@ def test_decay_spares_norms_biases_positions_and_tokens():
         "pos_embed": False,
         "decoder": {"kernel": True, "bias": False},
         "class_tokens": False,
+        "window": {"table": False},
+        "axial": {"relative": False},
     }
 
 

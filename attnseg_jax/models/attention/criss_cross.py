@@ -4,10 +4,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, torch_default_init
 from attnseg_jax.models.maps import AttentionMap
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops import criss_cross as criss_cross_ops
@@ -44,7 +44,7 @@ class CrissCross(nn.Module):
         b, h, w, c = x.shape
         narrow = max(c // self.reduction, 1)
         query, key, value = (
-            Conv(width, 1, use_bias=True, dtype=self.dtype, name=name)
+            Conv(width, 1, use_bias=True, dtype=self.dtype, kernel_init=torch_default_init, name=name)
             for name, width in (("query", narrow), ("key", narrow), ("value", c))
         )
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32).astype(self.dtype)[None, None, None]
@@ -84,9 +84,8 @@ class CrissCrossAttention(Attention):
         Raises:
           UserError: a recurrence or reduction below 1.
         """
-        for name in ("recurrence", "reduction"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.model.attention.criss_cross.{name}={getattr(self, name)}: choose at least 1")
+        path = "config.model.attention.criss_cross"
+        check_least(path, 1, recurrence=self.recurrence, reduction=self.reduction)
         x = features.deepest
         c = x.shape[-1]
         channels = self.channels or min(c, max(c // 4, _LEAST_CHANNELS))

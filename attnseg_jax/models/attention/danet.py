@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier, torch_default_init
@@ -113,8 +113,7 @@ class DANet(Attention):
         Raises:
           UserError: a reduction below 1.
         """
-        if self.reduction < 1:
-            raise UserError(f"config.model.attention.danet.reduction={self.reduction} must be at least 1")
+        check_least("config.model.attention.danet", 1, reduction=self.reduction)
         deepest = features.deepest
         channels = self.channels or min(deepest.shape[-1], 512)
         branches = {
@@ -130,5 +129,5 @@ class DANet(Attention):
             dropped = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
             logits = classifier(self.num_classes, f"{branch}_classifier")(dropped)
             name = f"danet_{branch}"
-            features = features.with_attention(name, looked_at).replace(aux={**features.aux, name: logits})
+            features = features.with_attention(name, looked_at).with_aux(name, logits)
         return features.with_deepest(outputs[0] + outputs[1])

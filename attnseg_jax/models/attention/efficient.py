@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, check_dropout, head_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -95,7 +95,12 @@ class Efficient(Attention):
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; maps go to `attention['efficient0']` and so on."""
+        """Returns the features with the deepest map attended over; maps go to `attention['efficient0']` and so on.
+
+        Raises:
+          UserError: as `EfficientAttention`, and where weights are to be dropped in a form that has none.
+        """
+        check_dropout("config.model.attention.efficient", self.dropout, self.impl)
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)

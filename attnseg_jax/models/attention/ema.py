@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype
@@ -93,9 +93,7 @@ class ExpectationMaximization(Attention):
         Raises:
           UserError: no bases or no iterations.
         """
-        for key in ("bases", "stages"):
-            if getattr(self, key) < 1:
-                raise UserError(f"config.model.attention.ema.{key}={getattr(self, key)} must be at least 1")
+        check_least("config.model.attention.ema", 1, bases=self.bases, stages=self.stages)
         x = features.deepest
         x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
         unit = EMAUnit(self.bases, self.stages, self.momentum, self.dtype, name="unit")

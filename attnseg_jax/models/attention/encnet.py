@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, ConvBN, Dtype
@@ -70,8 +70,7 @@ class ContextEncoding(Attention):
         Raises:
           UserError: no codewords.
         """
-        if self.codewords < 1:
-            raise UserError(f"config.model.attention.encnet.codewords={self.codewords} must be at least 1")
+        check_least("config.model.attention.encnet", 1, codewords=self.codewords)
         x = features.deepest
         x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
         b, h, w, c = x.shape
@@ -82,7 +81,7 @@ class ContextEncoding(Attention):
         context = nn.relu(encoded).mean(axis=(1, 3))
         gate = nn.sigmoid(nn.Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
         presence = nn.Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
-        features = features.replace(presence={**features.presence, "encnet": presence})
+        features = features.with_presence("encnet", presence)
         features = features.with_attention("encnet", AttentionMap(weights[:, None], query_size=(h, w)))
         features = features.with_attention("encnet_gate", GateMap(gate))
         return features.with_deepest(nn.relu(x + x * gate.astype(x.dtype)))

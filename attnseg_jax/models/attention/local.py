@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_least, nearest
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
@@ -54,7 +54,7 @@ class LocalAttention(Attention):
         """Returns the features with the deepest map attended over; the map of weights goes to `attention['local0']`.
 
         Raises:
-          UserError: an option out of its range.
+          UserError: an option out of its range; a neighbourhood larger than the map it is initialised on.
         """
         self._check()
         if self.values == "logits":
@@ -64,7 +64,7 @@ class LocalAttention(Attention):
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         y = layer_norm("norm")(x).astype(self.dtype)
         q, k, v = (self._embed(y, name) for name in ("query", "key", "value"))
-        weights = local_ops.local_weights(q, k, kernel=self.kernel, dilation=self.dilation)
+        weights = self._weights(q, k)
         y = local_ops.local_average(weights, v, dilation=self.dilation)
         y = nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(y.reshape(*y.shape[:3], -1))
         return features.with_deepest(x + y).with_attention("local", self._map(weights))
@@ -76,7 +76,7 @@ class LocalAttention(Attention):
             return logits, {}
         y = layer_norm("refine_norm")(features.deepest).astype(self.dtype)
         q, k = (self._embed(y, f"refine_{name}", logits.shape[1:3]) for name in ("query", "key"))
-        weights = local_ops.local_weights(q, k, kernel=self.kernel, dilation=self.dilation).mean(-1, keepdims=True)
+        weights = self._weights(q, k).mean(-1, keepdims=True)
         scores = logits.astype(jnp.float32)[:, :, :, None]
         for _ in range(self.iterations):
             scores = local_ops.local_average(weights, scores, dilation=self.dilation)
@@ -88,6 +88,16 @@ class LocalAttention(Attention):
         y = y if size is None else resize(y, size)
         return y.reshape(*y.shape[:3], self.heads, d)
 
+    def _weights(self, q: Array, k: Array) -> Array:
+        h, w = q.shape[1:3]
+        # A smaller map later on cuts the neighbourhood; from the start it is a mistake.
+        if self.is_initializing() and self.dilation * (self.kernel // 2) >= max(h, w):
+            raise UserError(
+                f"{_KEY}.kernel={self.kernel} with dilation={self.dilation} reaches beyond a map of {h}x{w} positions "
+                "from everywhere: choose less, or give larger images"
+            )
+        return local_ops.local_weights(q, k, kernel=self.kernel, dilation=self.dilation)
+
     def _map(self, weights: Array) -> AttentionMap:
         s, b, h, w, a = weights.shape
         keys = local_ops.local_keys((h, w), self.kernel, self.dilation)
@@ -98,6 +108,4 @@ class LocalAttention(Attention):
             raise UserError(f"{_KEY}.values={self.values!r} is unknown: {nearest(self.values, VALUES)}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"{_KEY}.kernel={self.kernel} has no middle: choose an odd number, such as 7")
-        for name in ("dilation", "iterations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_KEY}.{name}={getattr(self, name)}: choose at least 1")
+        check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)

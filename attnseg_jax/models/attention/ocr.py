@@ -165,7 +165,7 @@ class OCR(Attention):
         channels = self.channels or min(deepest.shape[-1], 512)
         if self.regions == "own":
             logits = self._predict(features, channels, train)
-            features = features.replace(aux={**features.aux, "ocr": logits})
+            features = features.with_aux("ocr", logits)
         elif self.regions in features.aux:
             logits = features.aux[self.regions]
         else:

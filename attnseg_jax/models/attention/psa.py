@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_least, nearest
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.features import Features, numbered
 from attnseg_jax.models.layers import ConvBN, Dtype
@@ -163,8 +163,14 @@ class PSA(Attention):
         key = "config.model.attention.psa"
         if self.kind not in KINDS:
             raise UserError(f"{key}.kind={self.kind!r} is unknown: {nearest(self.kind, KINDS)}")
-        if self.shrink < 1:
-            raise UserError(f"{key}.shrink={self.shrink} must be at least 1 (1 keeps the map's size)")
+        check_least(key, 1, shrink=self.shrink)
+        h, w = features.deepest.shape[1:3]
+        # A smaller map later on only shrinks to less; from the start it is a mistake.
+        if self.is_initializing() and self.shrink > min(h, w):
+            raise UserError(
+                f"{key}.shrink={self.shrink} does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give "
+                "larger images"
+            )
         even = not self.compact and any(n % 2 == 0 for n in self.mask_size)
         if len(self.mask_size) not in (0, 2) or min(self.mask_size, default=1) < 1 or even:
             odd = "" if self.compact else "odd "

@@ -35,8 +35,8 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-def head_width(channels: int, heads: int, head_dim: int = 0, *, key: str = "heads") -> int:
-    """Width of a head: `head_dim`, or where that is 0 an equal share of the channels.
+def head_width(channels: int, heads: int, head_dim: int | None = None, *, key: str = "heads") -> int:
+    """Width of a head: `head_dim`, or where that is 0, or None for want of such an option, an equal share of channels.
 
     Raises:
       UserError: there is no such share; the message calls the number of heads `key`.
@@ -47,8 +47,17 @@ def head_width(channels: int, heads: int, head_dim: int = 0, *, key: str = "head
     if heads < 1:
         raise UserError(f"{key}={heads}: attention needs at least 1 head")
     if not head_dim and channels % heads:
-        raise UserError(f"{key}={heads} does not divide {channels} channels: choose a divisor, or set head_dim")
+        or_width = "" if head_dim is None else ", or set head_dim"
+        raise UserError(f"{key}={heads} does not divide {channels} channels: choose a divisor{or_width}")
     return head_dim or channels // heads
+
+
+def check_dropout(path: str, dropout: float, impl: str) -> None:
+    """Raises UserError where attention weights are to be dropped in a form that has none; `path` leads to the keys."""
+    if dropout and impl not in ("auto", "dense"):
+        raise UserError(
+            f"{path}.impl={impl!r} cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
+        )
 
 
 class MultiHeadAttention(nn.Module):
@@ -141,11 +150,7 @@ class SelfAttention(Attention):
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         b, h, w, c = x.shape
         head_dim = head_width(c, self.heads, self.head_dim, key="config.model.attention.self.heads")
-        if self.dropout and self.impl not in ("auto", "dense"):
-            raise UserError(
-                f"config.model.attention.self.impl={self.impl!r} cannot drop weights (dropout={self.dropout}): "
-                "set dropout=0, or impl to 'dense' or 'auto'"
-            )
+        check_dropout("config.model.attention.self", self.dropout, self.impl)
         positions = self._positions(h, w, c)
         tokens = x.reshape(b, h * w, c)
         for i in range(self.layers):

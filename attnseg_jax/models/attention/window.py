@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
@@ -130,13 +130,15 @@ class WindowAttention(Attention):
         """Returns the features with the deepest map attended over; weights go to `attention['window0']` and so on.
 
         Raises:
-          UserError: heads that do not divide the channels; a window larger than the map it is initialised on.
+          UserError: heads that do not divide the channels; a perceptron without hidden channels; a window larger than
+            the map it is initialised on.
         """
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         _, h, w, c = x.shape
         head_width(c, self.heads, key=f"{_KEY}.heads")
+        check_least(_KEY, 1 / c, mlp_ratio=self.mlp_ratio)
         # A smaller map later on is padded; from the start it is a mistake.
         if self.window < 1 or (self.is_initializing() and self.window > min(h, w)):
             raise UserError(

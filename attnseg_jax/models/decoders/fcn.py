@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
@@ -32,7 +32,7 @@ class FCNHead(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w k"]:
         """Returns logits at the size of `x`."""
-        channels = self.channels or x.shape[-1] // 4
+        channels = self.channels or max(x.shape[-1] // 4, 1)
         for i in range(self.convs):
             x = ConvBN(channels, dtype=self.dtype, name=f"conv{i or ''}")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -78,13 +78,12 @@ class FCN(nn.Module):
                     f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
                     f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
                 )
-        if self.convs < 0:
-            raise UserError(f"config.model.decoder.fcn.convs={self.convs} must be at least 0")
+        check_least("config.model.decoder.fcn", 0, convs=self.convs)
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest
         logits = head(x, train=train)
         attention: dict = {}
-        for stride in sorted(self.skips, reverse=True):
+        for stride in sorted(set(self.skips), reverse=True):
             skip = features.maps[stride]
             if gate is not None:
                 skip, maps = gate(skip, x, stride=stride, train=train)

@@ -7,8 +7,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention
+from attnseg_jax.errors import check_least
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -25,14 +25,6 @@ SEGMENTER_MASK: Rules = (
     (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
     (r"(attention\d+)\.proj\.", r"\1.out."),
 )
-
-
-def check_heads(name: str, heads: int, channels: int) -> None:
-    """Refuses heads that do not divide the channels of the decoder `name`."""
-    if heads < 1 or channels % heads:
-        raise UserError(
-            f"config.model.decoder.{name}.heads={heads} does not divide {channels} channels: choose a divisor of them"
-        )
 
 
 class MaskTransformer(nn.Module):
@@ -139,10 +131,12 @@ class MaskTransformerDecoder(nn.Module):
         """Returns logits at the size of the deepest map; `attention['mask_transformer0']` is what classes attend to.
 
         Raises:
-          UserError: heads that do not divide the channels.
+          UserError: heads that do not divide the channels, a perceptron without hidden channels.
         """
         x = features.deepest
-        check_heads("mask_transformer", self.heads, self.channels or x.shape[-1])
+        path, channels = "config.model.decoder.mask_transformer", self.channels or x.shape[-1]
+        head_width(channels, self.heads, key=f"{path}.heads")
+        check_least(path, 1 / channels, mlp_ratio=self.mlp_ratio)
         transformer = MaskTransformer(
             self.num_classes,
             self.channels,

@@ -7,9 +7,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, sincos_positions
-from attnseg_jax.models.decoders.mask_transformer import check_heads
+from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width, sincos_positions
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -150,16 +149,15 @@ class MaskedAttentionDecoder(nn.Module):
                     f"{path}.strides={self.strides} asks for a map of stride {stride}; the backbone has "
                     f"{', '.join(map(str, sorted(features.maps)))}: choose among them, or () for all from 4 on"
                 )
-        for key in ("queries", "layers"):
-            if getattr(self, key) < 1:
-                raise UserError(f"{path}.{key}={getattr(self, key)} must be at least 1")
-        check_heads("masked_attention", self.heads, channels)
+        check_least(path, 1, queries=self.queries, layers=self.layers)
+        check_least(path, 1 / channels, mlp_ratio=self.mlp_ratio)
+        head_width(channels, self.heads, key=f"{path}.heads")
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
         strides = self.strides or [stride for stride in features.maps if stride >= 4] or features.maps
         fused: list[Array] = []
-        for stride in sorted(strides, reverse=True):
+        for stride in sorted(set(strides), reverse=True):
             lateral = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")
             x = lateral(features.maps[stride], train=train)
             fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)

@@ -90,6 +90,13 @@ def test_it_starts_as_the_identity():
     np.testing.assert_array_equal(y, MAP)
 
 
+def test_at_first_it_looks_around():
+    """A one-hot softmax would have no gradient, and with unscaled products it takes little to get one."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 13, 17, 64)), jnp.float32)
+    (_, maps), _ = CrissCross().init_with_output(jax.random.key(0), x)
+    assert maps[0].weights.max(-1).mean() < 0.2
+
+
 def test_what_goes_out(random_variables):
     model = CrissCrossAttention(recurrence=3)
     run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
@@ -120,5 +127,5 @@ def test_bfloat16(random_variables):
 @pytest.mark.parametrize("option", ["recurrence", "reduction"])
 def test_mistakes(option):
     model = build_model({"attention": {"name": "criss_cross", "criss_cross": {option: 0}}}, 7)
-    with pytest.raises(UserError, match=rf"config\.model\.attention\.criss_cross\.{option}=0: choose at least 1"):
+    with pytest.raises(UserError, match=rf"config\.model\.attention\.criss_cross\.{option}=0 must be at least 1"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

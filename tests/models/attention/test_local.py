@@ -160,8 +160,11 @@ def test_bfloat16(random_variables):
     [
         ({"values": "logit"}, r"local\.values='logit' is unknown: did you mean 'logits'\?"),
         ({"kernel": 4}, r"local\.kernel=4 has no middle: choose an odd number"),
-        ({"dilation": 0}, r"local\.dilation=0: choose at least 1"),
-        ({"iterations": 0, "values": "logits"}, r"local\.iterations=0: choose at least 1"),
+        ({"dilation": 0}, r"local\.dilation=0 must be at least 1"),
+        ({"iterations": 0, "values": "logits"}, r"local\.iterations=0 must be at least 1"),
+        ({"kernel": 7}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3 positions from everywhere"),
+        ({"kernel": 3, "dilation": 3}, r"local\.kernel=3 with dilation=3 reaches beyond a map of 2x3 positions"),
+        ({"kernel": 7, "values": "logits"}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3"),
         ({"heads": 5}, r"local\.heads=5 does not divide 64 channels: choose"),
         ({"heads": 5, "values": "logits"}, r"local\.heads=5 does not divide 64 channels: choose"),
     ],

@@ -171,6 +171,7 @@ def test_softmax_stays_float32_under_bfloat16(random_variables, compact):
     [
         ({"kind": "colect"}, r"psa\.kind='colect' is unknown: did you mean 'collect'\?"),
         ({"shrink": 0}, r"psa\.shrink=0 must be at least 1"),
+        ({"shrink": 5}, r"psa\.shrink=5 does not fit a map of 4x5 positions: choose 1 to 4, or"),
         ({"mask_size": (5, 4)}, r"psa\.mask_size=\(5, 4\) must be a height and a width, two odd numbers, or \(\)"),
         ({"mask_size": (5,)}, r"psa\.mask_size=\(5,\) must be a height and a width, two odd"),
         ({"compact": True, "mask_size": (0, 4)}, r"psa\.mask_size=\(0, 4\) must be a height and a width, two numbers"),

@@ -155,6 +155,7 @@ def test_memory_is_linear_in_pixels(random_variables):
     [
         ({"window": 7}, r"window\.window=7 does not fit the map of 6x8: choose 1 to 6, "),
         ({"window": 0}, r"window\.window=0 does not fit the map of 6x8: choose 1 to 6, "),
+        ({"window": 3, "mlp_ratio": 0.0}, r"window\.mlp_ratio=0.0 must be at least 0\.015625"),
         ({"window": 3, "heads": 5}, r"window\.heads=5 does not divide 64 channels: choose"),
     ],
 )

@@ -118,9 +118,9 @@ def test_tokens_of_zeros_have_finite_gradients():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(variables["params"])))
 
 
-@pytest.mark.parametrize("heads", [0, 5])
-def test_heads_that_do_not_divide(heads):
+@pytest.mark.parametrize("heads, reason", [(0, ": attention needs"), (5, " does not divide 64 channels: choose")])
+def test_heads_that_do_not_divide(heads, reason):
     model = build_model({"decoder": {"name": "mask_transformer", "mask_transformer": {"heads": heads}}}, 7)
-    message = rf"config\.model\.decoder\.mask_transformer\.heads={heads} does not divide 64 channels: choose"
+    message = rf"config\.model\.decoder\.mask_transformer\.heads={heads}{reason}"
     with pytest.raises(UserError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -197,6 +197,7 @@ def test_which_maps():
     [
         ({"heads": 5}, r"heads=5 does not divide 64 channels: choose"),
         ({"queries": 0}, r"queries=0 must be at least 1"),
+        ({"mlp_ratio": 0.0}, r"mlp_ratio=0\.0 must be at least 0\.015625"),
         ({"layers": 0}, r"layers=0 must be at least 1"),
         ({"strides": (4, 16)}, r"strides=\(4, 16\) asks for a map of stride 16; the backbone has 2, 4: choose"),
     ],
