@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier, torch_default_init
 from attnseg_jax.models.maps import AttentionMap, DotProductMap
@@ -115,7 +115,7 @@ class DANet(Attention):
         """
         check_least("config.model.attention.danet", 1, reduction=self.reduction)
         deepest = features.deepest
-        channels = self.channels or min(deepest.shape[-1], 512)
+        channels = lead_width(self.channels, deepest)
         branches = {
             "position": PositionAttention(self.reduction, self.impl, self.dtype, name="position"),
             "channel": ChannelAttention(self.dtype, name="channel"),

@@ -8,14 +8,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype
 from attnseg_jax.models.maps import AttentionMap
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops.em_attention import em_attention
-
-_MAX_CHANNELS = 512
 
 # EMANet's EMAU: `EMAUnit`.
 EMAU: Rules = (
@@ -95,7 +93,7 @@ class ExpectationMaximization(Attention):
         """
         check_least("config.model.attention.ema", 1, bases=self.bases, stages=self.stages)
         x = features.deepest
-        x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
+        x = ConvBN(lead_width(self.channels, x), dtype=self.dtype, name="lead")(x, train=train)
         unit = EMAUnit(self.bases, self.stages, self.momentum, self.dtype, name="unit")
         x, weights, _ = unit(x, train=train)
         features = features.with_attention("ema", AttentionMap(weights[:, None], query_size=x.shape[1:3]))

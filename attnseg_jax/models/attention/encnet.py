@@ -6,14 +6,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, ConvBN, Dtype
 from attnseg_jax.models.maps import AttentionMap, GateMap
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops.encoding import encode
-
-_MAX_CHANNELS = 512
 
 # mmsegmentation's and PyTorch-Encoding's layer `Encoding`: `Encoding`, name by name.
 ENCODING: Rules = ()
@@ -72,7 +70,7 @@ class ContextEncoding(Attention):
         """
         check_least("config.model.attention.encnet", 1, codewords=self.codewords)
         x = features.deepest
-        x = ConvBN(self.channels or min(x.shape[-1], _MAX_CHANNELS), dtype=self.dtype, name="lead")(x, train=train)
+        x = ConvBN(lead_width(self.channels, x), dtype=self.dtype, name="lead")(x, train=train)
         b, h, w, c = x.shape
         projected = ConvBN(c, 1, dtype=self.dtype, name="project")(x, train=train)
         encoded, weights = Encoding(self.codewords, name="encoding")(projected)

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype
 from attnseg_jax.models.maps import AttentionMap, DotProductMap
@@ -180,7 +180,7 @@ class Interlaced(Attention):
 
         What the stages attend to goes to `attention['interlaced_far0']` and `attention['interlaced_near0']`.
         """
-        channels = self.channels or min(features.deepest.shape[-1], 512)
+        channels = lead_width(self.channels, features.deepest)
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="lead_in")(features.deepest, train=train)
         context = InterlacedContext(
             self.key_channels or max(channels // 2, 1),

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.models.maps import AttentionMap, DotProductMap
@@ -162,7 +162,7 @@ class OCR(Attention):
         """
         deepest = features.deepest
         size = deepest.shape[1:3]
-        channels = self.channels or min(deepest.shape[-1], 512)
+        channels = lead_width(self.channels, deepest)
         if self.regions == "own":
             logits = self._predict(features, channels, train)
             features = features.with_aux("ocr", logits)
