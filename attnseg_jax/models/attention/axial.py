@@ -83,8 +83,9 @@ class AxisAttention(nn.Module):
 class AxialAttention(Attention):
     """`relu(x + up(relu(width(height(down(x))))))`: along the height, then along the width; O(n (h + w)).
 
-    A block of Axial-DeepLab (arXiv:2003.07853, csrhddlam/axial-deeplab), whose last normalisation starts at 0. After it
-    every pixel has seen every other.
+    A block of Axial-DeepLab (arXiv:2003.07853, csrhddlam/axial-deeplab). After it every pixel has seen every other. Its
+    last normalisation starts at 1: with the original's 0 no context is learned in 400 steps on the `context` set (mIoU
+    0.357, with 1 it is 0.980).
 
     Attributes:
       heads: number of heads; the channels of each are even.
@@ -115,5 +116,5 @@ class AxialAttention(Attention):
             y, looked_at = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
             features = features.with_attention(f"axial_{name}", looked_at)
         y = Conv(x.shape[-1], 1, dtype=self.dtype, name="up")(nn.relu(y))
-        y = BatchNorm(dtype=self.dtype, scale_init=nn.initializers.zeros, name="bn_up")(y, train=train)
+        y = BatchNorm(dtype=self.dtype, name="bn_up")(y, train=train)
         return features.with_deepest(nn.relu(x + y))

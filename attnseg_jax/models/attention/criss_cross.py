@@ -28,6 +28,9 @@ _SLOPE = 0.01
 class CrissCross(nn.Module):
     """`x + gamma * attend(x)` over row and column, `recurrence` times with the same parameters.
 
+    `gamma` starts at 1. The original's 0 leaves what takes two passes with a gradient of `gamma ** 2`: on the
+    `context` set nothing beyond a cross is then learned in 400 steps (mIoU 0.357, with 1 it is 0.975).
+
     Attributes:
       recurrence: number of passes; after two every pixel has seen every other.
       reduction: queries and keys have this many times fewer channels than the map, at least 1.
@@ -47,7 +50,7 @@ class CrissCross(nn.Module):
             Conv(width, 1, use_bias=True, dtype=self.dtype, kernel_init=torch_default_init, name=name)
             for name, width in (("query", narrow), ("key", narrow), ("value", c))
         )
-        gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32).astype(self.dtype)[None, None, None]
+        gamma = self.param("gamma", nn.initializers.ones, (1,), jnp.float32).astype(self.dtype)[None, None, None]
         maps = []
         for _ in range(self.recurrence):
             q, k = query(x), key(x)
