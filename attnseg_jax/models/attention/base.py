@@ -14,7 +14,8 @@ Maps = dict[str, LookedAt]
 def lead_width(channels: int, x: Float[Array, "b h w c"]) -> int:
     """`channels`, or where that is 0 those of `x` up to 512, the width that heads of ResNet-50 have in the literature.
 
-    >>> lead_width(0, jnp.zeros((1, 2, 3, 64))), lead_width(0, jnp.zeros((1, 2, 3, 2048)))
+    >>> import numpy as np
+    >>> lead_width(0, np.zeros((1, 2, 3, 64))), lead_width(0, np.zeros((1, 2, 3, 2048)))
     (64, 512)
     """
     return channels or min(x.shape[-1], 512)
