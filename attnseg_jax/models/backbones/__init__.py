@@ -1,5 +1,12 @@
 """Backbones: image -> `Features`."""
 
+from attnseg_jax.models.backbones.efficientnet import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    EfficientNetLite3,
+    EfficientNetLite4,
+)
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from attnseg_jax.models.backbones.tiny import Tiny
 
@@ -9,4 +16,9 @@ BACKBONES = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "resnet101": ResNet101,
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
+    "efficientnet_lite2": EfficientNetLite2,
+    "efficientnet_lite3": EfficientNetLite3,
+    "efficientnet_lite4": EfficientNetLite4,
 }
