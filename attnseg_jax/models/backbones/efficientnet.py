@@ -12,6 +12,7 @@ from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, ro
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype
 from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.conv import same_padding
 
 # Kernel, stride, expansion, channels and blocks of every stage of lite0.
 _STAGES = (
@@ -142,14 +143,11 @@ class EfficientNetLite(nn.Module):
             raise UserError(f"{path}.drop_path={self.drop_path} must be at least 0 and below 1")
 
     def _padding(self, x, nominal, kernel, stride, dilation):
-        """Zeros on the four sides of a map at a nominal stride, such that `ceil(size / stride)` windows fit."""
-        sides = []
-        for size in x.shape[1:3]:
-            if self.static_padding:
-                size = math.ceil(_VARIANTS[self.variant][2] / nominal)
-            lacking = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-            sides.append((lacking // 2, lacking - lacking // 2))
-        return tuple(sides)
+        """Zeros on the four sides of a map at a nominal stride."""
+        sizes = x.shape[1:3]
+        if self.static_padding:
+            sizes = (math.ceil(_VARIANTS[self.variant][2] / nominal),) * 2
+        return tuple(same_padding(size, kernel, stride, dilation) for size in sizes)
 
 
 class EfficientNetLite0(EfficientNetLite):

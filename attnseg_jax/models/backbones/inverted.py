@@ -7,8 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
-
-Sides = tuple[tuple[int, int], tuple[int, int]]
+from attnseg_jax.ops.conv import Sides
 
 
 class ConvNorm(nn.Module):
@@ -37,14 +36,12 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
         """Applies convolution, normalisation and activation."""
-        padding, groups = self.padding, self.features if self.depthwise else 1
-        if isinstance(padding, tuple):
-            x, padding = jnp.pad(x, ((0, 0), *padding, (0, 0))), 0
+        groups = self.features if self.depthwise else 1
         x = Conv(
             self.features,
             self.kernel_size,
             self.stride,
-            padding,
+            self.padding,
             self.dilation,
             groups,
             dtype=self.dtype,
