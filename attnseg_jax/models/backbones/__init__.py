@@ -7,7 +7,8 @@ from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite3,
     EfficientNetLite4,
 )
-from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
+from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.tiny import Tiny
 
 BACKBONES = {
@@ -16,9 +17,12 @@ BACKBONES = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "resnet101": ResNet101,
+    "resnet50_v1c": ResNet50V1c,
+    "resnet101_v1c": ResNet101V1c,
     "efficientnet_lite0": EfficientNetLite0,
     "efficientnet_lite1": EfficientNetLite1,
     "efficientnet_lite2": EfficientNetLite2,
     "efficientnet_lite3": EfficientNetLite3,
     "efficientnet_lite4": EfficientNetLite4,
+    "mobilenet_v3_large": MobileNetV3Large,
 }

@@ -186,7 +186,7 @@ class EfficientNetLiteHead(nn.Module):
     Attributes:
       num_classes: number of scores.
       dropout: rate before the linear layer, in training.
-      dtype: compute type.
+      dtype: compute type; the scores are float32.
     """
 
     num_classes: int
@@ -199,4 +199,6 @@ class EfficientNetLiteHead(nn.Module):
         x = ConvNorm(1280, activation=nn.relu6, dtype=self.dtype, name="conv")(features.deepest, train=train)
         x = x.mean((1, 2), dtype=jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier")(x)
+        return nn.Dense(
+            self.num_classes, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01), name="classifier"
+        )(x)
