@@ -23,7 +23,7 @@ _DEEP_STEM: Rules = (
 # OpenMMLab's ResNetV1c, alone or as the `backbone` of a segmenter: `stem=(32, 32, 64)`.
 MMSEG_RESNET_V1C: Rules = (*RESNET, *_DEEP_STEM)
 # hszhao/semseg, model/pspnet.py: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `contract_dilation=False`.
-SEMSEG_RESNET_V1C: Rules = (*RESNET, (r"^layer0\.", "stem."), (r"^(stem|layer\d)", r"backbone.\1"), *_DEEP_STEM)
+SEMSEG_RESNET_V1C: Rules = ((r"^layer0\.", "stem."), (r"^(stem|layer\d)", r"backbone.\1"), *RESNET, *_DEEP_STEM)
 # XiaLiPKU/EMANet: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `multi_grid=(1, 2, 4)`.
 EMANET_RESNET_V1C: Rules = (
     (r"^extractor\.1\.", "backbone.stem3_bn."),
