@@ -26,7 +26,7 @@ BAD = {
     },
     ("attention", "local"): {
         "kernel": (0, 4, -3, 33),
-        "dilation": (0, 9),
+        "dilation": (0, -1),
         "heads": (0, 5),
         "head_dim": WIDTH,
         "channels": WIDTH,

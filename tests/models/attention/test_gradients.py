@@ -23,13 +23,14 @@ FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimiz
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4, 6)).astype(np.float32)
 LOGITS = RNG.standard_normal((2, 5, 7, 3)).astype(np.float32)
+# A softmax of unscaled products or distances bends more sharply: its steps are smaller.
 MODELS = {
-    "self": SelfAttention(heads=3, channels=9, mlp_ratio=1.5, positions="learned", position_size=(2, 3)),
-    "linear elu": LinearAttention(heads=3),
-    "linear softmax": LinearAttention("softmax", heads=3, head_dim=4, channels=5),
-    "local": LocalAttention(kernel=3, heads=3, head_dim=4, channels=5),
-    "criss_cross": CrissCrossAttention(reduction=2, channels=4, out_channels=5),
-    "encnet": ContextEncoding(5, channels=4, codewords=3),
+    "self": (SelfAttention(heads=3, channels=9, mlp_ratio=1.5, positions="learned", position_size=(2, 3)), 1e-2),
+    "linear elu": (LinearAttention(heads=3), 1e-2),
+    "linear softmax": (LinearAttention("softmax", heads=3, head_dim=4, channels=5), 1e-2),
+    "local": (LocalAttention(kernel=3, heads=3, head_dim=4, channels=5), 1e-2),
+    "criss_cross": (CrissCrossAttention(reduction=2, channels=4, out_channels=5), 1e-3),
+    "encnet": (ContextEncoding(5, channels=4, codewords=3), 1e-3),
 }
 
 
@@ -43,8 +44,8 @@ def away_from_corners(variables):
     return jax.tree_util.tree_map_with_path(change, variables)
 
 
-def check(function, *args):
-    check_grads(FAST_COMPILE(function), args, order=1, modes=["rev"], eps=1e-2, atol=2e-2, rtol=2e-2)
+def check(function, *args, eps=1e-2):
+    check_grads(jax.jit(function), args, order=1, modes=["rev"], eps=eps, atol=2e-2, rtol=2e-2)
 
 
 def applied(model, variables):
@@ -57,9 +58,9 @@ def applied(model, variables):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_of_parameters_and_map(name, random_variables):
-    model = MODELS[name]
+    model, eps = MODELS[name]
     variables = away_from_corners(random_variables(model, Features({4: X})))
-    check(applied(model, variables), variables["params"], X)
+    check(applied(model, variables), variables["params"], X, eps=eps)
 
 
 def test_of_averaged_logits(random_variables):
