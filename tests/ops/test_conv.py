@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from attnseg_jax.ops.conv import conv, conv_transpose
+from attnseg_jax.ops.conv import conv, conv_transpose, same_padding
 
 
 def draw(*shape, seed=0):
@@ -19,7 +19,7 @@ def general(x, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
         x,
         kernel,
         stride,
-        [(p, p) for p in padding],
+        [(p, p) if isinstance(p, int) else p for p in padding],
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
@@ -34,6 +34,7 @@ FAST = {
     "depthwise stride": ((5, 3, 1, 6), {"padding": (2, 0), "stride": (2, 3), "groups": 6}),
     "depthwise dilated": ((3, 5, 1, 6), {"padding": (3, 4), "dilation": (3, 2), "groups": 6}),
     "depthwise multiplier": ((3, 3, 1, 12), {"padding": (0, 1), "stride": (1, 2), "groups": 6}),
+    "depthwise sides": ((3, 5, 1, 6), {"padding": ((0, 1), (3, 2)), "stride": (2, 1), "groups": 6}),
     "depthwise 1x1": ((1, 1, 1, 6), {"groups": 6}),
 }
 
@@ -77,6 +78,25 @@ def test_equals_a_loop(stride, padding, dilation, groups):
     keywords = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     found = jax.jit(lambda x, k: conv(x, k, **keywords))(x, kernel)
     np.testing.assert_allclose(found, loop(x, kernel, stride, padding, dilation, groups), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("size", [(10, 13), (11, 12)])
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (5, 2, 1), (3, 1, 2), (2, 3, 1), (1, 2, 1)])
+def test_same_padding_is_that_of_xla(size, kernel, stride, dilation, groups):
+    x, weight = draw(1, *size, 6), draw(kernel, kernel, 6 // groups, 6, seed=1)
+    sides = tuple(same_padding(n, kernel, stride, dilation) for n in size)
+    theirs = lax.conv_general_dilated(
+        x,
+        weight,
+        (stride, stride),
+        "SAME",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+    ours = conv(x, weight, stride=stride, padding=sides, dilation=dilation, groups=groups)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

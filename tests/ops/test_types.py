@@ -68,6 +68,7 @@ CALLS = {
     axial.axial_average: ((jnp.ones((2, 5, 3, 7, 7)), MAPS, jnp.ones((4, 7, 7))), {}),
     axial.axial_keys: (((7, 5),), {"width": True}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
+    conv.same_padding: ((7, 3, 2), {}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
     criss_cross.criss_cross_weights: ((IMAGE, IMAGE), {}),
