@@ -96,6 +96,8 @@ CALLS = {
     point_wise.scores_of_positions: ((jnp.ones((2, 4, 3, 5, 9)),), {}),
     pool.pair: ((3,), {}),
     pool.max_pool: ((IMAGE, 2), {}),
+    pool.max_pool_with_indices: ((IMAGE, 2), {}),
+    pool.max_unpool: ((jnp.ones((2, 3, 2, 4)), jnp.zeros((2, 3, 2, 4), int), (7, 5), 2), {}),
     pool.avg_pool: ((IMAGE, (2, 3)), {}),
     pool.adaptive_avg_pool: ((IMAGE, 3), {}),
     pool.adaptive_max_pool: ((IMAGE, (3, 2)), {}),
