@@ -85,7 +85,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, case: str) -> list[dict]:
     """All passes of one case."""
-    shape, o, k, stride, dilation, groups = CASES[case]
+    shape, o, k, _, _, groups = CASES[case]
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.standard_normal(s), args.dtype) for s in (shape, (k, k, shape[-1] // groups, o)))
     out = jax.eval_shape(program("plain", "forward", case), x, kernel, None)

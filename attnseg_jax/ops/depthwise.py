@@ -19,7 +19,6 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 _ROWS = 16
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def depthwise_conv(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "kh kw c"],
@@ -34,7 +33,11 @@ def depthwise_conv(
     >>> depthwise_conv(jnp.ones((1, 2, 3, 1)), jnp.ones((2, 2, 1)), padding=((0, 0), (0, 1))).ravel().tolist()
     [4.0, 4.0, 2.0]
     """
+    return _convolve(x, kernel, stride, padding, dilation)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x, kernel, stride, padding, dilation):
     def cpu(x, kernel):
         rows, columns = _axes(x, kernel, stride, padding, dilation)
         x = _pad(x, [(axis.before, axis.after(axis.out)) for axis in (rows, columns)])
@@ -47,7 +50,7 @@ def depthwise_conv(
 
 
 def _forward(x, kernel, stride, padding, dilation):
-    return depthwise_conv(x, kernel, stride, padding, dilation), (x, kernel)
+    return _convolve(x, kernel, stride, padding, dilation), (x, kernel)
 
 
 def _backward(stride, padding, dilation, residuals, g):
@@ -61,7 +64,7 @@ def _backward(stride, padding, dilation, residuals, g):
     return lax.platform_dependent(*residuals, g, cpu=cpu, default=default)
 
 
-depthwise_conv.defvjp(_forward, _backward)
+_convolve.defvjp(_forward, _backward)
 
 
 def _general(stride, padding, dilation, x, kernel):
