@@ -4,9 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.depthwise import Sides, depthwise_conv
 from attnseg_jax.ops.pool import Pair, pair
-
-Sides = tuple[tuple[int, int], tuple[int, int]]
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -39,7 +38,8 @@ def conv(
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
         return lax.dot_general(x[:, ::sh, ::sw], kernel[0, 0], (((3,), (0,)), ((), ())))
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
-        return _depthwise(x, kernel, (sh, sw), sides, (dh, dw))
+        x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
+        return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -99,23 +99,6 @@ def conv_transpose(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-
-
-def _depthwise(x, kernel, stride, padding, dilation):
-    """One filter (or several) for each channel, as a sum of shifted products."""
-    kh, kw, _, o = kernel.shape
-    x = jnp.repeat(x, o // x.shape[-1], axis=-1)
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    span = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilation)]
-    height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], span, stride))
-    total = 0.0
-    for i in range(kh):
-        for j in range(kw):
-            top, left = i * dilation[0], j * dilation[1]
-            rows = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
-            total = total + x[:, rows, columns] * kernel[i, j].reshape(1, 1, 1, o)
-    return total
 
 
 def _sides(padding):

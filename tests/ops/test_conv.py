@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
+from attnseg_jax.ops import depthwise
 from attnseg_jax.ops.conv import conv, conv_transpose, same_padding
 
 
@@ -36,15 +37,19 @@ FAST = {
     "depthwise multiplier": ((3, 3, 1, 12), {"padding": (0, 1), "stride": (1, 2), "groups": 6}),
     "depthwise sides": ((3, 5, 1, 6), {"padding": ((0, 1), (3, 2)), "stride": (2, 1), "groups": 6}),
     "depthwise 1x1": ((1, 1, 1, 6), {"groups": 6}),
+    "depthwise gaps": ((2, 3, 1, 6), {"padding": (5, 1), "stride": (3, 2), "dilation": (3, 2), "groups": 6}),
+    "depthwise in blocks": ((3, 3, 1, 6), {"padding": (1, 0), "stride": (1, 2), "groups": 6}),
 }
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_fast_paths_equal_the_general_convolution(name):
+def test_fast_paths_equal_the_general_convolution(name, monkeypatch):
     shape, keywords = FAST[name]
+    if name.endswith("blocks"):
+        monkeypatch.setattr(depthwise, "_ROWS", 5)  # three blocks of 4 rows, of which the last has only 3
     x, kernel = draw(2, 11, 13, 6), draw(*shape, seed=1)
-    text = str(jax.make_jaxpr(lambda x, k: conv(x, k, **keywords))(x, kernel))
-    assert "conv_general_dilated" not in text  # or this would compare the convolution with itself
+    text = jax.jit(lambda x, k: conv(x, k, **keywords)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text  # or this would compare the convolution with itself
 
     @jax.jit
     def both(x, kernel, g):
@@ -138,6 +143,35 @@ def test_vmap_equals_a_loop_and_bfloat16_stays(name):
     low = function(x[0].astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), function(x[0]), atol=0.15)
+
+
+@jax.jit
+def depthwise_gradients(x, kernel, g):
+    return jax.vjp(lambda x, k: conv(x, k, padding=1, groups=3), x, kernel)[1](g)
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    x, kernel, g = abs(draw(2, 40, 50, 3)), draw(3, 3, 1, 3, seed=1), abs(draw(2, 40, 50, 3, seed=2))
+    low = [array.astype(jnp.bfloat16) for array in (x, kernel, g)]
+    expected = depthwise_gradients(*(array.astype(jnp.float32) for array in low))
+    for ours, theirs in zip(depthwise_gradients(*low), expected):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2**-7, atol=1e-2)
+
+
+def test_vmapped_gradients_equal_a_loop():
+    x, kernel, g = draw(2, 2, 7, 5, 3), draw(2, 3, 3, 1, 3, seed=1), draw(2, 2, 7, 5, 3, seed=2)
+    for ours, *theirs in zip(
+        jax.vmap(depthwise_gradients)(x, kernel, g), *(depthwise_gradients(*row) for row in zip(x, kernel, g))
+    ):
+        np.testing.assert_allclose(ours, jnp.stack(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("platform, count", [("cpu", 0), ("tpu", 2), ("cuda", 2)])
+def test_accelerators_get_their_own_convolutions(platform, count):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 7, 5, 3), (3, 3, 1, 3), (2, 7, 5, 3))]
+    text = depthwise_gradients.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == count
 
 
 def test_wrong_channels():

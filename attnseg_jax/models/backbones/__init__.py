@@ -10,6 +10,7 @@ from attnseg_jax.models.backbones.efficientnet import (
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.tiny import Tiny
+from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
 
 BACKBONES = {
     "tiny": Tiny,
@@ -25,4 +26,6 @@ BACKBONES = {
     "efficientnet_lite3": EfficientNetLite3,
     "efficientnet_lite4": EfficientNetLite4,
     "mobilenet_v3_large": MobileNetV3Large,
+    "vgg16": VGG16,
+    "vgg16_bn": VGG16_BN,
 }
