@@ -1,7 +1,9 @@
 """Files of named arrays, by their ending: PyTorch's, safetensors and NumPy's archives."""
 
 import io
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from attnseg_jax.models.torch_file import read_torch, torch_bytes
 
 # NumPy's format knows no types but its own: such an array is stored as unsigned integers, and its type is noted here.
 _NOTES = "__types__"
+# What `zipfile` raises; a `RuntimeError` where an entry is encrypted or of an unknown form.
+_DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, struct.error, zlib.error)
 _FOREIGN = {
     str(np.dtype(t)): np.dtype(t)
     for t in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e4m3fnuz, jnp.float8_e5m2, jnp.float8_e5m2fnuz)
@@ -34,7 +38,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         foreign = {name: arrays[name].view(_FOREIGN[dtype]) for name, dtype in notes.items()}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
         raise UserError(f"{path} is no sound NumPy archive ({' '.join(str(error).split())})") from error
     return {**arrays, **foreign}
 
