@@ -70,7 +70,7 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
     """
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    whole = dict(flatten(variables))
+    whole = dict(flatten({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}))
     target = {name: x for name, x in whole.items() if part == "model" or _of_backbone(name)}
     layout, rules, given = _choose(arrays, target)
     outside = {name for name in given if part != "model" and not _of_backbone(name)}
@@ -123,7 +123,7 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 def _choose(arrays, target):
     """The layout that gives most of the target's names: its name, its rules, and the arrays under the names here."""
-    if all(name.startswith(_COLLECTIONS) for name in arrays):
+    if arrays and all(name.startswith(_COLLECTIONS) for name in arrays):
         return OWN, None, dict(arrays)
     tables = {**{name: (*rules, (r"^", "backbone.")) for name, rules in LAYOUTS.items()}, **MODELS}
     best, score = None, (0, 0)

@@ -45,7 +45,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The bytes of a NumPy archive that holds `arrays`; bfloat16 and float8 are noted in an array `__types__`."""
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     foreign = {name: str(array.dtype) for name, array in arrays.items() if str(array.dtype) in _FOREIGN}
     stored = {name: a.view(f"u{a.dtype.itemsize}") if name in foreign else a for name, a in arrays.items()}
     if foreign:

@@ -91,9 +91,10 @@ class Checkpoints:
         return self._load(step, abstract_state)
 
     def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]] | None:
-        """A checkpoint as (step, arrays by path such as `params/...`), whatever they belong to; random keys are left out.
+        """A checkpoint as (step, arrays by path such as `params/...`), whatever they belong to.
 
-        `step`: which one, where it is not the newest intact one; otherwise like `restore` and `restore_latest`.
+        Random keys are left out. `step` names another than the newest intact one; errors and None as in `restore` and
+        `restore_latest`.
         """
         if step is None:
             step = self._first_intact(sorted(self.steps(), reverse=True))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -15,6 +16,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.models.layouts import Fitted, fit
 from attnseg_jax.models.pretrained import listed
 from attnseg_jax.models.sources import locate
@@ -120,9 +122,15 @@ class Initial:
             report = logging.warning if whole else logging.info
             report("not in the file, left at their initialisation: %s", listed(fitted.unfilled))
 
-    def write(self, workdir: Path) -> None:
-        """Writes `RECORD` to `workdir`."""
-        (workdir / RECORD).write_text(json.dumps(self.record, indent=2) + "\n")
+
+def write_record(workdir: Path, initial: Initial | None) -> None:
+    """Writes `RECORD` to `workdir`; without weights there is none."""
+    if jax.process_index() != 0:
+        return
+    if initial is None:
+        (workdir / RECORD).unlink(missing_ok=True)
+    else:
+        write_atomically(workdir / RECORD, (json.dumps(initial.record, indent=2) + "\n").encode())
 
 
 def fit_given(given: Given, abstract: PyTree, num_classes: int) -> Initial:

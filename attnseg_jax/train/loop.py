@@ -24,7 +24,7 @@ from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
-from attnseg_jax.train.initial import Initial, fit_given, read_given
+from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
 from attnseg_jax.train.logging import MetricWriter, Progress
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
@@ -34,9 +34,9 @@ from attnseg_jax.train.state import TrainState, eval_variables
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains what `config` describes in `workdir`, or continues there; returns the final result.
 
-    The initial state is the latest checkpoint of the workdir, else that of `config.init_from`, else a fresh one with the
-    backbone of `config.model.backbone.pretrained`, else a fresh one; a line says which, and `initial.json` what was
-    loaded. A finished run is not trained again, its result is returned.
+    The initial state is the latest checkpoint of the workdir, else that of `config.init_from`, else a fresh one, with
+    the backbone of `config.model.backbone.pretrained` where that is given; a line says which, and `initial.json` what
+    was loaded. A finished run is not trained again, its result is returned.
 
     Returns:
       The JSON object of the final evaluation (see `infer.report.to_json`).
@@ -190,12 +190,11 @@ def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path, initial:
         step, state = restored
         logging.info("initial state: resumed from step %d of %s", step, workdir)
         return state
+    write_record(workdir, initial)
     if initial is None:
         logging.info("initial state: from scratch")
         return train.create()
     initial.say()
-    if jax.process_index() == 0:
-        initial.write(workdir)
     return initial.put_into(train.create())
 
 
