@@ -5,12 +5,13 @@ are there before an array is made.
 """
 
 import io
+import math
 import os
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import torch_pickle
-from attnseg_jax.models.torch_values import Refused, Storage, Tensor, say
+from attnseg_jax.models.torch_values import STORAGES, TYPES, Refused, Storage, Tensor, say
 
 # Keys under which training scripts keep a state dict, in the order in which they are tried.
 NESTS = ("state_dict", "model", "model_state_dict", "module", "net", "network", "params", "model_ema", "ema")
@@ -51,6 +52,65 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not read as a PyTorch file: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path} is larger than the memory") from error
+
+
+def torch_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a PyTorch file in zip form that holds `arrays` as a state dict (an `OrderedDict` of CPU tensors).
+
+    `torch.load(weights_only=True)` reads it; types as in `read_torch`. Every array gets a storage of its own.
+
+    Raises:
+      UserError: a type that PyTorch does not have.
+    """
+    buffer = io.BytesIO()
+    code = [b"\x80\x02", _named("collections", "OrderedDict"), b")R("]
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+
+        def write(name: str, data: bytes) -> None:
+            # A fixed time: equal weights make equal files.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)
+
+        for number, (name, array) in enumerate(arrays.items()):
+            code += [_text(name), *_rebuild(name, str(number), np.asarray(array))]
+        write("data.pkl", b"".join([*code, b"u."]))
+        write("byteorder", b"little")
+        for number, array in enumerate(arrays.values()):
+            write(f"data/{number}", np.ascontiguousarray(array).tobytes())
+        write("version", b"3\n")
+    return buffer.getvalue()
+
+
+def _rebuild(name: str, key: str, array: np.ndarray) -> list[bytes]:
+    """The opcodes that make a tensor of the storage `key`."""
+    kind = next((kind for kind, dtype in STORAGES.items() if dtype == array.dtype), None)
+    if kind is None and str(array.dtype) not in TYPES:
+        raise UserError(f"{name} has the type {array.dtype}, which PyTorch does not have")
+    strides = [math.prod(array.shape[axis + 1 :]) for axis in range(array.ndim)]
+    function, storage = ("_rebuild_tensor_v2", _named("torch", kind)) if kind else (
+        "_rebuild_tensor_v3", _named("torch.storage", "UntypedStorage"))  # fmt: skip
+    items = array.size if kind else array.nbytes
+    return [
+        _named("torch._utils", function), b"((", _text("storage"), storage, _text(key), _text("cpu"), _integer(items),
+        b"tQ", _integer(0), _integers(array.shape), _integers(strides), b"\x89", _named("collections", "OrderedDict"),
+        b")R", b"" if kind else _named("torch", str(array.dtype)), b"tR",
+    ]  # fmt: skip
+
+
+def _named(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def _integer(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def _integers(values: Iterable[int]) -> bytes:
+    return b"(" + b"".join(map(_integer, values)) + b"t"
 
 
 def _read(file: BinaryIO) -> dict[str, np.ndarray]:

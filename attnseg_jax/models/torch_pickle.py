@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from attnseg_jax.models.torch_values import Builder, Refused, Storage, expect, fill, find, read_storage, say
 
 # A state dict takes about 150 bytes for each tensor.
-MAX_BYTES = 8 << 20
+MAX_BYTES = 4 << 20
 
 
 def load(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:

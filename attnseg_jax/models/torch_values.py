@@ -182,6 +182,8 @@ def _ordered(pairs=()) -> dict:
 
 _BUILDERS = [
     Builder("collections.OrderedDict", _ordered, range(2)),
+    # How protocol 2 writes bytes.
+    Builder("_codecs.encode", lambda text, encoding: expect(text, str).encode("latin-1"), range(2, 3)),
     Builder("torch.Size", lambda sizes: tuple(expect(sizes, list | tuple)), range(1, 2)),
     Builder("torch._utils._rebuild_tensor", _tensor, range(4, 5)),
     Builder("torch._utils._rebuild_tensor_v2", _tensor, range(6, 8)),
