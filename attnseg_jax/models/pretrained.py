@@ -13,7 +13,7 @@ model append `(r"^", "backbone.")` to its table.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
             node = variables[collection]
             for word in path:
                 node = node.setdefault(word, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
             if leaf in node:
                 raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
             node[leaf] = piece.transpose(axes)
@@ -107,7 +109,7 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
     Traceback (most recent call last):
     attnseg_jax.errors.UserError: the weights are not this model's; missing: params.a; unused: params.b
     """
-    target, given = dict(_flatten(variables)), dict(_flatten(loaded))
+    target, given = dict(flatten(variables)), dict(flatten(loaded))
     faults = {
         "missing": [name for name in target if name not in given],
         "unused": [name for name in given if name not in target],
@@ -118,7 +120,7 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
         ],
     }
     if any(faults.values()):
-        parts = [f"{what}: {_list(names)}" for what, names in faults.items() if names]
+        parts = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
         raise UserError(f"the weights are not this model's; {'; '.join(parts)}")
     return loaded
 
@@ -140,14 +142,16 @@ def _rename(name, array, rules):
     yield name, array
 
 
-def _flatten(tree, prefix=""):
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The pairs (dotted name, array) of a nested mapping."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _list(names):
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
