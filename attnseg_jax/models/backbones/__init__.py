@@ -1,5 +1,6 @@
 """Backbones: image -> `Features`."""
 
+from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from attnseg_jax.models.backbones.tiny import Tiny
 
@@ -9,4 +10,10 @@ BACKBONES = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "resnet101": ResNet101,
+    "mit_b0": MiTB0,
+    "mit_b1": MiTB1,
+    "mit_b2": MiTB2,
+    "mit_b3": MiTB3,
+    "mit_b4": MiTB4,
+    "mit_b5": MiTB5,
 }
