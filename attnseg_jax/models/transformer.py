@@ -20,8 +20,8 @@ def drop_path_rates(rate: float, depth: int, *, key: str) -> list[float]:
     Raises:
       UserError: a rate below 0, or one of 1 and more, which leaves nothing; the message calls it `key`.
 
-    >>> drop_path_rates(0.3, 4, key="drop_path")[1:3]
-    [0.1, 0.2]
+    >>> drop_path_rates(0.5, 3, key="drop_path")
+    [0.0, 0.25, 0.5]
     """
     if not 0 <= rate < 1:
         raise UserError(f"{key}={rate} must be at least 0 and less than 1")

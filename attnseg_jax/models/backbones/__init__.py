@@ -3,6 +3,7 @@
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from attnseg_jax.models.backbones.tiny import Tiny
+from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
 
 BACKBONES = {
     "tiny": Tiny,
@@ -16,4 +17,8 @@ BACKBONES = {
     "mit_b3": MiTB3,
     "mit_b4": MiTB4,
     "mit_b5": MiTB5,
+    "vit_ti": ViTTi,
+    "vit_s": ViTS,
+    "vit_b": ViTB,
+    "vit_l": ViTL,
 }
