@@ -2,6 +2,7 @@
 
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
 
@@ -21,4 +22,7 @@ BACKBONES = {
     "vit_s": ViTS,
     "vit_b": ViTB,
     "vit_l": ViTL,
+    "swin_t": SwinT,
+    "swin_s": SwinS,
+    "swin_b": SwinB,
 }

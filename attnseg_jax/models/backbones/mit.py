@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
+from attnseg_jax.models.branches import drop_path, drop_path_rates
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
 from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.models.transformer import drop_path, drop_path_rates
 
 # transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
 # begin with `(r"^segformer\.", "backbone.")`.

@@ -7,11 +7,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.models.attention import MultiHeadAttention
 from attnseg_jax.models.backbones.pyramid import SimplePyramid
+from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
 from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.models.transformer import Block, drop_path_rates
 from attnseg_jax.ops.resize import resize
 
 # timm's VisionTransformer, and the .pth files of facebookresearch/dinov2 (with `layer_scale`): `ViT`.
@@ -63,6 +64,42 @@ TRANSFORMERS_DINOV2: Rules = (
 # Patch -> nominal stride; the others have no maps a decoder asks for.
 _STRIDES = {8: 8, 14: 16, 16: 16}
 _RESIZES = ("bicubic", "bilinear")
+
+
+class Block(nn.Module):
+    """`x + attend(norm(x))`, then `x + mlp(norm(x))` over tokens (Dosovitskiy et al. 2021, arXiv:2010.11929).
+
+    Attributes:
+      heads: number of heads, a divisor of the channels.
+      mlp_ratio: hidden width of the perceptron, in channels.
+      layer_scale: what the factors of both branches start at; 0 leaves them out.
+      drop_path: rate at which a branch is dropped, in training.
+      norm_epsilon: added to the variance in layer normalisation.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], *, train: bool = False) -> Float[Array, "b n c"]:
+        """Returns the tokens after attention and perceptron."""
+        y = layer_norm("norm1", self.norm_epsilon)(x).astype(self.dtype)
+        y, _ = MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name="attention")(y, y)
+        x = x + self._branch("layer_scale1", y, train)
+        y = layer_norm("norm2", self.norm_epsilon)(x).astype(self.dtype)
+        y = perceptron(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
+        return x + self._branch("layer_scale2", y, train)
+
+    def _branch(self, name: str, y: Array, train: bool) -> Array:
+        y = scale_channels(self, name, y, self.layer_scale) if self.layer_scale else y
+        return drop_path(y, self.drop_path, train=train)
 
 
 class ViT(nn.Module):

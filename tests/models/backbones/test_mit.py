@@ -14,8 +14,8 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER, MiTB0, MixBlock
+from attnseg_jax.models.heads import CLASS_HEAD, MeanHead
 from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.models.transformer import CLASS_HEAD, MeanHead
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # The encoders' depths and, in millions, their sizes in the paper's table 1a; these are rounded either way.

@@ -15,10 +15,10 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones.pyramid import SimplePyramid
-from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT, ViT, ViTHead, ViTTi
+from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT, Block, ViT, ViTHead, ViTTi
 from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
+from attnseg_jax.models.heads import CLASS_HEAD
 from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.models.transformer import CLASS_HEAD, Block
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # timm's vit_*_patch16_224 with their 1000 classes.
