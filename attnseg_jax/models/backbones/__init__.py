@@ -1,5 +1,6 @@
 """Backbones: image -> `Features`."""
 
+from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
 from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
@@ -25,4 +26,7 @@ BACKBONES = {
     "swin_t": SwinT,
     "swin_s": SwinS,
     "swin_b": SwinB,
+    "convnext_t": ConvNeXtT,
+    "convnext_s": ConvNeXtS,
+    "convnext_b": ConvNeXtB,
 }
