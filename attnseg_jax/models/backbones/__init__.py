@@ -1,5 +1,7 @@
 """Backbones: image -> `Features`."""
 
+import re
+
 from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
@@ -30,3 +32,5 @@ BACKBONES = {
     "convnext_s": ConvNeXtS,
     "convnext_b": ConvNeXtB,
 }
+# Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
+UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

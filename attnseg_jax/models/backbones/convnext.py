@@ -110,7 +110,7 @@ class ConvNeXt(nn.Module):
                 block = ConvNeXtBlock(self.layer_scale, next(rates), self.dtype, name=f"stage{stage}_{i}")
                 x = block(x, train=train)
             stride = 2 * 2**stage
-            maps[stride] = layer_norm(f"norm{stride}")(x).astype(self.dtype) if self.stage_norms else x
+            maps[stride] = layer_norm(f"map_norm{stride}")(x).astype(self.dtype) if self.stage_norms else x
         return Features(maps)
 
     def _down(self, x: Array, stage: int, width: int) -> Array:

@@ -110,7 +110,7 @@ class Swin(nn.Module):
             stride = 2 * 2**stage
             maps[stride] = x
             if stride == 32 or self.stage_norms:
-                norm = layer_norm("norm" if stride == 32 else f"norm{stride}", _EPSILON)
+                norm = layer_norm("norm" if stride == 32 else f"map_norm{stride}", _EPSILON)
                 maps[stride] = norm(x).astype(self.dtype)
         return Features(maps)
 

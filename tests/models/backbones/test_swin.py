@@ -114,9 +114,9 @@ def test_norms_of_the_stages(random_variables):
     model = Small(stage_norms=True)
     variables = random_variables(model, x)
     _, usual = abstract(Small(), x.shape[1:3])
-    assert set(variables["params"]) - set(usual["params"]) == {"norm4", "norm8", "norm16"}
+    assert set(variables["params"]) - set(usual["params"]) == {"map_norm4", "map_norm8", "map_norm16"}
     maps, stages = with_stages(model)(variables, x)
-    for stage, (stride, name) in enumerate({4: "norm4", 8: "norm8", 16: "norm16", 32: "norm"}.items(), 1):
+    for stage, (stride, name) in enumerate({4: "map_norm4", 8: "map_norm8", 16: "map_norm16", 32: "norm"}.items(), 1):
         raw = np.asarray(stages[f"stage{stage}"], np.float64)
         y = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-5)
         p = variables["params"][name]

@@ -14,6 +14,7 @@ from layout import assert_golden, nchw, nhwc
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
+from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.backbones.pyramid import SimplePyramid
 from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT, Block, ViT, ViTHead, ViTTi
 from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
@@ -39,6 +40,11 @@ class Small(ViT):
 def abstract(model, size, channels=3):
     image = jnp.zeros((2, *size, channels))
     return jax.eval_shape(lambda key: model.init_with_output(key, image), jax.random.key(0))
+
+
+def flatten(tree, prefix=""):
+    for key, value in tree.items():
+        yield from flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
 
 
 def size_of(tree):
@@ -281,6 +287,22 @@ def test_sizes_of_the_pyramid(patch_size, sizes):
     features, _ = abstract(Small(patch_size=patch_size, pyramid=True, pyramid_channels=10), (45, 58))
     assert [features.maps[stride].shape[1] for stride in (4, 8, 16, 32)] == sizes
     assert {x.shape[-1] for x in features.maps.values()} == {10}
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vit_ti", {"pyramid": True}),
+        ("swin_t", {"stage_norms": True}),
+        ("convnext_t", {"stage_norms": True}),
+    ],
+)
+def test_what_no_published_weights_fill(name, options):
+    _, plain = abstract(BACKBONES[name](), (45, 58))
+    _, more = abstract(BACKBONES[name](**options), (45, 58))
+    added = {n for n, _ in flatten(more["params"])} - {n for n, _ in flatten(plain["params"])}
+    assert added and all(UNPUBLISHED.fullmatch(n) for n in added)
+    assert not any(UNPUBLISHED.fullmatch(n) for n, _ in flatten(plain["params"]))
 
 
 @pytest.mark.parametrize(
