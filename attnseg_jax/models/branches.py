@@ -4,21 +4,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_rate
 from attnseg_jax.models.layers import Dtype
 
 
-def drop_path_rates(rate: float, depth: int, *, key: str) -> list[float]:
+def drop_path_rates(rate: float, depth: int, *, path: str) -> list[float]:
     """Rates that grow linearly from 0 in the first of `depth` blocks to `rate` in the last (Huang et al. 2016).
 
     Raises:
-      UserError: a rate below 0, or one of 1 and more, which leaves nothing; the message calls it `key`.
+      UserError: a rate below 0, or one of 1 and more, which leaves nothing; `path` leads to the key `drop_path`.
 
-    >>> drop_path_rates(0.5, 3, key="drop_path")
+    >>> drop_path_rates(0.5, 3, path="config.model.backbone.swin_t")
     [0.0, 0.25, 0.5]
     """
-    if not 0 <= rate < 1:
-        raise UserError(f"{key}={rate} must be at least 0 and less than 1")
+    check_rate(path, drop_path=rate)
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 

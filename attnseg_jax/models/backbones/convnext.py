@@ -102,7 +102,7 @@ class ConvNeXt(nn.Module):
                 f"not {h}x{w}: give larger images or choose another backbone"
             )
         check_least(path, 0, layer_scale=self.layer_scale)
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), key=f"{path}.drop_path"))
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths), 1):
             x = self._down(x, stage, width)

@@ -46,6 +46,7 @@ class MixBlock(nn.Module):
       drop_path: rate at which a branch is dropped, in training.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
     """
 
     heads: int
@@ -53,13 +54,16 @@ class MixBlock(nn.Module):
     drop_path: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """Returns the map after attention and perceptron."""
         c = x.shape[-1]
         y = layer_norm("norm1", _EPSILON)(x).astype(self.dtype)
-        attend = EfficientAttention(self.heads, self.reduction, impl=self.impl, dtype=self.dtype, name="attention")
+        attend = EfficientAttention(
+            self.heads, self.reduction, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
+        )
         x = x + drop_path(attend(y)[0], self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
         y = nn.Dense(4 * c, dtype=self.dtype, name="mlp_in")(y)
@@ -100,13 +104,14 @@ class MiT(nn.Module):
           UserError: an image too small for the first reduction of keys, or a rate that is none.
         """
         name = f"mit_{type(self).__name__[-2:].lower()}"
+        path = f"config.model.backbone.{name}"
         h, w = image.shape[1:3]
         if min(h, w) < _LEAST_SIZE:
             raise UserError(
                 f"config.model.backbone.name={name!r} needs images of at least {_LEAST_SIZE}x{_LEAST_SIZE} pixels, "
                 f"not {h}x{w}: give larger images or choose another backbone"
             )
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), key=f"config.model.backbone.{name}.drop_path"))
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths)):
             kernel, stride = (3, 2) if stage else (7, 4)
@@ -114,7 +119,13 @@ class MiT(nn.Module):
             x = layer_norm(f"patch_norm{stage}", _EPSILON)(x).astype(self.dtype)
             for i in range(depth):
                 block = MixBlock(
-                    _HEADS[stage], _REDUCTIONS[stage], next(rates), self.impl, self.dtype, name=f"block{stage}_{i}"
+                    _HEADS[stage],
+                    _REDUCTIONS[stage],
+                    next(rates),
+                    self.impl,
+                    self.dtype,
+                    f"{path}.impl",
+                    name=f"block{stage}_{i}",
                 )
                 x = block(x, train=train)
             x = layer_norm(f"norm{stage}", _EPSILON)(x).astype(self.dtype)

@@ -84,12 +84,13 @@ class Swin(nn.Module):
           UserError: an image smaller than a patch, or a rate that is none.
         """
         name = f"swin_{type(self).__name__[-1].lower()}"
+        path = f"config.model.backbone.{name}"
         h, w = image.shape[1:3]
         if min(h, w) < _PATCH:
             raise UserError(
                 f"config.model.backbone.name={name!r} needs images of at least {_PATCH}x{_PATCH} pixels, not {h}x{w}"
             )
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), key=f"config.model.backbone.{name}.drop_path"))
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
         x = layer_norm("patch_norm", _EPSILON)(x).astype(self.dtype)
         maps = {}
@@ -104,6 +105,7 @@ class Swin(nn.Module):
                     impl=self.impl,
                     dtype=self.dtype,
                     drop_path=next(rates),
+                    impl_key=f"{path}.impl",
                     name=f"stage{stage}_{i}",
                 )
                 x, _ = block(x, train=train)

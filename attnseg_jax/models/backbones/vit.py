@@ -77,6 +77,7 @@ class Block(nn.Module):
       norm_epsilon: added to the variance in layer normalisation.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
     """
 
     heads: int
@@ -86,12 +87,16 @@ class Block(nn.Module):
     norm_epsilon: float = 1e-6
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool = False) -> Float[Array, "b n c"]:
         """Returns the tokens after attention and perceptron."""
         y = layer_norm("norm1", self.norm_epsilon)(x).astype(self.dtype)
-        y, _ = MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name="attention")(y, y)
+        attend = MultiHeadAttention(
+            self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
+        )
+        y, _ = attend(y, y)
         x = x + self._branch("layer_scale1", y, train)
         y = layer_norm("norm2", self.norm_epsilon)(x).astype(self.dtype)
         y = perceptron(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
@@ -162,7 +167,7 @@ class ViT(nn.Module):
         rows, columns = self.position_size
         table = self.param("positions", init, (1, 1 + rows * columns, c), jnp.float32)
         tokens = tokens + self._positions(table, grid).astype(self.dtype)
-        rates = drop_path_rates(self.drop_path, self.depth, key=f"{path}.drop_path")
+        rates = drop_path_rates(self.drop_path, self.depth, path=path)
         for i, rate in enumerate(rates):
             block = Block(
                 self.heads,
@@ -171,6 +176,7 @@ class ViT(nn.Module):
                 norm_epsilon=self.norm_epsilon,
                 impl=self.impl,
                 dtype=self.dtype,
+                impl_key=f"{path}.impl",
                 name=f"block{i}",
             )
             tokens = block(tokens, train=train)

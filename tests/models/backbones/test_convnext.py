@@ -146,7 +146,7 @@ def test_a_dropped_branch_leaves_the_shortcut(random_variables):
     "options, size, message",
     [
         ({}, (31, 64), r"name='convnext_s' needs images of at least 32x32 pixels, not 31x64: "),
-        ({"drop_path": 1.5}, (45, 58), r"convnext_s\.drop_path=1\.5 must be at least 0 and less than 1"),
+        ({"drop_path": 1.5}, (45, 58), r"convnext_s\.drop_path=1\.5 must be at least 0 and below 1"),
         ({"layer_scale": -1.0}, (45, 58), r"convnext_s\.layer_scale=-1\.0 must be at least 0"),
     ],
 )

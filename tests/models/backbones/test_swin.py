@@ -151,7 +151,7 @@ def test_a_dropped_branch_leaves_the_shortcut(random_variables):
     "options, size, message",
     [
         ({}, (3, 64), r"name='swin_b' needs images of at least 4x4 pixels, not 3x64"),
-        ({"drop_path": -0.1}, (45, 58), r"swin_b\.drop_path=-0\.1 must be at least 0 and less than 1"),
+        ({"drop_path": -0.1}, (45, 58), r"swin_b\.drop_path=-0\.1 must be at least 0 and below 1"),
     ],
 )
 def test_mistakes(options, size, message):

@@ -298,7 +298,7 @@ def test_sizes_of_the_pyramid(patch_size, sizes):
         ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be two numbers of at least 1"),
         ({"layer_scale": -1.0}, r"layer_scale=-1\.0 must be at least 0"),
         ({"pyramid_channels": 0}, r"pyramid_channels=0 must be at least 1"),
-        ({"drop_path": 1.0}, r"drop_path=1\.0 must be at least 0 and less than 1"),
+        ({"drop_path": 1.0}, r"drop_path=1\.0 must be at least 0 and below 1"),
     ],
 )
 def test_mistakes(options, message):
