@@ -46,7 +46,7 @@ def run(model, *, train=False, image=IMAGE):
 
 def check(dtype=jnp.float32, **names):
     """Builds the model of these names, others at their default, and runs it abstractly in training."""
-    config = {part: {"name": name} for part, name in names.items()}
+    config = {part: {"name": name} for part, name in {"backbone": "resnet18", **names}.items()}
     # The gate acts on skips, which the fcn has on request.
     config.setdefault("decoder", {"name": "fcn"})["fcn"] = {"skips": (4,)}
     config.setdefault("backbone", {"name": BACKBONE_OF.get(config["decoder"]["name"], "tiny")})

@@ -1,12 +1,14 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
+from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer, MaskTransformerDecoder
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
 from attnseg_jax.models.decoders.segnet import SegNet
 
 DECODERS = {
     "fcn": FCN,
+    "fpn": FPN,
     "mask_transformer": MaskTransformerDecoder,
     "masked_attention": MaskedAttentionDecoder,
     "segnet": SegNet,
@@ -14,6 +16,7 @@ DECODERS = {
 __all__ = [
     "DECODERS",
     "FCN",
+    "FPN",
     "FCNHead",
     "MaskTransformer",
     "MaskTransformerDecoder",

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, check_rate
+from attnseg_jax.errors import check_least, check_rate
+from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
@@ -72,12 +73,8 @@ class FCN(nn.Module):
         Raises:
           UserError: a skip or the auxiliary head asks for a map the backbone does not have; an option out of its range.
         """
-        for stride in (*self.skips, *((self.aux_stride,) if self.aux else ())):
-            if stride not in features.maps:
-                raise UserError(
-                    f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
-                    f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
-                )
+        strides = (*self.skips, *((self.aux_stride,) if self.aux else ()))
+        maps_of(features, strides, "fcn", "change skips or aux_stride, or set aux=False")
         check_least("config.model.decoder.fcn", 0, channels=self.channels, convs=self.convs)
         check_rate("config.model.decoder.fcn", dropout=self.dropout)
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")

@@ -1,0 +1,56 @@
+"""What decoders share: the maps they ask for, the way down a pyramid, names of published weights."""
+
+from collections.abc import Iterable, Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.resize import resize
+
+# What all models of segmentation_models_pytorch have in common; the encoder's own table goes before it.
+SMP: Rules = ((r"^encoder\.", "backbone."), (r"^segmentation_head\.0\.", "decoder.classifier."))
+
+
+def maps_of(features: Features, strides: Iterable[int], name: str, cure: str) -> dict[int, Float[Array, "b _y _x _c"]]:
+    """The maps of these nominal strides, fine to coarse, each once.
+
+    Args:
+      features: of the backbone.
+      strides: asked for.
+      name: of the decoder in the config.
+      cure: what the user can do about a map that is not there.
+
+    Raises:
+      UserError: the backbone has no map of one of the strides.
+    """
+    for stride in strides:
+        if stride not in features.maps:
+            raise UserError(
+                f"config.model.decoder.{name} asks for a map of stride {stride}; the backbone has "
+                f"{', '.join(map(str, sorted(features.maps)))}: {cure}"
+            )
+    return {stride: features.maps[stride] for stride in sorted(set(strides))}
+
+
+def sum_down(
+    laterals: Sequence[Float[Array, "b _y _x c"]], method: str = "bilinear"
+) -> list[Float[Array, "b _y _x c"]]:
+    """Maps from fine to coarse, each plus what all coarser ones hold, resized (the way down of a feature pyramid)."""
+    result = [laterals[-1]]
+    for x in reversed(laterals[:-1]):
+        result.insert(0, x + resize(result[0], x.shape[1:3], method))
+    return result
+
+
+def drop_channels(x: Float[Array, "b h w c"], rate: float, *, train: bool) -> Float[Array, "b h w c"]:
+    """Dropout of whole channels, in training."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)(x)
+
+
+def group_norm(groups: int, name: str, epsilon: float = 1e-5) -> nn.GroupNorm:
+    """Group normalisation in float32 by two passes; flax's default, one pass, loses what is small beside its mean."""
+    return nn.GroupNorm(groups, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
