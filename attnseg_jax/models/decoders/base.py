@@ -1,13 +1,14 @@
 """What decoders share: the maps they ask for, the way down a pyramid, names of published weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.features import Features
+from attnseg_jax.models.features import Features, numbered
+from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops.resize import resize
 
@@ -15,25 +16,47 @@ from attnseg_jax.ops.resize import resize
 SMP: Rules = ((r"^encoder\.", "backbone."), (r"^segmentation_head\.0\.", "decoder.classifier."))
 
 
-def maps_of(features: Features, strides: Iterable[int], name: str, cure: str) -> dict[int, Float[Array, "b _y _x _c"]]:
+def maps_of(
+    features: Features, strides: Collection[int], name: str, cure: str = ""
+) -> dict[int, Float[Array, "b _y _x _c"]]:
     """The maps of these nominal strides, fine to coarse, each once.
 
     Args:
       features: of the backbone.
       strides: asked for.
       name: of the decoder in the config.
-      cure: what the user can do about a map that is not there.
+      cure: what the user can do about a map that is not there; by default what mends the key `strides`.
 
     Raises:
-      UserError: the backbone has no map of one of the strides.
+      UserError: the backbone has no map of one of the strides, or none is asked for and no cure given.
     """
+    path = f"config.model.decoder.{name}"
+    if not strides and not cure:
+        raise UserError(f"{path}.strides=() names no map: name some, such as (4, 8, 16, 32)")
     for stride in strides:
         if stride not in features.maps:
             raise UserError(
-                f"config.model.decoder.{name} asks for a map of stride {stride}; the backbone has "
-                f"{', '.join(map(str, sorted(features.maps)))}: {cure}"
+                f"{path} asks for a map of stride {stride}; the backbone has "
+                f"{', '.join(map(str, sorted(features.maps)))}: "
+                + (cure or "change strides, or choose another backbone or decoder")
             )
     return {stride: features.maps[stride] for stride in sorted(set(strides))}
+
+
+def gated(
+    gate: Callable | None,
+    skip: Float[Array, "b h w c"],
+    signal: Float[Array, "b y x d"],
+    attention: dict[str, LookedAt],
+    *,
+    stride: int,
+    train: bool,
+) -> tuple[Float[Array, "b h w c"], dict[str, LookedAt]]:
+    """The skip of a nominal stride after the mechanism's gate, if it has one, and `attention` with what it did."""
+    if gate is None:
+        return skip, attention
+    skip, maps = gate(skip, signal, stride=stride, train=train)
+    return skip, numbered(attention, maps)
 
 
 def sum_down(

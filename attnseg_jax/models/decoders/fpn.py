@@ -89,7 +89,7 @@ class FPN(nn.Module):
           UserError: a stride the backbone does not have, an unknown choice, groups that do not divide the channels.
         """
         self._check()
-        maps = maps_of(features, self.strides, "fpn", "change strides, or choose another backbone or decoder")
+        maps = maps_of(features, self.strides, "fpn")
         laterals = [
             Conv(self.pyramid_channels, 1, use_bias=True, dtype=self.dtype, name=f"lateral{stride}")(x)
             for stride, x in maps.items()
@@ -112,8 +112,6 @@ class FPN(nn.Module):
                 raise UserError(f"{path}.{key}={value!r} is unknown: {nearest(value, known)}")
         check_least(path, 1, pyramid_channels=self.pyramid_channels, groups=self.groups)
         check_least(path, self.groups, channels=self.channels)
-        if not self.strides:
-            raise UserError(f"{path}.strides=() names no map: name some, such as (4, 8, 16, 32)")
         if self.channels % self.groups:
             raise UserError(
                 f"{path}.channels={self.channels} does not divide into groups={self.groups}: make it a multiple"
