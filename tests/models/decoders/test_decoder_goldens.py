@@ -12,9 +12,11 @@ from attnseg_jax import build_model
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Features, Segmenter
 from attnseg_jax.models.attention.ema import EMANET_HEAD
 from attnseg_jax.models.attention.ocr import OCRNET_HEAD
-from attnseg_jax.models.backbones.resnet import Block
+from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, SEMSEG_RESNET_V1C
 from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
 from attnseg_jax.models.decoders.fpn import SMP_FPN
+from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
 from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
 from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
 from attnseg_jax.models.decoders.unet import LEEJUNHYUN_ATTUNET, SMP_UNET
@@ -90,24 +92,11 @@ def test_smp(name):
 
 
 def test_smp_deeplabv3plus():
-    options = {"name": "deeplabv3plus", "deeplabv3plus": {"rates": (12, 24, 36)}}
-    case, model, variables = smp("model_smp_deeplabv3plus_resnet18", SMP_DEEPLABV3PLUS, options)
-
-    class Dilated(nn.Module):
-        """The last stage with all its convolutions dilated, where torchvision spares the first block."""
-
-        @nn.compact
-        def __call__(self, x):
-            x = Block(512, False, dilation=2, name="layer4_0")(x, train=False)
-            return Block(512, False, dilation=2, name="layer4_1")(x, train=False)
-
-    maps = encoded("model_smp_fpn_resnet18").maps
-    backbone = {
-        kind: {key: x for key, x in tree.items() if "layer4" in key}
-        for kind, tree in own(variables, "backbone").items()
-    }
-    maps = {**maps, 32: apply(Dilated(), backbone, maps[16])}
-    logits = apply(model.decoder, own(variables, "decoder"), Features(maps)).logits
+    case = Golden("model_smp_deeplabv3plus_resnet18")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["resnet18"](output_stride=16, contract_dilation=False)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["deeplabv3plus"](19, rates=(12, 24, 36)))
+    _, logits = parts(model, variables_of(model, case, (*RESNET, *SMP_DEEPLABV3PLUS), image), image)
     assert_aligned(case, "logits", logits)
 
 
@@ -125,59 +114,32 @@ def test_deeplabv3():
     assert_golden(case, "aux", nchw(out.aux["fcn"]))
 
 
-class DeepStem(nn.Module):
-    """ResNet-50 with three convolutions at the start and a dilation for every block of the last two stages."""
-
-    dilations: tuple[tuple[int, ...], tuple[int, ...]]
-
-    @nn.compact
-    def __call__(self, image, *, train=False):
-        x = image
-        for i, (channels, stride) in enumerate([(64, 2), (64, 1), (128, 1)]):
-            x = ConvBN(channels, stride=stride, name=f"stem{i}")(x, train=train)
-        x, maps = max_pool(x, 3, 2, 1), {}
-        for stage, dilations in enumerate([(1,) * 3, (1,) * 4, *self.dilations]):
-            for i, dilation in enumerate(dilations):
-                stride = 2 if stage == 1 and i == 0 else 1
-                x = Block(64 * 2**stage, True, stride, dilation, name=f"layer{stage + 1}_{i}")(x, train=train)
-            maps[4 * 2**stage] = x
-        return Features(maps)
-
-
 def test_pspnet():
     case = Golden("model_pspnet_resnet50")
     image = nhwc(case.inputs()["x"])
-    stem = (
-        (r"^layer0\.0\.", "backbone.stem0.conv."),
-        (r"^layer0\.1\.", "backbone.stem0.bn."),
-        (r"^layer0\.3\.", "backbone.stem1.conv."),
-        (r"^layer0\.4\.", "backbone.stem1.bn."),
-        (r"^layer0\.6\.", "backbone.stem2.conv."),
-        (r"^layer0\.7\.", "backbone.stem2.bn."),
-    )
-    rules = (*stem, *RESNET, (r"^layer", "backbone.layer"), *SEMSEG_PSPNET)
-    model = Segmenter(DeepStem(((2,) * 6, (4,) * 3)), ATTENTION["none"](), DECODERS["psp"](11, aux=True))
-    _, logits = parts(model, variables_of(model, case, rules, image), image)
+    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), contract_dilation=False)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["psp"](11, aux=True))
+    _, logits = parts(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
     assert_aligned(case, "logits", logits)
+
+
+def test_lraspp():
+    case = Golden("model_lraspp_mobilenet_v3_large")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["mobilenet_v3_large"](output_stride=16)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["lraspp"](21))
+    rules = (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP)
+    out = apply(model, variables_of(model, case, rules, image), image)
+    assert_golden(case, "out", nchw(out.logits))
 
 
 @pytest.mark.slow
 def test_emanet():
     case = Golden("model_emanet_resnet50")
     image = nhwc(case.inputs()["x"])
-    stem = (
-        (r"^extractor\.0\.0\.", "backbone.stem0.conv."),
-        (r"^extractor\.0\.1\.", "backbone.stem0.bn."),
-        (r"^extractor\.0\.3\.", "backbone.stem1.conv."),
-        (r"^extractor\.0\.4\.", "backbone.stem1.bn."),
-        (r"^extractor\.0\.6\.", "backbone.stem2.conv."),
-        (r"^extractor\.1\.", "backbone.stem2.bn."),
-        *((rf"^extractor\.{i + 3}\.", f"layer{i}.") for i in range(1, 5)),
-    )
-    rules = (*stem, *RESNET, (r"^layer", "backbone.layer"), *EMANET_HEAD)
-    backbone = DeepStem(((1,) + (2,) * 5, (2, 8, 16)))
+    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
     model = Segmenter(backbone, ATTENTION["ema"](), DECODERS["fcn"](21, channels=256))
-    _, logits = parts(model, variables_of(model, case, rules, image), image)
+    _, logits = parts(model, variables_of(model, case, (*EMANET_RESNET_V1C, *EMANET_HEAD), image), image)
     assert_aligned(case, "logits", logits)
 
 
