@@ -105,8 +105,8 @@ BESIDE = {
     ("fcn", "aux_stride"): {"aux": True},
     ("psa", "impl"): {"compact": True},
 }
-# Their message names the stride instead: several options may ask for it.
-OF_A_STRIDE = {("fcn", "skips"), ("fcn", "aux_stride")}
+# Their message names the stride instead, which several options may ask for.
+OF_A_STRIDE = {("fcn", "skips"), ("fcn", "aux_stride"), ("masked_attention", "strides")}
 TABLES = {"attention": ATTENTION, "decoder": DECODERS}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import check_least
+from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.decoders.base import SMP, gated, maps_of
 from attnseg_jax.models.decoders.blocks import ASPP, SeparableConvBN
 from attnseg_jax.models.decoders.fcn import TORCHVISION_AUX, auxiliary
@@ -107,7 +107,7 @@ class DeepLabV3(nn.Module):
         Raises:
           UserError: the auxiliary head asks for a map the backbone does not have; no channels, rates below 1.
         """
-        _check("deeplabv3", self.rates, channels=self.channels)
+        _check("deeplabv3", self.rates, self.dropout, channels=self.channels)
         aux = auxiliary(self, features, "deeplabv3", train=train)
         rates = atrous_rates(features, self.rates)
         aspp = ASPP(rates, self.channels, dropout=self.dropout, dtype=self.dtype, name="aspp")
@@ -150,7 +150,7 @@ class DeepLabV3Plus(nn.Module):
           UserError: the backbone has no map of the finer stride; no channels, rates below 1.
         """
         name = "deeplabv3plus"
-        _check(name, self.rates, channels=self.channels, low_channels=self.low_channels)
+        _check(name, self.rates, self.dropout, channels=self.channels, low_channels=self.low_channels)
         maps = maps_of(features, (self.low_stride,), name, "change low_stride, or choose another backbone or decoder")
         convolution = SeparableConvBN if self.separable else ConvBN
         rates = atrous_rates(features, self.rates)
@@ -164,5 +164,7 @@ class DeepLabV3Plus(nn.Module):
         return Output(classifier(self.num_classes, "classifier")(x), attention=attention)
 
 
-def _check(name, rates, **channels):
-    check_least(f"config.model.decoder.{name}", 1, **channels, rates=min(rates, default=1))
+def _check(name, rates, dropout, **channels):
+    path = f"config.model.decoder.{name}"
+    check_least(path, 1, **channels, rates=min(rates, default=1))
+    check_rate(path, dropout=dropout)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_least, check_rate, nearest
 from attnseg_jax.models.decoders.base import SMP, drop_channels, group_norm, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers import Conv, Dtype, classifier
@@ -112,6 +112,7 @@ class FPN(nn.Module):
                 raise UserError(f"{path}.{key}={value!r} is unknown: {nearest(value, known)}")
         check_least(path, 1, pyramid_channels=self.pyramid_channels, groups=self.groups)
         check_least(path, self.groups, channels=self.channels)
+        check_rate(path, dropout=self.dropout)
         if self.channels % self.groups:
             raise UserError(
                 f"{path}.channels={self.channels} does not divide into groups={self.groups}: make it a multiple"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.decoders.base import SMP, drop_channels, maps_of, sum_down
 from attnseg_jax.models.decoders.blocks import PyramidPooling
 from attnseg_jax.models.decoders.fcn import SEMSEG_AUX, auxiliary
@@ -85,7 +85,8 @@ class PSP(nn.Module):
         Raises:
           UserError: the auxiliary head asks for a map the backbone does not have; no channels or grids.
         """
-        _check("psp", self.bins, channels=self.channels)
+        _check("psp", self.bins, self.dropout, channels=self.channels)
+        check_least("config.model.decoder.psp", 0, bin_channels=self.bin_channels)
         aux = auxiliary(self, features, "psp", train=train)
         x = features.deepest
         channels = self.bin_channels or max(x.shape[-1] // len(self.bins), 1)
@@ -129,7 +130,7 @@ class UPer(nn.Module):
         Raises:
           UserError: a stride the backbone does not have; no channels, grids or strides.
         """
-        _check("uper", self.bins, channels=self.channels)
+        _check("uper", self.bins, self.dropout, channels=self.channels)
 
         def conv(kernel_size: int, name: str) -> Callable:
             return ConvBN(self.channels, kernel_size, dtype=self.dtype, name=name)
@@ -149,8 +150,9 @@ class UPer(nn.Module):
         return Output(classifier(self.num_classes, "classifier")(drop_channels(x, self.dropout, train=train)), aux)
 
 
-def _check(name, bins, **channels):
+def _check(name, bins, dropout, **channels):
     path = f"config.model.decoder.{name}"
     check_least(path, 1, **channels, bins=min(bins, default=0))
+    check_rate(path, dropout=dropout)
     if len(set(bins)) < len(bins):
         raise UserError(f"{path}.bins={bins} names a grid twice: name each size once")

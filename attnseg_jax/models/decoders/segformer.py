@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import check_least
+from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER
 from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output
@@ -56,6 +56,7 @@ class SegFormer(nn.Module):
           UserError: a stride the backbone does not have; no channels or strides.
         """
         check_least("config.model.decoder.segformer", 1, channels=self.channels)
+        check_rate("config.model.decoder.segformer", dropout=self.dropout)
         maps = maps_of(features, self.strides, "segformer")
         size = maps[min(maps)].shape[1:3]
         levels = [

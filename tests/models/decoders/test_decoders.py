@@ -129,6 +129,15 @@ def test_a_gate_that_closes_hides_the_skips(name, options, strides, random_varia
         assert sorted(set(seen)) == strides
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus", "fpn", "psp", "segformer", "uper"])
+def test_bad_rates(name, rate):
+    with pytest.raises(
+        UserError, match=rf"config\.model\.decoder\.{name}\.dropout={rate} must be at least 0 and below 1"
+    ):
+        parameters(DECODERS[name](5, dropout=rate), ALL)
+
+
 @pytest.mark.parametrize("name", ["fcn", "deeplabv3", "psp", "uper"])
 def test_auxiliary_heads(name):
     out, _ = jax.eval_shape(DECODERS[name](5, aux=True, aux_stride=8).init_with_output, jax.random.key(0), ALL)
@@ -145,6 +154,7 @@ def test_auxiliary_heads(name):
         ("deeplabv3plus", {"low_channels": 0}, r"\.low_channels=0 must be at least 1"),
         ("deeplabv3plus", {"low_stride": 3}, r" asks for a map of stride 3; .* has 2, 4, 8, 16, 32: change low_stride"),
         ("psp", {"bins": ()}, r"\.bins=0 must be at least 1"),
+        ("psp", {"bin_channels": -8}, r"\.bin_channels=-8 must be at least 0"),
         ("psp", {"bins": (2, 2)}, r"\.bins=\(2, 2\) names a grid twice"),
         ("uper", {"strides": (4, 64)}, r" asks for a map of stride 64; .*: change strides, or choose another"),
         ("uper", {"strides": ()}, r"\.strides=\(\) names no map: name some"),
