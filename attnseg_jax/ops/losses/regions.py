@@ -113,7 +113,8 @@ def _loss(logits, labels, alpha, beta, smooth, log, classes, gamma, axis_name):
     by_class = jnp.where(true > 0, by_class, 0.0)
     loss = by_class[jnp.array(classes)].mean() if classes else by_class.mean()
     if gamma != 1.0:
-        loss = jnp.where(loss > 0, jnp.where(loss > 0, loss, 1.0) ** gamma, 0.0)
+        none = loss <= 0
+        loss = jnp.where(none, 0.0, jnp.where(none, 1.0, loss) ** gamma)
     loss_sum, count = spread(loss, labels, axis_name)
     return jnp.where(known, loss_sum, jnp.nan), count
 

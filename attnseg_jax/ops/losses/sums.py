@@ -102,5 +102,6 @@ def spread(
 
 def ratio(numerator: jax.Array, denominator: jax.Array, eps: float = 0.0) -> jax.Array:
     """The quotient, with a denominator of at least `eps`, and 0 with zero gradient where that is 0."""
-    denominator = jnp.maximum(denominator, eps) if eps else denominator
-    return jnp.where(denominator > 0, numerator / jnp.where(denominator > 0, denominator, 1.0), 0.0)
+    denominator = jnp.maximum(denominator, eps)
+    empty = denominator <= 0
+    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
