@@ -103,14 +103,22 @@ def get_config() -> ConfigDict:
     loss.focal.alpha = -1.0
     # Divide by the sum of those powers instead of the number of pixels.
     loss.focal.normalized = False
-    for region in ("dice", "jaccard", "tversky"):
-        loss[region] = group = ConfigDict()
-        # Pixels added to numerator and denominator of the overlap.
-        group.smooth = 0.0
-        # -log(overlap) instead of 1 - overlap.
-        group.log = False
-        # Train ids to average over, such as all but the background's; () is all.
-        group.classes = ()
+    loss.dice = ConfigDict()
+    # Pixels added to numerator and denominator of the overlap; -log(overlap) instead of 1 - overlap; the train ids to
+    # average over, such as all but the background's (() is all).
+    loss.dice.smooth = 0.0
+    loss.dice.log = False
+    loss.dice.classes = ()
+    loss.jaccard = ConfigDict()
+    # As those of dice.
+    loss.jaccard.smooth = 0.0
+    loss.jaccard.log = False
+    loss.jaccard.classes = ()
+    loss.tversky = ConfigDict()
+    # As those of dice.
+    loss.tversky.smooth = 0.0
+    loss.tversky.log = False
+    loss.tversky.classes = ()
     # Weights of false positives and of false negatives.
     loss.tversky.alpha = 0.3
     loss.tversky.beta = 0.7

@@ -15,15 +15,14 @@ from attnseg_jax.train.parallel import make_parallel
 
 WEIGHTS = np.linspace(0.5, 2.0, CLASSES).astype(np.float32)
 PLAIN_SGD = optimizer_config(momentum=0.0, weight_decay=0.0, schedule="constant")
-# Every loss, with different factors.
-ALL = {
-    "loss": "+".join(LOSSES),
-    "loss_scales": tuple(0.5 + 0.25 * i for i in range(len(LOSSES))),
+OPTIONS = {
     "loss_options": {"ohem": {"min_kept": 0.3, "threshold": 0.2}, "focal": {"normalized": True}},
     "class_weights": WEIGHTS,
     "label_smoothing": 0.1,
     "aux_weight": 0.3,
 }
+# One of each kind: a sum over images, a choice among pixels, a ratio of sums.
+KINDS = "lovasz+ohem+dice"
 
 
 def plain(loss, **options):
@@ -31,9 +30,10 @@ def plain(loss, **options):
 
 
 @functools.cache
-def run(mode, count, accumulate=None):
+def run(loss, mode, count, accumulate=None):
     """(parameters, metrics of all steps) after two steps on batches of 16, with ever fewer ignored pixels."""
-    state, train_step, eval_step = setup(Tiny(), accumulate=accumulate, **ALL)
+    scales = tuple(0.5 + 0.25 * i for i in range(len(loss.split("+"))))
+    state, train_step, eval_step = setup(Tiny(), accumulate=accumulate, loss=loss, loss_scales=scales, **OPTIONS)
     parallel = make_parallel(mode, train_step, eval_step, jax.devices()[:count])
     state, metrics = parallel.put_state(state), []
     for i in range(2):
@@ -55,14 +55,17 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_eight_devices_equal_one(mode):
-    """With devices that have no valid pixel at all."""
-    one = run("mesh", 1)
-    assert_same(one, run(mode, 8))
-    assert {f"loss_{name}" for name in LOSSES} < one[1][0].keys()
+    """With a device that has no valid pixel at all."""
+    one = run(KINDS, "mesh", 1)
+    assert_same(one, run(KINDS, mode, 8))
+    assert {f"loss_{name}" for name in KINDS.split("+")} < one[1][0].keys()
 
 
-def test_devices_take_the_same_microbatches():
-    assert_same(run("mesh", 1, 2), run("pmap", 4, 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, count, accumulate", [("pmap", 8, None), ("mesh", 8, None), ("pmap", 4, 2)])
+def test_all_losses_on_many_devices(mode, count, accumulate):
+    loss = "+".join(LOSSES)
+    assert_same(run(loss, "mesh", 1, accumulate), run(loss, mode, count, accumulate))
 
 
 def by_hand(state, batch, name, label=None, **options):
@@ -141,7 +144,7 @@ def test_a_ratio_is_that_of_the_microbatch_which_counts_by_its_pixels():
 
 
 def test_no_valid_pixel_changes_nothing():
-    state, step, _ = setup(Tiny("none"), PLAIN_SGD, **ALL)
+    state, step, _ = plain(KINDS, **OPTIONS)
     batch = tiny.batch(size=4)
     batch["label"][:] = 255
     new, metrics = step(state, batch)
