@@ -38,15 +38,15 @@ PRESENCE_COUNT = _weighted_pixels
 # Filled by the step, therefore not keys of a loss's group.
 _FILLED = ("class_weights", "label_smoothing", "axis_name")
 _RANGES = {
-    "ohem.threshold": (0, 1),
-    "ohem.min_kept": (0, 1),
-    "focal.gamma": (0, math.inf),
-    "focal.alpha": (-math.inf, 1),
-    "tversky.alpha": (0, math.inf),
-    "tversky.beta": (0, math.inf),
-    "tversky.gamma": (0.01, math.inf),
-    "boundary.tolerance": (0, math.inf),
-    **{f"{name}.smooth": (0, math.inf) for name in ("dice", "jaccard", "tversky")},
+    "ohem.threshold": (0, 1, "a probability, between 0 and 1"),
+    "ohem.min_kept": (0, 1, "a share of the valid pixels, between 0 and 1"),
+    "focal.gamma": (0, math.inf, "at least 0"),
+    "focal.alpha": (-math.inf, 1, "at most 1; below 0 it is off"),
+    "tversky.alpha": (0, math.inf, "at least 0"),
+    "tversky.beta": (0, math.inf, "at least 0"),
+    "tversky.gamma": (0.01, math.inf, "at least 0.01"),
+    "boundary.tolerance": (0, math.inf, "at least 0"),
+    **{f"{name}.smooth": (0, math.inf, "at least 0") for name in ("dice", "jaccard", "tversky")},
 }
 
 
@@ -115,7 +115,7 @@ def make_losses(
             raise UserError(f"config.loss.name={name!r}: {part!r} is unknown: {nearest(part, LOSSES)}")
     if len(set(names)) < len(names):
         raise UserError(f"config.loss.name={name!r} names a loss twice: give it a larger factor in config.loss.scales")
-    if scales and not (len(scales) == len(names) and all(s > 0 for s in scales)):
+    if scales and not (len(scales) == len(names) and all(isinstance(s, int | float) and s > 0 for s in scales)):
         raise UserError(
             f"config.loss.scales={tuple(scales)} must be () or {len(names)} numbers above 0, one for each of {name}"
         )
@@ -135,13 +135,8 @@ def _make_loss(name, scale, given, num_classes):
     for key, value in given.items():
         if key not in options(name):
             raise UserError(f"{path}.{key} is unknown: {nearest(key, options(name))}")
-        low, high = _RANGES.get(f"{name}.{key}", (-math.inf, math.inf))
-        if key != "classes" and not low <= value <= high:
-            wanted = (
-                f"between {low:g} and {high:g}"
-                if math.isfinite(low) and math.isfinite(high)
-                else (f"at least {low:g}" if math.isfinite(low) else f"at most {high:g}")
-            )
+        low, high, wanted = _RANGES.get(f"{name}.{key}", (None, None, None))
+        if wanted and not low <= value <= high:
             raise UserError(f"{path}.{key}={value} must be {wanted}")
     if "classes" in given:
         given["classes"] = tuple(given["classes"])

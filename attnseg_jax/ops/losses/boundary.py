@@ -27,7 +27,7 @@ def boundary(
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the module's rules.
+      labels: `[b, h, w]`, see the package's rules.
       tolerance: pixels, in both directions.
       axis_name: mapped axis over whose devices the boundaries are summed before the ratios.
 

@@ -16,7 +16,7 @@ def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tupl
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the module's rules.
+      labels: `[b, h, w]`, see the package's rules.
 
     Returns:
       `(loss_sum, count)`: the sum over the images, and the number of those with valid pixels.

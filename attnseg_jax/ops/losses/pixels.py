@@ -61,9 +61,10 @@ def hard_pixels(
 ) -> Bool[Array, "b h w"]:
     """The valid pixels whose true class has a probability below `threshold`, and at least the hardest ones.
 
-    The same choice as mmsegmentation's OHEMPixelSampler, but for what is odd there: its number of pixels is one for
-    each image of the batch, be it without valid pixels or padding; the last valid pixel is never kept; and of pixels
-    that are equally hard none is (all are here), so that a network that starts with equal logits never learns.
+    The same choice as mmsegmentation's OHEMPixelSampler, but for three defects. There the hardest are a number for each
+    image of the batch, images without valid pixels and padding included; of fewer valid pixels than that the easiest is
+    dropped; and where the last of the hardest has equals none of them is kept (here all are), so that a network that
+    starts with equal logits never learns.
 
     Args:
       logits: `[b, h, w, k]`.

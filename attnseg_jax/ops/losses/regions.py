@@ -29,7 +29,7 @@ def dice(
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the module's rules.
+      labels: `[b, h, w]`, see the package's rules.
       smooth: pixels, added to numerator and denominator.
       log: takes `-log(score)` instead of `1 - score`.
       classes: the classes to average over; all by default.
@@ -83,7 +83,7 @@ def tversky(
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the module's rules.
+      labels: `[b, h, w]`, see the package's rules.
       alpha: weight of the false positives.
       beta: weight of the false negatives.
       gamma: above 0.
