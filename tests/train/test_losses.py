@@ -46,6 +46,8 @@ def test_a_config_of_a_workdir_has_its_losses(tmp_path):
     loaded = configs.load(tmp_path)
     assert selected(loaded.loss.to_dict()) == selected(config.loss.to_dict())
     assert loaded.loss.dice.classes == ()
+    (tmp_path / "config.json").write_text(configs.to_json(default.get_config()))
+    assert configs.load(tmp_path).loss.scales == ()
 
 
 def test_every_loss_of_a_sum():
