@@ -34,7 +34,7 @@ def boundary(
     Returns:
       `(loss_sum, count)`: the loss times the valid pixels, and these.
 
-    >>> loss_sum, count = boundary(jnp.zeros((1, 1, 4, 2)), jnp.array([[[0, 0, 1, 1]]]))
+    >>> loss_sum, count = jax.jit(boundary)(jnp.zeros((1, 1, 4, 2)), jnp.array([[[0, 0, 1, 1]]]))
     >>> float(loss_sum / count)
     1.0
     """

@@ -76,7 +76,8 @@ def hard_pixels(
     Returns:
       True where a pixel is kept; nothing is differentiated.
 
-    >>> hard_pixels(jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]]), jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
+    >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
+    >>> jax.jit(hard_pixels)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
     [[[False, False, True]]]
     """
     _, surprise, _ = _cross_entropies(lax.stop_gradient(logits), labels, None, 0.0)
@@ -134,7 +135,7 @@ def ohem(
       `(loss_sum, count)`: the loss times the valid pixels, and these.
 
     >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
-    >>> loss_sum, count = ohem(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6)
+    >>> loss_sum, count = jax.jit(ohem)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6)
     >>> round(float(loss_sum / count), 4)  # log(2), the last pixel's
     0.6931
     """
@@ -176,7 +177,7 @@ def focal(
     Returns:
       `(loss_sum, count)`: the sum over the valid pixels, and their number.
 
-    >>> loss_sum, count = focal(jnp.zeros((1, 1, 3, 4)), jnp.array([[[0, 3, 255]]]))
+    >>> loss_sum, count = jax.jit(focal)(jnp.zeros((1, 1, 3, 4)), jnp.array([[[0, 3, 255]]]))
     >>> round(float(loss_sum / count), 4)  # log(2) / 4
     0.1733
     """

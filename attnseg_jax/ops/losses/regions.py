@@ -38,7 +38,7 @@ def dice(
     Returns:
       `(loss_sum, count)`: the loss times the valid pixels, and these.
 
-    >>> loss_sum, count = dice(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = jax.jit(dice)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 2 * 1 / (1 + 2)) / 2
     0.1667
     """
@@ -56,7 +56,7 @@ def jaccard(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """One minus the intersection over union of soft regions (Rahman & Wang 2016); arguments as in `dice`.
 
-    >>> loss_sum, count = jaccard(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = jax.jit(jaccard)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 1 / 2) / 2
     0.25
     """
@@ -95,7 +95,7 @@ def tversky(
     Returns:
       `(loss_sum, count)`: the loss times the valid pixels, and these.
 
-    >>> loss_sum, count = tversky(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = jax.jit(tversky)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 1 / (1 + 0.7)) / 2
     0.2059
     """
