@@ -151,10 +151,12 @@ CASES = {
         lambda z, y: ohem(z, y, 0.0, 0.4, WEIGHTS, 0.2),
     ),
     "lovasz": (losses.lovasz, lovasz),
-    "boundary": (losses.boundary, boundary),
-    "boundary_tolerance": (functools.partial(losses.boundary, tolerance=1), lambda z, y: boundary(z, y, 1)),
+    "boundary": (functools.partial(losses.boundary, tolerance=1), lambda z, y: boundary(z, y, 1)),
     "cross_entropy": (losses.cross_entropy, lambda z, y: ohem(z, y, 1.1)),
 }
+
+
+VALUES = {**CASES, "boundary_default": (losses.boundary, boundary)}
 
 
 @functools.cache
@@ -243,17 +245,19 @@ def summed(name, axis_name=None):
 def test_devices_add_up():
     """One image on each of 3 devices, of which one has no valid pixel: sums, counts and gradients are those of all."""
     logits, labels = draw()
+    spread_cases = [name for name in CASES if name not in ("dice_smooth_log", "ohem")]  # others cover these
 
     def step(logits, labels):
         results = {}
-        for name in CASES:
+        for name in spread_cases:
             (loss_sum, count), gradient = summed(name, "data")(logits, labels)
             total = jax.lax.psum(count, "data")
             results[name] = jax.lax.psum(loss_sum, "data") / total, gradient / total
         return results
 
     spread = jax.pmap(step, axis_name="data", devices=jax.devices()[:B])(logits[:, None], labels[:, None])
-    for name, (value, gradient) in found().items():
+    for name in spread_cases:
+        value, gradient = found()[name]
         np.testing.assert_allclose(spread[name][0], np.full(B, value), rtol=1e-6, err_msg=name)
         np.testing.assert_allclose(spread[name][1][:, 0], gradient, rtol=2e-5, atol=2e-8, err_msg=name)
 
@@ -261,14 +265,14 @@ def test_devices_add_up():
 @functools.cache
 def values():
     """The means alone: `(logits, labels) -> {name: value}`."""
-    return jax.jit(lambda z, y: {name: losses.mean(*loss(z, y)) for name, (loss, _) in CASES.items()})
+    return jax.jit(lambda z, y: {name: losses.mean(*loss(z, y)) for name, (loss, _) in VALUES.items()})
 
 
 def test_computes_in_float32_whatever_the_logits_are():
     logits, labels = draw()
     low = jnp.asarray(logits, jnp.bfloat16)
     for name, value in values()(low, jnp.asarray(labels)).items():
-        expected = CASES[name][1](np.asarray(low, np.float64), labels)
+        expected = VALUES[name][1](np.asarray(low, np.float64), labels)
         np.testing.assert_allclose(value, expected, rtol=3e-6, err_msg=name)
         assert value.dtype == jnp.float32
 
