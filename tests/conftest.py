@@ -1,4 +1,4 @@
-"""Strict settings for every test (full-precision products, no silent rank promotion); a small data set, its config."""
+"""Settings of every test (full-precision products, no silent rank promotion); a small data set, its config."""
 
 import os
 import runpy
@@ -16,6 +16,8 @@ from PIL import Image
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Of machine code, not of programs: nearly everything here takes longer to compile than to run.
+jax.config.update("jax_disable_most_optimizations", True)
 
 BLOCK_CLASSES = ("red", "green", "blue", "white", "black")
 BLOCK_COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (220, 220, 220), (20, 20, 20))

@@ -20,13 +20,6 @@ from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.state import eval_variables
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def _state(run):
     """A state of small random numbers, which spares compiling its initialisation."""
     rng = np.random.default_rng(0)

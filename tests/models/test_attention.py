@@ -16,13 +16,14 @@ from attnseg_jax.models.attention.self_attention import sincos_positions
 from attnseg_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MAP = RNG.standard_normal((2, 5, 7, 12)).astype(np.float32)
 FEATURES = Features({2: jnp.ones((2, 10, 14, 3)), 4: jnp.asarray(MAP)})
 FULL = dict(heads=3, layers=2, mlp_ratio=1.5)
 
 
 def attend(model, variables, x):
-    return np.asarray(model.apply(variables, Features({4: jnp.asarray(x)})).deepest)
+    return np.asarray(FAST_COMPILE(model.apply)(variables, Features({4: jnp.asarray(x)})).deepest)
 
 
 @pytest.mark.parametrize("positions, commutes", [("none", True), ("sincos", False), ("learned", False)])
@@ -56,7 +57,7 @@ def test_against_numpy(random_variables):
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     mixed = np.einsum("banm,bmad->bnad", weights, heads(y, "value")).reshape(2, 35, 15)
     expected = x + mixed @ p["attention0"]["out"]["kernel"] + p["attention0"]["out"]["bias"]
-    out = model.apply(variables, FEATURES)
+    out = FAST_COMPILE(model.apply)(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, expected.reshape(MAP.shape), atol=1e-5)
     np.testing.assert_allclose(out.attention["self0"].weights, weights, atol=1e-6)
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
@@ -130,14 +131,14 @@ def test_softmax_stays_float32_under_bfloat16(random_variables, train):
     run = functools.partial(model.apply, train=train, rngs={"dropout": jax.random.key(0)})
     dtypes = list(exponentials(jax.make_jaxpr(run)(variables, features).jaxpr))
     assert len(dtypes) >= 2 and set(dtypes) == {jnp.dtype(jnp.float32)}
-    out = run(variables, features)
+    out = FAST_COMPILE(run)(variables, features)
     assert out.deepest.dtype == jnp.bfloat16 and out.attention["self1"].weights.dtype == jnp.float32
 
 
 def test_the_weights_of_every_layer_sum_to_one(random_variables):
     model = build_model({"backbone": {"tiny": {"width": 12}}, "attention": {"name": "self+self", "self": FULL}}, 7)
     image = jnp.asarray(RNG.standard_normal((2, 13, 17, 3)), jnp.float32)
-    weights = model.apply(random_variables(model, image), image).attention
+    weights = FAST_COMPILE(model.apply)(random_variables(model, image), image).attention
     assert sorted(weights) == ["self0", "self1", "self2", "self3"]
     for looked_at in weights.values():
         value = looked_at.weights

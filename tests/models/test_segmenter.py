@@ -92,7 +92,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
     image = RNG.standard_normal((2, 33, 49, 3)).astype(np.float32)
     labels = RNG.integers(0, 7, (2, 33, 49)).astype(np.int32)
 
-    @jax.jit
+    @FAST_COMPILE
     def loss(key):
         variables = model.init(key, image)
         out, _ = model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
@@ -125,8 +125,8 @@ def test_gradients_reach_every_parameter(random_variables):
 def test_vmap_over_images_equals_a_batch(random_variables):
     model = build_model(SMALL, 7)
     variables = random_variables(model, IMAGE)
-    one_by_one = jax.jit(jax.vmap(lambda image: model.apply(variables, image[None]).logits[0]))(IMAGE)
-    np.testing.assert_allclose(one_by_one, jax.jit(model.apply)(variables, IMAGE).logits, atol=1e-5)
+    one_by_one = FAST_COMPILE(jax.vmap(lambda image: model.apply(variables, image[None]).logits[0]))(IMAGE)
+    np.testing.assert_allclose(one_by_one, FAST_COMPILE(model.apply)(variables, IMAGE).logits, atol=1e-5)
 
 
 def test_evaluation_changes_nothing(random_variables):
@@ -139,7 +139,7 @@ def test_evaluation_changes_nothing(random_variables):
 def test_bfloat16_is_near_float32(random_variables):
     model = build_model(SMALL, 7)
     variables = random_variables(model, IMAGE)
-    exact = model.apply(variables, IMAGE).logits
-    rounded = build_model(SMALL, 7, dtype=jnp.bfloat16).apply(variables, IMAGE).logits
+    half = build_model(SMALL, 7, dtype=jnp.bfloat16)
+    exact, rounded = (FAST_COMPILE(one.apply)(variables, IMAGE).logits for one in (model, half))
     error = abs(rounded - exact).max() / abs(exact).max()
     assert 1e-4 < error < 0.05  # it does compute in bfloat16, and nothing overflows

@@ -22,13 +22,6 @@ from attnseg_jax.train.setup import make_run
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def trained(make_config, tmp_path_factory):
     """(workdir, result, config) of three steps with an evaluation after each; the second is made the best.

@@ -8,7 +8,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,8 +24,8 @@ STEPS, EVAL_EVERY, LOG_EVERY = 18, 7, 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Runs of one config share their compiled steps, and those are barely optimised."""
+def shared_steps():
+    """Runs of one config share their compiled steps."""
     runs, make_run = {}, setup.make_run
     states = {}
 
@@ -42,9 +41,7 @@ def quick_compilation():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_run", shared)
-        jax.config.update("jax_disable_most_optimizations", True)
         yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

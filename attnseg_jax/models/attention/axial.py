@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
@@ -102,8 +102,9 @@ class AxialAttention(Attention):
         """Returns the features with the deepest map attended over; weights: `axial_height0` and `axial_width0`.
 
         Raises:
-          UserError: heads that do not divide the channels, or into an odd number of channels.
+          UserError: heads that do not divide the channels, or into an odd number of channels; negative channels.
         """
+        check_least(_KEY, 0, channels=self.channels)
         x = features.deepest
         channels = self.channels or x.shape[-1] // 2
         if head_width(channels, self.heads, key=f"{_KEY}.heads") % 2:

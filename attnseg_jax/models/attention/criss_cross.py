@@ -85,10 +85,11 @@ class CrissCrossAttention(Attention):
         """Returns the features with another deepest map; the weights of each pass go to `criss_cross0` and so on.
 
         Raises:
-          UserError: a recurrence or reduction below 1.
+          UserError: a recurrence or reduction below 1, or negative channels.
         """
         path = "config.model.attention.criss_cross"
         check_least(path, 1, recurrence=self.recurrence, reduction=self.reduction)
+        check_least(path, 0, channels=self.channels, out_channels=self.out_channels)
         x = features.deepest
         c = x.shape[-1]
         channels = self.channels or min(c, max(c // 4, _LEAST_CHANNELS))

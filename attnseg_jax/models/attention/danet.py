@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
+from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier, torch_default_init
@@ -31,6 +31,7 @@ DANET_HEAD: Rules = (
     (r"^conv7\.1\.", "attention.channel_classifier."),
     (r"^conv8\.1\.", "decoder.head.classifier."),
 )
+_KEY = "config.model.attention.danet"
 
 
 class PositionAttention(nn.Module):
@@ -57,7 +58,7 @@ class PositionAttention(nn.Module):
 
         width = max(c // self.reduction, 1)
         q, k, v = project(width, "query"), project(width, "key"), project(c, "value")
-        y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl).reshape(x.shape)
+        y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl").reshape(x.shape)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         looked_at = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=(h, w))
         return x + gamma.astype(self.dtype).reshape(1, 1, 1, 1) * y, looked_at
@@ -111,9 +112,11 @@ class DANet(Attention):
         names and a number.
 
         Raises:
-          UserError: a reduction below 1.
+          UserError: a reduction below 1, or another option out of its range.
         """
-        check_least("config.model.attention.danet", 1, reduction=self.reduction)
+        check_least(_KEY, 1, reduction=self.reduction)
+        check_least(_KEY, 0, channels=self.channels)
+        check_rate(_KEY, dropout=self.dropout)
         deepest = features.deepest
         channels = lead_width(self.channels, deepest)
         branches = {

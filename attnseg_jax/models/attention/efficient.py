@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, check_dropout, head_width
 from attnseg_jax.models.features import Features
@@ -19,6 +19,7 @@ SEGFORMER_ATTENTION: Rules = (
     (r"\bself\.(query|key|value)\.", r"attention.\1."),
     (r"\boutput\.dense\.", "attention.out."),
 )
+_KEY = "config.model.attention.efficient"
 
 
 class EfficientAttention(nn.Module):
@@ -49,10 +50,10 @@ class EfficientAttention(nn.Module):
           UserError: heads that do not divide the channels, or a reduction larger than the map.
         """
         b, h, w, c = x.shape
-        head_dim = head_width(c, self.heads, key="config.model.attention.efficient.heads")
+        head_dim = head_width(c, self.heads, key=f"{_KEY}.heads")
         if not 1 <= self.reduction <= min(h, w):
             raise UserError(
-                f"config.model.attention.efficient.reduction={self.reduction} does not fit a map of {h}x{w} positions: "
+                f"{_KEY}.reduction={self.reduction} does not fit a map of {h}x{w} positions: "
                 f"choose 1 to {min(h, w)}, or give larger images"
             )
         reduced = x
@@ -62,7 +63,13 @@ class EfficientAttention(nn.Module):
             reduced = layer_norm("norm", 1e-5)(reduced).astype(self.dtype)
         key_size = reduced.shape[1:3]
         attend = MultiHeadAttention(
-            self.heads, head_dim, dropout=self.dropout, impl=self.impl, dtype=self.dtype, name="attention"
+            self.heads,
+            head_dim,
+            dropout=self.dropout,
+            impl=self.impl,
+            dtype=self.dtype,
+            impl_key=f"{_KEY}.impl",
+            name="attention",
         )
         y, looked_at = attend(x.reshape(b, h * w, c), reduced.reshape(b, -1, c), train=train)
         return y.reshape(b, h, w, c), looked_at.replace(query_size=(h, w), key_size=key_size)
@@ -98,9 +105,12 @@ class Efficient(Attention):
         """Returns the features with the deepest map attended over; maps go to `attention['efficient0']` and so on.
 
         Raises:
-          UserError: as `EfficientAttention`, and where weights are to be dropped in a form that has none.
+          UserError: as `EfficientAttention`, an option out of its range, and where weights are to be dropped in a form
+            that has none.
         """
-        check_dropout("config.model.attention.efficient", self.dropout, self.impl)
+        check_dropout(_KEY, self.dropout, self.impl)
+        check_least(_KEY, 1, layers=self.layers)
+        check_least(_KEY, 0, channels=self.channels)
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
+from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype
@@ -89,9 +89,13 @@ class ExpectationMaximization(Attention):
         """Returns the features with the deepest map rebuilt; `attention['ema0']` assigns its pixels to the bases.
 
         Raises:
-          UserError: no bases or no iterations.
+          UserError: no bases or no iterations, or another option out of its range.
         """
-        check_least("config.model.attention.ema", 1, bases=self.bases, stages=self.stages)
+        path = "config.model.attention.ema"
+        check_least(path, 1, bases=self.bases, stages=self.stages)
+        check_least(path, 0, channels=self.channels)
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"{path}.momentum={self.momentum} must be from 0 to 1: it is the weight in a mean")
         x = features.deepest
         x = ConvBN(lead_width(self.channels, x), dtype=self.dtype, name="lead")(x, train=train)
         unit = EMAUnit(self.bases, self.stages, self.momentum, self.dtype, name="unit")

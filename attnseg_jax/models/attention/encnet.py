@@ -66,9 +66,10 @@ class ContextEncoding(Attention):
         `attention['encnet0']` assigns pixels to codewords, `attention['encnet_gate0']` is the weight of each channel.
 
         Raises:
-          UserError: no codewords.
+          UserError: no codewords, or negative channels.
         """
         check_least("config.model.attention.encnet", 1, codewords=self.codewords)
+        check_least("config.model.attention.encnet", 0, channels=self.channels)
         x = features.deepest
         x = ConvBN(lead_width(self.channels, x), dtype=self.dtype, name="lead")(x, train=train)
         b, h, w, c = x.shape

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_least, nearest
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
@@ -117,11 +117,12 @@ class Gate(Attention):
         """Returns the gated skip and, as `gate4_` at stride 4, the gate `[b, h, w, 1]`.
 
         Raises:
-          UserError: an unknown form, or a skip too small for it.
+          UserError: an unknown form, negative channels, or a skip too small for the form.
         """
         key = "config.model.attention.gate"
         if self.form not in FORMS:
             raise UserError(f"{key}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        check_least(key, 0, channels=self.channels)
         height, width = skip.shape[1:3]
         if self.form == "oktay" and min(height, width) < 2:
             raise UserError(

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype
@@ -29,6 +29,7 @@ ISA: Rules = (
 )
 
 Maps = dict[str, AttentionMap]
+_KEY = "config.model.attention.interlaced"
 
 
 class GroupAttention(nn.Module):
@@ -63,7 +64,8 @@ class GroupAttention(nn.Module):
 
         q, k = project("query"), project("key")
         v = Conv(self.value_channels, 1, dtype=self.dtype, name="value")(x).reshape(g, i * j, 1, self.value_channels)
-        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl).reshape(g, i, j, self.value_channels)
+        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl, key=f"{_KEY}.impl")
+        y = y.reshape(g, i, j, self.value_channels)
         return ConvBN(self.channels, 1, dtype=self.dtype, name="out")(y, train=train), DotProductMap(q, k)
 
 
@@ -98,7 +100,7 @@ class InterlacedBlock(nn.Module):
         b, h, w, _ = x.shape
         if len(self.factors) != 2 or not all(1 <= f <= n for f, n in zip(self.factors, (h, w))):
             raise UserError(
-                f"config.model.attention.interlaced.factors={self.factors} does not fit a map of {h}x{w} positions: "
+                f"{_KEY}.factors={self.factors} does not fit a map of {h}x{w} positions: "
                 "choose two numbers from 1 to its height and width, or give larger images"
             )
         x = interlace.pad_to_multiple(x, self.factors)
@@ -179,7 +181,12 @@ class Interlaced(Attention):
         """Returns the features with the deepest map attended over.
 
         What the stages attend to goes to `attention['interlaced_far0']` and `attention['interlaced_near0']`.
+
+        Raises:
+          UserError: factors larger than the map, or another option out of its range.
         """
+        check_least(_KEY, 0, channels=self.channels, key_channels=self.key_channels)
+        check_rate(_KEY, dropout=self.dropout)
         channels = lead_width(self.channels, features.deepest)
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="lead_in")(features.deepest, train=train)
         context = InterlacedContext(

@@ -109,3 +109,4 @@ class LocalAttention(Attention):
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"{_KEY}.kernel={self.kernel} has no middle: choose an odd number, such as 7")
         check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)
+        check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_least, nearest
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype, torch_default_init
@@ -25,6 +25,7 @@ NONLOCAL: Rules = (
     (r"^W\.1\.", "norm."),
     (r"^W\.(0\.)?", "out."),
 )
+_KEY = "config.model.attention.nonlocal"
 
 
 class NonLocalBlock(nn.Module):
@@ -47,16 +48,15 @@ class NonLocalBlock(nn.Module):
         """Returns the result and who attends to what.
 
         Raises:
-          UserError: an unknown form, or a map too small to be sub-sampled.
+          UserError: an unknown form, negative channels, or a map too small to be sub-sampled.
         """
         b, h, w, c = x.shape
         if self.form not in FORMS:
-            raise UserError(
-                f"config.model.attention.nonlocal.form={self.form!r} is unknown: {nearest(self.form, FORMS)}"
-            )
+            raise UserError(f"{_KEY}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        check_least(_KEY, 0, channels=self.channels)
         if self.sub_sample and min(h, w) < 2:
             raise UserError(
-                f"config.model.attention.nonlocal.sub_sample=True needs a map of at least 2x2 positions, not {h}x{w}: "
+                f"{_KEY}.sub_sample=True needs a map of at least 2x2 positions, not {h}x{w}: "
                 "set it to False, or give larger images"
             )
         channels = self.channels or max(c // 2, 1)
@@ -77,7 +77,7 @@ class NonLocalBlock(nn.Module):
             looked_at = looked_at.replace(scale=1.0 / k.shape[1], softmax=False)
             y = dot_product_average(q, k, v)
         else:
-            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
+            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
         out_init = torch_default_init if self.norm else nn.initializers.zeros
         y = Conv(c, 1, use_bias=True, dtype=self.dtype, kernel_init=out_init, name="out")(y.reshape(b, h, w, channels))
         if self.norm:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
@@ -40,6 +40,7 @@ OCRNET_HEAD: Rules = (
     (r"^head\.", "decoder.head.classifier."),
     *OCR_MODULES,
 )
+_KEY = "config.model.attention.ocr"
 
 
 class ObjectAttention(nn.Module):
@@ -69,7 +70,7 @@ class ObjectAttention(nn.Module):
         b, h, w, c = x.shape
         if not 1 <= self.scale <= min(h, w):
             raise UserError(
-                f"config.model.attention.ocr.scale={self.scale} does not fit a map of {h}x{w} positions: "
+                f"{_KEY}.scale={self.scale} does not fit a map of {h}x{w} positions: "
                 f"choose 1 to {min(h, w)}, or give larger images"
             )
 
@@ -84,7 +85,7 @@ class ObjectAttention(nn.Module):
         key = conv(conv(regions, self.key_channels, "object0"), self.key_channels, "object1")
         value = conv(regions, self.key_channels, "down")
         q, k, v = (t.reshape(b, -1, 1, self.key_channels) for t in (query, key, value))
-        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl)
+        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl, key=f"{_KEY}.impl")
         y = conv(y.reshape(b, *size, self.key_channels), c, "up")
         return resize(y, (h, w), align_corners=True), DotProductMap(q, k, query_size=size)
 
@@ -158,8 +159,11 @@ class OCR(Attention):
         positions take of them to `attention['ocr_pixels0']`.
 
         Raises:
-          UserError: no such auxiliary prediction, or no map of the stride it is to be made of.
+          UserError: no such auxiliary prediction, or no map of the stride it is to be made of; an option out of its
+            range.
         """
+        check_least(_KEY, 0, channels=self.channels, key_channels=self.key_channels)
+        check_rate(_KEY, dropout=self.dropout)
         deepest = features.deepest
         size = deepest.shape[1:3]
         channels = lead_width(self.channels, deepest)
@@ -171,7 +175,7 @@ class OCR(Attention):
         else:
             there = ", ".join(sorted(features.aux)) or "none"
             raise UserError(
-                f"config.model.attention.ocr.regions={self.regions!r} is no auxiliary prediction of an earlier "
+                f"{_KEY}.regions={self.regions!r} is no auxiliary prediction of an earlier "
                 f"mechanism (there: {there}): put one before ocr, such as name='danet+ocr', or set regions='own'"
             )
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="lead_in")(deepest, train=train)
@@ -193,7 +197,7 @@ class OCR(Attention):
         stride = self.aux_stride or max(features.maps)
         if stride not in features.maps:
             raise UserError(
-                f"config.model.attention.ocr.aux_stride={stride}: the backbone has maps of stride "
+                f"{_KEY}.aux_stride={stride}: the backbone has maps of stride "
                 f"{', '.join(map(str, sorted(features.maps)))}, choose one of them, or 0 for the deepest"
             )
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="aux_conv")(features.maps[stride], train=train)

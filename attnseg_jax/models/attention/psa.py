@@ -23,6 +23,7 @@ PSANET: Rules = (
     (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
     (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
 )
+_KEY = "config.model.attention.psa"
 KINDS = {"collect": ("collect",), "distribute": ("distribute",), "both": ("collect", "distribute")}
 # The scale of PyTorch's default for convolutions: scores are small at first, attention is nearly uniform.
 _planes_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=2, out_axis=(0, 1))
@@ -76,7 +77,7 @@ class PSABranch(nn.Module):
         y = y.reshape(b, h * w, 1, c)
         q, k = (planes, y) if self.distribute else (y, planes)
         v = x.reshape(b, h * w, 1, c)
-        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
+        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
         return mixed, DotProductMap(q, k, scale=1.0)
 
     def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, LookedAt]:
@@ -158,23 +159,23 @@ class PSA(Attention):
         """Returns the features with a deepest map of twice the channels; `attention` has `psa_collect0` and so on.
 
         Raises:
-          UserError: an unknown kind, or a mask or shrinking that is no size.
+          UserError: an unknown kind, a mask or shrinking that is no size, or negative channels.
         """
-        key = "config.model.attention.psa"
         if self.kind not in KINDS:
-            raise UserError(f"{key}.kind={self.kind!r} is unknown: {nearest(self.kind, KINDS)}")
-        check_least(key, 1, shrink=self.shrink)
+            raise UserError(f"{_KEY}.kind={self.kind!r} is unknown: {nearest(self.kind, KINDS)}")
+        check_least(_KEY, 1, shrink=self.shrink)
+        check_least(_KEY, 0, channels=self.channels)
         h, w = features.deepest.shape[1:3]
         # A smaller map later on only shrinks to less; from the start it is a mistake.
         if self.is_initializing() and self.shrink > min(h, w):
             raise UserError(
-                f"{key}.shrink={self.shrink} does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give "
-                "larger images"
+                f"{_KEY}.shrink={self.shrink} does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or "
+                "give larger images"
             )
         even = not self.compact and any(n % 2 == 0 for n in self.mask_size)
         if len(self.mask_size) not in (0, 2) or min(self.mask_size, default=1) < 1 or even:
             odd = "" if self.compact else "odd "
-            raise UserError(f"{key}.mask_size={self.mask_size} must be a height and a width, two {odd}numbers, or ()")
+            raise UserError(f"{_KEY}.mask_size={self.mask_size} must be a height and a width, two {odd}numbers, or ()")
         block = PSABlock(
             self.kind, self.compact, self.channels, self.shrink, self.mask_size, self.impl, self.dtype, name="block"
         )

@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_least, check_rate, nearest
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype, layer_norm
@@ -14,6 +14,7 @@ from attnseg_jax.models.maps import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.resize import resize
 
+_KEY = "config.model.attention.self"
 POSITIONS = ("none", "sincos", "learned")
 
 
@@ -53,7 +54,8 @@ def head_width(channels: int, heads: int, head_dim: int | None = None, *, key: s
 
 
 def check_dropout(path: str, dropout: float, impl: str) -> None:
-    """Raises UserError where attention weights are to be dropped in a form that has none; `path` leads to the keys."""
+    """Refuses what is no rate, and any where `impl` cannot drop attention weights; `path` leads to the keys."""
+    check_rate(path, dropout=dropout)
     if dropout and impl not in ("auto", "dense"):
         raise UserError(
             f"{path}.impl={impl!r} cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
@@ -70,6 +72,7 @@ class MultiHeadAttention(nn.Module):
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; the softmax is float32.
+      impl_key: what an error calls `impl`.
     """
 
     heads: int
@@ -78,6 +81,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(
@@ -108,7 +112,7 @@ class MultiHeadAttention(nn.Module):
             dropped = nn.Dropout(self.dropout, deterministic=False)(looked_at.weights)
             y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
         else:
-            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl)
+            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl, key=self.impl_key)
         y = y.reshape(*y.shape[:2], self.heads * d)
         return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), looked_at
 
@@ -144,13 +148,20 @@ class SelfAttention(Attention):
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; maps go to `attention['self0']` and so on."""
+        """Returns the features with the deepest map attended over; maps go to `attention['self0']` and so on.
+
+        Raises:
+          UserError: an option out of its range, or heads that do not divide the channels.
+        """
+        check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels)
+        check_least(_KEY, 1, layers=self.layers)
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         b, h, w, c = x.shape
-        head_dim = head_width(c, self.heads, self.head_dim, key="config.model.attention.self.heads")
-        check_dropout("config.model.attention.self", self.dropout, self.impl)
+        head_dim = head_width(c, self.heads, self.head_dim, key=f"{_KEY}.heads")
+        check_least(_KEY, 1 / c if self.mlp_ratio > 0 else 0, mlp_ratio=self.mlp_ratio)
+        check_dropout(_KEY, self.dropout, self.impl)
         positions = self._positions(h, w, c)
         tokens = x.reshape(b, h * w, c)
         for i in range(self.layers):
@@ -158,7 +169,13 @@ class SelfAttention(Attention):
             y = y.astype(self.dtype)
             at = y if positions is None else y + positions
             attend = MultiHeadAttention(
-                self.heads, head_dim, dropout=self.dropout, impl=self.impl, dtype=self.dtype, name=f"attention{i}"
+                self.heads,
+                head_dim,
+                dropout=self.dropout,
+                impl=self.impl,
+                dtype=self.dtype,
+                impl_key=f"{_KEY}.impl",
+                name=f"attention{i}",
             )
             y, looked_at = attend(at, at, y, train=train)
             features = features.with_attention("self", looked_at.replace(query_size=(h, w), key_size=(h, w)))
@@ -175,12 +192,13 @@ class SelfAttention(Attention):
         if self.positions == "sincos":
             table = jnp.asarray(sincos_positions(h, w, c))[None]
         elif self.positions == "learned":
+            if len(self.position_size) != 2 or min(self.position_size) < 1:
+                raise UserError(
+                    f"{_KEY}.position_size={self.position_size} must be a height and a width, two numbers from 1 on"
+                )
             table = self.param("positions", nn.initializers.normal(0.02), (1, *self.position_size, c), jnp.float32)
             if table.shape[1:3] != (h, w):
                 table = resize(table, (h, w), method="bicubic")
         else:
-            raise UserError(
-                f"config.model.attention.self.positions={self.positions!r} is unknown: "
-                f"{nearest(self.positions, POSITIONS)}"
-            )
+            raise UserError(f"{_KEY}.positions={self.positions!r} is unknown: {nearest(self.positions, POSITIONS)}")
         return jax.lax.reshape(table, (1, h * w, c)).astype(self.dtype)

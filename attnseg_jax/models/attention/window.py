@@ -36,6 +36,7 @@ class ShiftedWindowAttention(nn.Module):
       heads: number of heads, a divisor of the channels.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; the softmax is float32.
+      impl_key: what an error calls `impl`.
     """
 
     window: int
@@ -43,6 +44,7 @@ class ShiftedWindowAttention(nn.Module):
     heads: int
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], AttentionMap]:
@@ -62,7 +64,7 @@ class ShiftedWindowAttention(nn.Module):
         if any(shift):
             mask = window_ops.window_mask(size, window, shift)[None]
             mask = jnp.broadcast_to(mask, (b, g, s, s)).reshape(b * g, 1, s, s)
-        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl)
+        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl, key=self.impl_key)
         y = nn.Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
         weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)
         weights = weights.reshape(b, g, self.heads, s, s).swapaxes(2, 3).reshape(b, g, s, self.heads * s)
@@ -81,6 +83,7 @@ class SwinBlock(nn.Module):
       mlp_ratio: hidden width of the perceptron, in channels.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
     """
 
     window: int
@@ -89,11 +92,14 @@ class SwinBlock(nn.Module):
     mlp_ratio: float = 4.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], AttentionMap]:
         """Returns the map after attention and perceptron, and the weights of every pixel."""
-        attend = ShiftedWindowAttention(self.window, self.shift, self.heads, self.impl, self.dtype, name="attn")
+        attend = ShiftedWindowAttention(
+            self.window, self.shift, self.heads, self.impl, self.dtype, self.impl_key, name="attn"
+        )
         y, looked_at = attend(layer_norm("norm1", _EPSILON)(x))
         x = x + y
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
@@ -131,8 +137,10 @@ class WindowAttention(Attention):
 
         Raises:
           UserError: heads that do not divide the channels; a perceptron without hidden channels; a window larger than
-            the map it is initialised on.
+            the map it is initialised on; no layers or negative channels.
         """
+        check_least(_KEY, 0, channels=self.channels)
+        check_least(_KEY, 1, layers=self.layers)
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
@@ -147,7 +155,16 @@ class WindowAttention(Attention):
             )
         for i in range(self.layers):
             shift = self.window // 2 if i % 2 else 0
-            block = SwinBlock(self.window, shift, self.heads, self.mlp_ratio, self.impl, self.dtype, name=f"block{i}")
+            block = SwinBlock(
+                self.window,
+                shift,
+                self.heads,
+                self.mlp_ratio,
+                self.impl,
+                self.dtype,
+                impl_key=f"{_KEY}.impl",
+                name=f"block{i}",
+            )
             x, looked_at = block(x)
             features = features.with_attention("window", looked_at)
         return features.with_deepest(x)

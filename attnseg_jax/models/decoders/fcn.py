@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
@@ -70,7 +70,7 @@ class FCN(nn.Module):
         """Returns logits and auxiliary logits, each at the size of its map.
 
         Raises:
-          UserError: a skip or the auxiliary head asks for a map the backbone does not have.
+          UserError: a skip or the auxiliary head asks for a map the backbone does not have; an option out of its range.
         """
         for stride in (*self.skips, *((self.aux_stride,) if self.aux else ())):
             if stride not in features.maps:
@@ -78,7 +78,8 @@ class FCN(nn.Module):
                     f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
                     f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
                 )
-        check_least("config.model.decoder.fcn", 0, convs=self.convs)
+        check_least("config.model.decoder.fcn", 0, channels=self.channels, convs=self.convs)
+        check_rate("config.model.decoder.fcn", dropout=self.dropout)
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest
         logits = head(x, train=train)

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
+from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Dtype, layer_norm
@@ -39,6 +39,7 @@ class MaskTransformer(nn.Module):
       dropout: rate after attention and in the perceptron, in training; weights are not dropped, for memory's sake.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax, normalisation and logits are float32.
+      impl_key: what an error calls `impl`.
     """
 
     num_classes: int
@@ -49,6 +50,7 @@ class MaskTransformer(nn.Module):
     dropout: float = 0.1
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
 
     @nn.compact
     def __call__(
@@ -79,7 +81,10 @@ class MaskTransformer(nn.Module):
         maps = []
         for i in range(self.layers):
             y = norm(f"norm1_{i}", tokens)
-            y, looked_at = MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name=f"attention{i}")(y, y)
+            attend = MultiHeadAttention(
+                self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name=f"attention{i}"
+            )
+            y, looked_at = attend(y, y)
             maps.append(DotProductMap(looked_at.q[:, patches:], looked_at.k[:, :patches], key_size=(h, w)))
             tokens = tokens + drop(y)
             y = dense(int(c * self.mlp_ratio), f"mlp1_{i}")(norm(f"norm2_{i}", tokens))
@@ -131,10 +136,14 @@ class MaskTransformerDecoder(nn.Module):
         """Returns logits at the size of the deepest map; `attention['mask_transformer0']` is what classes attend to.
 
         Raises:
-          UserError: heads that do not divide the channels, a perceptron without hidden channels.
+          UserError: heads that do not divide the channels, a perceptron without hidden channels, another option out of
+            its range.
         """
         x = features.deepest
         path, channels = "config.model.decoder.mask_transformer", self.channels or x.shape[-1]
+        check_least(path, 0, channels=self.channels)
+        check_least(path, 1, layers=self.layers)
+        check_rate(path, dropout=self.dropout)
         head_width(channels, self.heads, key=f"{path}.heads")
         check_least(path, 1 / channels, mlp_ratio=self.mlp_ratio)
         transformer = MaskTransformer(
@@ -146,6 +155,7 @@ class MaskTransformerDecoder(nn.Module):
             self.dropout,
             self.impl,
             self.dtype,
+            f"{path}.impl",
             name="transformer",
         )
         logits, maps = transformer(x, train=train)

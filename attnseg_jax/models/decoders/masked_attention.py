@@ -16,6 +16,7 @@ from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, Rules
 from attnseg_jax.ops.mask_classification import semantic_logits
 from attnseg_jax.ops.resize import resize
 
+_KEY = "config.model.decoder.masked_attention"
 _MAX_CHANNELS = 256
 _EPSILON = 1e-5
 
@@ -60,7 +61,7 @@ class MaskedAttentionLayer(nn.Module):
         """Returns the queries and the map of their weights; `mask` is True where a query may look at a pixel."""
 
         def attend(name: str) -> MultiHeadAttention:
-            return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name=name)
+            return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, impl_key=f"{_KEY}.impl", name=name)
 
         y, looked_at = attend("cross_attention")(x + query_positions, memory + positions, memory, mask=mask)
         x = layer_norm("cross_norm", _EPSILON)(x + y)
@@ -109,8 +110,10 @@ class MaskedAttentionDecoder(nn.Module):
         """Returns logits at the size of the finest map used; `attention['masked_attention0']` is the first layer's.
 
         Raises:
-          UserError: a stride the backbone does not have, no queries or layers, heads that do not divide the channels.
+          UserError: a stride the backbone does not have, no queries or layers, heads that do not divide the channels,
+            another option out of its range.
         """
+        check_least(_KEY, 0, channels=self.channels)
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
         self._check(features, c)
         pyramid = self._pyramid(features, c, train)
@@ -142,16 +145,15 @@ class MaskedAttentionDecoder(nn.Module):
         return Output(semantic_logits(class_logits, mask_logits), aux, attention=attention)
 
     def _check(self, features: Features, channels: int) -> None:
-        path = "config.model.decoder.masked_attention"
         for stride in self.strides:
             if stride not in features.maps:
                 raise UserError(
-                    f"{path}.strides={self.strides} asks for a map of stride {stride}; the backbone has "
+                    f"{_KEY}.strides={self.strides} asks for a map of stride {stride}; the backbone has "
                     f"{', '.join(map(str, sorted(features.maps)))}: choose among them, or () for all from 4 on"
                 )
-        check_least(path, 1, queries=self.queries, layers=self.layers)
-        check_least(path, 1 / channels, mlp_ratio=self.mlp_ratio)
-        head_width(channels, self.heads, key=f"{path}.heads")
+        check_least(_KEY, 1, queries=self.queries, layers=self.layers)
+        check_least(_KEY, 1 / channels, mlp_ratio=self.mlp_ratio)
+        head_width(channels, self.heads, key=f"{_KEY}.heads")
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""

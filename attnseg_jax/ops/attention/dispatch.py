@@ -33,6 +33,7 @@ def dot_product_attention(
     mask: Bool[Array, "#b #a #n #m"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
+    key: str = "impl",
 ) -> Float[Array, "b n a e"]:
     """Mean of the values `v`, weighted by the softmax over keys `m` of `scale * q . k + bias`.
 
@@ -46,6 +47,7 @@ def dot_product_attention(
       impl: `dense`, `chunked` (blocks of queries, memory linear in n and m), `cudnn`, `splash`, or `auto`, which takes
         the best for the backend, type and size and logs once what it took. All are exact and have gradients for
         `q`, `k`, `v` and `bias`; only `dense` has forward-mode derivatives.
+      key: what an error calls `impl`, for example `config.model.attention.self.impl`.
 
     Returns:
       `[b, n, a, e]` in the dtype of `v`; the softmax is in float32 whatever the inputs are.
@@ -62,7 +64,7 @@ def dot_product_attention(
     if impl == "auto":
         impl = _choose(q, k, v, bias, mask)
     else:
-        check_impl(impl, **_facts(q, k, v, bias, mask))
+        check_impl(impl, key=key, **_facts(q, k, v, bias, mask))
     return _WAYS[impl](q, k, v, bias, mask, scale)
 
 

@@ -128,11 +128,14 @@ def test_the_table_fits_another_size(random_variables, size):
 def test_at_first_it_reaches_everything():
     """Behind a last normalisation of scale 0 the context is not learned in hundreds of steps."""
     model = AxialAttention(heads=3)
-    variables = jax.jit(model.init)(jax.random.key(0), FEATURES)
+    variables = FAST_COMPILE(model.init)(jax.random.key(0), FEATURES)
     out = FAST_COMPILE(functools.partial(model.apply, train=True, mutable=["batch_stats"]))(variables, FEATURES)[0]
-    gradient = jax.grad(lambda x: (model.apply(variables, FEATURES.with_deepest(x)).deepest[:, 3, 2] ** 2).sum())
+
+    def loss(x):
+        return (model.apply(variables, FEATURES.with_deepest(x)).deepest[:, 3, 2] ** 2).sum()
+
     # But for positions whose projection is rectified altogether.
-    assert (gradient(FEATURES.deepest) != 0).any(-1).mean() > 0.9
+    assert (FAST_COMPILE(jax.grad(loss))(FEATURES.deepest) != 0).any(-1).mean() > 0.9
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
     assert sorted(out.attention) == ["axial_height0", "axial_width0"]
     for name, length in (("axial_height0", 5), ("axial_width0", 8)):

@@ -19,6 +19,7 @@ from attnseg_jax.models.decoders import DECODERS
 from attnseg_jax.models.pretrained import from_torch, match
 
 RNG = np.random.default_rng(0)
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
 FEATURES = Features({2: jnp.ones((2, 10, 16, 3)), 4: jnp.asarray(MAP)})
 
@@ -39,7 +40,7 @@ def test_the_original(recurrence):
     case = Golden(f"attn_ccnet_r{recurrence}_13x17")
     x = nhwc(case.inputs()["x"])
     model = CrissCross(recurrence)
-    y, maps = model.apply(variables_of(model, case, x), x)
+    y, maps = FAST_COMPILE(model.apply)(variables_of(model, case, x), x)
     assert_golden(case, "y", nchw(y))
     assert len(maps) == recurrence
 
@@ -49,7 +50,7 @@ def test_the_original_head():
     x = nhwc(case.inputs()["x"])
     head = CrissCrossAttention(channels=32, out_channels=512)
     model = Segmenter(Identity(), head, DECODERS["fcn"](19, convs=0))
-    assert_golden(case, "logits", nchw(jax.jit(model.apply)(variables_of(model, case, x), x).logits))
+    assert_golden(case, "logits", nchw(FAST_COMPILE(model.apply)(variables_of(model, case, x), x).logits))
 
 
 def test_against_numpy(random_variables):
@@ -67,8 +68,12 @@ def test_against_numpy(random_variables):
             powers = np.exp([q[b, i, j] @ k[b, *at] for at in seen])
             mixed[b, i, j] = sum(power * v[b, *at] for at, power in zip(seen, powers)) / powers.sum()
         y = y + p["gamma"] * mixed
-    found, _ = model.apply(variables, MAP)
+    found, _ = FAST_COMPILE(model.apply)(variables, MAP)
     np.testing.assert_allclose(found, y, atol=1e-5)
+
+
+def gradient_of_a_pixel(model, variables):
+    return FAST_COMPILE(jax.grad(lambda x: (model.apply(variables, x)[0][:, 3, 2] ** 2).sum()))(jnp.asarray(MAP))
 
 
 @pytest.mark.parametrize("recurrence", [1, 2])
@@ -77,7 +82,7 @@ def test_reach(random_variables, recurrence):
     model = CrissCross(recurrence, reduction=2)
     variables = random_variables(model, MAP)
     variables["params"]["gamma"] = np.float32([0.7])
-    gradient = jax.grad(lambda x: (model.apply(variables, x)[0][:, 3, 2] ** 2).sum())(jnp.asarray(MAP))
+    gradient = gradient_of_a_pixel(model, variables)
     cross = np.zeros((5, 8), bool)
     cross[3] = cross[:, 2] = True
     assert (gradient[:, cross] != 0).all()
@@ -87,21 +92,20 @@ def test_reach(random_variables, recurrence):
 def test_at_first_it_reaches_everything():
     """Behind a closed gate nothing beyond a cross would have a gradient, and the corner would not be learned."""
     model = CrissCross()
-    variables = model.init(jax.random.key(0), MAP)
-    gradient = jax.grad(lambda x: (model.apply(variables, x)[0][:, 3, 2] ** 2).sum())(jnp.asarray(MAP))
-    assert (gradient != 0).all()
+    variables = FAST_COMPILE(model.init)(jax.random.key(0), MAP)
+    assert (gradient_of_a_pixel(model, variables) != 0).all()
 
 
 def test_at_first_it_looks_around():
     """A one-hot softmax would have no gradient, and with unscaled products it takes little to get one."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 13, 17, 64)), jnp.float32)
-    (_, maps), _ = CrissCross().init_with_output(jax.random.key(0), x)
+    (_, maps), _ = FAST_COMPILE(CrissCross().init_with_output)(jax.random.key(0), x)
     assert maps[0].weights.max(-1).mean() < 0.2
 
 
 def test_what_goes_out(random_variables):
     model = CrissCrossAttention(recurrence=3)
-    run = jax.jit(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
+    run = FAST_COMPILE(functools.partial(model.apply, train=True, mutable=["batch_stats"]))
     out, _ = run(random_variables(model, FEATURES), FEATURES)
     assert out.deepest.shape == (2, 5, 8, 3) and sorted(out.attention) == [f"criss_cross{i}" for i in range(3)]
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
@@ -122,7 +126,7 @@ def test_default_widths(backbone, channels, key):
 def test_bfloat16(random_variables):
     features = FEATURES.with_deepest(FEATURES.deepest.astype(jnp.bfloat16))
     model = CrissCrossAttention(dtype=jnp.bfloat16)
-    out = model.apply(random_variables(model, features), features)
+    out = FAST_COMPILE(model.apply)(random_variables(model, features), features)
     assert out.deepest.dtype == jnp.bfloat16 and out.attention["criss_cross1"].weights.dtype == jnp.float32
 
 

@@ -1,5 +1,7 @@
 """Context encoding: the original's layer, the module around it in float64, what it predicts of the whole image."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from attnseg_jax.models.attention import ContextEncoding, Encoding
 from attnseg_jax.models.attention.encnet import ENCODING
 from attnseg_jax.models.pretrained import from_torch, match
 
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
 FEATURES = Features({2: jnp.ones((2, 10, 14, 3)), 4: jnp.asarray(X)})
 
@@ -26,7 +29,7 @@ def test_layer_of_the_original():
     gain = case.info["parameter_gain"]
     for prefix, factors in (("", {}), (gain["prefix"], gain)):
         scaled = {name: value * np.float32(factors.get(name, 1)) for name, value in state.items()}
-        y, weights = jax.jit(model.apply)({"params": match(target, _params(scaled))["params"]}, x)
+        y, weights = FAST_COMPILE(model.apply)({"params": match(target, _params(scaled))["params"]}, x)
         assert_golden(case, f"{prefix}y", y)
         assert_golden(case, f"{prefix}weights", weights)
 
@@ -56,7 +59,7 @@ def test_against_numpy(random_variables):
     gate = 1 / (1 + np.exp(-(context @ p["gate"]["kernel"] + p["gate"]["bias"])))
     presence = context @ p["presence"]["kernel"] + p["presence"]["bias"]
 
-    out = model.apply(variables, FEATURES)
+    out = FAST_COMPILE(model.apply)(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, x * (1 + gate.reshape(2, 1, 1, 9)), atol=3e-5)
     np.testing.assert_allclose(out.presence["encnet"], presence, atol=3e-5)
     np.testing.assert_allclose(out.attention["encnet0"].weights[:, 0], weights, atol=1e-5)
@@ -70,7 +73,7 @@ def test_presence_teaches_the_codewords(random_variables):
     image = np.random.default_rng(1).standard_normal((2, 13, 17, 3)).astype(np.float32)
     variables = random_variables(model, image)
 
-    @jax.jit
+    @FAST_COMPILE
     @jax.grad
     def gradient(params):
         out, _ = model.apply(
@@ -94,13 +97,13 @@ def test_another_size_and_bfloat16(random_variables):
     model = ContextEncoding(num_classes=6, dtype=jnp.bfloat16)
     features = FEATURES.with_deepest(jnp.asarray(X, jnp.bfloat16))
     variables = random_variables(model, features)
-    out = model.apply(variables, features.with_deepest(features.deepest[:, :3]))
+    out = FAST_COMPILE(model.apply)(variables, features.with_deepest(features.deepest[:, :3]))
     assert out.deepest.shape == (2, 3, 7, 12) and out.deepest.dtype == jnp.bfloat16
     assert out.presence["encnet"].dtype == out.attention["encnet0"].weights.dtype == jnp.float32
 
 
 def test_start():
-    variables = jax.jit(Encoding(codewords=4).init)(jax.random.key(0), jnp.asarray(X))["params"]
+    variables = FAST_COMPILE(Encoding(codewords=4).init)(jax.random.key(0), jnp.asarray(X))["params"]
     assert (variables["scale"] < 0).all() and (variables["scale"] > -1).all()
     assert 0.5 / 48**0.5 < abs(variables["codewords"]).max() <= 1 / 48**0.5
 

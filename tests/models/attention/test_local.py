@@ -1,5 +1,7 @@
 """The mechanism `local`: of features and of logits, against float64 by pixel, and by its properties."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,14 @@ from attnseg_jax.models.attention import LocalAttention, NoAttention
 from attnseg_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
 FEATURES = Features({2: jnp.ones((2, 10, 16, 3)), 4: jnp.asarray(MAP)})
 LOGITS = RNG.standard_normal((2, 9, 7, 6)).astype(np.float32)
 
 
 def refine(model, variables, logits, features=FEATURES):
-    return model.apply(variables, jnp.asarray(logits), features, method="refine")
+    return FAST_COMPILE(functools.partial(model.apply, method="refine"))(variables, jnp.asarray(logits), features)
 
 
 def refine_variables(model, random_variables):
@@ -64,7 +67,7 @@ def test_features_against_numpy(random_variables):
 
     weights = weigh(embed("query"), embed("key"), 3, 2)
     mixed = average(weights, embed("value")).reshape(2, 5, 8, 15)
-    out = model.apply(variables, FEATURES)
+    out = FAST_COMPILE(model.apply)(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, MAP + mixed @ p["out"]["kernel"] + p["out"]["bias"], atol=1e-5)
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
     looked_at = out.attention["local0"]
@@ -114,7 +117,11 @@ def test_refined_scores_stay_within_their_neighbourhood(random_variables):
 def test_iterations_widen_what_a_score_sees(random_variables, iterations):
     model = LocalAttention(kernel=3, heads=2, values="logits", iterations=iterations)
     variables = refine_variables(model, random_variables)
-    gradient = jax.grad(lambda x: (refine(model, variables, x)[0][:, 4, 3] ** 2).sum())(jnp.asarray(LOGITS))
+
+    def loss(x):
+        return (model.apply(variables, x, FEATURES, method="refine")[0][:, 4, 3] ** 2).sum()
+
+    gradient = FAST_COMPILE(jax.grad(loss))(jnp.asarray(LOGITS))
     seen = np.zeros((9, 7), bool)
     seen[4 - iterations : 5 + iterations, 3 - iterations : 4 + iterations] = True
     assert (gradient[:, seen] != 0).all() and (gradient[:, ~seen] == 0).all()
@@ -130,11 +137,11 @@ def test_a_model_with_refined_logits(random_variables):
     image = jnp.asarray(RNG.standard_normal((2, 13, 17, 3)), jnp.float32)
     variables = random_variables(model, image)
     assert sorted(variables["params"]["attention"]) == ["refine_key", "refine_norm", "refine_query"]
-    out = model.apply(variables, image)
+    out = FAST_COMPILE(model.apply)(variables, image)
     assert sorted(out.attention) == ["local0"] and out.attention["local0"].query_size == (7, 9)
     plain = model.clone(attention=NoAttention())
     without = {**variables, "params": {key: variables["params"][key] for key in ("backbone", "decoder")}}
-    assert abs(out.logits - plain.apply(without, image).logits).max() > 1e-3
+    assert abs(out.logits - FAST_COMPILE(plain.apply)(without, image).logits).max() > 1e-3
 
 
 def test_the_features_stay_when_logits_are_the_values(random_variables):
@@ -148,7 +155,7 @@ def test_bfloat16(random_variables):
     features = FEATURES.with_deepest(FEATURES.deepest.astype(jnp.bfloat16))
     options = dict(kernel=3, heads=3, dtype=jnp.bfloat16)
     model = LocalAttention(**options)
-    out = model.apply(random_variables(model, features), features)
+    out = FAST_COMPILE(model.apply)(random_variables(model, features), features)
     assert out.deepest.dtype == jnp.bfloat16 and out.attention["local0"].weights.dtype == jnp.float32
     model = LocalAttention(**options, values="logits")
     scores, maps = refine(model, refine_variables(model, random_variables), LOGITS, features)

@@ -30,10 +30,10 @@ def test_the_original(name, shift):
     model = SwinBlock(7, shift, heads=4)
     loaded = from_torch(case.state_dict(), SWIN)
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), loaded)
-    y, _ = jax.jit(model.apply)(variables, x)
+    y, _ = FAST_COMPILE(model.apply)(variables, x)
     assert_golden(case, "y", nchw(y))
     attend = ShiftedWindowAttention(7, shift, heads=4)
-    y, _ = jax.jit(attend.apply)({"params": variables["params"]["attn"]}, x)
+    y, _ = FAST_COMPILE(attend.apply)({"params": variables["params"]["attn"]}, x)
     assert_golden(case, "attn", nchw(y))
 
 
@@ -113,7 +113,8 @@ def test_a_pair_of_blocks_by_default(random_variables):
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
     x = jnp.asarray(MAP)
     for i, shift in enumerate((0, 2)):
-        x, _ = SwinBlock(4, shift, heads=4).apply({"params": variables["params"][f"block{i}"]}, x)
+        block = SwinBlock(4, shift, heads=4)
+        x, _ = FAST_COMPILE(block.apply)({"params": variables["params"][f"block{i}"]}, x)
     np.testing.assert_allclose(out.deepest, x, atol=1e-5)
 
 

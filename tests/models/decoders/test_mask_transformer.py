@@ -18,6 +18,7 @@ from attnseg_jax.models.decoders import MaskTransformer
 from attnseg_jax.models.decoders.mask_transformer import SEGMENTER_MASK
 from attnseg_jax.models.pretrained import from_torch, match
 
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 9)).astype(np.float32)
 erf = np.vectorize(math.erf)
 SMALL = dict(num_classes=7, channels=12, layers=2, heads=3, mlp_ratio=1.5)
@@ -32,7 +33,7 @@ def test_masks_of_the_original():
     x = nhwc(case.inputs()["x"])
     model = MaskTransformer(7, channels=96, layers=2, heads=4, mlp_ratio=2.0)
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), params(case.state_dict()))
-    masks, maps = jax.jit(model.apply)(variables, x)
+    masks, maps = FAST_COMPILE(model.apply)(variables, x)
     assert_golden(case, "masks", nchw(masks))
     assert [looked_at.weights.shape for looked_at in maps] == [(2, 4, 7, 35)] * 2
 
@@ -70,7 +71,7 @@ def test_against_numpy(random_variables):
         for n, k in np.ndindex(15, 7):
             expected[b, n, k] = patches[n] @ classes[k] / np.linalg.norm(patches[n]) / np.linalg.norm(classes[k])
     expected = norm(expected, p["mask_norm"]).reshape(2, 3, 5, 7)
-    masks, maps = jax.jit(model.apply)(variables, X)
+    masks, maps = FAST_COMPILE(model.apply)(variables, X)
     np.testing.assert_allclose(masks, expected, atol=2e-5)
     for looked_at, weights in zip(maps, class_weights, strict=True):
         np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
@@ -92,7 +93,7 @@ def test_of_a_whole_model(random_variables):
     model = build_model(config, 7, dtype=jnp.bfloat16)
     image = np.random.default_rng(1).standard_normal((2, 13, 17, 3)).astype(np.float32)
     variables = random_variables(model, image)
-    out = jax.jit(model.apply)(variables, image[:, :9])
+    out = FAST_COMPILE(model.apply)(variables, image[:, :9])
     assert out.logits.shape == (2, 9, 17, 7) and out.logits.dtype == jnp.float32
     looked_at = out.attention["mask_transformer0"]
     assert looked_at.weights.shape == (2, 3, 7, 15) and looked_at.key_size == (3, 5)
@@ -102,7 +103,7 @@ def test_of_a_whole_model(random_variables):
     inner = {"params": variables["params"]["decoder"]}
     features = Features({4: jnp.asarray(X[..., :1] * np.ones(12, np.float32))})
 
-    @functools.partial(jax.jit, static_argnames="train")
+    @functools.partial(FAST_COMPILE, static_argnames="train")
     def run(seed, train=True):
         return decoder.apply(inner, features, train=train, rngs={"dropout": jax.random.key(seed)}).logits
 
@@ -112,9 +113,9 @@ def test_of_a_whole_model(random_variables):
 
 def test_tokens_of_zeros_have_finite_gradients():
     model = MaskTransformer(**SMALL)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.asarray(X))
+    variables = FAST_COMPILE(model.init)(jax.random.key(0), jnp.asarray(X))
     variables["params"]["class_tokens"] = jnp.zeros((1, 7, 12))
-    loss = jax.jit(jax.grad(lambda p: (model.apply({"params": p}, jnp.zeros_like(X))[0] ** 2).sum()))
+    loss = FAST_COMPILE(jax.grad(lambda p: (model.apply({"params": p}, jnp.zeros_like(X))[0] ** 2).sum()))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(variables["params"])))
 
 

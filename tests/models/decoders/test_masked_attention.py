@@ -23,6 +23,7 @@ SIZES = {2: (10, 14), 4: (5, 7), 8: (3, 4)}
 MAPS = {stride: RNG.standard_normal((2, *SIZES[stride], 9)).astype(np.float32) for stride in SIZES}
 FEATURES = Features({stride: jnp.asarray(x) for stride, x in MAPS.items()})
 SMALL = dict(num_classes=7, channels=12, queries=6, layers=2, heads=3, mlp_ratio=1.5)
+FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def test_layer_of_the_original():
@@ -33,7 +34,7 @@ def test_layer_of_the_original():
     positions = dict(query_positions=inputs["query_pos"], positions=inputs["pos"])
     target = jax.eval_shape(functools.partial(model.init, **positions), jax.random.key(0), *args)
     variables = match(target, {"params": from_torch(case.state_dict(), MASK2FORMER_LAYER)["params"]})
-    y, looked_at = jax.jit(model.apply)(variables, *args, **positions)
+    y, looked_at = FAST_COMPILE(model.apply)(variables, *args, **positions)
     assert_golden(case, "y", y)
     weights = np.asarray(looked_at.weights)
     assert weights.shape == (2, 4, 9, 35)
@@ -55,7 +56,7 @@ def test_gradients_are_true_and_exactly_zero_at_masked_pixels(random_variables):
         return (model.apply(variables, x, memory, mask, **keywords)[0] * weights).sum()
 
     check_grads(jax.jit(loss), (x, memory), order=1, modes=["rev"], eps=1e-3, atol=2e-2, rtol=2e-2)
-    gradient = jax.jit(jax.grad(loss, argnums=1))(x, memory)
+    gradient = FAST_COMPILE(jax.grad(loss, argnums=1))(x, memory)
     seen = np.asarray(mask.any(axis=(1, 2)))
     assert (gradient[~seen] == 0).all() and (gradient[seen] != 0).any(axis=-1).all() and seen.sum() > 20
 
@@ -116,7 +117,7 @@ def test_against_numpy(random_variables):
         masks = pixels @ y.T
         return np.log(1 / (1 + np.exp(-masks)) @ classes), masks
 
-    out = jax.jit(model.apply)(variables, FEATURES)
+    out = FAST_COMPILE(model.apply)(variables, FEATURES)
     closed = 0
     for b in range(2):
         fused = []
@@ -150,14 +151,13 @@ def test_against_numpy(random_variables):
     assert closed > 20 and sorted(out.aux) == ["masked_attention0", "masked_attention1"]
 
 
-FAST = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # it compiles faster
 ONE_LAYER = dict(num_classes=7, queries=5, layers=1, heads=3, aux=False)
 
 
 def test_another_size_and_bfloat16(random_variables):
     model = MaskedAttentionDecoder(**ONE_LAYER, dtype=jnp.bfloat16)
     variables = random_variables(model, Features({4: jnp.asarray(MAPS[4])}))
-    out = FAST(model.apply)(variables, Features({4: jnp.asarray(MAPS[4][:, :3], jnp.bfloat16)}))
+    out = FAST_COMPILE(model.apply)(variables, Features({4: jnp.asarray(MAPS[4][:, :3], jnp.bfloat16)}))
     assert out.logits.shape == (2, 3, 7, 7) and out.logits.dtype == jnp.float32 and not out.aux
     looked_at = out.attention["masked_attention0"]
     assert looked_at.q.dtype == jnp.bfloat16 and looked_at.weights.dtype == jnp.float32
@@ -169,7 +169,7 @@ def test_every_parameter_learns(random_variables):
     features = Features({4: jnp.asarray(MAPS[4])})
     variables = random_variables(model, features)
 
-    @FAST
+    @FAST_COMPILE
     @jax.grad
     def gradient(params):
         out, _ = model.apply({**variables, "params": params}, features, train=True, mutable=["batch_stats"])
