@@ -1,10 +1,13 @@
 """Convolutions: every path against XLA's own and against float64 loops, values and gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from attnseg_jax.ops import depthwise
@@ -170,6 +173,36 @@ def test_vmapped_gradients_equal_a_loop():
         jax.vmap(depthwise_gradients)(x, kernel, g), *(depthwise_gradients(*row) for row in zip(x, kernel, g))
     ):
         np.testing.assert_allclose(ours, jnp.stack(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map_equals_one_device(check_vma):
+    x, kernel, g = draw(4, 7, 5, 3), draw(3, 3, 1, 3, seed=1), draw(4, 7, 5, 3, seed=2)
+
+    def spread(x, kernel, g):
+        by_x, by_kernel = depthwise_gradients(x, kernel, g)
+        # With the check on, the gradient of what all devices share is summed by itself.
+        return by_x, by_kernel if check_vma else lax.psum(by_kernel, "data")
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(
+        spread, mesh=mesh, in_specs=(split, whole, split), out_specs=(split, whole), check_vma=check_vma
+    )
+    for ours, theirs in zip(jax.jit(mapped)(x, kernel, g), depthwise_gradients(x, kernel, g)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_batch_over_devices_stays_where_it_is():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    places = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), (), ("data",))]
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+        for shape, place in zip([(4, 7, 5, 3), (3, 3, 1, 3), (4, 7, 5, 3)], places)
+    ]
+    text = depthwise_gradients.lower(*shapes).compile().as_text()
+    names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    assert set(re.findall(rf"({names})(?:-start)?\(", text)) == {"all-reduce"}
 
 
 @pytest.mark.parametrize("platform, count", [("cpu", 0), ("tpu", 2), ("cuda", 2)])
