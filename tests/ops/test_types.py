@@ -28,6 +28,7 @@ from attnseg_jax.ops import (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 
@@ -49,6 +50,7 @@ MODULES = (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
@@ -124,6 +126,7 @@ CALLS = {
     window.window_mask: (((7, 5), (3, 2), (1, 0)), {}),
     window.relative_index: (((3, 2),), {}),
     window.window_keys: (((7, 5), 3, (1, 0)), {}),
+    varying.varying_together: ((IMAGE, None, LABELS), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 
