@@ -73,9 +73,9 @@ def test_selected_drops_what_the_names_do_not_choose():
     config = build.default_config()
     config["attention"]["name"] = "self+none"
     found = build.selected(config)
-    assert list(found["backbone"]) == ["name", "tiny"]
+    assert list(found["backbone"]) == ["name", "pretrained", "freeze", "tiny"]
     assert list(found["attention"]) == ["name", "none", "self"] and found["kind"] == "segmenter"
-    assert len(config["backbone"]) == 1 + len(BACKBONES)  # the argument stays whole
+    assert len(config["backbone"]) == 3 + len(BACKBONES)  # the argument stays whole
 
 
 @pytest.mark.parametrize(
