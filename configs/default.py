@@ -24,6 +24,11 @@ def get_config() -> ConfigDict:
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
 
+    # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
+    # hf://owner/name[@revision]/file, or a name of attnseg_jax/models/catalogue.py; '' is off. A classifier of another
+    # number of classes stays at its initialisation. A checkpoint in the own workdir goes before.
+    config.init_from = ""
+
     config.data = data = ConfigDict()
     # Where records come from: 'tfds' (a TensorFlow Datasets builder) or 'folder' (images and masks).
     data.source = "tfds"
@@ -71,6 +76,10 @@ def get_config() -> ConfigDict:
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
+    # Weights of the backbone to start from, named as in `init_from`, which goes before it; '' is off.
+    config.model.backbone.pretrained = ""
+    # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
+    config.model.backbone.freeze = "none"
     config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()

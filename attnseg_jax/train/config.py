@@ -49,9 +49,12 @@ def _tuples(value: Any) -> Any:
 # so that older workdirs can still be evaluated and continued.
 ADDED = {
     "eval.size_multiple": 1,
+    "init_from": "",
     "loss.class_weight_power": 1.0,
     "loss.presence_weight": 0.2,
     "loss.scales": (),
+    "model.backbone.freeze": "none",
+    "model.backbone.pretrained": "",
 }
 
 
@@ -69,9 +72,11 @@ def load(workdir: str | Path) -> ConfigDict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
     for key, value in ADDED.items():
-        group, name = key.split(".")
-        if group in values:
-            values[group].setdefault(name, value)
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+        node.setdefault(name, value)
     return ConfigDict(_tuples(values)).lock()
 
 

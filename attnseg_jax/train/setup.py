@@ -116,7 +116,8 @@ def make_run(
             "give a multiple of that"
         )
     model = build_model(config.model, num_classes, dtype=config.dtype)
-    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps)
+    frozen = ("backbone",) if config.model.backbone.freeze == "all" else ()
+    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     shape = (1, *config.data.crop, 3)
     ema = config.optimizer.ema_decay > 0
 

@@ -17,6 +17,7 @@ from attnseg_jax.ops import (
     channel_attention,
     conv,
     criss_cross,
+    depthwise,
     interlace,
     local,
     losses,
@@ -27,6 +28,7 @@ from attnseg_jax.ops import (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 
@@ -37,6 +39,7 @@ MODULES = (
     channel_attention,
     conv,
     criss_cross,
+    depthwise,
     interlace,
     local,
     losses,
@@ -47,6 +50,7 @@ MODULES = (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
@@ -68,7 +72,9 @@ CALLS = {
     axial.axial_average: ((jnp.ones((2, 5, 3, 7, 7)), MAPS, jnp.ones((4, 7, 7))), {}),
     axial.axial_keys: (((7, 5),), {"width": True}),
     conv.conv: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": (1, 2)}),
+    conv.same_padding: ((7, 3, 2), {}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
+    depthwise.depthwise_conv: ((IMAGE, jnp.ones((3, 2, 4))), {"stride": (2, 1), "padding": ((1, 0), (0, 2))}),
     criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
     criss_cross.criss_cross_weights: ((IMAGE, IMAGE), {}),
     criss_cross.criss_cross_keys: (((7, 5),), {}),
@@ -105,6 +111,8 @@ CALLS = {
     point_wise.scores_of_positions: ((jnp.ones((2, 4, 3, 5, 9)),), {}),
     pool.pair: ((3,), {}),
     pool.max_pool: ((IMAGE, 2), {}),
+    pool.max_pool_with_indices: ((IMAGE, 2), {}),
+    pool.max_unpool: ((jnp.ones((2, 3, 2, 4)), jnp.zeros((2, 3, 2, 4), int), (7, 5), 2), {}),
     pool.avg_pool: ((IMAGE, (2, 3)), {}),
     pool.adaptive_avg_pool: ((IMAGE, 3), {}),
     pool.adaptive_max_pool: ((IMAGE, (3, 2)), {}),
@@ -118,6 +126,7 @@ CALLS = {
     window.window_mask: (((7, 5), (3, 2), (1, 0)), {}),
     window.relative_index: (((3, 2),), {}),
     window.window_keys: (((7, 5), 3, (1, 0)), {}),
+    varying.varying_together: ((IMAGE, None, LABELS), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 
