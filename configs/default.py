@@ -134,7 +134,8 @@ def get_config() -> ConfigDict:
     # Exponent of the loss.
     loss.tversky.gamma = 1.0
     loss.boundary = ConfigDict()
-    # Pixels that a boundary may be off.
+    # Pixels on both sides that make a boundary, where contours are ignored more than those; pixels it may be off.
+    loss.boundary.width = 1
     loss.boundary.tolerance = 2
 
     config.optimizer = optimizer = ConfigDict()

@@ -45,6 +45,7 @@ _RANGES = {
     "tversky.alpha": (0, math.inf, "at least 0"),
     "tversky.beta": (0, math.inf, "at least 0"),
     "tversky.gamma": (0.01, math.inf, "at least 0.01"),
+    "boundary.width": (1, math.inf, "at least 1"),
     "boundary.tolerance": (0, math.inf, "at least 0"),
     **{f"{name}.smooth": (0, math.inf, "at least 0") for name in ("dice", "jaccard", "tversky")},
 }

@@ -100,7 +100,7 @@ def lovasz(logits, labels):
     return np.mean(images)
 
 
-def boundary(logits, labels, tolerance=2):
+def boundary(logits, labels, tolerance=2, width=1):
     p = np.apply_along_axis(softmax, -1, logits)
     truth = (labels[..., None] == np.arange(K)).astype(float)
 
@@ -115,7 +115,7 @@ def boundary(logits, labels, tolerance=2):
     for k in range(K):
         edges = []
         for region in (p[..., k], truth[..., k]):
-            edges.append({s: max(1 - region[n] for n in around(s, 1)) - (1 - region[s]) for s in seen})
+            edges.append({s: max(1 - region[n] for n in around(s, width)) - (1 - region[s]) for s in seen})
         # The tolerance reaches over the same pixels, so that an ignored one may lie between.
         predicted, true = edges
         if sum(true.values()) == 0:
@@ -156,7 +156,11 @@ CASES = {
 }
 
 
-VALUES = {**CASES, "boundary_default": (losses.boundary, boundary)}
+VALUES = {
+    **CASES,
+    "boundary_default": (losses.boundary, boundary),
+    "boundary_wide": (functools.partial(losses.boundary, width=2), lambda z, y: boundary(z, y, width=2)),
+}
 
 
 @functools.cache

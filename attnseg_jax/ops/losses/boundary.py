@@ -14,12 +14,13 @@ def boundary(
     logits: Float[Array, "b h w k"],
     labels: Int[Array, "b h w"],
     *,
+    width: int = 1,
     tolerance: int = 2,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """One minus a differentiable boundary F1 score (Bokhovkin & Burnaev 2019, arXiv:1905.07852).
 
-    A pixel is on the boundary of a class as far as it belongs to it and one of its 8 neighbours does not. Precision is
+    A pixel is on the boundary of a class as far as it belongs to it and a pixel within `width` does not. Precision is
     the share of the predicted boundary within `tolerance` of the true one, recall the reverse. The original divides in
     each image; here the sums run over all images, so that one without a class counts by its false boundary only. The
     mean is over the classes that have a true boundary. An ignored pixel makes no boundary.
@@ -28,6 +29,7 @@ def boundary(
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
       labels: `[b, h, w]`, see the package's rules.
+      width: pixels in both directions. Where contours are ignored, as in Pascal VOC, it has to reach across them.
       tolerance: pixels, in both directions.
       axis_name: mapped axis over whose devices the boundaries are summed before the ratios.
 
@@ -44,7 +46,7 @@ def boundary(
     def edges(region):
         # A neighbour that is ignored, or outside the image, is no reason for a boundary: 0 is the least complement.
         complement = jnp.where(seen, 1.0 - region, 0.0)
-        edge = jnp.where(seen, max_pool(complement, 3, 1, 1) - complement, 0.0)
+        edge = jnp.where(seen, max_pool(complement, 2 * width + 1, 1, width) - complement, 0.0)
         return edge, max_pool(edge, 2 * tolerance + 1, 1, tolerance)
 
     (predicted, near_predicted), (true, near_true) = edges(jax.nn.softmax(z)), edges(truth)
