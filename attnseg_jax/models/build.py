@@ -16,6 +16,9 @@ from attnseg_jax.ops.attention import check_impl
 
 PARTS = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
 DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
+# Keys of a part beside its name and the options of its modules. `pretrained` is the training loop's.
+COMMON: dict[str, dict[str, Any]] = {"backbone": {"pretrained": "", "freeze": "none"}}
+FREEZE = ("none", "bn", "all")
 # Filled by `build_model`, therefore not keys of a config.
 _FILLED = ("parent", "name", "dtype", "num_classes")
 
@@ -37,7 +40,8 @@ def default_config() -> dict[str, Any]:
     """
     config: dict[str, Any] = {"kind": "segmenter"}
     for part, table in PARTS.items():
-        config[part] = {"name": DEFAULTS[part], **{name: options(module) for name, module in table.items()}}
+        common = COMMON.get(part, {})
+        config[part] = {"name": DEFAULTS[part], **common, **{name: options(module) for name, module in table.items()}}
     return config
 
 
@@ -45,8 +49,8 @@ def selected(config: Mapping[str, Any]) -> dict[str, Any]:
     """The `model` part of a config without the options of parts that its names do not choose."""
     result = {key: config[key] for key in config if key not in PARTS}
     for part in PARTS:
-        chosen = config[part]["name"].split("+")
-        result[part] = {key: config[part][key] for key in config[part] if key == "name" or key in chosen}
+        chosen = {"name", *COMMON.get(part, ()), *config[part]["name"].split("+")}
+        result[part] = {key: config[part][key] for key in config[part] if key in chosen}
     return result
 
 
@@ -75,13 +79,16 @@ def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segme
     parts = {}
     for part in PARTS:
         given = config.get(part, {})
-        _check_keys(f"config.model.{part}", given, ("name", *PARTS[part]))
+        _check_keys(f"config.model.{part}", given, ("name", *COMMON.get(part, ()), *PARTS[part]))
         names = given.get("name", DEFAULTS[part])
         modules = [_build_part(part, name, given, filled) for name in names.split("+")]
         if len(modules) > 1 and part != "attention":
             raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
         parts[part] = modules[0] if len(modules) == 1 else Stack(tuple(modules))
-    return Segmenter(**parts)
+    freeze = config.get("backbone", {}).get("freeze", "none")
+    if freeze not in FREEZE:
+        raise UserError(f"config.model.backbone.freeze={freeze!r} is unknown: {nearest(freeze, FREEZE)}")
+    return Segmenter(**parts, freeze=freeze)
 
 
 # Another kind of model is another entry; its options stand in a group of its name beside the segmenter's parts.

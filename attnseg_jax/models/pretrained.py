@@ -13,7 +13,7 @@ model append `(r"^", "backbone.")` to its table.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,15 @@ MULTI_HEAD_ATTENTION: Rules = (
     (r"\bout_proj\.", "out."),
 )
 
-# Last word and number of axes -> collection, name here, order of the axes.
+# Last word and number of axes -> collection, name here, order of the axes; None is a new one, and one that is left out
+# has a single element. A table calls the weight of a linear layer that is a 1x1 convolution here `pointwise`.
 _LEAVES = {
     ("weight", 1): ("params", "scale", (0,)),
     ("weight", 2): ("params", "kernel", (1, 0)),
     ("weight", 3): ("params", "kernel", (2, 1, 0)),
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
+    ("pointwise", 2): ("params", "kernel", (None, None, 1, 0)),
+    ("layer_scale", 3): ("params", "layer_scale", (0,)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
     ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
@@ -68,8 +71,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
     `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
-    `scale`; `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies
-    there too; any other word stays, with its array as it is.
+    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]` and a `layer_scale` of 3 loses its last two; the
+    `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies there
+    too; any other word stays, with its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.
@@ -91,9 +95,11 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
             node = variables[collection]
             for word in path:
                 node = node.setdefault(word, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
             if leaf in node:
                 raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
-            node[leaf] = piece.transpose(axes)
+            node[leaf] = _arrange(piece, axes)
     return variables
 
 
@@ -107,7 +113,7 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
     Traceback (most recent call last):
     attnseg_jax.errors.UserError: the weights are not this model's; missing: params.a; unused: params.b
     """
-    target, given = dict(_flatten(variables)), dict(_flatten(loaded))
+    target, given = dict(flatten(variables)), dict(flatten(loaded))
     faults = {
         "missing": [name for name in target if name not in given],
         "unused": [name for name in given if name not in target],
@@ -118,7 +124,7 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
         ],
     }
     if any(faults.values()):
-        parts = [f"{what}: {_list(names)}" for what, names in faults.items() if names]
+        parts = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
         raise UserError(f"the weights are not this model's; {'; '.join(parts)}")
     return loaded
 
@@ -140,14 +146,22 @@ def _rename(name, array, rules):
     yield name, array
 
 
-def _flatten(tree, prefix=""):
+def _arrange(array, axes):
+    kept = [axis for axis in axes if axis is not None]
+    single = [axis for axis in range(array.ndim) if axis not in kept]
+    return array.transpose(*kept, *single).reshape([1 if axis is None else array.shape[axis] for axis in axes])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The pairs (dotted name, array) of a nested mapping."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
 
-def _list(names):
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

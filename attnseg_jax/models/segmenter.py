@@ -1,12 +1,16 @@
 """The composition: backbone, attention, decoder."""
 
+from contextlib import nullcontext
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention import Attention
-from attnseg_jax.models.features import Output, numbered
+from attnseg_jax.models.features import Features, Output, numbered
+from attnseg_jax.models.layers import frozen_norms
 from attnseg_jax.ops.resize import resize
 
 
@@ -17,11 +21,14 @@ class Segmenter(nn.Module):
       backbone: image -> `Features`.
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
       decoder: `Features` -> `Output` at the size of its maps.
+      freeze: 'none'; 'bn': batch normalisation of the backbone works in training as in evaluation, and its scales and
+        biases stay; 'all': so does the whole backbone, no parameter of which gets a gradient.
     """
 
     backbone: nn.Module
     attention: Attention
     decoder: nn.Module
+    freeze: str = "none"
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
         """Returns float32 logits at the size of `image` (float, normalised), auxiliary logits, attention maps.
@@ -29,7 +36,7 @@ class Segmenter(nn.Module):
         Raises:
           UserError: the attention mechanism gates skips and the decoder has none.
         """
-        features = self.attention(self.backbone(image, train=train), train=train)
+        features = self.attention(self._features(image, train), train=train)
         gated = []
 
         def gate(skip, signal, *, stride, train=False):
@@ -43,11 +50,18 @@ class Segmenter(nn.Module):
                 f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
             )
         logits, refined = self.attention.refine(decoded.logits, features)
+        h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
-            return resize(x.astype(jnp.float32), image.shape[1:3])
+            return resize(x.astype(jnp.float32), features.covered or (h, w))[:, :h, :w]
 
         aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}
         presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}
         attention = numbered({**features.attention, **decoded.attention}, refined)
         return Output(full(logits), aux, presence, attention)
+
+    def _features(self, image: Float[Array, "b h w c"], train: bool) -> Features:
+        if self.freeze == "all":
+            return jax.lax.stop_gradient(self.backbone(image, train=False))
+        with frozen_norms() if self.freeze == "bn" else nullcontext():
+            return self.backbone(image, train=train)

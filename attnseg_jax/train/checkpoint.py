@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -86,11 +87,29 @@ class Checkpoints:
 
     def restore(self, step: int, abstract_state: PyTree) -> PyTree:
         """The checkpoint of one step; a missing or damaged one raises `UserError`."""
-        if step not in self.steps():
-            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {sorted(self.steps())}")
-        if problem := self._verify(step):
-            raise UserError(f"{self.directory / str(step)} is damaged ({problem}); choose another step")
+        self._check_intact(step)
         return self._load(step, abstract_state)
+
+    def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]] | None:
+        """A checkpoint as (step, arrays by path such as `params/...`), whatever they belong to.
+
+        Random keys are left out. `step` names another than the newest intact one; errors and None as in `restore` and
+        `restore_latest`.
+        """
+        if step is None:
+            step = self._first_intact(sorted(self.steps(), reverse=True))
+        else:
+            self._check_intact(step)
+        if step is None:
+            return None
+        arrays = json.loads((self.directory / str(step) / MANIFEST).read_text())["arrays"]
+        key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+        abstract = {
+            name: jax.ShapeDtypeStruct(shape, key if dtype.startswith("key<") else jnp.dtype(dtype))
+            for name, (dtype, shape) in arrays.items()
+        }
+        named = self._load(step, abstract)
+        return step, {name: np.asarray(named[name]) for name in arrays if abstract[name].dtype != key}
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones included; waits for a running save."""
@@ -145,13 +164,22 @@ class Checkpoints:
             problem = bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
         return problem
 
+    def _check_intact(self, step: int) -> None:
+        if step not in self.steps():
+            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {sorted(self.steps())}")
+        if problem := self._verify(step):
+            raise UserError(f"{self.directory / str(step)} is damaged ({problem}); choose another step")
+
     def _restore_first(self, steps: list[int], abstract_state: PyTree) -> tuple[int, PyTree] | None:
+        step = self._first_intact(steps)
+        return None if step is None else (step, self._load(step, abstract_state))
+
+    def _first_intact(self, steps: list[int]) -> int | None:
         for step in steps:
-            if problem := self._verify(step):
-                logging.warning("checkpoint %s is damaged (%s); trying another", self.directory / str(step), problem)
-                self._damaged.add(step)
-                continue
-            return step, self._load(step, abstract_state)
+            if not (problem := self._verify(step)):
+                return step
+            logging.warning("checkpoint %s is damaged (%s); trying another", self.directory / str(step), problem)
+            self._damaged.add(step)
         if steps:
             raise UserError(f"{self.directory}: no checkpoint is intact; restore a copy, or give another --workdir")
         return None

@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
+from attnseg_jax.train import losses
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without the options of model parts it does not use."""
+    """The config as plain values, without the options of model parts and losses it does not use."""
     resolved = config.to_dict()
     resolved["model"] = selected(resolved["model"])
+    resolved["loss"] = losses.selected(resolved["loss"])
     return resolved
 
 
@@ -45,7 +47,15 @@ def _tuples(value: Any) -> Any:
 
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
-ADDED = {"eval.size_multiple": 1, "loss.class_weight_power": 1.0, "loss.presence_weight": 0.2}
+ADDED = {
+    "eval.size_multiple": 1,
+    "init_from": "",
+    "loss.class_weight_power": 1.0,
+    "loss.presence_weight": 0.2,
+    "loss.scales": (),
+    "model.backbone.freeze": "none",
+    "model.backbone.pretrained": "",
+}
 
 
 def load(workdir: str | Path) -> ConfigDict:
@@ -62,9 +72,11 @@ def load(workdir: str | Path) -> ConfigDict:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
     for key, value in ADDED.items():
-        group, name = key.split(".")
-        if group in values:
-            values[group].setdefault(name, value)
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+        node.setdefault(name, value)
     return ConfigDict(_tuples(values)).lock()
 
 

@@ -24,6 +24,7 @@ from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
+from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
 from attnseg_jax.train.logging import MetricWriter, Progress
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
@@ -33,8 +34,9 @@ from attnseg_jax.train.state import TrainState, eval_variables
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains what `config` describes in `workdir`, or continues there; returns the final result.
 
-    The initial state is the latest checkpoint of the workdir, else a fresh one; a line says which. A finished run
-    is not trained again, its result is returned.
+    The initial state is the latest checkpoint of the workdir, else that of `config.init_from`, else a fresh one, with
+    the backbone of `config.model.backbone.pretrained` where that is given; a line says which, and `initial.json` what
+    was loaded. A finished run is not trained again, its result is returned.
 
     Returns:
       The JSON object of the final evaluation (see `infer.report.to_json`).
@@ -51,6 +53,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         logging.info("%s is finished; its result:", workdir)
         return finished
 
+    # Before the data, which take longer to look at.
+    given = None if _has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
     info = train_source.info
@@ -63,10 +67,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
 
+    initial = given and fit_given(given, train.abstract, len(info.class_names))
     _make_folder(workdir)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
-        state = _initial_state(train, checkpoints, workdir)
+        state = _initial_state(train, checkpoints, workdir, initial)
         start = int(state.step)
         _write_config(config, workdir)
         state = train.parallel.put_state(state)
@@ -172,14 +177,25 @@ def _millions(params: Any) -> float:
     return sum(np.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6
 
 
-def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path) -> TrainState:
+def _has_checkpoint(workdir: Path) -> bool:
+    try:
+        return any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
+    except OSError:
+        return False
+
+
+def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path, initial: Initial | None) -> TrainState:
     restored = checkpoints.restore_latest(train.abstract)
-    if restored is None:
+    if restored is not None:
+        step, state = restored
+        logging.info("initial state: resumed from step %d of %s", step, workdir)
+        return state
+    write_record(workdir, initial)
+    if initial is None:
         logging.info("initial state: from scratch")
         return train.create()
-    step, state = restored
-    logging.info("initial state: resumed from step %d of %s", step, workdir)
-    return state
+    initial.say()
+    return initial.put_into(train.create())
 
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:

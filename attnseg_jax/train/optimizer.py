@@ -19,13 +19,18 @@ Schedule = Callable[[Any], Float[Array, ""]]
 UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.*_tokens?)")
 
 
-def make_optimizer(config: Any, total_steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+def make_optimizer(
+    config: Any, total_steps: int, frozen: tuple[str, ...] = ()
+) -> tuple[optax.GradientTransformation, Schedule]:
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
     In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
     the multipliers of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient before the momentum,
     AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
     An unknown name or a value out of range raises `UserError`.
+
+    `frozen` are the first words of the paths of parameters (`backbone`) that stay as they are: no update, no decay, no
+    moments, and their gradient does not count in the clipping.
     """
     if config.name not in OPTIMIZERS:
         raise UserError(f"config.optimizer.name={config.name!r} is unknown: {nearest(config.name, OPTIMIZERS)}")
@@ -38,7 +43,14 @@ def make_optimizer(config: Any, total_steps: int) -> tuple[optax.GradientTransfo
     if config.lr_multipliers:
         parts = [*parts, ("multipliers", scale_by_path(config.lr_multipliers))]
     # Named parts: a checkpoint of another optimizer is then told apart by readable names.
-    return optax.named_chain(*parts, ("schedule", optax.scale_by_learning_rate(schedule))), schedule
+    rule = optax.named_chain(*parts, ("schedule", optax.scale_by_learning_rate(schedule)))
+    if frozen:
+
+        def group(params: PyTree) -> PyTree:
+            return _by_path(lambda path, _: "frozen" if path.split("/")[0] in frozen else "trained", params)
+
+        rule = optax.multi_transform({"trained": rule, "frozen": optax.set_to_zero()}, group)
+    return rule, schedule
 
 
 def make_schedule(config: Any, total_steps: int) -> Schedule:

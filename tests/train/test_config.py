@@ -37,7 +37,10 @@ def leaves(config, prefix=""):
 def test_resolve_keeps_only_the_parts_in_use():
     config = default.get_config()
     model = configs.resolve(config)["model"]
-    assert set(model["backbone"]) == {"name", "tiny"} and set(model["attention"]) == {"name", "self"}
+    assert set(model["backbone"]) == {"name", "pretrained", "freeze", "tiny"} and set(model["attention"]) == {
+        "name",
+        "self",
+    }
     assert "resnet18" in config.model.backbone  # resolving left the config as it was
     config.model.attention.name = "none+self"
     assert set(configs.resolve(config)["model"]["attention"]) == {"name", "none", "self"}

@@ -155,3 +155,25 @@ def test_mistakes_are_named(changes, words):
         first_update(optimizer_config(**changes))
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"momentum": 0.5}, {"name": "adamw", "clip_norm": 1.0}])
+def test_frozen_parameters_stay_and_keep_no_moments(changes):
+    config = optimizer_config(schedule="constant", weight_decay=0.25, lr_multipliers=("backbone/.*=0.1",), **changes)
+    frozen, _ = make_optimizer(config, 10, ("backbone", "window"))
+    state = jax.jit(frozen.init)(PARAMS)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert any("decoder" in name for name in names)
+    assert not any("backbone" in name or "window" in name for name in names)
+    # What is frozen does not count in the clipping either.
+    gradients = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
+    updates, _ = jax.jit(frozen.update)(gradients, state, PARAMS)
+    rest = {name: value for name, value in PARAMS.items() if name not in ("backbone", "window")}
+    config.lr_multipliers = ()
+    alone, _ = make_optimizer(config, 10)
+    expected, _ = jax.jit(alone.update)({name: gradients[name] for name in rest}, jax.jit(alone.init)(rest), rest)
+    for name, tree in updates.items():
+        if name in rest:
+            jax.tree.map(np.testing.assert_array_equal, tree, expected[name])
+        else:
+            assert not any(np.any(x) for x in jax.tree.leaves(tree))

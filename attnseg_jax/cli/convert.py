@@ -1,0 +1,51 @@
+"""Writes weights in another format, under their own names.
+
+    python -m attnseg_jax.cli.convert --from=model.pth --to=model.safetensors
+    python -m attnseg_jax.cli.convert --from=hf://timm/resnet18.a1_in1k/model.safetensors --to=resnet18.pth
+
+Reads PyTorch's files (.pth, .pt, .bin, .ckpt) without PyTorch and runs nothing that they hold; reads and writes
+.safetensors, .npz and PyTorch's. Every array keeps its name, its type and its bits.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from attnseg_jax.cli import entry
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.models.sources import locate
+from attnseg_jax.models.weight_files import read_weights, weights_bytes
+
+
+def define_flags() -> None:
+    """Defines the flags; not on import, where they would meet those of another command."""
+    flags.DEFINE_string("from", None, "file, hf://owner/name[@revision]/file or name of the catalogue; required")
+    flags.DEFINE_string("to", None, "file to write; its ending names the format; required")
+    flags.DEFINE_bool("overwrite", False, "write over a file that is there (default: no)")
+
+
+def main() -> None:
+    """Reads, writes and says what."""
+    # `from` is a word of the language.
+    source, target = flags.FLAGS["from"].value, flags.FLAGS.to
+    for name, value in (("from", source), ("to", target)):
+        if not value:
+            raise UserError(f"--{name} is missing: python -m attnseg_jax.cli.convert --from=FILE --to=FILE")
+    path = Path(target).expanduser()
+    if path.exists() and not flags.FLAGS.overwrite:
+        raise UserError(f"--to={target} is there already: give another name, or --overwrite")
+    located = locate(source, key="--from")
+    arrays = read_weights(located.path)
+    content = weights_bytes(arrays, path)
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"--to={target} cannot be written ({error.strerror})") from error
+    elements = sum(array.size for array in arrays.values())
+    print(f"{path}: {len(arrays)} arrays, {elements} elements, {len(content)} bytes")
+
+
+if __name__ == "__main__":
+    define_flags()
+    entry.run(main, usage=__doc__, help_flags=("from", "to", "overwrite"))

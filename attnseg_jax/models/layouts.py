@@ -1,0 +1,188 @@
+"""The layouts of published weights: which table of name rules fits a file, and what it leaves open.
+
+A layout is one line of `LAYOUTS` (weights of a backbone) or `MODELS` (of a whole model). All are tried, and the one is
+taken that gives most of the model's names; no name of a file or of an architecture is compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.pretrained import FCN, RESNET, Rules, flatten, from_torch, listed, match
+
+# Files of a backbone, with or without the classifier they were trained with.
+LAYOUTS: dict[str, Rules] = {
+    # timm's ResNets have the same names.
+    "torchvision_resnet": RESNET,
+}
+# Files of a whole model.
+MODELS: dict[str, Rules] = {
+    "torchvision_fcn": FCN,
+}
+# Files of this project: the names are `params.backbone. ...` and `batch_stats.backbone. ...`.
+OWN = "attnseg_jax"
+_COLLECTIONS = ("params.", "batch_stats.")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Weights in the form of a model.
+
+    Attributes:
+      layout: the name of the layout that fits.
+      variables: `{'params': ..., 'batch_stats': ...}`, float32, of what is loaded and nothing else.
+      unused: names of the file that the model has no place for.
+      unfilled: names of the model that stay at their initialisation.
+      adapted: names of the model whose arrays were made for another number of input channels.
+    """
+
+    layout: str
+    variables: dict[str, Any]
+    unused: tuple[str, ...]
+    unfilled: tuple[str, ...]
+    adapted: tuple[str, ...]
+
+
+def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part: str, num_classes: int = 0) -> Fitted:
+    """The weights of a file for a model or its backbone.
+
+    A first convolution for three input channels is adapted to another number (see `adapt_channels`). Of a whole model
+    the arrays may stay open that differ from the file's in one length only, which is `num_classes` here and one and the
+    same other number there: the classifiers, where the file's model knew other classes.
+
+    Args:
+      arrays: names -> arrays, of any of the layouts; a `module.` before all names is dropped.
+      variables: the whole model's (arrays or `jax.eval_shape`'s).
+      part: `backbone` or `model`: what must be filled; a file of a whole model fills a backbone too.
+      num_classes: of the model.
+
+    Raises:
+      UserError: no layout fits; names from both sides.
+
+    >>> target = {"params": {"backbone": {"conv1": {"kernel": np.zeros((7, 7, 3, 64))}}}, "batch_stats": {}}
+    >>> fitted = fit({"conv1.weight": np.ones((64, 3, 7, 7)), "fc.bias": np.ones(10)}, target, part="backbone")
+    >>> fitted.layout, fitted.variables["params"]["backbone"]["conv1"]["kernel"].shape, fitted.unused
+    ('torchvision_resnet', (7, 7, 3, 64), ('fc.bias',))
+    """
+    if all(name.startswith("module.") for name in arrays):
+        arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
+    whole = dict(flatten({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}))
+    target = {name: x for name, x in whole.items() if part == "model" or _of_backbone(name)}
+    layout, rules, given = _choose(arrays, target, part)
+    outside = {name for name in given if part != "model" and not _of_backbone(name)}
+    kept = {name: _float32(name, array) for name, array in given.items() if name not in outside}
+    adapted = sorted(_other_channels(kept, target))
+    kept |= {name: adapt_channels(kept[name], target[name].shape[2]) for name in adapted}
+    other = _other_classes(kept, target, num_classes) if part == "model" else set()
+    filled = {name: array for name, array in kept.items() if name not in other}
+    try:
+        match({name: x for name, x in target.items() if name not in other}, filled)
+    except UserError as error:
+        hint = "; for a backbone alone there is config.model.backbone.pretrained"
+        raise UserError(f"read as {layout}, {error}{hint if part == 'model' and layout in LAYOUTS else ''}") from None
+    if broken := [name for name, array in filled.items() if not np.isfinite(array).all()]:
+        raise UserError(f"not all numbers are finite in {listed(broken)}")
+    return Fitted(
+        layout,
+        _nest(filled),
+        tuple(_unused(arrays, rules, outside)),
+        tuple(name for name in whole if name not in filled),
+        tuple(adapted),
+    )
+
+
+def _of_backbone(name: str) -> bool:
+    return name.split(".")[1] == "backbone"
+
+
+def _float32(name, array):
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise UserError(f"{name} holds {array.dtype} and no real numbers")
+    return np.asarray(array, np.float32)
+
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A first convolution's kernel `[kh, kw, 3, o]` for images of another number of channels.
+
+    For one channel the three are summed, so that a grey image gives what it gave as three equal channels; for more they
+    are repeated in order, cut, and multiplied by `3 / channels`, which keeps the size of the sum. As in timm's
+    `adapt_input_conv`.
+
+    >>> adapt_channels(np.array([1.0, 2.0, 3.0]).reshape(1, 1, 3, 1), 4).ravel()
+    array([0.75, 1.5 , 2.25, 0.75])
+    """
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    repeated = np.concatenate([kernel] * -(-channels // 3), 2)[:, :, :channels]
+    return repeated * np.float32(3 / channels)
+
+
+def _choose(arrays, target, part):
+    """The layout that gives most of the target's names: its name, its rules, and the arrays under the names here."""
+    if arrays and all(name.startswith(_COLLECTIONS) for name in arrays):
+        return OWN, None, dict(arrays)
+    tables = {**{name: (*rules, (r"^", "backbone.")) for name, rules in LAYOUTS.items()}, **MODELS}
+    best, score = None, (0, 0)
+    for name, rules in tables.items():
+        try:
+            given = dict(flatten(from_torch(arrays, rules)))
+        except ValueError:
+            # Made for other names.
+            continue
+        fitting = [n in target for n in given if part == "model" or _of_backbone(n)]
+        if (sum(fitting), sum(fitting) - len(fitting)) > score:
+            best, score = (name, rules, given), (sum(fitting), sum(fitting) - len(fitting))
+    if best is None:
+        raise UserError(
+            f"its names ({listed(list(arrays))}) are in no known layout the model's ({listed(list(target))}); known "
+            f"layouts: {', '.join(tables)}"
+        )
+    return best
+
+
+def _other_channels(given, target):
+    """Names of convolutions that see three channels there and another number here."""
+    for name in given.keys() & target.keys():
+        there, here = given[name].shape, target[name].shape
+        if len(there) == len(here) == 4 and there[2] == 3 != here[2] and here == (*there[:2], here[2], there[3]):
+            yield name
+
+
+def _other_classes(given, target, num_classes):
+    """Names of arrays that differ in the number of classes alone."""
+    counts = {}
+    for name in given.keys() & target.keys():
+        there, here = given[name].shape, target[name].shape
+        if there != here and len(there) == len(here):
+            differing = [(m, n) for m, n in zip(there, here) if m != n]
+            if len(differing) == 1 and differing[0][1] == num_classes:
+                counts[name] = differing[0][0]
+    return set(counts) if len({*counts.values()}) == 1 else set()
+
+
+def _unused(arrays, rules, outside):
+    """Names of the file that give nothing, or only names outside of what is filled."""
+    for name, array in arrays.items():
+        if rules is None:
+            given = {name}
+        elif name.endswith(".num_batches_tracked"):
+            continue
+        else:
+            given = {n for n, _ in flatten(from_torch({name: array}, rules))}
+        if given <= outside:
+            yield name
+
+
+def _nest(named):
+    tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
+    for name, array in named.items():
+        *path, leaf = name.split(".")
+        node = tree
+        for word in path:
+            node = node.setdefault(word, {})
+        node[leaf] = array
+    return tree

@@ -1,0 +1,104 @@
+"""The format safetensors: the length of a JSON header, the header (names, types, shapes, places), then the data."""
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from attnseg_jax.errors import UserError
+
+_TYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(jnp.bfloat16),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+    "C64": np.dtype(np.complex64),
+}
+_NOTES = "__metadata__"
+# As in the library of this name.
+_MAX_HEADER = 100_000_000
+
+
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file by name, read-only.
+
+    Raises:
+      UserError: there is no such file, its header is damaged, or it states other sizes than the file has.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return _parse(content)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
+        raise UserError(f"{path} is no sound safetensors file ({error})") from error
+
+
+def _parse(content: bytes) -> dict[str, np.ndarray]:
+    (length,) = struct.unpack_from("<Q", content)
+    if length > min(_MAX_HEADER, len(content) - 8):
+        raise ValueError(f"its header of {length} bytes is longer than the file")
+    header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
+    header.pop(_NOTES, None)
+    end, arrays = 0, {}
+    places = {name: tuple(map(int, entry["data_offsets"])) for name, entry in header.items()}
+    for name in sorted(places, key=places.__getitem__):
+        dtype, shape, (first, last) = _TYPES[header[name]["dtype"]], header[name]["shape"], places[name]
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise ValueError(f"{name!r} has the shape {shape}")
+        # No holes and no overlaps.
+        if first != end or last - first != math.prod(shape) * dtype.itemsize or 8 + length + last > len(content):
+            raise ValueError(f"the place of {name!r} does not fit its type, its shape and the file")
+        arrays[name] = np.ndarray(tuple(shape), dtype, content, 8 + length + first)
+        if dtype == np.bool_ and (arrays[name].view(np.uint8) > 1).any():
+            raise ValueError(f"{name!r} is boolean and has other values than 0 and 1")
+        end = last
+    if 8 + length + end != len(content):
+        raise ValueError(f"{len(content) - 8 - length - end} bytes follow its last array")
+    return {name: arrays[name] for name in header}
+
+
+def _unique(pairs: list) -> dict:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice in its header")
+    return result
+
+
+def safetensors_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a safetensors file that holds `arrays`; one of a type it does not have raises UserError."""
+    types = {dtype: name for name, dtype in _TYPES.items()}
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype not in types:
+            raise UserError(f"{name} has the type {array.dtype}, which safetensors does not have: write .npz or .pth")
+        if name == _NOTES:
+            raise UserError(f"an array of a safetensors file cannot be called {name}")
+    places, data, end = {}, [], 0
+    # The widest elements first, so that all are aligned.
+    for name in sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize):
+        data.append(np.ascontiguousarray(arrays[name]).tobytes())
+        places[name] = [end, end := end + arrays[name].nbytes]
+    header = {
+        name: {"dtype": types[array.dtype], "shape": list(array.shape), "data_offsets": places[name]}
+        for name, array in arrays.items()
+    }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(data)

@@ -1,0 +1,159 @@
+"""Where the first state of a run comes from, where its workdir holds none: `init_from`, `pretrained`, or nothing."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import traverse_util
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.models.layouts import Fitted, fit
+from attnseg_jax.models.pretrained import listed
+from attnseg_jax.models.sources import locate
+from attnseg_jax.models.weight_files import read_weights
+from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
+from attnseg_jax.train.state import TrainState
+
+# What is recorded in the workdir.
+RECORD = "initial.json"
+
+
+@dataclass(frozen=True)
+class Given:
+    """Weights that a config asks for, read and not yet compared with the model.
+
+    Attributes:
+      key: of the config.
+      part: `model` or `backbone`.
+      arrays: by the names in the file.
+      record: what is known of the source.
+    """
+
+    key: str
+    part: str
+    arrays: Mapping[str, np.ndarray]
+    record: dict[str, Any]
+
+
+def read_given(config: ConfigDict) -> Given | None:
+    """Reads what `config.init_from`, else `config.model.backbone.pretrained` names; None where both are empty.
+
+    Raises:
+      UserError: it cannot be found or read.
+    """
+    whole, backbone = config.init_from, config.model.backbone.pretrained
+    if not whole and not backbone:
+        return None
+    key, part = ("config.init_from", "model") if whole else ("config.model.backbone.pretrained", "backbone")
+    if whole and backbone:
+        logging.info("config.init_from is given, so config.model.backbone.pretrained is not used")
+    located = locate(whole or backbone, key=key)
+    record = {"key": key, "source": located.given, "path": str(located.path.absolute())}
+    record |= {name: value for name in ("revision", "licence") if (value := getattr(located, name))}
+    if located.path.is_dir():
+        arrays, more = _read_run(located.path, key)
+        return Given(key, part, arrays, record | more)
+    return Given(key, part, read_weights(located.path), record | {"sha256": located.sha256()})
+
+
+def _read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The variables that a run is evaluated with: of its latest intact checkpoint, or of the one that is named."""
+    step = None
+    if (folder / MANIFEST).exists():
+        folder, step = folder.absolute().parent, int(folder.absolute().name)
+    elif (folder / "checkpoints").is_dir():
+        folder = folder / "checkpoints"
+    with Checkpoints(folder, read_only=True) as checkpoints:
+        restored = checkpoints.restore_arrays(step)
+    if restored is None:
+        raise UserError(f"{key}={folder} holds no checkpoint: name the workdir of a run, or a file")
+    step, arrays = restored
+    averaged = any(name.startswith("ema/") for name in arrays)
+    wanted = {"ema" if averaged else "params": "params", "batch_stats": "batch_stats"}
+    found = {}
+    for name, array in arrays.items():
+        first, _, rest = name.partition("/")
+        if first in wanted:
+            found[f"{wanted[first]}.{rest.replace('/', '.')}"] = array
+    digest = hashlib.sha256((folder / str(step) / MANIFEST).read_bytes()).hexdigest()
+    return found, {"step": step, "averaged": averaged, "manifest_sha256": digest}
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Weights in the form of a run's model.
+
+    Attributes:
+      fitted: the weights.
+      record: what `RECORD` says of them.
+    """
+
+    fitted: Fitted
+    record: dict[str, Any]
+
+    def put_into(self, state: TrainState) -> TrainState:
+        """`state` with these weights, in the average of the parameters too."""
+        params = _replace(state.params, self.fitted.variables["params"])
+        statistics = _replace(state.batch_stats, self.fitted.variables["batch_stats"])
+        ema = None if state.ema is None else _replace(state.ema, self.fitted.variables["params"])
+        return state.replace(params=params, batch_stats=statistics, ema=ema)
+
+    def say(self) -> None:
+        """Logs where the weights come from, and every name that is left over on either side."""
+        record, fitted = self.record, self.fitted
+        logging.info("initial state: %s=%s (layout %s)", record["key"], record["source"], record["layout"])
+        if fitted.adapted:
+            logging.info("adapted to another number of input channels: %s", listed(fitted.adapted))
+        if fitted.unused:
+            logging.info("of the file not used: %s", listed(fitted.unused))
+        if fitted.unfilled:
+            whole = record["key"] == "config.init_from"
+            # Of a whole model that is a change of classes, which one should know of.
+            report = logging.warning if whole else logging.info
+            report("not in the file, left at their initialisation: %s", listed(fitted.unfilled))
+
+
+def write_record(workdir: Path, initial: Initial | None) -> None:
+    """Writes `RECORD` to `workdir`; without weights there is none."""
+    if jax.process_index() != 0:
+        return
+    if initial is None:
+        (workdir / RECORD).unlink(missing_ok=True)
+    else:
+        write_atomically(workdir / RECORD, (json.dumps(initial.record, indent=2) + "\n").encode())
+
+
+def fit_given(given: Given, abstract: PyTree, num_classes: int) -> Initial:
+    """Compares what was read with the model.
+
+    Args:
+      given: from `read_given`.
+      abstract: the run's state or its `jax.eval_shape`.
+      num_classes: of the data.
+
+    Raises:
+      UserError: the weights are another model's; names from both sides.
+    """
+    variables = {"params": abstract.params, "batch_stats": abstract.batch_stats}
+    try:
+        fitted = fit(given.arrays, variables, part=given.part, num_classes=num_classes)
+    except UserError as error:
+        raise UserError(f"{given.key}={given.record['source']}: {error}") from None
+    names = {"unused": list(fitted.unused), "unfilled": list(fitted.unfilled), "adapted": list(fitted.adapted)}
+    return Initial(fitted, {**given.record, "layout": fitted.layout, **names})
+
+
+def _replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
+    # Copies: a step gives the memory of its arguments away.
+    new = {path: jnp.array(array) for path, array in traverse_util.flatten_dict(new).items()}
+    return traverse_util.unflatten_dict({**traverse_util.flatten_dict(tree), **new})

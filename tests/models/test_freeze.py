@@ -1,0 +1,106 @@
+"""What of a frozen backbone works, is counted and learns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+
+IMAGE = np.random.default_rng(0).normal(size=(3, 17, 21, 3)).astype(np.float32)
+
+
+def model(freeze):
+    config = {
+        "backbone": {"name": "tiny", "tiny": {"width": 8}, "freeze": freeze},
+        "attention": {"name": "none"},
+        "decoder": {"name": "fcn", "fcn": {"channels": 5, "dropout": 0.0}},
+    }
+    return build_model(config, 7)
+
+
+@functools.cache
+def variables():
+    """Statistics and scales that are not those of a fresh model."""
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(model("none").init, jax.random.key(0), IMAGE)
+    return jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), shapes)
+
+
+@functools.cache
+def trained(freeze):
+    """Logits, gradients by path and statistics by path of one training step."""
+
+    @functools.partial(jax.grad, has_aux=True)
+    def loss(params):
+        given = {**variables(), "params": params}
+        out, updated = model(freeze).apply(given, IMAGE, train=True, mutable=["batch_stats"])
+        return (out.logits**2).mean(), (out.logits, updated["batch_stats"])
+
+    gradients, (logits, statistics) = jax.jit(loss)(variables()["params"])
+    return logits, *(traverse_util.flatten_dict(x, sep="/") for x in (gradients, statistics))
+
+
+def norms(names):
+    """The paths of scales and biases of batch norms."""
+    statistics = traverse_util.flatten_dict(variables()["batch_stats"], sep="/")
+    return {name for name in names if f"{name.rpartition('/')[0]}/mean" in statistics}
+
+
+@pytest.mark.parametrize("freeze", ["none", "bn", "all"])
+def test_which_gradients_are_exactly_zero(freeze):
+    _, gradients, _ = trained(freeze)
+    backbone = {name for name in gradients if name.startswith("backbone/")}
+    still = {"none": set(), "bn": backbone & norms(gradients), "all": backbone}[freeze]
+    assert {name for name, x in gradients.items() if not np.any(x)} == still
+    assert 0 < len(norms(backbone)) < len(backbone) < len(gradients)
+
+
+@pytest.mark.parametrize("freeze", ["none", "bn", "all"])
+def test_which_statistics_move(freeze):
+    _, _, statistics = trained(freeze)
+    before = traverse_util.flatten_dict(variables()["batch_stats"], sep="/")
+    moved = {name for name, x in statistics.items() if np.any(x != before[name])}
+    assert moved == {name for name in before if freeze == "none" or not name.startswith("backbone/")}
+
+
+def test_frozen_norms_use_running_statistics():
+    """The features of the backbone in training are those in evaluation; the decoder still normalises by its batch."""
+    bn, everything, none = (trained(freeze)[0] for freeze in ("bn", "all", "none"))
+    np.testing.assert_array_equal(bn, everything)
+    assert np.abs(bn - none).max() > 0.01
+    features = model("none").bind(variables()).backbone(IMAGE, train=False)
+    head = model("none").bind(variables(), mutable=["batch_stats"]).decoder(features, train=True)
+    np.testing.assert_allclose(
+        jax.image.resize(head.logits, bn.shape, "linear", antialias=False), bn, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_gradient_of_a_frozen_backbone_is_not_computed():
+    def operations(freeze):
+        def loss(params):
+            out = model(freeze).apply({**variables(), "params": params}, IMAGE, train=True, mutable=["batch_stats"])
+            return out[0].logits.sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(variables()["params"])).count("conv_general_dilated")
+
+    forward = str(jax.make_jaxpr(lambda v: model("none").apply(v, IMAGE).logits)(variables())).count(
+        "conv_general_dilated"
+    )
+    # Beside the forward pass only the decoder's: of its kernels, and of what lies between them.
+    assert operations("all") < forward + 5 < operations("none")
+
+
+def test_evaluation_and_names_are_the_same():
+    outputs = [model(freeze).apply(variables(), IMAGE).logits for freeze in ("none", "bn", "all")]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match=r"config\.model\.backbone\.freeze='al' is unknown: did you mean 'all'\?"):
+        model("al")

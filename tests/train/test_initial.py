@@ -1,0 +1,262 @@
+"""Where the first state of a run comes from: a file or a run, and what is recorded of it."""
+
+import json
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import weights
+from flax import traverse_util
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.models.pretrained import flatten
+from attnseg_jax.models.weight_files import read_weights, weights_bytes
+from attnseg_jax.train import config as configs
+from attnseg_jax.train import loop
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.initial import fit_given, read_given, write_record
+from attnseg_jax.train.setup import make_run
+from configs import camvid_resnet18_attention
+
+ROOT = Path(__file__).parents[2]
+CLASSES = 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def some_state(run, seed=0):
+    """A state of random numbers, which spares compiling its initialisation."""
+    rng = np.random.default_rng(seed)
+    abstract = run.abstract.replace(key=None)
+    state = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), abstract)
+    return state.replace(key=jax.random.key(0), step=jnp.int32(0))
+
+
+def named(tree):
+    return {name: np.asarray(x) for name, x in traverse_util.flatten_dict(tree, sep=".").items()}
+
+
+@pytest.fixture(scope="module")
+def trained(make_config, tmp_path_factory):
+    """(workdir, its state): a run with an average of the parameters."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    workdir.mkdir()
+    state = some_state(make_run(make_config(), CLASSES))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(3, state)
+    return workdir, state
+
+
+@pytest.fixture(scope="module")
+def file(trained, tmp_path_factory):
+    """The same weights as a file of this project's names."""
+    path = tmp_path_factory.mktemp("files") / "w.safetensors"
+    state = trained[1]
+    path.write_bytes(weights_bytes(named({"params": state.params, "batch_stats": state.batch_stats}), path))
+    return path
+
+
+@pytest.mark.parametrize("inside", ["", "checkpoints", "checkpoints/3"])
+def test_a_run_gives_the_variables_it_is_evaluated_with(inside, trained, make_config):
+    workdir, state = trained
+    given = read_given(make_config(init_from=str(workdir / inside)))
+    assert (given.key, given.part) == ("config.init_from", "model")
+    expected = named({"params": state.ema, "batch_stats": state.batch_stats})
+    assert given.arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(given.arrays[name], array)
+    assert given.record["step"] == 3 and given.record["averaged"] and len(given.record["manifest_sha256"]) == 64
+
+
+def test_the_parameters_of_a_run_without_an_average(make_config, tmp_path):
+    state = some_state(make_run(make_config(optimizer__ema_decay=0.0), CLASSES))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(3, state)
+    given = read_given(make_config(init_from=str(tmp_path)))
+    np.testing.assert_array_equal(
+        given.arrays["params.decoder.head.classifier.bias"], state.params["decoder"]["head"]["classifier"]["bias"]
+    )
+    assert not given.record["averaged"]
+
+
+def test_which_key_counts(make_config, file, trained):
+    assert read_given(make_config()) is None
+    both = make_config(init_from=str(file), model__backbone__pretrained=str(trained[0]))
+    assert read_given(both).record["source"] == str(file)
+    given = read_given(make_config(model__backbone__pretrained=str(file)))
+    assert (given.key, given.part) == ("config.model.backbone.pretrained", "backbone")
+    assert len(given.record["sha256"]) == 64
+
+
+@pytest.mark.parametrize("key", ["init_from", "model__backbone__pretrained"])
+def test_the_state_holds_the_weights_and_nothing_else_changes(key, make_config, file, trained, tmp_path):
+    config = make_config(**{key: str(file)})
+    run = make_run(config, CLASSES)
+    initial = fit_given(read_given(config), run.abstract, CLASSES)
+    before = some_state(run, seed=1)
+    after = initial.put_into(before)
+    assert jax.tree.structure(after) == jax.tree.structure(before)
+    source = {n: x for n, x in read_weights(file).items() if key == "init_from" or n.split(".")[1] == "backbone"}
+    for collection in ("params", "batch_stats", "ema"):
+        old, new = named(getattr(before, collection)), named(getattr(after, collection))
+        for name in old:
+            loaded = source.get(f"{'params' if collection == 'ema' else collection}.{name}")
+            np.testing.assert_array_equal(new[name], old[name] if loaded is None else loaded)
+    np.testing.assert_array_equal(jax.tree.leaves(after.opt_state)[0], jax.tree.leaves(before.opt_state)[0])
+    # A step gives its memory away: nothing is there twice.
+    leaves = jax.tree.leaves(after.replace(key=None))
+    assert len({x.unsafe_buffer_pointer() for x in leaves if x.size}) == len([x for x in leaves if x.size])
+    write_record(tmp_path, initial)
+    record = json.loads((tmp_path / "initial.json").read_text())
+    assert record["source"] == record["path"] == str(file) and record["layout"] == "attnseg_jax"
+    assert bool(record["unfilled"]) == (key != "init_from") and record["adapted"] == []
+    write_record(tmp_path, None)
+    assert not (tmp_path / "initial.json").exists()
+
+
+def test_other_classes_are_warned_of(make_config, file, caplog):
+    config = make_config(init_from=str(file))
+    initial = fit_given(read_given(config), make_run(config, 7).abstract, 7)
+    with caplog.at_level(logging.INFO):
+        initial.say()
+    assert f"initial state: config.init_from={file} (layout attnseg_jax)" in caplog.text
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "params.decoder.head.classifier.bias" in warning.getMessage()
+    with pytest.raises(UserError, match=r"config\.init_from=.*w\.safetensors: read as attnseg_jax, .*other shape: "):
+        other = make_config(init_from=str(file), model__decoder__fcn__channels=9)
+        fit_given(read_given(other), make_run(other, CLASSES).abstract, CLASSES)
+
+
+def arrays_of(workdir):
+    """(step, arrays by path) of the newest checkpoint."""
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore_arrays()
+
+
+def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tmp_path, caplog, monkeypatch):
+    """Weight decay, clipping and an average are on; the file is gone when the run continues. Nothing is evaluated."""
+    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: Scores.from_confusion(np.eye(CLASSES, dtype=int)))
+    path = tmp_path / "backbone.npz"
+    path.write_bytes(weights_bytes(read_weights(file), path))
+    changes = dict(train__eval_every=2, model__backbone__pretrained=str(path), model__backbone__freeze="all")
+    changes |= dict(parallel="mesh", optimizer__clip_norm=1e-3)
+    workdir = tmp_path / "run"
+    config = make_config(train__steps=2, **changes)
+    with caplog.at_level(logging.INFO):
+        loop.run(config, workdir)
+    assert f"initial state: config.model.backbone.pretrained={path}" in caplog.text
+    record = json.loads((workdir / "initial.json").read_text())
+    assert record["key"] == "config.model.backbone.pretrained"
+
+    step, found = arrays_of(workdir)
+    assert step == 2
+    for name, array in read_weights(file).items():
+        name = name.replace(".", "/")
+        assert np.array_equal(found[name], array) == ("/backbone/" in name), name
+    assert [name for name in found if name.startswith("opt_state") and "decoder" in name]
+    assert not [name for name in found if name.startswith("opt_state") and "backbone" in name]
+    path.unlink()
+    (workdir / "result.json").unlink()
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        loop.run(config, workdir)
+    assert f"initial state: resumed from step 2 of {workdir}" in caplog.text
+    assert json.loads((workdir / "initial.json").read_text()) == record
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"init_from": "nowhere.pth"}, ["config.init_from=nowhere.pth", "no such file"]),
+        ({"init_from": "{folder}"}, ["holds no checkpoint", "config.init_from"]),
+        ({"init_from": "{text}"}, ["w.txt", ".safetensors"]),
+        ({"model__backbone__pretrained": "{damaged}"}, ["damaged.safetensors is no sound safetensors file"]),
+        ({"model__backbone__pretrained": "{other}"}, ["other.npz", "no known layout", "params.backbone."]),
+        ({"model__backbone__pretrained": "{file}", "model__backbone__tiny__width": 16}, ["other shape: "]),
+        ({"model__backbone__freeze": "norm"}, ["config.model.backbone.freeze='norm'"]),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_before_anything_is_written(changes, words, make_config, file, tmp_path):
+    places = {"folder": tmp_path, "file": file}
+    for name, content in (("text.txt", b""), ("damaged.safetensors", file.read_bytes()[:-1])):
+        places[name.split(".")[0]] = tmp_path / name
+        (tmp_path / name).write_bytes(content)
+    places["text"] = places["text"].rename(tmp_path / "w.txt")
+    places["other"] = tmp_path / "other.npz"
+    places["other"].write_bytes(weights_bytes({"stem.weight": np.ones((8, 3, 3, 3))}, places["other"]))
+    before = sorted(tmp_path.iterdir())
+    changes = {key: value.format(**places) if isinstance(value, str) else value for key, value in changes.items()}
+    with pytest.raises(UserError) as error:
+        loop.run(make_config(**changes), tmp_path / "run")
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value), error.value
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.fixture(scope="module")
+def torchvision_file(tmp_path_factory):
+    """ResNet-18 with its classifier under torchvision's names, of generated weights, as a .pth file."""
+    info = json.loads((ROOT / "tests/goldens/train_resnet18.json").read_text())
+    path = tmp_path_factory.mktemp("files") / "resnet18.pth"
+    path.write_bytes(weights_bytes(weights.state_dict(info), path))
+    return path
+
+
+def camvid(file, freeze, blocks, **changes):
+    """The config of the CamVid run with this backbone, on the small data set."""
+    config = camvid_resnet18_attention.get_config()
+    values = {
+        "model.backbone.pretrained": str(file),
+        "model.backbone.freeze": freeze,
+        "data.name": "",
+        "parallel": "mesh",
+    }
+    values |= {
+        "data.dir": str(blocks),
+        "data.crop": (24, 32),
+        "data.classes": ("red", "green", "blue", "white", "black"),
+    }
+    values |= {"train.steps": 2, "train.eval_every": 2, "train.log_every": 1, "data.max_class_share": 1.0, **changes}
+    config.update_from_flattened_dict(values)
+    return config
+
+
+@pytest.mark.parametrize("freeze", ["none", "bn", "all"])
+def test_a_file_of_torchvision_fits_the_camvid_config(freeze, torchvision_file, blocks, caplog):
+    config = camvid(torchvision_file, freeze, blocks)
+    run = make_run(config, CLASSES)
+    with caplog.at_level(logging.INFO):
+        initial = fit_given(read_given(config), run.abstract, CLASSES)
+        initial.say()
+    assert initial.record["layout"] == "torchvision_resnet"
+    assert "of the file not used: fc.weight, fc.bias" in caplog.text
+    kernel = initial.fitted.variables["params"]["backbone"]["layer4_1"]["conv2"]["kernel"]
+    np.testing.assert_array_equal(kernel, read_weights(torchvision_file)["layer4.1.conv2.weight"].transpose(2, 3, 1, 0))
+    filled = {name for name, _ in flatten(initial.fitted.variables)}
+    assert all(".backbone." in name for name in filled)
+    moments = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(run.abstract.opt_state)]
+    assert any("backbone" in name for name in moments) == (freeze != "all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["none", "bn", "all"])
+def test_a_camvid_run_from_a_file_of_torchvision(freeze, torchvision_file, blocks, tmp_path):
+    loop.run(camvid(torchvision_file, freeze, blocks), tmp_path / "run")
+    step, found = arrays_of(tmp_path / "run")
+    assert step == 2
+    config = configs.load(tmp_path / "run")
+    initial = fit_given(read_given(config), make_run(config, CLASSES).abstract, CLASSES)
+    loaded = {name.replace(".", "/"): x for name, x in flatten(initial.fitted.variables)}
+    norms = {name.rpartition("/")[0].replace("batch_stats/", "params/") for name in loaded if "batch_stats/" in name}
+    for name, array in loaded.items():
+        of_norm = name.startswith("batch_stats/") or name.rpartition("/")[0] in norms
+        same = freeze == "all" or (freeze == "bn" and of_norm)
+        assert np.array_equal(found[name], array) == same, name
