@@ -1,4 +1,20 @@
-"""Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding."""
+"""Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
+
+Milliseconds of XLA's own convolution -> of `conv`, by `python benchmarks/conv.py` in float32 on a CPU of 2 cores with
+AVX-512, of which another program took one part of the time; gradients alone, by the image and by the kernel:
+
+| kernel, images                       | forward    | image      | kernel      |
+|--------------------------------------|------------|------------|-------------|
+| depthwise 3x3, (2, 90, 120, 144)     | 64 -> 3.7  | 62 -> 3.2  | 102 -> 5.4  |
+| the same, stride 2                   | 18 -> 1.7  | 204 -> 0.9 | 27 -> 3.3   |
+| depthwise 5x5, (2, 45, 60, 240)      | 41 -> 2.3  | 41 -> 1.9  | 103 -> 5.4  |
+| depthwise 5x5/2, (2, 90, 120, 144)   | 33 -> 2.3  | 433 -> 1.1 | 41 -> 4.9   |
+| 3x3, dilation 2, (2, 45, 60, 240)    | 26 -> 0.9  | 27 -> 0.9  | 67 -> 3.4   |
+| 1x1 256 -> 512, (2, 45, 60, 256)     | 8.5 -> 7.3 | 12 -> 7.5  | 55 -> 11    |
+| the same, stride 2, (2, 90, 120, 256)| 9.9 -> 7.2 | 8.8 -> 8.6 | 105 -> 11   |
+
+Dense kernels are left to XLA.
+"""
 
 import jax.numpy as jnp
 from jax import lax
@@ -23,7 +39,8 @@ def conv(
 
     `padding` may also name every side, `((top, bottom), (left, right))`: stride-2 convolutions on even sizes differ
     from TensorFlow's 'SAME', which pads unevenly (see `same_padding`). Pointwise and depthwise kernels become matrix
-    products and shifted multiply-adds, which XLA runs several times faster on CPU.
+    products and (see `depthwise`) shifted multiply-adds, which XLA runs many times faster on CPU; the latter have a
+    gradient of their own, hence no `jvp`.
 
     Raises:
       ValueError: channels that the groups do not divide or the kernel does not fit.
