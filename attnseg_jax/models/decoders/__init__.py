@@ -3,11 +3,13 @@
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer, MaskTransformerDecoder
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
+from attnseg_jax.models.decoders.segnet import SegNet
 
 DECODERS = {
     "fcn": FCN,
     "mask_transformer": MaskTransformerDecoder,
     "masked_attention": MaskedAttentionDecoder,
+    "segnet": SegNet,
 }
 __all__ = [
     "DECODERS",
@@ -17,4 +19,5 @@ __all__ = [
     "MaskTransformerDecoder",
     "MaskedAttentionDecoder",
     "MaskedAttentionLayer",
+    "SegNet",
 ]
