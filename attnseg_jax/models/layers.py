@@ -67,9 +67,9 @@ class Conv(nn.Module):
         return y
 
 
-def classifier(num_classes: int, name: str) -> Conv:
-    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
-    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
+def classifier(num_classes: int, name: str, kernel_size: int = 1) -> Conv:
+    """A convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
+    return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
 
 
 def _bound(axis_name: str) -> bool:
