@@ -72,7 +72,7 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     whole = dict(flatten({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}))
     target = {name: x for name, x in whole.items() if part == "model" or _of_backbone(name)}
-    layout, rules, given = _choose(arrays, target)
+    layout, rules, given = _choose(arrays, target, part)
     outside = {name for name in given if part != "model" and not _of_backbone(name)}
     kept = {name: _float32(name, array) for name, array in given.items() if name not in outside}
     adapted = sorted(_other_channels(kept, target))
@@ -121,7 +121,7 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     return repeated * np.float32(3 / channels)
 
 
-def _choose(arrays, target):
+def _choose(arrays, target, part):
     """The layout that gives most of the target's names: its name, its rules, and the arrays under the names here."""
     if arrays and all(name.startswith(_COLLECTIONS) for name in arrays):
         return OWN, None, dict(arrays)
@@ -130,12 +130,12 @@ def _choose(arrays, target):
     for name, rules in tables.items():
         try:
             given = dict(flatten(from_torch(arrays, rules)))
-        except UserError:
+        except ValueError:
             # Made for other names.
             continue
-        fitting = sum(n in target for n in given)
-        if (fitting, fitting - len(given)) > score:
-            best, score = (name, rules, given), (fitting, fitting - len(given))
+        fitting = [n in target for n in given if part == "model" or _of_backbone(n)]
+        if (sum(fitting), sum(fitting) - len(fitting)) > score:
+            best, score = (name, rules, given), (sum(fitting), sum(fitting) - len(fitting))
     if best is None:
         raise UserError(
             f"its names ({listed(list(arrays))}) are in no known layout the model's ({listed(list(target))}); known "
