@@ -20,6 +20,8 @@ class Features:
       aux: name -> auxiliary logits `[b, y, x, k]` at any size, trained with `config.loss.aux_weight`.
       presence: name -> logits `[b, k]` of "the image shows this class", trained with `config.loss.presence_weight`.
       attention: name -> what an attention mechanism did, for looking at; unused ones cost nothing under jit.
+      covered: height and width in pixels of what the maps cover, where a backbone padded the image at the bottom and
+        right; None for the image itself.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
@@ -27,6 +29,7 @@ class Features:
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
     attention: dict[str, LookedAt] = struct.field(default_factory=dict)
+    covered: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
 
     @property
     def deepest(self) -> Float[Array, "b h w c"]:

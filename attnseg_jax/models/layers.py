@@ -22,13 +22,14 @@ classifier_init = nn.initializers.normal(0.01)
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's explicit, symmetric padding.
+    """Convolution with PyTorch's explicit padding.
 
     Attributes:
       features: output channels.
       kernel_size: height and width of the kernel.
       stride: step in both directions.
-      padding: zeros on every side; -1 keeps the size at stride 1 (`dilation * (kernel_size // 2)`).
+      padding: zeros on every side, or `((top, bottom), (left, right))`; -1 keeps the size at stride 1
+        (`dilation * (kernel_size // 2)`).
       dilation: distance of the kernel's taps.
       groups: channel groups.
       use_bias: adds a bias.
@@ -39,7 +40,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: int = -1
+    padding: int | conv_ops.Sides = -1
     dilation: int = 1
     groups: int = 1
     use_bias: bool = False
@@ -51,7 +52,7 @@ class Conv(nn.Module):
         """Convolves `x`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        padding = self.dilation * (self.kernel_size // 2) if self.padding < 0 else self.padding
+        padding = self.dilation * (self.kernel_size // 2) if self.padding == -1 else self.padding
         y = conv_ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
@@ -66,9 +67,9 @@ class Conv(nn.Module):
         return y
 
 
-def classifier(num_classes: int, name: str) -> Conv:
-    """A 1x1 convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
-    return Conv(num_classes, 1, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
+def classifier(num_classes: int, name: str, kernel_size: int = 1) -> Conv:
+    """A convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
+    return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
 
 
 def _bound(axis_name: str) -> bool:
@@ -148,7 +149,7 @@ class ConvBN(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: int = -1
+    padding: int | conv_ops.Sides = -1
     dilation: int = 1
     groups: int = 1
     relu: bool = True

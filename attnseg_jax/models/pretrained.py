@@ -49,12 +49,15 @@ MULTI_HEAD_ATTENTION: Rules = (
     (r"\bout_proj\.", "out."),
 )
 
-# Last word and number of axes -> collection, name here, order of the axes.
+# Last word and number of axes -> collection, name here, order of the axes; None is a new one, and one that is left out
+# has a single element. A table calls the weight of a linear layer that is a 1x1 convolution here `pointwise`.
 _LEAVES = {
     ("weight", 1): ("params", "scale", (0,)),
     ("weight", 2): ("params", "kernel", (1, 0)),
     ("weight", 3): ("params", "kernel", (2, 1, 0)),
     ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
+    ("pointwise", 2): ("params", "kernel", (None, None, 1, 0)),
+    ("layer_scale", 3): ("params", "layer_scale", (0,)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
     ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
@@ -68,8 +71,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
     `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
-    `scale`; `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies
-    there too; any other word stays, with its array as it is.
+    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]` and a `layer_scale` of 3 loses its last two; the
+    `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies there
+    too; any other word stays, with its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.
@@ -95,7 +99,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
                     raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
             if leaf in node:
                 raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
-            node[leaf] = piece.transpose(axes)
+            node[leaf] = _arrange(piece, axes)
     return variables
 
 
@@ -140,6 +144,12 @@ def _rename(name, array, rules):
             return
         name = re.sub(pattern, replacement, name)
     yield name, array
+
+
+def _arrange(array, axes):
+    kept = [axis for axis in axes if axis is not None]
+    single = [axis for axis in range(array.ndim) if axis not in kept]
+    return array.transpose(*kept, *single).reshape([1 if axis is None else array.shape[axis] for axis in axes])
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -50,9 +50,10 @@ class Segmenter(nn.Module):
                 f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
             )
         logits, refined = self.attention.refine(decoded.logits, features)
+        h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
-            return resize(x.astype(jnp.float32), image.shape[1:3])
+            return resize(x.astype(jnp.float32), features.covered or (h, w))[:, :h, :w]
 
         aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}
         presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}

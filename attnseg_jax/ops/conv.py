@@ -1,9 +1,10 @@
-"""Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, symmetric padding."""
+"""Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding."""
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.depthwise import Sides, depthwise_conv
 from attnseg_jax.ops.pool import Pair, pair
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
@@ -14,14 +15,15 @@ def conv(
     kernel: Float[Array, "kh kw _ o"],
     *,
     stride: Pair = 1,
-    padding: Pair = 0,
+    padding: Pair | Sides = 0,
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Float[Array, "b i j o"]:
     """Cross-correlate `x` with `kernel` `[kh, kw, c / groups, o]`, zero-padded by `padding` on both sides.
 
-    Stride-2 convolutions on even sizes differ from XLA's 'SAME', which pads unevenly. Pointwise and depthwise
-    kernels become matrix products and shifted multiply-adds, which XLA runs several times faster on CPU.
+    `padding` may also name every side, `((top, bottom), (left, right))`: stride-2 convolutions on even sizes differ
+    from TensorFlow's 'SAME', which pads unevenly (see `same_padding`). Pointwise and depthwise kernels become matrix
+    products and shifted multiply-adds, which XLA runs several times faster on CPU.
 
     Raises:
       ValueError: channels that the groups do not divide or the kernel does not fit.
@@ -30,22 +32,36 @@ def conv(
     [8.0, 12.0, 12.0, 18.0]
     """
     _check(x, kernel, groups)
-    (sh, sw), (ph, pw), (dh, dw) = pair(stride), pair(padding), pair(dilation)
+    (sh, sw), sides, (dh, dw) = pair(stride), _sides(padding), pair(dilation)
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
-    if kh == kw == groups == 1 and ph == pw == 0:
+    if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
         return lax.dot_general(x[:, ::sh, ::sw], kernel[0, 0], (((3,), (0,)), ((), ())))
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
-        return _depthwise(x, kernel, (sh, sw), (ph, pw), (dh, dw))
+        x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
+        return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(sh, sw),
-        padding=((ph, ph), (pw, pw)),
+        padding=sides,
         rhs_dilation=(dh, dw),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
+    """Zeros before and after an axis of `size` pixels such that `ceil(size / stride)` remain, as TensorFlow's 'SAME'.
+
+    The odd one of an uneven number comes last. `kernel` taps stand `dilation` pixels apart.
+
+    >>> same_padding(8, 3, 2), same_padding(9, 3, 2), same_padding(9, 5, 2)
+    ((0, 1), (1, 1), (2, 2))
+    """
+    needed = (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1
+    before = max(needed - size, 0) // 2
+    return before, max(needed - size, 0) - before
 
 
 def conv_transpose(
@@ -85,21 +101,12 @@ def conv_transpose(
     )
 
 
-def _depthwise(x, kernel, stride, padding, dilation):
-    """One filter (or several) for each channel, as a sum of shifted products."""
-    kh, kw, _, o = kernel.shape
-    x = jnp.repeat(x, o // x.shape[-1], axis=-1)
-    x = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    span = [(k - 1) * d + 1 for k, d in zip((kh, kw), dilation)]
-    height, width = ((n - k) // s + 1 for n, k, s in zip(x.shape[1:3], span, stride))
-    total = 0.0
-    for i in range(kh):
-        for j in range(kw):
-            top, left = i * dilation[0], j * dilation[1]
-            rows = slice(top, top + (height - 1) * stride[0] + 1, stride[0])
-            columns = slice(left, left + (width - 1) * stride[1] + 1, stride[1])
-            total = total + x[:, rows, columns] * kernel[i, j].reshape(1, 1, 1, o)
-    return total
+def _sides(padding):
+    """`padding` of every side: `((top, bottom), (left, right))`."""
+    if not isinstance(padding, int) and not isinstance(padding[0], int):
+        return tuple(tuple(sides) for sides in padding)
+    height, width = pair(padding)
+    return (height, height), (width, width)
 
 
 def _check(x, kernel, groups):

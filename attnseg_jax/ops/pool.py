@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from attnseg_jax.ops.separable import apply_separable
 
@@ -19,23 +19,78 @@ def pair(value: Pair) -> tuple[int, int]:
 
 
 def max_pool(
-    x: Float[Array, "b h w c"], kernel: Pair, stride: Pair | None = None, padding: Pair = 0, *, ceil_mode: bool = False
+    x: Float[Array, "b h w c"],
+    kernel: Pair,
+    stride: Pair | None = None,
+    padding: Pair = 0,
+    *,
+    dilation: Pair = 1,
+    ceil_mode: bool = False,
 ) -> Float[Array, "b i j c"]:
     """Maximum over windows of `kernel` pixels every `stride` pixels (default: `kernel`), padded with -inf.
 
-    `padding` is symmetric and at most half the kernel; `ceil_mode` keeps a last window that is only partly inside.
-    As in PyTorch the first maximum of a window takes the whole gradient, and NaN wins.
+    `padding` is symmetric and at most half the kernel; the pixels of a window stand `dilation` apart; `ceil_mode`
+    keeps a last window that is only partly inside. As in PyTorch the first maximum of a window takes the whole
+    gradient, and NaN wins.
 
     >>> max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
     [5.0, 7.0]
     """
-    rows, columns = _windows(x, kernel, stride, padding, ceil_mode)
+    rows, columns = _windows(x, kernel, stride, padding, ceil_mode, dilation)
     x = _pad(x, (rows, columns), -jnp.inf)
     # One slice of both axes for each tap: XLA fuses their gradients, but not those of slices of slices.
     taps = [x[:, rows.tap(i), columns.tap(j)] for i in range(rows.kernel) for j in range(columns.kernel)]
-    while len(taps) > 1:  # a tree of neighbours keeps reading order, in which the first maximum counts
-        taps = [_first_maximum(*taps[i : i + 2]) for i in range(0, len(taps), 2)]
-    return taps[0]
+    return _tree(lambda a, b: jnp.where(_beats(b, a), b, a), taps)
+
+
+def max_pool_with_indices(
+    x: Float[Array, "b h w c"], kernel: Pair, stride: Pair | None = None
+) -> tuple[Float[Array, "b i j c"], Int[Array, "b i j c"]]:
+    """Maximum over windows as `max_pool` (no padding), and where in the image it stands: `row * w + column`.
+
+    Windows may overlap here, but `max_unpool` takes those that do not. The first of equal maxima counts.
+
+    >>> [a.ravel().tolist() for a in max_pool_with_indices(jnp.arange(12.0).reshape(1, 3, 4, 1), 2)]
+    [[5.0, 7.0], [5, 7]]
+    """
+    rows, columns = _windows(x, kernel, stride, 0, False)
+    w = x.shape[2]
+    taps = [(x[:, rows.tap(i), columns.tap(j)], i * w + j) for i in range(rows.kernel) for j in range(columns.kernel)]
+
+    def larger(a, b):
+        later = _beats(b[0], a[0])
+        return tuple(jnp.where(later, b_part, a_part) for a_part, b_part in zip(a, b))
+
+    y, offset = _tree(larger, taps)
+    top, left = (jnp.arange(window.out) * window.stride for window in (rows, columns))
+    return y, offset + (top.reshape(1, -1, 1, 1) * w + left.reshape(1, 1, -1, 1))
+
+
+def max_unpool(
+    y: Float[Array, "b i j c"], indices: Int[Array, "b i j c"], size: Pair, kernel: Pair, stride: Pair | None = None
+) -> Float[Array, "b h w c"]:
+    """Put every value where the maximum of its window stood in an image of `size`, zeros elsewhere.
+
+    `indices` are those `max_pool_with_indices` gave for an image of that size and the same windows. Windows must not
+    overlap (`stride` at least `kernel`): a pixel then has one window at most, and no scatter is needed, neither here
+    nor for the gradient. An index outside its own window puts its value nowhere.
+
+    Raises:
+      ValueError: windows that overlap, or whose number at `size` is not that of `y`.
+
+    >>> max_unpool(jnp.ones((1, 1, 2, 1)), jnp.array([5, 2]).reshape(1, 1, 2, 1), (2, 4), 2).ravel().tolist()
+    [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    """
+    b, i, j, c = y.shape
+    (h, w), kernels, (sh, sw) = pair(size), pair(kernel), pair(kernel if stride is None else stride)
+    if sh < kernels[0] or sw < kernels[1]:
+        raise ValueError(f"un-pooling windows of {kernels} every {(sh, sw)} pixels overlap")
+    if (i, j) != ((h - kernels[0]) // sh + 1, (w - kernels[1]) // sw + 1):
+        raise ValueError(f"{(i, j)} values are not the windows of {kernels} every {(sh, sw)} of {(h, w)} pixels")
+    rows, columns = jnp.arange(i * sh).reshape(1, i, sh, 1, 1, 1), jnp.arange(j * sw).reshape(1, 1, 1, j, sw, 1)
+    here = indices.reshape(b, i, 1, j, 1, c) == rows * w + columns
+    full = jnp.where(here, y.reshape(b, i, 1, j, 1, c), 0).reshape(b, i * sh, j * sw, c)
+    return lax.pad(full, jnp.zeros((), y.dtype), [(0, 0, 0), (0, h - i * sh, 0), (0, w - j * sw, 0), (0, 0, 0)])
 
 
 def avg_pool(
@@ -99,8 +154,15 @@ def _bins(n, size):
     return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
 
 
-def _first_maximum(a, b=None):
-    return a if b is None else jnp.where((b > a) | (b != b), b, a)
+def _beats(b, a):
+    return (b > a) | (b != b)
+
+
+def _tree(choose, taps):
+    """All taps by `choose(a, b)`, neighbours first: this keeps reading order, in which the first maximum counts."""
+    while len(taps) > 1:
+        taps = [choose(*taps[i : i + 2]) if len(taps) > i + 1 else taps[i] for i in range(0, len(taps), 2)]
+    return taps[0]
 
 
 class _Window(NamedTuple):
@@ -111,6 +173,7 @@ class _Window(NamedTuple):
     padding: int
     out: int
     after: int
+    dilation: int
 
     def tap(self, i):
         """The slice that holds element `i` of every window.
@@ -118,21 +181,26 @@ class _Window(NamedTuple):
         Shifted slices and elementwise work take the place of `lax.reduce_window`: XLA fuses them, and their gradient
         runs many times faster on CPU than that of a window maximum.
         """
-        return slice(i, i + (self.out - 1) * self.stride + 1, self.stride)
+        first = i * self.dilation
+        return slice(first, first + (self.out - 1) * self.stride + 1, self.stride)
 
 
-def _windows(x, kernel, stride, padding, ceil_mode):
+def _windows(x, kernel, stride, padding, ceil_mode, dilation=1):
     """A `_Window` for the rows and one for the columns of `x`."""
     windows = []
-    for n, k, s, p in zip(x.shape[1:3], pair(kernel), pair(kernel if stride is None else stride), pair(padding)):
-        if k < 1 or s < 1 or not 0 <= 2 * p <= k:
-            raise ValueError(f"needs kernel, stride >= 1 and padding at most half the kernel, got {k}, {s}, {p}")
-        out = (n + 2 * p - k + (s - 1 if ceil_mode else 0)) // s + 1
+    strides = pair(kernel if stride is None else stride)
+    for n, k, s, p, d in zip(x.shape[1:3], pair(kernel), strides, pair(padding), pair(dilation)):
+        if min(k, s, d) < 1 or not 0 <= 2 * p <= k:
+            raise ValueError(
+                f"needs kernel, stride, dilation >= 1 and padding at most half the kernel, got {k}, {s}, {d}, {p}"
+            )
+        span = (k - 1) * d + 1
+        out = (n + 2 * p - span + (s - 1 if ceil_mode else 0)) // s + 1
         if ceil_mode and (out - 1) * s >= n + p:
             out -= 1  # a window that would start in the right padding does not count
         if out < 1:
-            raise ValueError(f"a window of {k} does not fit into {n} pixels with padding {p}")
-        windows.append(_Window(k, s, p, out, (out - 1) * s + k - n - p))
+            raise ValueError(f"a window of {span} does not fit into {n} pixels with padding {p}")
+        windows.append(_Window(k, s, p, out, (out - 1) * s + span - n - p, d))
     return windows
 
 

@@ -66,6 +66,7 @@ def test_layer_norm_keeps_what_is_small_beside_the_mean():
         (dict(kernel_size=3, dilation=4), (13, 17)),
         (dict(kernel_size=7, stride=2), (7, 9)),
         (dict(kernel_size=3, padding=0), (11, 15)),
+        (dict(kernel_size=3, padding=((0, 2), (1, 3))), (13, 19)),
         (dict(kernel_size=1, stride=2), (7, 9)),
     ],
 )

@@ -22,6 +22,8 @@ def test_leaves():
         "c.d.running_var": RNG.normal(size=4),
         "c.d.num_batches_tracked": np.array(9),
         "token": RNG.normal(size=(1, 1, 6)),
+        "e.pointwise": RNG.normal(size=(2, 3)),
+        "e.layer_scale": RNG.normal(size=(4, 1, 1)),
     }
     found = from_torch(state, ())
     assert found["params"]["a"]["kernel"].shape == (5, 7, 3, 2)
@@ -29,6 +31,8 @@ def test_leaves():
     np.testing.assert_array_equal(found["params"]["b"]["kernel"], state["b.weight"].T)
     np.testing.assert_array_equal(found["params"]["b"]["bias"], state["b.bias"])
     np.testing.assert_array_equal(found["params"]["token"], state["token"])
+    np.testing.assert_array_equal(found["params"]["e"]["kernel"], state["e.pointwise"].T.reshape(1, 1, 3, 2))
+    np.testing.assert_array_equal(found["params"]["e"]["layer_scale"], state["e.layer_scale"].ravel())
     assert list(found["params"]["c"]["d"]) == ["scale"]
     np.testing.assert_array_equal(found["batch_stats"]["c"]["d"]["mean"], state["c.d.running_mean"])
     np.testing.assert_array_equal(found["batch_stats"]["c"]["d"]["var"], state["c.d.running_var"])

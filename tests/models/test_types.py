@@ -32,7 +32,8 @@ for attention in models.ATTENTION:
     config = {"backbone": {"tiny": {"width": 16}}, "attention": {"name": attention}, "decoder": skips}
     assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
 for decoder in models.DECODERS:
-    config = {"attention": {"name": "none"}, "decoder": {"name": decoder}}
+    backbone = {"name": "vgg16_bn" if decoder == "segnet" else "resnet18"}
+    config = {"backbone": backbone, "attention": {"name": "none"}, "decoder": {"name": decoder}}
     assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
 try:
     models.BACKBONES["tiny"]().init(jax.random.key(0), jnp.zeros((61, 83, 3)))

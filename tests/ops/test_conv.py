@@ -1,13 +1,17 @@
 """Convolutions: every path against XLA's own and against float64 loops, values and gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from attnseg_jax.ops.conv import conv, conv_transpose
+from attnseg_jax.ops import depthwise
+from attnseg_jax.ops.conv import conv, conv_transpose, same_padding
 
 
 def draw(*shape, seed=0):
@@ -19,7 +23,7 @@ def general(x, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1)
         x,
         kernel,
         stride,
-        [(p, p) for p in padding],
+        [(p, p) if isinstance(p, int) else p for p in padding],
         rhs_dilation=dilation,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
@@ -34,16 +38,21 @@ FAST = {
     "depthwise stride": ((5, 3, 1, 6), {"padding": (2, 0), "stride": (2, 3), "groups": 6}),
     "depthwise dilated": ((3, 5, 1, 6), {"padding": (3, 4), "dilation": (3, 2), "groups": 6}),
     "depthwise multiplier": ((3, 3, 1, 12), {"padding": (0, 1), "stride": (1, 2), "groups": 6}),
+    "depthwise sides": ((3, 5, 1, 6), {"padding": ((0, 1), (3, 2)), "stride": (2, 1), "groups": 6}),
     "depthwise 1x1": ((1, 1, 1, 6), {"groups": 6}),
+    "depthwise gaps": ((2, 3, 1, 6), {"padding": (5, 1), "stride": (3, 2), "dilation": (3, 2), "groups": 6}),
+    "depthwise in blocks": ((3, 3, 1, 6), {"padding": (1, 0), "stride": (1, 2), "groups": 6}),
 }
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_fast_paths_equal_the_general_convolution(name):
+def test_fast_paths_equal_the_general_convolution(name, monkeypatch):
     shape, keywords = FAST[name]
+    if name.endswith("blocks"):
+        monkeypatch.setattr(depthwise, "_ROWS", 5)  # three blocks of 4 rows, of which the last has only 3
     x, kernel = draw(2, 11, 13, 6), draw(*shape, seed=1)
-    text = str(jax.make_jaxpr(lambda x, k: conv(x, k, **keywords))(x, kernel))
-    assert "conv_general_dilated" not in text  # or this would compare the convolution with itself
+    text = jax.jit(lambda x, k: conv(x, k, **keywords)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text  # or this would compare the convolution with itself
 
     @jax.jit
     def both(x, kernel, g):
@@ -77,6 +86,30 @@ def test_equals_a_loop(stride, padding, dilation, groups):
     keywords = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     found = jax.jit(lambda x, k: conv(x, k, **keywords))(x, kernel)
     np.testing.assert_allclose(found, loop(x, kernel, stride, padding, dilation, groups), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (5, 2, 1), (3, 1, 2), (2, 3, 1), (1, 2, 1)])
+def test_same_padding_is_that_of_xla(kernel, stride, dilation, groups):
+    weight = draw(kernel, kernel, 6 // groups, 6, seed=1)
+
+    @jax.jit
+    def both(x):
+        sides = tuple(same_padding(n, kernel, stride, dilation) for n in x.shape[1:3])
+        ours = conv(x, weight, stride=stride, padding=sides, dilation=dilation, groups=groups)
+        theirs = lax.conv_general_dilated(
+            x,
+            weight,
+            (stride, stride),
+            "SAME",
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return ours, theirs
+
+    for size in ((10, 13), (11, 12)):
+        np.testing.assert_allclose(*both(draw(1, *size, 6)), atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -118,6 +151,65 @@ def test_vmap_equals_a_loop_and_bfloat16_stays(name):
     low = function(x[0].astype(jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), function(x[0]), atol=0.15)
+
+
+@jax.jit
+def depthwise_gradients(x, kernel, g):
+    return jax.vjp(lambda x, k: conv(x, k, padding=1, groups=3), x, kernel)[1](g)
+
+
+def test_bfloat16_gradients_are_summed_in_float32():
+    x, kernel, g = abs(draw(2, 9, 70, 3)), draw(3, 3, 1, 3, seed=1), abs(draw(2, 9, 70, 3, seed=2))
+    low = [array.astype(jnp.bfloat16) for array in (x, kernel, g)]
+    expected = depthwise_gradients(*(array.astype(jnp.float32) for array in low))
+    for ours, theirs in zip(depthwise_gradients(*low), expected):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), theirs, rtol=2**-7, atol=1e-2)
+
+
+def test_vmapped_gradients_equal_a_loop():
+    x, kernel, g = draw(2, 2, 7, 5, 3), draw(2, 3, 3, 1, 3, seed=1), draw(2, 2, 7, 5, 3, seed=2)
+    for ours, *theirs in zip(
+        jax.vmap(depthwise_gradients)(x, kernel, g), *(depthwise_gradients(*row) for row in zip(x, kernel, g))
+    ):
+        np.testing.assert_allclose(ours, jnp.stack(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map_equals_one_device(check_vma):
+    x, kernel, g = draw(4, 7, 5, 3), draw(3, 3, 1, 3, seed=1), draw(4, 7, 5, 3, seed=2)
+
+    def spread(x, kernel, g):
+        by_x, by_kernel = depthwise_gradients(x, kernel, g)
+        # With the check on, the gradient of what all devices share is summed by itself.
+        return by_x, by_kernel if check_vma else lax.psum(by_kernel, "data")
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(
+        spread, mesh=mesh, in_specs=(split, whole, split), out_specs=(split, whole), check_vma=check_vma
+    )
+    for ours, theirs in zip(jax.jit(mapped)(x, kernel, g), depthwise_gradients(x, kernel, g)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_batch_over_devices_stays_where_it_is():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    places = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), (), ("data",))]
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+        for shape, place in zip([(4, 7, 5, 3), (3, 3, 1, 3), (4, 7, 5, 3)], places)
+    ]
+    text = depthwise_gradients.lower(*shapes).compile().as_text()
+    names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    assert set(re.findall(rf"({names})(?:-start)?\(", text)) == {"all-reduce"}
+
+
+@pytest.mark.parametrize("platform, count", [("cpu", 0), ("tpu", 2), ("cuda", 2)])
+def test_accelerators_get_their_own_convolutions(platform, count):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 7, 5, 3), (3, 3, 1, 3), (2, 7, 5, 3))]
+    text = depthwise_gradients.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == count
 
 
 def test_wrong_channels():

@@ -32,6 +32,7 @@ class EfficientAttention(nn.Module):
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
     """
 
     heads: int = 2
@@ -39,6 +40,7 @@ class EfficientAttention(nn.Module):
     dropout: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    impl_key: str = f"{_KEY}.impl"
 
     @nn.compact
     def __call__(
@@ -68,7 +70,7 @@ class EfficientAttention(nn.Module):
             dropout=self.dropout,
             impl=self.impl,
             dtype=self.dtype,
-            impl_key=f"{_KEY}.impl",
+            impl_key=self.impl_key,
             name="attention",
         )
         y, looked_at = attend(x.reshape(b, h * w, c), reduced.reshape(b, -1, c), train=train)

@@ -21,6 +21,16 @@ EMAU: Rules = (
     (r"\bconv2\.1\.", "conv2.bn."),
 )
 
+# EMANet of network.py without its backbone: `Segmenter` with attention `ema` and the decoder `fcn`, `channels=256`.
+EMANET_HEAD: Rules = (
+    (r"^fc0\.", "attention.lead."),
+    (r"^emau\.", "attention.unit."),
+    (r"^fc1\.0\.", "decoder.head.conv."),
+    (r"^fc2\.", "decoder.head.classifier."),
+    (r"^(attention\.unit\.conv2)\.0\.", r"\1.conv."),
+    (r"^(attention\.unit\.conv2)\.1\.", r"\1.bn."),
+)
+
 
 def _initial_bases(key: Array, shape: tuple[int, int, int]) -> Array:
     """Random directions, float32: Kaiming-normal numbers, scaled to unit length over the channels."""

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import head_width
+from attnseg_jax.models.branches import drop_path, perceptron
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype, layer_norm
 from attnseg_jax.models.maps import AttentionMap
@@ -84,6 +85,7 @@ class SwinBlock(nn.Module):
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
       impl_key: what an error calls `impl`.
+      drop_path: rate at which a branch is dropped, in training.
     """
 
     window: int
@@ -93,18 +95,21 @@ class SwinBlock(nn.Module):
     impl: str = "auto"
     dtype: Dtype = jnp.float32
     impl_key: str = "impl"
+    drop_path: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], AttentionMap]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool = False
+    ) -> tuple[Float[Array, "b h w c"], AttentionMap]:
         """Returns the map after attention and perceptron, and the weights of every pixel."""
         attend = ShiftedWindowAttention(
             self.window, self.shift, self.heads, self.impl, self.dtype, self.impl_key, name="attn"
         )
         y, looked_at = attend(layer_norm("norm1", _EPSILON)(x))
-        x = x + y
+        x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
-        y = nn.Dense(int(x.shape[-1] * self.mlp_ratio), dtype=self.dtype, name="mlp_in")(y)
-        return x + nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(nn.gelu(y, approximate=False)), looked_at
+        y = perceptron(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
+        return x + drop_path(y, self.drop_path, train=train), looked_at
 
 
 class WindowAttention(Attention):

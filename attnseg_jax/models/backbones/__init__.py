@@ -1,7 +1,22 @@
 """Backbones: image -> `Features`."""
 
-from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet101
+import re
+
+from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
+from attnseg_jax.models.backbones.efficientnet import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    EfficientNetLite3,
+    EfficientNetLite4,
+)
+from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
+from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
+from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
+from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
+from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
+from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
 
 BACKBONES = {
     "tiny": Tiny,
@@ -9,4 +24,32 @@ BACKBONES = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "resnet101": ResNet101,
+    "resnet50_v1c": ResNet50V1c,
+    "resnet101_v1c": ResNet101V1c,
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
+    "efficientnet_lite2": EfficientNetLite2,
+    "efficientnet_lite3": EfficientNetLite3,
+    "efficientnet_lite4": EfficientNetLite4,
+    "mobilenet_v3_large": MobileNetV3Large,
+    "vgg16": VGG16,
+    "vgg16_bn": VGG16_BN,
+    "mit_b0": MiTB0,
+    "mit_b1": MiTB1,
+    "mit_b2": MiTB2,
+    "mit_b3": MiTB3,
+    "mit_b4": MiTB4,
+    "mit_b5": MiTB5,
+    "vit_ti": ViTTi,
+    "vit_s": ViTS,
+    "vit_b": ViTB,
+    "vit_l": ViTL,
+    "swin_t": SwinT,
+    "swin_s": SwinS,
+    "swin_b": SwinB,
+    "convnext_t": ConvNeXtT,
+    "convnext_s": ConvNeXtS,
+    "convnext_b": ConvNeXtB,
 }
+# Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
+UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016) with output stride 8, 16 or 32, after torchvision's `models/resnet.py`."""
+"""ResNet (He et al. 2016) with output stride 8, 16 or 32, after torchvision's `models/resnet.py`, and its deep stem."""
 
 from typing import ClassVar
 
@@ -9,7 +9,31 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
+from attnseg_jax.models.pretrained import RESNET, Rules
 from attnseg_jax.ops import pool
+
+_DEEP_STEM: Rules = (
+    (r"\bstem\.0\.", "stem1_conv."),
+    (r"\bstem\.1\.", "stem1_bn."),
+    (r"\bstem\.3\.", "stem2_conv."),
+    (r"\bstem\.4\.", "stem2_bn."),
+    (r"\bstem\.6\.", "stem3_conv."),
+    (r"\bstem\.7\.", "stem3_bn."),
+)
+# OpenMMLab's ResNetV1c, alone or as the `backbone` of a segmenter: `stem=(32, 32, 64)`.
+MMSEG_RESNET_V1C: Rules = (*RESNET, *_DEEP_STEM)
+# hszhao/semseg, model/pspnet.py: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `contract_dilation=False`.
+SEMSEG_RESNET_V1C: Rules = ((r"^layer0\.", "stem."), (r"^(stem|layer\d)", r"backbone.\1"), *RESNET, *_DEEP_STEM)
+# XiaLiPKU/EMANet: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `multi_grid=(1, 2, 4)`.
+EMANET_RESNET_V1C: Rules = (
+    (r"^extractor\.1\.", "backbone.stem3_bn."),
+    (r"^extractor\.0\.", "backbone.stem."),
+    (r"^extractor\.4\.", "backbone.layer1."),
+    (r"^extractor\.5\.", "backbone.layer2."),
+    (r"^extractor\.6\.", "backbone.layer3."),
+    (r"^extractor\.7\.", "backbone.layer4."),
+    *MMSEG_RESNET_V1C,
+)
 
 
 class Block(nn.Module):
@@ -55,34 +79,39 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """ResNet without its classifier; maps at the nominal strides 2 (stem), 4, 8, 16 and 32.
 
-    Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions; as
-    in torchvision the first block of such a stage still has the dilation of the stage before.
+    Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions.
 
     A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`).
 
     Attributes:
       output_stride: 8, 16 or 32.
       zero_init_residual: the last scale of every block starts at 0.
+      contract_dilation: the first block of a stage that keeps its resolution has the dilation of the stage before, as
+        in torchvision.
+      multi_grid: factors of the dilation of the last stage's blocks, such as `(1, 2, 4)`; the first one counts where
+        the first block contracts, too.
       dtype: compute type.
     """
 
     depths: ClassVar[tuple[int, ...]]
     bottleneck: ClassVar[bool]
+    key: ClassVar[str]
 
     output_stride: int = 32
     zero_init_residual: bool = False
+    contract_dilation: bool = True
+    multi_grid: tuple[int, ...] = ()
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised)."""
-        if self.output_stride not in (8, 16, 32):
-            name = type(self).__name__.lower()
-            raise UserError(
-                f"config.model.backbone.{name}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32"
-            )
-        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
-        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an unknown output stride, or a multi-grid of another length than the last stage.
+        """
+        self._check()
+        x = self._stem(image, train=train)
         maps = {2: x}
         x = pool.max_pool(x, 3, 2, 1)
         dilation = 1
@@ -91,12 +120,13 @@ class ResNet(nn.Module):
             stride, first = (1 if stage == 0 else 2), dilation
             if nominal > self.output_stride:
                 stride, dilation = 1, dilation * 2
-            for i in range(depth):
+            factors = self.multi_grid if self.multi_grid and nominal == 32 else (1,) * depth
+            for i, factor in enumerate(factors):
                 x = Block(
                     64 * 2**stage,
                     self.bottleneck,
                     stride if i == 0 else 1,
-                    first if i == 0 else dilation,
+                    factor * (first if i == 0 and self.contract_dilation else dilation),
                     self.zero_init_residual,
                     self.dtype,
                     name=f"layer{stage + 1}_{i}",
@@ -104,12 +134,27 @@ class ResNet(nn.Module):
             maps[nominal] = x
         return Features(maps)
 
+    def _stem(self, image, *, train):
+        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
+        return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
+
+    def _check(self):
+        path = f"config.model.backbone.{self.key}"
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(f"{path}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32")
+        if len(self.multi_grid) not in (0, self.depths[-1]) or min(self.multi_grid, default=1) < 1:
+            raise UserError(
+                f"{path}.multi_grid={self.multi_grid} must name a factor of at least 1 for each of the last stage's "
+                f"{self.depths[-1]} blocks, or none"
+            )
+
 
 class ResNet18(ResNet):
     """ResNet-18: basic blocks, 512 channels at the end."""
 
     depths = (2, 2, 2, 2)
     bottleneck = False
+    key = "resnet18"
 
 
 class ResNet34(ResNet):
@@ -117,6 +162,7 @@ class ResNet34(ResNet):
 
     depths = (3, 4, 6, 3)
     bottleneck = False
+    key = "resnet34"
 
 
 class ResNet50(ResNet):
@@ -124,6 +170,7 @@ class ResNet50(ResNet):
 
     depths = (3, 4, 6, 3)
     bottleneck = True
+    key = "resnet50"
 
 
 class ResNet101(ResNet):
@@ -131,3 +178,42 @@ class ResNet101(ResNet):
 
     depths = (3, 4, 23, 3)
     bottleneck = True
+    key = "resnet101"
+
+
+class DeepStem(ResNet):
+    """ResNet whose 7x7 convolution is three of 3x3, the "v1c" of Bag of Tricks (He et al. 2019, arXiv:1812.01187).
+
+    Attributes as in `ResNet`; `stem`: channels of the three, `(32, 32, 64)` as in MMSegmentation; hszhao/semseg and
+    EMANet have `(64, 64, 128)`.
+    """
+
+    stem: tuple[int, ...] = (32, 32, 64)
+
+    def _stem(self, image, *, train):
+        x = image
+        for i, features in enumerate(self.stem, 1):
+            x = Conv(features, stride=2 if i == 1 else 1, dtype=self.dtype, name=f"stem{i}_conv")(x)
+            x = nn.relu(BatchNorm(dtype=self.dtype, name=f"stem{i}_bn")(x, train=train))
+        return x
+
+    def _check(self):
+        super()._check()
+        if len(self.stem) != 3 or min(self.stem) < 1:
+            raise UserError(f"config.model.backbone.{self.key}.stem={self.stem} must name three numbers of channels")
+
+
+class ResNet50V1c(DeepStem):
+    """ResNet-50 with the deep stem: bottleneck blocks, 2048 channels at the end."""
+
+    depths = (3, 4, 6, 3)
+    bottleneck = True
+    key = "resnet50_v1c"
+
+
+class ResNet101V1c(DeepStem):
+    """ResNet-101 with the deep stem: bottleneck blocks, 2048 channels at the end."""
+
+    depths = (3, 4, 23, 3)
+    bottleneck = True
+    key = "resnet101_v1c"

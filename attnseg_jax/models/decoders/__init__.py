@@ -1,20 +1,45 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
+from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
+from attnseg_jax.models.decoders.fpn import FPN
+from attnseg_jax.models.decoders.lraspp import LRASPP
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer, MaskTransformerDecoder
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
+from attnseg_jax.models.decoders.pyramid import PSP, UPer
+from attnseg_jax.models.decoders.segformer import SegFormer
+from attnseg_jax.models.decoders.segnet import SegNet
+from attnseg_jax.models.decoders.unet import UNet
 
 DECODERS = {
     "fcn": FCN,
+    "deeplabv3": DeepLabV3,
+    "deeplabv3plus": DeepLabV3Plus,
+    "fpn": FPN,
+    "lraspp": LRASPP,
     "mask_transformer": MaskTransformerDecoder,
     "masked_attention": MaskedAttentionDecoder,
+    "segnet": SegNet,
+    "psp": PSP,
+    "segformer": SegFormer,
+    "unet": UNet,
+    "uper": UPer,
 }
 __all__ = [
     "DECODERS",
     "FCN",
+    "FPN",
+    "LRASPP",
+    "PSP",
+    "DeepLabV3",
+    "DeepLabV3Plus",
     "FCNHead",
     "MaskTransformer",
     "MaskTransformerDecoder",
     "MaskedAttentionDecoder",
     "MaskedAttentionLayer",
+    "SegFormer",
+    "SegNet",
+    "UNet",
+    "UPer",
 ]

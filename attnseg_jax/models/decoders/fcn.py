@@ -6,10 +6,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, check_rate
-from attnseg_jax.models.features import Features, Output, numbered
+from attnseg_jax.errors import check_least, check_rate
+from attnseg_jax.models.decoders.base import gated, maps_of
+from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
+from attnseg_jax.models.pretrained import Rules
 from attnseg_jax.ops.resize import resize
+
+# The auxiliary head of torchvision.models.segmentation's models: `auxiliary` in a `Segmenter`.
+TORCHVISION_AUX: Rules = (
+    (r"^aux_classifier\.0\.", "decoder.aux_head.conv.conv."),
+    (r"^aux_classifier\.1\.", "decoder.aux_head.conv.bn."),
+    (r"^aux_classifier\.4\.", "decoder.aux_head.classifier."),
+)
+
+# The same head in hszhao/semseg.
+SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
 
 class FCNHead(nn.Module):
@@ -37,6 +49,21 @@ class FCNHead(nn.Module):
             x = ConvBN(channels, dtype=self.dtype, name=f"conv{i or ''}")(x, train=train)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return classifier(self.num_classes, "classifier")(x)
+
+
+def auxiliary(
+    decoder: nn.Module, features: Features, name: str, *, dropout: float = 0.1, train: bool
+) -> dict[str, Float[Array, "b y x k"]]:
+    """The logits of an `FCNHead` on the map of stride `decoder.aux_stride`, by name, if `decoder.aux` asks for them.
+
+    Raises:
+      UserError: the backbone has no such map; `name` is the decoder's in the config.
+    """
+    if not decoder.aux:
+        return {}
+    maps = maps_of(features, (decoder.aux_stride,), name, "change aux_stride, or set aux=False")
+    head = FCNHead(decoder.num_classes, dropout=dropout, dtype=decoder.dtype, name="aux_head")
+    return {"fcn": head(maps[decoder.aux_stride], train=train)}
 
 
 class FCN(nn.Module):
@@ -72,28 +99,18 @@ class FCN(nn.Module):
         Raises:
           UserError: a skip or the auxiliary head asks for a map the backbone does not have; an option out of its range.
         """
-        for stride in (*self.skips, *((self.aux_stride,) if self.aux else ())):
-            if stride not in features.maps:
-                raise UserError(
-                    f"config.model.decoder.fcn asks for a map of stride {stride}; the backbone has "
-                    f"{', '.join(map(str, sorted(features.maps)))}: change skips or aux_stride, or set aux=False"
-                )
+        maps_of(features, self.skips, "fcn", "change skips")
         check_least("config.model.decoder.fcn", 0, channels=self.channels, convs=self.convs)
         check_rate("config.model.decoder.fcn", dropout=self.dropout)
+        aux = auxiliary(self, features, "fcn", dropout=self.dropout, train=train)
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest
         logits = head(x, train=train)
         attention: dict = {}
         for stride in sorted(set(self.skips), reverse=True):
             skip = features.maps[stride]
-            if gate is not None:
-                skip, maps = gate(skip, x, stride=stride, train=train)
-                attention = numbered(attention, maps)
+            skip, attention = gated(gate, skip, x, attention, stride=stride, train=train)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
             score = classifier(self.num_classes, f"skip{stride}")(skip)
             logits = resize(logits, score.shape[1:3]) + score
-        aux = {}
-        if self.aux:
-            aux_head = FCNHead(self.num_classes, dropout=self.dropout, dtype=self.dtype, name="aux_head")
-            aux["fcn"] = aux_head(features.maps[self.aux_stride], train=train)
         return Output(logits, aux, attention=attention)

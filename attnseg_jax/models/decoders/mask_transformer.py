@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
+from attnseg_jax.models.backbones.vit import TIMM_VIT
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -24,6 +25,21 @@ SEGMENTER_MASK: Rules = (
     (r"\bblocks\.(\d+)\.mlp\.fc([12])\.", r"mlp\2_\1."),
     (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
     (r"(attention\d+)\.proj\.", r"\1.out."),
+)
+
+# Segmenter's `Segmenter`: a whole model of a backbone `vit_*` (`norm_epsilon=1e-5`, `position_resize="bilinear"`,
+# `position_antialias=False`) and the decoder `mask_transformer`, or `fcn` with `convs=0` for its linear one.
+SEGMENTER: Rules = (
+    (r"^encoder\.head\..*", None),
+    (r"^encoder\.", "backbone."),
+    # The backbone's table must not see blocks of the same name.
+    (r"^decoder\.blocks\.", "decoder.layers."),
+    *TIMM_VIT,
+    (r"^decoder\.layers\.", "decoder.blocks."),
+    *SEGMENTER_MASK,
+    (r"^decoder\.head\.weight$", "decoder.head.classifier.pointwise"),
+    (r"^decoder\.head\.bias$", "decoder.head.classifier.bias"),
+    (r"^decoder\.(?!head\.)", "decoder.transformer."),
 )
 
 

@@ -7,8 +7,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width, sincos_positions
+from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output, numbered
 from attnseg_jax.models.layers import Conv, ConvBN, Dtype, layer_norm
 from attnseg_jax.models.maps import DotProductMap
@@ -145,12 +146,7 @@ class MaskedAttentionDecoder(nn.Module):
         return Output(semantic_logits(class_logits, mask_logits), aux, attention=attention)
 
     def _check(self, features: Features, channels: int) -> None:
-        for stride in self.strides:
-            if stride not in features.maps:
-                raise UserError(
-                    f"{_KEY}.strides={self.strides} asks for a map of stride {stride}; the backbone has "
-                    f"{', '.join(map(str, sorted(features.maps)))}: choose among them, or () for all from 4 on"
-                )
+        maps_of(features, self.strides, "masked_attention", "choose strides among them, or () for all from 4 on")
         check_least(_KEY, 1, queries=self.queries, layers=self.layers)
         check_least(_KEY, 1 / channels, mlp_ratio=self.mlp_ratio)
         head_width(channels, self.heads, key=f"{_KEY}.heads")

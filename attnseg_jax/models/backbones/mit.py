@@ -1,0 +1,170 @@
+"""Mix Transformer, SegFormer's encoder (Xie et al. 2021, arXiv:2105.15203), after transformers' SegFormer."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
+from attnseg_jax.models.branches import drop_path, drop_path_rates
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.models.pretrained import Rules
+
+# transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
+# begin with `(r"^segformer\.", "backbone.")`.
+TRANSFORMERS_SEGFORMER: Rules = (
+    (r"^classifier\..*", None),
+    (r"^segformer\.", ""),
+    (r"\bencoder\.patch_embeddings\.(\d)\.proj\.", r"patch_embed\1."),
+    (r"\bencoder\.patch_embeddings\.(\d)\.layer_norm\.", r"patch_norm\1."),
+    (r"\bencoder\.layer_norm\.(\d)\.", r"norm\1."),
+    (r"\bencoder\.block\.(\d)\.(\d+)\.", r"block\1_\2."),
+    (r"(\bblock\d_\d+)\.layer_norm_([12])\.", r"\1.norm\2."),
+    (r"(\bblock\d_\d+)\.mlp\.dense1\.", r"\1.mlp_in."),
+    (r"(\bblock\d_\d+)\.mlp\.dwconv\.dwconv\.", r"\1.mlp_conv."),
+    (r"(\bblock\d_\d+)\.mlp\.dense2\.", r"\1.mlp_out."),
+    *SEGFORMER_ATTENTION,
+)
+
+# As transformers 5 computes; NVlabs' code has 1e-6 in the blocks and after the stages.
+_EPSILON = 1e-5
+_HEADS = (1, 2, 5, 8)
+_REDUCTIONS = (8, 4, 2, 1)
+# The first map of a smaller image has fewer rows or columns than the first reduction takes together.
+_LEAST_SIZE = 29
+
+
+class MixBlock(nn.Module):
+    """`x + attend(norm(x))`, then `x + mix(norm(x))`, a perceptron with a depthwise 3x3 convolution inside.
+
+    Attributes:
+      heads: number of heads, a divisor of the channels.
+      reduction: keys and values are taken from a map with one position for this many rows and columns.
+      drop_path: rate at which a branch is dropped, in training.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
+    """
+
+    heads: int
+    reduction: int
+    drop_path: float = 0.0
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+        """Returns the map after attention and perceptron."""
+        c = x.shape[-1]
+        y = layer_norm("norm1", _EPSILON)(x).astype(self.dtype)
+        attend = EfficientAttention(
+            self.heads, self.reduction, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
+        )
+        x = x + drop_path(attend(y)[0], self.drop_path, train=train)
+        y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
+        y = nn.Dense(4 * c, dtype=self.dtype, name="mlp_in")(y)
+        # Fan-in: each of these filters reads 9 numbers, and the original scales by that.
+        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+        y = Conv(4 * c, 3, groups=4 * c, use_bias=True, dtype=self.dtype, kernel_init=init, name="mlp_conv")(y)
+        y = nn.Dense(c, dtype=self.dtype, name="mlp_out")(nn.gelu(y, approximate=False))
+        return x + drop_path(y, self.drop_path, train=train)
+
+
+class MiT(nn.Module):
+    """Four stages of overlapping patches and blocks of reduced attention; maps at the strides 4, 8, 16 and 32.
+
+    A map is its stage's output after the stage's normalisation, as SegFormer's decoder takes it. There are no position
+    tables: images have any size from 29x29 on. github.com/NVlabs/SegFormer.
+
+    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
+
+    Attributes:
+      drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.1 in
+        the paper).
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+    """
+
+    depths: ClassVar[tuple[int, ...]]
+    widths: ClassVar[tuple[int, ...]] = (64, 128, 320, 512)
+
+    drop_path: float = 0.0
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an image too small for the first reduction of keys, or a rate that is none.
+        """
+        name = f"mit_{type(self).__name__[-2:].lower()}"
+        path = f"config.model.backbone.{name}"
+        h, w = image.shape[1:3]
+        if min(h, w) < _LEAST_SIZE:
+            raise UserError(
+                f"config.model.backbone.name={name!r} needs images of at least {_LEAST_SIZE}x{_LEAST_SIZE} pixels, "
+                f"not {h}x{w}: give larger images or choose another backbone"
+            )
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        x, maps = image, {}
+        for stage, (depth, width) in enumerate(zip(self.depths, self.widths)):
+            kernel, stride = (3, 2) if stage else (7, 4)
+            x = Conv(width, kernel, stride, use_bias=True, dtype=self.dtype, name=f"patch_embed{stage}")(x)
+            x = layer_norm(f"patch_norm{stage}", _EPSILON)(x).astype(self.dtype)
+            for i in range(depth):
+                block = MixBlock(
+                    _HEADS[stage],
+                    _REDUCTIONS[stage],
+                    next(rates),
+                    self.impl,
+                    self.dtype,
+                    f"{path}.impl",
+                    name=f"block{stage}_{i}",
+                )
+                x = block(x, train=train)
+            x = layer_norm(f"norm{stage}", _EPSILON)(x).astype(self.dtype)
+            maps[4 * 2**stage] = x
+        return Features(maps)
+
+
+class MiTB0(MiT):
+    """MiT-B0: half the channels of the others."""
+
+    depths = (2, 2, 2, 2)
+    widths = (32, 64, 160, 256)
+
+
+class MiTB1(MiT):
+    """MiT-B1: two blocks a stage."""
+
+    depths = (2, 2, 2, 2)
+
+
+class MiTB2(MiT):
+    """MiT-B2: 16 blocks."""
+
+    depths = (3, 4, 6, 3)
+
+
+class MiTB3(MiT):
+    """MiT-B3: 28 blocks."""
+
+    depths = (3, 4, 18, 3)
+
+
+class MiTB4(MiT):
+    """MiT-B4: 41 blocks."""
+
+    depths = (3, 8, 27, 3)
+
+
+class MiTB5(MiT):
+    """MiT-B5: 52 blocks."""
+
+    depths = (3, 6, 40, 3)

@@ -1,0 +1,125 @@
+"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), after torchvision's `models/mobilenetv3.py`."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Dtype
+from attnseg_jax.models.pretrained import Rules
+
+# torchvision.models.mobilenet_v3_large: the backbone, also inside torchvision's segmentation models, and its head.
+TORCHVISION_MOBILENET_V3: Rules = (
+    (r"^classifier\.[03]\.(weight|bias)$", None),
+    (r"^features\.", ""),
+    (r"^(backbone\.)?0\.", r"\1stem."),
+    (r"^(backbone\.)?16\.", r"\1last."),
+    (r"^(backbone\.)?(\d+)\.block\.", r"\1block\2."),
+    (r"\bblock1\.0\.", "block1.depthwise."),
+    (r"\bblock1\.1\.", "block1.project."),
+    (r"\b(block\d+)\.0\.", r"\1.expand."),
+    (r"\b(block\d+)\.1\.", r"\1.depthwise."),
+    (r"\b(block\d+)\.2\.fc1\.", r"\1.squeeze.reduce."),
+    (r"\b(block\d+)\.2\.fc2\.", r"\1.squeeze.expand."),
+    (r"\b(block\d+)\.[23]\.", r"\1.project."),
+    (r"\b(stem|last|expand|depthwise|project)\.0\.", r"\1.conv."),
+    (r"\b(stem|last|expand|depthwise|project)\.1\.", r"\1.bn."),
+)
+TORCHVISION_MOBILENET_V3_HEAD: Rules = (
+    (r"^(?!classifier\.).*", None),
+    (r"^classifier\.0\.", "hidden."),
+    (r"^classifier\.3\.", "classifier."),
+)
+
+# Kernel, expanded channels, channels, squeeze-and-excitation, hard swish (else a rectifier), stride.
+_LARGE = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+
+
+class MobileNetV3Large(nn.Module):
+    """MobileNetV3-Large; maps at the nominal strides 2 (stem), 4, 8, 16 and 32.
+
+    As torchvision hands them to its segmentation heads, the maps of the strides 4, 8 and 16 are the linear outputs of
+    the first block at their stride, and that of stride 32 is the last 1x1 convolution, 960 channels after a hard swish.
+    Where the output stride is below 32 the later blocks keep their resolution and all dilate their depthwise
+    convolutions.
+
+    Attributes:
+      output_stride: 8, 16 (torchvision's `dilated`) or 32.
+      dtype: compute type.
+    """
+
+    output_stride: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an unknown output stride.
+        """
+        if self.output_stride not in (8, 16, 32):
+            raise UserError(
+                f"config.model.backbone.mobilenet_v3_large.output_stride={self.output_stride} is unknown: "
+                "choose 8, 16 or 32"
+            )
+        x = ConvNorm(16, 3, 2, activation=nn.hard_swish, dtype=self.dtype, name="stem")(image, train=train)
+        maps, nominal = {2: x}, 2
+        for i, (kernel, expanded, features, squeeze, swish, stride) in enumerate(_LARGE, 1):
+            nominal *= stride
+            dilation = max(nominal // self.output_stride, 1)
+            x = InvertedResidual(
+                features,
+                expanded,
+                kernel,
+                stride if dilation == 1 else 1,
+                dilation=dilation,
+                activation=nn.hard_swish if swish else nn.relu,
+                squeezed=round_channels(expanded / 4) if squeeze else 0,
+                dtype=self.dtype,
+                name=f"block{i}",
+            )(x, train=train)
+            maps.setdefault(nominal, x)
+        last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, dtype=self.dtype, name="last")
+        return Features({**maps, nominal: last(x, train=train)})
+
+
+class MobileNetV3Head(nn.Module):
+    """Scores of the classes of a whole image: mean, linear layer to 1280 channels, hard swish, dropout, linear layer.
+
+    Attributes:
+      num_classes: number of scores.
+      dropout: rate before the last layer, in training.
+      dtype: compute type; the scores are float32.
+    """
+
+    num_classes: int
+    dropout: float = 0.2
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
+        """Returns float32 scores."""
+        x = features.deepest.mean((1, 2), dtype=jnp.float32)
+        init = nn.initializers.normal(0.01)
+        x = nn.hard_swish(nn.Dense(1280, dtype=self.dtype, kernel_init=init, name="hidden")(x))
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="classifier")(x)

@@ -1,0 +1,67 @@
+"""The simple feature pyramid of ViTDet (Li et al. 2022, arXiv:2203.16527), after detectron2's `backbone/vit.py`."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.ops import conv as conv_ops
+from attnseg_jax.ops import pool
+
+STRIDES = (4, 8, 16, 32)
+
+
+class Enlarge(nn.Module):
+    """A transposed 2x2 convolution of stride 2, which doubles height and width.
+
+    Attributes:
+      features: output channels.
+      dtype: compute type.
+    """
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
+        """Returns the map of twice the size."""
+        shape = (2, 2, x.shape[-1], self.features)
+        # Every output pixel sees one tap, so the fan is that of a linear layer.
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
+        kernel = self.param("kernel", init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        y = conv_ops.conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), stride=2)
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class SimplePyramid(nn.Module):
+    """Maps at the strides 4, 8, 16 and 32 from one map, by transposed convolutions and pooling, with no lateral paths.
+
+    Each is followed by a 1x1 and a 3x3 convolution with layer normalisation. Pooling keeps the last odd row or column.
+
+    Attributes:
+      stride: nominal stride of the map it gets, 8 or 16.
+      channels: of all maps.
+      dtype: compute type; normalisation is float32.
+    """
+
+    stride: int
+    channels: int = 256
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> dict[int, Float[Array, "b _h _w o"]]:
+        """Returns nominal stride -> map."""
+        return {stride: self._level(x, stride) for stride in STRIDES}
+
+    def _level(self, x: Array, stride: int) -> Array:
+        for _ in range(max(stride // self.stride, 1).bit_length() - 1):
+            x = pool.max_pool(x, 2, 2, ceil_mode=True)
+        for i in range(max(self.stride // stride, 1).bit_length() - 1):
+            if i:
+                x = nn.gelu(layer_norm(f"enlarge_norm{stride}")(x).astype(self.dtype), approximate=False)
+            x = Enlarge(x.shape[-1] // 2, self.dtype, name=f"enlarge{stride}_{i}")(x)
+        for kernel, name in ((1, "lateral"), (3, "output")):
+            x = Conv(self.channels, kernel, dtype=self.dtype, name=f"{name}{stride}")(x)
+            x = layer_norm(f"{name}_norm{stride}")(x).astype(self.dtype)
+        return x

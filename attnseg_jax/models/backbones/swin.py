@@ -1,0 +1,137 @@
+"""Swin Transformer (Liu et al. 2021, arXiv:2103.14030), after torchvision's `models/swin_transformer.py`."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.window import SWIN, SwinBlock
+from attnseg_jax.models.branches import drop_path_rates
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.models.pretrained import Rules
+
+# torchvision.models.swin_t, swin_s and swin_b: `Swin`.
+TORCHVISION_SWIN: Rules = (
+    (r"^head\..*", None),
+    (r"\brelative_position_index$", None),
+    (r"\bfeatures\.0\.0\.", "patch_embed."),
+    (r"\bfeatures\.0\.2\.", "patch_norm."),
+    *((rf"\bfeatures\.{2 * i}\.", rf"merge{i}.") for i in (1, 2, 3)),
+    *((rf"\bfeatures\.{2 * i - 1}\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
+    *SWIN,
+)
+
+_WINDOW = 7
+_PATCH = 4
+_EPSILON = 1e-5
+
+
+class PatchMerging(nn.Module):
+    """Every 2x2 pixels become one of twice the channels: joined, normalised and projected; zeros complete odd sizes.
+
+    Attributes:
+      dtype: compute type; normalisation is float32.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
+        """Returns the map of half the height and width."""
+        _, h, w, c = x.shape
+        x = jnp.pad(x, [(0, 0), (0, h % 2), (0, w % 2), (0, 0)])
+        # Row by row within a column, as the published projections expect.
+        x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
+        x = layer_norm("norm", _EPSILON)(x).astype(self.dtype)
+        return nn.Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
+
+
+class Swin(nn.Module):
+    """Four stages of attention in windows of 7x7, every second block's shifted by 3; maps at the strides 4, 8, 16, 32.
+
+    The maps are what the stages put out, of which torchvision normalises the last only; with `stage_norms` the others
+    are normalised too, as Swin's authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill
+    these. Rows and columns of the image beyond a multiple of 4 are not seen.
+
+    A subclass names the channels of the first stage (`width`), the blocks of each stage (`depths`) and their attention
+    heads (`heads`).
+
+    Attributes:
+      stage_norms: normalises the maps of the strides 4, 8 and 16.
+      drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.2 in
+        `swin_t`, 0.3 in `swin_s`, 0.5 in `swin_b`).
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+    """
+
+    width: ClassVar[int] = 96
+    depths: ClassVar[tuple[int, ...]]
+    heads: ClassVar[tuple[int, ...]] = (3, 6, 12, 24)
+
+    stage_norms: bool = False
+    drop_path: float = 0.0
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an image smaller than a patch, or a rate that is none.
+        """
+        name = f"swin_{type(self).__name__[-1].lower()}"
+        path = f"config.model.backbone.{name}"
+        h, w = image.shape[1:3]
+        if min(h, w) < _PATCH:
+            raise UserError(
+                f"config.model.backbone.name={name!r} needs images of at least {_PATCH}x{_PATCH} pixels, not {h}x{w}"
+            )
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
+        x = layer_norm("patch_norm", _EPSILON)(x).astype(self.dtype)
+        maps = {}
+        for stage, (depth, heads) in enumerate(zip(self.depths, self.heads), 1):
+            if stage > 1:
+                x = PatchMerging(self.dtype, name=f"merge{stage - 1}")(x)
+            for i in range(depth):
+                block = SwinBlock(
+                    _WINDOW,
+                    _WINDOW // 2 if i % 2 else 0,
+                    heads,
+                    impl=self.impl,
+                    dtype=self.dtype,
+                    drop_path=next(rates),
+                    impl_key=f"{path}.impl",
+                    name=f"stage{stage}_{i}",
+                )
+                x, _ = block(x, train=train)
+            stride = 2 * 2**stage
+            maps[stride] = x
+            if stride == 32 or self.stage_norms:
+                norm = layer_norm("norm" if stride == 32 else f"map_norm{stride}", _EPSILON)
+                maps[stride] = norm(x).astype(self.dtype)
+        return Features(maps)
+
+
+class SwinT(Swin):
+    """Swin-T: 12 blocks."""
+
+    depths = (2, 2, 6, 2)
+
+
+class SwinS(Swin):
+    """Swin-S: 24 blocks."""
+
+    depths = (2, 2, 18, 2)
+
+
+class SwinB(Swin):
+    """Swin-B: 24 blocks of a third more channels."""
+
+    width = 128
+    depths = (2, 2, 18, 2)
+    heads = (4, 8, 16, 32)

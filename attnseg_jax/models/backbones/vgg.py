@@ -1,0 +1,131 @@
+"""VGG-16 (Simonyan & Zisserman 2015, arXiv:1409.1556) with output stride 8, 16 or 32, after torchvision's `vgg.py`."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops import pool
+
+# torchvision.models.vgg*: `VGG16`, `VGG16_BN` and others of the family.
+TORCHVISION_VGG: Rules = (
+    (r"^classifier\..*", None),
+    (r"^features\.(\d+)\.", r"features\1."),
+)
+
+# The same files: `VGGHead`.
+TORCHVISION_VGG_HEAD: Rules = (
+    (r"^features\..*", None),
+    (r"^classifier\.(\d+)\.", r"classifier\1."),
+)
+
+# Name in `Features.extras` of {stride of a map: where in it the maxima of its pooling stand}.
+POOL_INDICES = "pool_indices"
+
+
+class VGG(nn.Module):
+    """VGG without its classifier; maps at the nominal strides 1, 2, 4, 8, 16 (each before its pooling) and 32.
+
+    A map is what the last rectifier of its stage puts out; that of stride 32 is the last pooling's result. The
+    poolings' indices are in `extras["pool_indices"]`, by the stride of the map they point into, for un-pooling.
+
+    Where the output stride is below 32 the last poolings keep their resolution, as do the convolutions behind them,
+    whose taps then stand farther apart, as those of the next pooling do: every other pixel is that of stride 32. Such
+    poolings leave no indices.
+
+    Layers are named as in torchvision by their number, which counts norms, rectifiers and poolings too. A subclass
+    names the convolutions of its five stages (`depths`) and whether a norm follows each (`norm`).
+
+    Attributes:
+      output_stride: 8, 16 or 32.
+      dtype: compute type.
+    """
+
+    depths: ClassVar[tuple[int, ...]]
+    norm: ClassVar[bool]
+
+    output_stride: int = 32
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised, at least 32 pixels high and wide)."""
+        if self.output_stride not in (8, 16, 32):
+            name = type(self).__name__.lower()
+            raise UserError(
+                f"config.model.backbone.{name}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32"
+            )
+        x, maps, indices, number, dilation = image, {}, {}, 0, 1
+        for stage, depth in enumerate(self.depths):
+            stride = 2**stage
+            for _ in range(depth):
+                conv = Conv(
+                    min(64 * stride, 512),
+                    dilation=dilation,
+                    use_bias=True,
+                    dtype=self.dtype,
+                    name=f"features{number}",
+                )
+                x = conv(x)
+                if self.norm:
+                    x = BatchNorm(dtype=self.dtype, name=f"features{number + 1}")(x, train=train)
+                x = nn.relu(x)
+                number += 3 if self.norm else 2
+            maps[stride] = x
+            if stride < self.output_stride:
+                x, indices[stride] = pool.max_pool_with_indices(x, 2)
+            else:
+                x = jnp.pad(x, ((0, 0), (0, dilation), (0, dilation), (0, 0)), constant_values=-jnp.inf)
+                x = pool.max_pool(x, 2, 1, dilation=dilation)
+                dilation *= 2
+            number += 1
+        maps[2 * stride] = x
+        return Features(maps, {POOL_INDICES: indices})
+
+
+class VGG16(VGG):
+    """VGG-16: thirteen convolutions, 512 channels at the end."""
+
+    depths = (2, 2, 3, 3, 3)
+    norm = False
+
+
+class VGG16_BN(VGG):
+    """VGG-16 with batch normalisation after every convolution."""
+
+    depths = (2, 2, 3, 3, 3)
+    norm = True
+
+
+class VGGHead(nn.Module):
+    """The classifier: the deepest map averaged to 7 x 7 and three fully connected layers.
+
+    Attributes:
+      num_classes: number of class scores.
+      dropout: rate after the first and the second layer, in training.
+      dtype: compute type; the scores are float32.
+    """
+
+    num_classes: int = 1000
+    dropout: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
+        """Returns the class scores of every image."""
+        x = pool.adaptive_avg_pool(features.deepest, 7)
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # the published weights count channels first
+        for number in (0, 3):
+            dense = nn.Dense(
+                4096, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name=f"classifier{number}"
+            )
+            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(dense(x)))
+        dense = nn.Dense(
+            self.num_classes, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01), name="classifier6"
+        )
+        return dense(x)

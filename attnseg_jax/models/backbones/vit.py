@@ -1,0 +1,248 @@
+"""Vision Transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), after timm's `vision_transformer.py`; DINOv2's."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.models.attention import MultiHeadAttention
+from attnseg_jax.models.backbones.pyramid import SimplePyramid
+from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.resize import resize
+
+# timm's VisionTransformer, and the .pth files of facebookresearch/dinov2 (with `layer_scale`): `ViT`.
+TIMM_VIT: Rules = (
+    (r"^head\..*", None),
+    (r"^mask_token$", None),
+    (r"\bcls_token$", "class_token"),
+    (r"\bpos_embed$", "positions"),
+    (r"\bpatch_embed\.proj\.", "patch_embed."),
+    (r"\bblocks\.(\d+)\.", r"block\1."),
+    (r"(\bblock\d+)\.attn\.qkv\.(weight|bias)$", tuple(rf"\1.attention.{x}.\2" for x in ("query", "key", "value"))),
+    (r"(\bblock\d+)\.attn\.proj\.", r"\1.attention.out."),
+    (r"(\bblock\d+)\.mlp\.fc1\.", r"\1.mlp_in."),
+    (r"(\bblock\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
+    (r"(\bblock\d+)\.ls([12])\.gamma$", r"\1.layer_scale\2"),
+)
+
+_TRANSFORMERS: Rules = (
+    (r"^(vit|dinov2)\.", ""),
+    (r"^(classifier|pooler)\..*", None),
+    (r"\bembeddings\.mask_token$", None),
+    (r"\bembeddings\.cls_token$", "class_token"),
+    (r"\bembeddings\.position_embeddings$", "positions"),
+    (r"\bembeddings\.patch_embeddings\.projection\.", "patch_embed."),
+    (r"\bencoder\.layer\.(\d+)\.", r"block\1."),
+    (r"(\bblock\d+)\.attention\.attention\.", r"\1.attention."),
+    (r"(\bblock\d+)\.attention\.output\.dense\.", r"\1.attention.out."),
+    (r"^layernorm\.", "norm."),
+)
+
+# transformers' ViTModel and ViTForImageClassification: `ViT`.
+TRANSFORMERS_VIT: Rules = (
+    *_TRANSFORMERS,
+    (r"(\bblock\d+)\.layernorm_before\.", r"\1.norm1."),
+    (r"(\bblock\d+)\.layernorm_after\.", r"\1.norm2."),
+    (r"(\bblock\d+)\.intermediate\.dense\.", r"\1.mlp_in."),
+    (r"(\bblock\d+)\.output\.dense\.", r"\1.mlp_out."),
+)
+
+# transformers' Dinov2Model and Dinov2ForImageClassification: `ViT` with `layer_scale`, patches of 14 pixels and
+# `position_antialias=False`.
+TRANSFORMERS_DINOV2: Rules = (
+    *_TRANSFORMERS,
+    (r"(\bblock\d+)\.layer_scale([12])\.lambda1$", r"\1.layer_scale\2"),
+    (r"(\bblock\d+)\.mlp\.fc1\.", r"\1.mlp_in."),
+    (r"(\bblock\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
+)
+
+# Patch -> nominal stride; the others have no maps a decoder asks for.
+_STRIDES = {8: 8, 14: 16, 16: 16}
+_RESIZES = ("bicubic", "bilinear")
+
+
+class Block(nn.Module):
+    """`x + attend(norm(x))`, then `x + mlp(norm(x))` over tokens (Dosovitskiy et al. 2021, arXiv:2010.11929).
+
+    Attributes:
+      heads: number of heads, a divisor of the channels.
+      mlp_ratio: hidden width of the perceptron, in channels.
+      layer_scale: what the factors of both branches start at; 0 leaves them out.
+      drop_path: rate at which a branch is dropped, in training.
+      norm_epsilon: added to the variance in layer normalisation.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+      impl_key: what an error calls `impl`.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    layer_scale: float = 0.0
+    drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+    impl_key: str = "impl"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"], *, train: bool = False) -> Float[Array, "b n c"]:
+        """Returns the tokens after attention and perceptron."""
+        y = layer_norm("norm1", self.norm_epsilon)(x).astype(self.dtype)
+        attend = MultiHeadAttention(
+            self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
+        )
+        y, _ = attend(y, y)
+        x = x + self._branch("layer_scale1", y, train)
+        y = layer_norm("norm2", self.norm_epsilon)(x).astype(self.dtype)
+        y = perceptron(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
+        return x + self._branch("layer_scale2", y, train)
+
+    def _branch(self, name: str, y: Array, train: bool) -> Array:
+        y = scale_channels(self, name, y, self.layer_scale) if self.layer_scale else y
+        return drop_path(y, self.drop_path, train=train)
+
+
+class ViT(nn.Module):
+    """Blocks of self-attention over the patches and a class token; one map, or with `pyramid` four.
+
+    The map is that of the patches after the last normalisation; `extras["class_token"]` is the class token's `[b, c]`
+    there. An image that the patches do not divide is padded with zeros at the bottom and right, as Segmenter does, and
+    `Features.covered` says so. The map's nominal stride is 16 for patches of 14 pixels, too. O(n^2 c) in the patches.
+
+    A subclass names the channels (`width`), blocks (`depth`) and attention heads (`heads`).
+
+    Attributes:
+      patch_size: pixels on a side of a patch: 8, 14 (DINOv2) or 16.
+      position_size: height and width in patches of the position table; it is resampled for any other size.
+      position_resize: how: `bicubic`, or `bilinear` as Segmenter does.
+      position_antialias: whether shrinking the table averages, as timm does; transformers and Segmenter do not.
+      layer_scale: what the factors of every branch start at, 1e-5 for DINOv2; 0 leaves them out.
+      pyramid: maps at the strides 4, 8, 16 and 32 by ViTDet's simple feature pyramid, which no published weights fill.
+      pyramid_channels: of these maps.
+      drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first.
+      norm_epsilon: added to the variance in layer normalisation: 1e-6 in timm and DINOv2, 1e-5 in Segmenter.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; softmax and normalisation are float32.
+    """
+
+    width: ClassVar[int]
+    depth: ClassVar[int]
+    heads: ClassVar[int]
+
+    patch_size: int = 16
+    position_size: tuple[int, int] = (14, 14)
+    position_resize: str = "bicubic"
+    position_antialias: bool = True
+    layer_scale: float = 0.0
+    pyramid: bool = False
+    pyramid_channels: int = 256
+    drop_path: float = 0.0
+    norm_epsilon: float = 1e-6
+    impl: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: a patch or a way to resize that is unknown, a table or a pyramid of no size, a rate that is none.
+        """
+        path = f"config.model.backbone.vit_{type(self).__name__[3:].lower()}"
+        self._check(path)
+        p, c = self.patch_size, self.width
+        b, h, w, _ = image.shape
+        covered = (-(-h // p) * p, -(-w // p) * p)
+        image = jnp.pad(image, [(0, 0), (0, covered[0] - h), (0, covered[1] - w), (0, 0)])
+        x = Conv(c, p, p, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
+        grid = x.shape[1:3]
+        init = nn.initializers.truncated_normal(0.02)
+        token = self.param("class_token", init, (1, 1, c), jnp.float32)
+        tokens = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (b, 1, c)), x.reshape(b, -1, c)], axis=1)
+        rows, columns = self.position_size
+        table = self.param("positions", init, (1, 1 + rows * columns, c), jnp.float32)
+        tokens = tokens + self._positions(table, grid).astype(self.dtype)
+        rates = drop_path_rates(self.drop_path, self.depth, path=path)
+        for i, rate in enumerate(rates):
+            block = Block(
+                self.heads,
+                layer_scale=self.layer_scale,
+                drop_path=rate,
+                norm_epsilon=self.norm_epsilon,
+                impl=self.impl,
+                dtype=self.dtype,
+                impl_key=f"{path}.impl",
+                name=f"block{i}",
+            )
+            tokens = block(tokens, train=train)
+        tokens = layer_norm("norm", self.norm_epsilon)(tokens).astype(self.dtype)
+        x = tokens[:, 1:].reshape(b, *grid, c)
+        stride = _STRIDES[p]
+        maps = {stride: x}
+        if self.pyramid:
+            maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
+        return Features(maps, extras={"class_token": tokens[:, 0]}, covered=None if covered == (h, w) else covered)
+
+    def _positions(self, table: Array, grid: tuple[int, int]) -> Array:
+        """The table for this many rows and columns of patches; the class token's row stays as it is."""
+        if grid == tuple(self.position_size):
+            return table
+        patches = table[:, 1:].reshape(1, *self.position_size, -1)
+        patches = resize(patches, grid, self.position_resize, antialias=self.position_antialias)
+        return jnp.concatenate([table[:, :1], patches.reshape(1, -1, table.shape[-1])], axis=1)
+
+    def _check(self, path: str) -> None:
+        if self.patch_size not in _STRIDES:
+            raise UserError(f"{path}.patch_size={self.patch_size} is unknown: choose 8, 14 or 16")
+        if self.position_resize not in _RESIZES:
+            raise UserError(
+                f"{path}.position_resize={self.position_resize!r} is unknown: {nearest(self.position_resize, _RESIZES)}"
+            )
+        if len(self.position_size) != 2 or min(self.position_size) < 1:
+            raise UserError(f"{path}.position_size={self.position_size} must be two numbers of at least 1")
+        check_least(path, 0, layer_scale=self.layer_scale)
+        check_least(path, 1, pyramid_channels=self.pyramid_channels)
+
+
+class ViTTi(ViT):
+    """ViT-Tiny: 192 channels."""
+
+    width, depth, heads = 192, 12, 3
+
+
+class ViTS(ViT):
+    """ViT-Small: 384 channels."""
+
+    width, depth, heads = 384, 12, 6
+
+
+class ViTB(ViT):
+    """ViT-Base: 768 channels."""
+
+    width, depth, heads = 768, 12, 12
+
+
+class ViTL(ViT):
+    """ViT-Large: 1024 channels, 24 blocks."""
+
+    width, depth, heads = 1024, 24, 16
+
+
+class ViTHead(nn.Module):
+    """Class scores of whole images: a linear layer on the class token.
+
+    Attributes:
+      num_classes: number of scores.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: Features) -> Float[Array, "b k"]:
+        """Returns float32 scores."""
+        return nn.Dense(self.num_classes, name="head")(features.extras["class_token"].astype(jnp.float32))

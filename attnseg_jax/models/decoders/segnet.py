@@ -1,0 +1,71 @@
+"""SegNet's decoder (Badrinarayanan et al. 2017, arXiv:1511.00561): un-pooling by the encoder's own indices."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.models.backbones.vgg import POOL_INDICES
+from attnseg_jax.models.features import Features, Output
+from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
+from attnseg_jax.ops import pool
+
+
+class SegNet(nn.Module):
+    """The encoder in mirror image: each stage un-pools by the indices of its pooling, then convolves what is sparse.
+
+    A stage has the channels of the map its indices point into, but its last convolution those of the next stage. The
+    last convolution of all is the classifier, 3x3 as the others. A mechanism before the decoder that changes the
+    number of channels is followed by a 1x1 convolution back to them.
+
+    Attributes:
+      num_classes: channels of the logits.
+      depths: convolutions of every stage, from the finest on; those of VGG-16 by default.
+      kernel_size: of every convolution.
+      dtype: compute type.
+    """
+
+    num_classes: int
+    depths: tuple[int, ...] = (2, 2, 3, 3, 3)
+    kernel_size: int = 3
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
+        """Returns logits at the size of the finest map that was pooled; there are no skips for `gate` to weight.
+
+        Raises:
+          UserError: the backbone has no pooling indices, or not one for each stage.
+        """
+        check_least("config.model.decoder.segnet", 1, depths=min(self.depths, default=0), kernel_size=self.kernel_size)
+        indices = features.extras.get(POOL_INDICES, {})
+        if not indices:
+            raise UserError(
+                "config.model.decoder.name='segnet' un-pools by the indices of the backbone's poolings, and this "
+                "backbone hands on none: choose config.model.backbone.name='vgg16_bn' or 'vgg16'"
+            )
+        if len(indices) != len(self.depths):
+            raise UserError(
+                f"config.model.decoder.segnet.depths={self.depths} wants the indices of {len(self.depths)} poolings; "
+                f"the backbone hands on {len(indices)}: set its output_stride=32 or change depths"
+            )
+        stages = list(zip(sorted(indices), self.depths))
+        x = features.deepest
+        if x.shape[-1] != indices[stages[-1][0]].shape[-1]:
+            x = ConvBN(indices[stages[-1][0]].shape[-1], 1, dtype=self.dtype, name="project")(x, train=train)
+        for stage, (stride, depth) in reversed(list(enumerate(stages))):
+            x = pool.max_unpool(x, indices[stride], features.maps[stride].shape[1:3], 2)
+            last = stage == 0
+            for i in range(depth - last):
+                finer = x.shape[-1] if last or i < depth - 1 else indices[stages[stage - 1][0]].shape[-1]
+                x = ConvBN(finer, self.kernel_size, dtype=self.dtype, name=f"stage{stride}_{i}")(x, train=train)
+        logits = Conv(
+            self.num_classes,
+            self.kernel_size,
+            use_bias=True,
+            dtype=jnp.float32,
+            kernel_init=classifier_init,
+            name="classifier",
+        )
+        return Output(logits(x))

@@ -1,0 +1,198 @@
+"""Depthwise convolution and its gradients in forms that XLA runs fast on CPU; on accelerators XLA's own.
+
+The result and the gradient of the input are multiply-adds over shifted slices, one fused loop for each phase of the
+stride. The gradient of the kernel is, for every tap, a sum over all positions: a loop over blocks of rows that fit
+into the cache adds products to one row of sums a tap, where XLA's reduction reads memory once for each channel.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from attnseg_jax.ops.varying import varying_together
+
+Sides = tuple[tuple[int, int], tuple[int, int]]
+
+# Rows of the result that one step of the kernel's gradient takes at most. From 16 on XLA copies what a step reads
+# together, and then runs up to three times as fast; more rows are more code to compile.
+_ROWS = 32
+
+
+def depthwise_conv(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "kh kw c"],
+    stride: tuple[int, int] = (1, 1),
+    padding: Sides = ((0, 0), (0, 0)),
+    dilation: tuple[int, int] = (1, 1),
+) -> Float[Array, "b i j c"]:
+    """Cross-correlate every channel with its own filter, zero-padded by `((top, bottom), (left, right))`.
+
+    Sums are float32 at least. For reverse mode only: JAX refuses `jvp` of functions that bring their own gradient.
+
+    >>> depthwise_conv(jnp.ones((1, 2, 3, 1)), jnp.ones((2, 2, 1)), padding=((0, 0), (0, 1))).ravel().tolist()
+    [4.0, 4.0, 2.0]
+    """
+    return _convolve(*varying_together(x, kernel), stride, padding, dilation)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(x, kernel, stride, padding, dilation):
+    def cpu(x, kernel):
+        rows, columns = _axes(x, kernel, stride, padding, dilation)
+        x = _pad(x, [(axis.before, axis.after(axis.out)) for axis in (rows, columns)])
+        slices = {tap: x[:, rows.tap(tap[0]), columns.tap(tap[1])] for tap in _taps(kernel)}
+        return _sum_of_products(slices, kernel, x.dtype)
+
+    # The loop and the many slices of the gradients do not suit accelerators, and their libraries know this convolution.
+    default = functools.partial(_general, stride, padding, dilation)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+
+
+def _forward(x, kernel, stride, padding, dilation):
+    return _convolve(x, kernel, stride, padding, dilation), (x, kernel)
+
+
+def _backward(stride, padding, dilation, residuals, g):
+    def cpu(x, kernel, g):
+        axes = _axes(x, kernel, stride, padding, dilation)
+        return _input_gradient(axes, kernel, g), _kernel_gradient(axes, x, kernel, g)
+
+    def default(x, kernel, g):
+        return jax.vjp(functools.partial(_general, stride, padding, dilation), x, kernel)[1](g)
+
+    return lax.platform_dependent(*residuals, g, cpu=cpu, default=default)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _general(stride, padding, dilation, x, kernel):
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None],
+        window_strides=stride,
+        padding=padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _input_gradient(axes, kernel, g):
+    """Rows of one phase, those with the same remainder by the stride, all meet the same taps of the kernel."""
+    rows, columns = axes
+    g = _pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
+
+    def phase(p, q):
+        slices = {(i, j): g[:, r, c] for i, r in rows.phase(p) for j, c in columns.phase(q)}
+        if not slices:
+            return jnp.zeros_like(g[:, : rows.last - rows.first, : columns.last - columns.first])
+        return _sum_of_products(slices, kernel, g.dtype)
+
+    lines = [_interleave([phase(p, q) for q in range(columns.stride)], 2) for p in range(rows.stride)]
+    start = [axis.before - axis.first * axis.stride for axis in axes]
+    return _interleave(lines, 1)[:, start[0] : start[0] + rows.size, start[1] : start[1] + columns.size]
+
+
+def _kernel_gradient(axes, x, kernel, g):
+    rows, columns = axes
+    blocks = -(-rows.out // _ROWS)
+    height = -(-rows.out // blocks)
+    x = _pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
+    g = _pad(g, [(0, blocks * height - rows.out), (0, 0)])
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def step(n, sums):
+        size = (height - 1) * rows.stride + rows.span
+        part = lax.dynamic_slice_in_dim(x, n * height * rows.stride, size, 1)
+        part_g = lax.dynamic_slice_in_dim(g, n * height, height, 1)
+        result = []
+        for (i, j), total in zip(_taps(kernel), sums):
+            for row in range(height):
+                line = part[:, i * rows.dilation + row * rows.stride, columns.tap(j)]
+                total = total + line.astype(wide) * part_g[:, row].astype(wide)
+            result.append(total)
+        return result
+
+    # The batch stays an axis to the end, so that one that is spread over devices stays where it is.
+    zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(kernel)]
+    sums = lax.fori_loop(0, blocks, step, zeros)
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
+
+
+class _Axis(NamedTuple):
+    """One axis of a convolution; the padding after the `size` pixels follows from the `out` results."""
+
+    taps: int
+    stride: int
+    dilation: int
+    before: int
+    size: int
+    out: int
+
+    @property
+    def span(self):
+        """Pixels from the first tap to the last."""
+        return (self.taps - 1) * self.dilation + 1
+
+    @property
+    def reach(self):
+        """Results that lie before a pixel and see it, in strides."""
+        return (self.span - 1) // self.stride
+
+    @property
+    def first(self):
+        """The stride, counted from the padding's begin, that holds the first pixel."""
+        return self.before // self.stride
+
+    @property
+    def last(self):
+        """The stride behind the last pixel."""
+        return -(-(self.before + self.size) // self.stride)
+
+    def after(self, out):
+        """The padding behind the pixels that `out` results need; negative if they leave pixels over."""
+        return (out - 1) * self.stride + self.span - self.size - self.before
+
+    def tap(self, i):
+        """The padded pixels under tap `i`, one for each result."""
+        return slice(i * self.dilation, i * self.dilation + (self.out - 1) * self.stride + 1, self.stride)
+
+    def phase(self, p):
+        """The taps that pixels of phase `p` meet, each with the results, padded, they meet it in."""
+        taps = [(i, (i * self.dilation - p) // self.stride) for i in range(self.taps)]
+        taps = [(i, self.reach - back) for i, back in taps if back * self.stride + p == i * self.dilation]
+        return [(i, slice(start, start + self.last - self.first)) for i, start in taps]
+
+
+def _axes(x, kernel, stride, padding, dilation):
+    axes = []
+    for k, s, d, sides, n in zip(kernel.shape, stride, dilation, padding, x.shape[1:3]):
+        axes.append(_Axis(k, s, d, sides[0], n, (n + sum(sides) - (k - 1) * d - 1) // s + 1))
+    return axes
+
+
+def _taps(kernel):
+    return [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+
+
+def _pad(x, sides):
+    """`x` padded with zeros, or cut where a side is negative."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pair, 0) for pair in sides), (0, 0, 0)])
+
+
+def _sum_of_products(slices, kernel, dtype):
+    wide = jnp.promote_types(dtype, jnp.float32)
+    products = [part.astype(wide) * kernel[tap].astype(wide).reshape(1, 1, 1, -1) for tap, part in slices.items()]
+    return functools.reduce(jnp.add, products).astype(dtype)
+
+
+def _interleave(parts, axis):
+    """Elements of all parts by turns along `axis`."""
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return jnp.stack(parts, axis + 1).reshape(shape)

@@ -1,0 +1,130 @@
+"""ResNets with the deep stem: EMANet's numbers, published sizes, name tables, dilations of the blocks, mistakes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from golden import Golden
+from layout import assert_golden, nchw, nhwc
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import BACKBONES
+from attnseg_jax.models.attention.ema import EMAU
+from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C, Block
+from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.ops.resize import resize
+
+EMANET = (
+    *EMANET_RESNET_V1C,
+    (r"^fc0\.", "attention.lead."),
+    (r"^emau\.", "attention.unit."),
+    *EMAU,
+    (r"^fc1\.0\.", "decoder.head.conv."),
+    (r"^fc2\.", "decoder.head.classifier."),
+)
+
+
+def abstract(model, size=(61, 83)):
+    return jax.eval_shape(lambda key: model.init_with_output(key, jnp.zeros((2, *size, 3))), jax.random.key(0))
+
+
+def test_emanet():
+    case = Golden("model_emanet_resnet50")
+    backbone = {"output_stride": 8, "stem": (64, 64, 128), "multi_grid": (1, 2, 4)}
+    config = {
+        "backbone": {"name": "resnet50_v1c", "resnet50_v1c": backbone},
+        "attention": {"name": "ema", "ema": {"channels": 512}},
+        "decoder": {"name": "fcn", "fcn": {"channels": 256}},
+    }
+    model = build_model(config, num_classes=21)
+    x = nhwc(case.inputs()["x"])
+    target = jax.eval_shape(model.init, jax.random.key(0), x)
+    variables = match(target, from_torch(case.state_dict(), EMANET))
+
+    @jax.jit
+    def logits(variables, x):
+        # The original enlarges its logits with aligned corners.
+        small = model.apply(variables, x, method=lambda m, x: m.decoder(m.attention(m.backbone(x))).logits)
+        return resize(small, x.shape[1:3], align_corners=True)
+
+    assert_golden(case, "logits", nchw(logits(variables, x)))
+
+
+@pytest.mark.parametrize("name, plain", [("resnet50_v1c", 25_557_032), ("resnet101_v1c", 44_549_160)])
+def test_number_of_parameters(name, plain):
+    # Beside torchvision's: three 3x3 convolutions and their norms in place of one 7x7 and its norm, no classifier.
+    expected = plain - 2_049_000 - (49 * 3 * 64 + 128) + 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * (32 + 32 + 64)
+    _, variables = abstract(BACKBONES[name]())
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == expected
+
+
+def named(variables, stem, bn, prefix):
+    """A state dict of ones in the spelling of an original: `stem` and `bn` name the i-th convolution and its norm."""
+    names = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    state = {}
+    for (_, *path), leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:
+        *words, last = (word.key for word in path)
+        words = [
+            word.replace("downsample_conv", "downsample.0").replace("downsample_bn", "downsample.1") for word in words
+        ]
+        where = ".".join(words).replace("_", ".")
+        for i in range(3):
+            where = where.replace(f"stem{i + 1}.conv", stem[i]).replace(f"stem{i + 1}.bn", bn[i])
+        shape = np.transpose(np.empty(leaf.shape), (3, 2, 0, 1)).shape if len(leaf.shape) == 4 else leaf.shape
+        state[f"{prefix}{where}.{names[last]}"] = np.broadcast_to(np.float32(1), shape)
+    return state
+
+
+@pytest.mark.parametrize(
+    "rules, stem, bn, prefix",
+    [
+        (MMSEG_RESNET_V1C, ("stem.0", "stem.3", "stem.6"), ("stem.1", "stem.4", "stem.7"), ""),
+        (MMSEG_RESNET_V1C, ("stem.0", "stem.3", "stem.6"), ("stem.1", "stem.4", "stem.7"), "backbone."),
+        (SEMSEG_RESNET_V1C, ("layer0.0", "layer0.3", "layer0.6"), ("layer0.1", "layer0.4", "layer0.7"), ""),
+    ],
+)
+def test_name_tables(rules, stem, bn, prefix):
+    _, variables = abstract(BACKBONES["resnet50_v1c"]())
+    loaded = from_torch({"fc.weight": np.ones((7, 2048))} | named(variables, stem, bn, prefix), rules)
+    inside = prefix or rules is SEMSEG_RESNET_V1C
+    match(variables, {kind: tree["backbone"] for kind, tree in loaded.items()} if inside else loaded)
+
+
+@pytest.mark.parametrize(
+    "options, third, fourth",
+    [
+        ({}, [1, 2, 2, 2, 2, 2], [2, 4, 4]),
+        ({"contract_dilation": False}, [2] * 6, [4, 4, 4]),
+        ({"multi_grid": (1, 2, 4)}, [1, 2, 2, 2, 2, 2], [2, 8, 16]),
+        ({"multi_grid": (1, 2, 4), "contract_dilation": False}, [2] * 6, [4, 8, 16]),
+        ({"output_stride": 32, "multi_grid": (1, 2, 4)}, [1] * 6, [1, 2, 4]),
+    ],
+)
+def test_dilations(options, third, fourth):
+    dilations = {}
+
+    def note(call, args, kwargs, context):
+        if isinstance(context.module, Block):
+            dilations[context.module.name] = context.module.dilation
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(note):
+        abstract(BACKBONES["resnet50"](**{"output_stride": 8, **options}))
+    found = [[d for name, d in dilations.items() if name.startswith(f"layer{i}")] for i in (1, 2, 3, 4)]
+    assert found == [[1] * 3, [1] * 4, third, fourth]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"output_stride": 4}, r"config\.model\.backbone\.resnet101_v1c\.output_stride=4 .* 8, 16 or 32"),
+        ({"multi_grid": (1, 2)}, r"config\.model\.backbone\.resnet101_v1c\.multi_grid=\(1, 2\) .* 3 blocks"),
+        ({"multi_grid": (1, 0, 2)}, r"multi_grid=\(1, 0, 2\) must name a factor of at least 1"),
+        ({"stem": (32, 64)}, r"config\.model\.backbone\.resnet101_v1c\.stem=\(32, 64\) must name three numbers"),
+    ],
+)
+def test_mistakes(options, message):
+    with pytest.raises(UserError, match=message):
+        abstract(BACKBONES["resnet101_v1c"](**options))

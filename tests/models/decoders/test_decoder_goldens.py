@@ -1,0 +1,193 @@
+"""Whole models of the originals: their names into ours, their logits."""
+
+import functools
+
+import jax
+import pytest
+from flax import linen as nn
+from golden import Golden
+from layout import assert_golden, nchw, nhwc
+
+from attnseg_jax import build_model
+from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Features, Segmenter
+from attnseg_jax.models.attention.ema import EMANET_HEAD
+from attnseg_jax.models.attention.ocr import OCRNET_HEAD
+from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, SEMSEG_RESNET_V1C
+from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
+from attnseg_jax.models.decoders.fpn import SMP_FPN
+from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
+from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
+from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
+from attnseg_jax.models.decoders.unet import LEEJUNHYUN_ATTUNET, SMP_UNET
+from attnseg_jax.models.layers import ConvBN
+from attnseg_jax.models.pretrained import RESNET, from_torch, match
+from attnseg_jax.ops.pool import max_pool
+from attnseg_jax.ops.resize import resize
+
+FAST = {"xla_backend_optimization_level": 0}  # it compiles faster
+
+
+def variables_of(model, case, rules, image):
+    """The golden's parameters, after a check that they are all of the model's and no others."""
+    target = jax.eval_shape(model.init, jax.random.key(0), image)
+    return match(target, from_torch(case.state_dict(), rules))
+
+
+def own(variables, part):
+    """The variables of one part of a model."""
+    return {collection: tree[part] for collection, tree in variables.items() if part in tree}
+
+
+def apply(module, variables, *args):
+    return jax.jit(module.apply, compiler_options=FAST)(variables, *args)
+
+
+def parts(model, variables, image):
+    """Auxiliary logits of the attention mechanism and the decoder's logits, each at the size of its map."""
+
+    def run(model, image):
+        features = model.attention(model.backbone(image))
+        out = model.decoder(features)
+        return {**features.aux, **out.aux}, out.logits
+
+    return jax.jit(lambda *args: model.apply(*args, method=run), compiler_options=FAST)(variables, image)
+
+
+def assert_aligned(case, name, logits):
+    """The originals of these cases enlarge logits with aligned corners."""
+    assert_golden(case, name, nchw(resize(logits, case.info["input_shape"][2:], align_corners=True)))
+
+
+@functools.cache
+def encoded(case_name):
+    """Features of ResNet-18; most cases share its weights and image, and so a compilation."""
+    case = Golden(case_name)
+    rules = (*RESNET, (r"^(decoder|segmentation_head)\..*", None), (r"^encoder\.", ""))
+    return apply(BACKBONES["resnet18"](), from_torch(case.state_dict(), rules), nhwc(case.inputs()["x"]))
+
+
+def smp(name, rules, decoder):
+    """The case, the model and its variables."""
+    case = Golden(name)
+    config = {"backbone": {"name": "resnet18"}, "attention": {"name": "none"}, "decoder": decoder}
+    model = build_model(config, num_classes=19)
+    return case, model, variables_of(model, case, (*RESNET, *rules), nhwc(case.inputs()["x"]))
+
+
+SMP = {
+    "model_smp_fpn_resnet18": (SMP_FPN, {"name": "fpn"}),
+    "model_smp_unet_resnet18": (SMP_UNET, {"name": "unet"}),
+    "model_smp_unet_scse_resnet18": (SMP_UNET, {"name": "unet", "unet": {"scse": True}}),
+    "model_smp_upernet_resnet18": (SMP_UPERNET, {"name": "uper", "uper": {"norm_maps": True}}),
+}
+
+
+@pytest.mark.parametrize("name", SMP)
+def test_smp(name):
+    case, model, variables = smp(name, *SMP[name])
+    image_like = "model_smp_fpn_resnet18" if "unet" in name else name
+    logits = apply(model.decoder, own(variables, "decoder"), encoded(image_like)).logits
+    assert_aligned(case, "logits", logits)
+
+
+def test_smp_deeplabv3plus():
+    case = Golden("model_smp_deeplabv3plus_resnet18")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["resnet18"](output_stride=16, contract_dilation=False)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["deeplabv3plus"](19, rates=(12, 24, 36)))
+    _, logits = parts(model, variables_of(model, case, (*RESNET, *SMP_DEEPLABV3PLUS), image), image)
+    assert_aligned(case, "logits", logits)
+
+
+def test_deeplabv3():
+    case = Golden("model_deeplabv3_resnet50")
+    image = nhwc(case.inputs()["x"])
+    config = {
+        "backbone": {"name": "resnet50", "resnet50": {"output_stride": 8}},
+        "attention": {"name": "none"},
+        "decoder": {"name": "deeplabv3", "deeplabv3": {"aux": True}},
+    }
+    model = build_model(config, num_classes=21)
+    out = apply(model, variables_of(model, case, (*RESNET, *TORCHVISION_DEEPLABV3), image), image)
+    assert_golden(case, "out", nchw(out.logits))
+    assert_golden(case, "aux", nchw(out.aux["fcn"]))
+
+
+def test_pspnet():
+    case = Golden("model_pspnet_resnet50")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), contract_dilation=False)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["psp"](11, aux=True))
+    _, logits = parts(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
+    assert_aligned(case, "logits", logits)
+
+
+def test_lraspp():
+    case = Golden("model_lraspp_mobilenet_v3_large")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["mobilenet_v3_large"](output_stride=16)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["lraspp"](21))
+    rules = (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP)
+    out = apply(model, variables_of(model, case, rules, image), image)
+    assert_golden(case, "out", nchw(out.logits))
+
+
+@pytest.mark.slow
+def test_emanet():
+    case = Golden("model_emanet_resnet50")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
+    model = Segmenter(backbone, ATTENTION["ema"](), DECODERS["fcn"](21, channels=256))
+    _, logits = parts(model, variables_of(model, case, (*EMANET_RESNET_V1C, *EMANET_HEAD), image), image)
+    assert_aligned(case, "logits", logits)
+
+
+@pytest.mark.slow
+def test_ocrnet():
+    case = Golden("model_ocrnet_resnet50")
+    image = nhwc(case.inputs()["x"])
+    rules = (*OCRNET_HEAD, (r"^backbone\.body\.", ""), *RESNET, (r"^(?!attention|decoder)", "backbone."))
+    backbone = BACKBONES["resnet50"](output_stride=8)
+    model = Segmenter(backbone, ATTENTION["ocr"](19, aux_stride=16), DECODERS["fcn"](19, convs=0))
+    aux, logits = parts(model, variables_of(model, case, rules, image), image)
+    assert_aligned(case, "dsn", aux["ocr"])
+    assert_aligned(case, "out", logits)
+
+
+def test_segformer():
+    case = Golden("model_segformer_b0")
+    image = nhwc(case.inputs()["x"])
+    model = Segmenter(BACKBONES["mit_b0"](), ATTENTION["none"](), DECODERS["segformer"](19))
+    _, logits = parts(model, variables_of(model, case, TRANSFORMERS_SEGFORMER_SEGMENTATION, image), image)
+    assert_golden(case, "logits", nchw(logits))
+
+
+class PlainEncoder(nn.Module):
+    """U-Net's own: two convolutions with biases at each stride, maxima between."""
+
+    @nn.compact
+    def __call__(self, image, *, train=False):
+        maps, x = {}, image
+        for i in range(5):
+            x = max_pool(x, 2) if i else x
+            for j in (1, 2):
+                x = ConvBN(64 * 2**i, use_bias=True, name=f"conv{i + 1}_{j}")(x, train=train)
+            maps[2**i] = x
+        return Features(maps)
+
+
+def test_attention_unet():
+    case = Golden("model_attunet")
+    image = nhwc(case.inputs()["x"])
+    decoder = DECODERS["unet"](5, channels=(512, 256, 128, 64), form="leejunhyun")
+    model = Segmenter(PlainEncoder(), ATTENTION["gate"](form="leejunhyun"), decoder)
+    encoder = (
+        (r"^Conv(\d)\.conv\.0\.", r"backbone.conv\1_1.conv."),
+        (r"^Conv(\d)\.conv\.1\.", r"backbone.conv\1_1.bn."),
+        (r"^Conv(\d)\.conv\.3\.", r"backbone.conv\1_2.conv."),
+        (r"^Conv(\d)\.conv\.4\.", r"backbone.conv\1_2.bn."),
+    )
+    out = apply(model, variables_of(model, case, (*encoder, *LEEJUNHYUN_ATTUNET), image), image)
+    assert_golden(case, "logits", nchw(out.logits))
+    assert sorted(out.attention) == ["gate1_0", "gate2_0", "gate4_0", "gate8_0"]

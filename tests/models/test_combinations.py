@@ -1,0 +1,164 @@
+"""Every backbone, mechanism and decoder together (abstractly, at odd sizes); a pair that makes no sense says why."""
+
+import functools
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS
+from attnseg_jax.models.attention.base import Attention
+
+SMALL = (61, 83)
+# Its map of stride 32 is larger than any window or reduction.
+LARGE = (253, 347)
+# The first backbone of every family.
+FAMILIES = list({module.__module__: name for name, module in reversed(BACKBONES.items())}.values())[::-1]
+# Mechanisms that also act in or after the decoder.
+JOINTS = [
+    name
+    for name, module in ATTENTION.items()
+    if module.gate is not Attention.gate or module.refine is not Attention.refine
+]
+GATED = ("fcn", "unet", "deeplabv3plus")
+SAMPLE = [("tiny", "gate", "unet"), ("mobilenet_v3_large", "self", "lraspp"), ("mit_b0", "none", "fpn")]
+
+
+def build(dtype=jnp.float32, **names):
+    config = {part: {"name": name} for part, name in names.items()}
+    # The gate acts on skips, which the fcn has on request.
+    config.setdefault("decoder", {"name": "fcn"})["fcn"] = {"skips": (4,)} if names.get("attention") == "gate" else {}
+    return build_model(config, num_classes=7, dtype=dtype)
+
+
+@functools.cache
+def maps_of(backbone, size=SMALL, dtype=jnp.float32):
+    """Shapes of the features of a backbone and of its variables."""
+    model = build(dtype, backbone=backbone).backbone
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    return jax.eval_shape(model.init_with_output, jax.random.key(0), image)
+
+
+class Given(nn.Module):
+    """Stands for a backbone whose features are known, so that pairs are cheap to try."""
+
+    of: str
+    size: tuple[int, int]
+    dtype: type = jnp.float32
+
+    def __call__(self, image, *, train=False):
+        features, _ = maps_of(self.of, self.size, self.dtype)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
+
+
+def check(model, size=SMALL):
+    """Runs the model abstractly, in evaluation and in training; returns what it would put out."""
+
+    def both(key, image):
+        variables = model.init(key, image)  # in evaluation
+        out, updated = model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+        assert jax.tree.structure(updated) == jax.tree.structure({k: v for k, v in variables.items() if k != "params"})
+        return out, variables
+
+    image = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    out, variables = jax.eval_shape(both, jax.random.key(0), image)
+    for logits in (out.logits, *out.aux.values()):
+        assert logits.shape == (2, *size, 7) and logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    return out
+
+
+def served(backbone, decoder, attention="none", size=SMALL, dtype=jnp.float32):
+    """Whether a combination runs; where it does not, the reason must be one a user can act on, and true."""
+    maps = maps_of(backbone, size, dtype)[0].maps  # now, since a module cannot be built inside another's call
+    model = build(dtype, backbone=backbone, attention=attention, decoder=decoder)
+    model = model.clone(backbone=Given(backbone, size, dtype))
+    try:
+        out = check(model, size)
+    except UserError as error:
+        message = str(error)
+        if "weights a decoder's skips" in message:
+            assert model.attention.has_gate and decoder not in GATED
+            return False
+        assert re.fullmatch(rf"config\.model\.decoder\.(name='{decoder}'|{decoder}\b)[^\n]+: [^\n]+", message), message
+        if asked := re.search(r"asks for a map of stride (\d+); the backbone has ([\d, ]+):", message):
+            assert int(asked[1]) not in maps and asked[2] == ", ".join(map(str, sorted(maps)))
+        return False
+    assert not model.attention.has_gate or any(name.startswith("gate") for name in out.attention)
+    return True
+
+
+@functools.cache
+def first_served(decoder):
+    """A family that serves the decoder, ResNet if it does."""
+    return next(family for family in ("resnet18", *FAMILIES) if served(family, decoder))
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone(name):
+    for dtype in (jnp.float32, jnp.bfloat16) if name in FAMILIES else (jnp.bfloat16,):
+        features, variables = maps_of(name, dtype=dtype)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+        assert {x.dtype for x in features.maps.values()} == {jnp.dtype(dtype)}
+        sizes = [features.maps[stride].shape for stride in sorted(features.maps)]
+        assert all(b == 2 for b, *_ in sizes)
+        assert sorted(sizes, key=lambda size: -size[1] * size[2]) == sizes
+        assert served(name, "fcn", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_every_mechanism(name, dtype):
+    assert served("tiny", "fcn", name, LARGE, dtype)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_decoder_after_every_family(decoder):
+    families = [family for family in FAMILIES if served(family, decoder)]
+    assert families
+    if len(families) > 1:
+        assert "resnet18" in families
+    assert served(families[0], decoder, dtype=jnp.bfloat16)
+
+
+@pytest.mark.parametrize("attention", ["self", *JOINTS])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_mechanisms_that_act_in_every_decoder(attention, decoder):
+    runs = served(first_served(decoder), decoder, attention, LARGE)
+    assert runs == (decoder in GATED or not ATTENTION[attention].has_gate)
+
+
+def test_a_stack_of_different_mechanisms():
+    assert served("tiny", "fcn", "+".join(name for name in ATTENTION if name != "gate"), LARGE)
+
+
+@pytest.mark.parametrize("backbone, attention, decoder", SAMPLE)
+def test_a_sample_runs(backbone, attention, decoder, random_variables):
+    model = build(backbone=backbone, attention=attention, decoder=decoder)
+    image = np.random.default_rng(0).standard_normal((1, 45, 70, 3)).astype(np.float32)
+    variables = random_variables(model, image)
+    out = jax.jit(model.apply, compiler_options={"xla_backend_optimization_level": 0})(variables, image)
+    assert out.logits.shape == (1, 45, 70, 7)
+    assert np.isfinite(out.logits).all() and np.std(out.logits, axis=(1, 2)).min() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_pair_as_a_whole(backbone, decoder):
+    if served(backbone, decoder):
+        check(build(backbone=backbone, attention="none", decoder=decoder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("backbone, decoder", [*itertools.product(FAMILIES, DECODERS)])
+def test_every_combination(backbone, attention, decoder):
+    runs = served(backbone, decoder, attention, LARGE)
+    assert runs == ((decoder in GATED or not ATTENTION[attention].has_gate) and served(backbone, decoder, size=LARGE))
