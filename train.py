@@ -10,6 +10,7 @@ prints the result of a finished one.
 from pathlib import Path
 
 from absl import flags
+from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from attnseg_jax.cli import entry
@@ -35,6 +36,15 @@ def main() -> None:
         print(f"{what}: {workdir / path}")
 
 
+def keys() -> str:
+    """Every key of a config and its default, for `--help`."""
+    config = configs.read_file(DEFAULT)
+    lines = [f"  --config.{key}={value!r}\n" for key, value in flatten_dict(config.to_dict(), sep=".").items()]
+    return "\nkeys of a config, explained in configs/default.py and in the modules of the model's parts:\n" + "".join(
+        lines
+    )
+
+
 def with_config(argv: list[str]) -> list[str]:
     """The checked command line, with the default config where none is given."""
     if "--config" in argv[:-1]:
@@ -46,4 +56,4 @@ def with_config(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), check=with_config)
+    entry.run(main, usage=__doc__, help_flags=("config", "workdir"), check=with_config, more_help=keys)

@@ -83,18 +83,59 @@ def get_config() -> ConfigDict:
     config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()
-    # The only one so far: 'cross_entropy', over the pixels that are not ignored.
+    # What is minimised, over the pixels that are not ignored: 'cross_entropy', 'ohem', 'focal', 'dice', 'jaccard',
+    # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same.
     loss.name = "cross_entropy"
+    # Factors in that sum, one for each name; () is 1 for each.
+    loss.scales = ()
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
+    # 'cross_entropy' and 'ohem' weigh pixels by their label, 'focal' its mean over the classes; the others, which
+    # weigh the classes alike whatever their pixels, take none.
     loss.class_weights = "median_frequency"
     loss.weights = ()
     # The median-frequency weights are raised to this power: 0.5 takes their square roots.
     loss.class_weight_power = 1.0
+    # For 'cross_entropy' and 'ohem'.
     loss.label_smoothing = 0.0
     # Weight of each auxiliary head's loss.
     loss.aux_weight = 0.4
     # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
     loss.presence_weight = 0.2
+    loss.ohem = ConfigDict()
+    # Pixels count whose class has less probability than this, and at least this share of all, the hardest.
+    loss.ohem.threshold = 0.7
+    loss.ohem.min_kept = 0.1
+    loss.focal = ConfigDict()
+    # Pixels count by their error to this power; 0 is binary cross-entropy.
+    loss.focal.gamma = 2.0
+    # Weight of a class at its own pixels, 1 - alpha elsewhere; below 0 both are 1.
+    loss.focal.alpha = -1.0
+    # Divide by the sum of those powers instead of the number of pixels.
+    loss.focal.normalized = False
+    loss.dice = ConfigDict()
+    # Pixels added to numerator and denominator of the overlap; -log(overlap) instead of 1 - overlap; the train ids to
+    # average over, such as all but the background's (() is all).
+    loss.dice.smooth = 0.0
+    loss.dice.log = False
+    loss.dice.classes = ()
+    loss.jaccard = ConfigDict()
+    # As those of dice.
+    loss.jaccard.smooth = 0.0
+    loss.jaccard.log = False
+    loss.jaccard.classes = ()
+    loss.tversky = ConfigDict()
+    # As those of dice.
+    loss.tversky.smooth = 0.0
+    loss.tversky.log = False
+    loss.tversky.classes = ()
+    # Weights of false positives and of false negatives.
+    loss.tversky.alpha = 0.3
+    loss.tversky.beta = 0.7
+    # Exponent of the loss.
+    loss.tversky.gamma = 1.0
+    loss.boundary = ConfigDict()
+    # Pixels that a boundary may be off.
+    loss.boundary.tolerance = 2
 
     config.optimizer = optimizer = ConfigDict()
     # 'adamw' or 'sgd' (momentum; weight decay as L2 in the gradient).

@@ -224,6 +224,8 @@ def test_help(script, names, flag, call):
     assert f"python {script} --" in out
     for name in names:
         assert f"  --{name}: " in out
+    if script == "train.py":
+        assert "  --config.train.steps=400\n" in out and "  --config.loss.focal.gamma=2.0\n" in out
 
 
 @pytest.mark.parametrize(

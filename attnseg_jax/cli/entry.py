@@ -20,6 +20,7 @@ def run(
     usage: str,
     help_flags: Sequence[str],
     check: Callable[[list[str]], list[str]] = lambda argv: argv,
+    more_help: Callable[[], str] = str,
 ) -> None:
     """Parses the command line, runs `main` and exits with 0, or with one line on stderr and another code.
 
@@ -30,6 +31,7 @@ def run(
       usage: first part of `--help`.
       help_flags: flags that `--help` explains.
       check: looks at the arguments before they are parsed, may add to them, and raises `UserError`.
+      more_help: what `--help` ends with.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -38,6 +40,7 @@ def run(
             print(usage.strip() + "\n\nflags:")
             for name in help_flags:
                 print(f"  --{name}: {flags.FLAGS[name].help}")
+            print(_guarded(more_help), end="")
             sys.exit(0)
         return _guarded(lambda: _parse([argv[0], *check(argv[1:])]))
 

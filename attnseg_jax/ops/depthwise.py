@@ -13,10 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.varying import varying_together
+
 Sides = tuple[tuple[int, int], tuple[int, int]]
 
-# Rows of the result that one step of the kernel's gradient takes: more are more code to compile, fewer more steps.
-_ROWS = 16
+# Rows of the result that one step of the kernel's gradient takes at most. From 16 on XLA copies what a step reads
+# together, and then runs up to three times as fast; more rows are more code to compile.
+_ROWS = 32
 
 
 def depthwise_conv(
@@ -33,7 +36,7 @@ def depthwise_conv(
     >>> depthwise_conv(jnp.ones((1, 2, 3, 1)), jnp.ones((2, 2, 1)), padding=((0, 0), (0, 1))).ravel().tolist()
     [4.0, 4.0, 2.0]
     """
-    return _convolve(x, kernel, stride, padding, dilation)
+    return _convolve(*varying_together(x, kernel), stride, padding, dilation)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -87,7 +90,7 @@ def _input_gradient(axes, kernel, g):
     def phase(p, q):
         slices = {(i, j): g[:, r, c] for i, r in rows.phase(p) for j, c in columns.phase(q)}
         if not slices:
-            return jnp.zeros((len(g), rows.last - rows.first, columns.last - columns.first, g.shape[-1]), g.dtype)
+            return jnp.zeros_like(g[:, : rows.last - rows.first, : columns.last - columns.first])
         return _sum_of_products(slices, kernel, g.dtype)
 
     lines = [_interleave([phase(p, q) for q in range(columns.stride)], 2) for p in range(rows.stride)]
@@ -104,21 +107,21 @@ def _kernel_gradient(axes, x, kernel, g):
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def step(n, sums):
-        image, first = lax.div(n, blocks), lax.rem(n, blocks) * height
-        size = ((height - 1) * rows.stride + rows.span, *x.shape[2:])
-        part = lax.dynamic_slice(x, (image, first * rows.stride, 0, 0), (1, *size))[0]
-        part_g = lax.dynamic_slice(g, (image, first, 0, 0), (1, height, *g.shape[2:]))[0]
+        size = (height - 1) * rows.stride + rows.span
+        part = lax.dynamic_slice_in_dim(x, n * height * rows.stride, size, 1)
+        part_g = lax.dynamic_slice_in_dim(g, n * height, height, 1)
         result = []
         for (i, j), total in zip(_taps(kernel), sums):
             for row in range(height):
-                line = part[i * rows.dilation + row * rows.stride, columns.tap(j)]
-                total = total + line.astype(wide) * part_g[row].astype(wide)
+                line = part[:, i * rows.dilation + row * rows.stride, columns.tap(j)]
+                total = total + line.astype(wide) * part_g[:, row].astype(wide)
             result.append(total)
         return result
 
-    zeros = [jnp.zeros(g.shape[2:], wide) for _ in _taps(kernel)]
-    sums = lax.fori_loop(0, len(x) * blocks, step, zeros)
-    return jnp.stack([total.sum(0) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
+    # The batch stays an axis to the end, so that one that is spread over devices stays where it is.
+    zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(kernel)]
+    sums = lax.fori_loop(0, blocks, step, zeros)
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
 
 
 class _Axis(NamedTuple):

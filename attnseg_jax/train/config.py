@@ -12,12 +12,14 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
+from attnseg_jax.train import losses
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without the options of model parts it does not use."""
+    """The config as plain values, without the options of model parts and losses it does not use."""
     resolved = config.to_dict()
     resolved["model"] = selected(resolved["model"])
+    resolved["loss"] = losses.selected(resolved["loss"])
     return resolved
 
 
@@ -50,6 +52,7 @@ ADDED = {
     "init_from": "",
     "loss.class_weight_power": 1.0,
     "loss.presence_weight": 0.2,
+    "loss.scales": (),
     "model.backbone.freeze": "none",
     "model.backbone.pretrained": "",
 }

@@ -15,10 +15,11 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models import build_model
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.train.config import check_values
+from attnseg_jax.train.losses import LOSSES, make_losses
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
 from attnseg_jax.train.state import TrainState, create_state
-from attnseg_jax.train.step import loss_function, make_eval_step, make_train_step
+from attnseg_jax.train.step import make_eval_step, make_train_step
 
 DTYPES = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "given", "median_frequency")
@@ -67,11 +68,22 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     return weights
 
 
-def _check_loss(config: ConfigDict) -> None:
-    loss_function(config.name)
+def _check_loss(config: ConfigDict, num_classes: int) -> None:
+    make_losses(
+        config.name,
+        config.scales,
+        _loss_options(config),
+        num_classes=num_classes,
+        label_smoothing=config.label_smoothing,
+    )
     kind = config.class_weights
     if kind not in CLASS_WEIGHTS:
         raise UserError(f"config.loss.class_weights={kind!r} is unknown: {nearest(kind, CLASS_WEIGHTS)}")
+
+
+def _loss_options(config: ConfigDict) -> dict[str, dict[str, Any]]:
+    # A config read from a workdir has the groups of its own losses only.
+    return {name: config[name].to_dict() for name in LOSSES if name in config}
 
 
 def make_run(
@@ -95,7 +107,7 @@ def make_run(
     if config.dtype not in DTYPES:
         raise UserError(f"config.dtype={config.dtype!r} is unknown: {nearest(config.dtype, DTYPES)}")
     check_values(config)
-    _check_loss(config.loss)
+    _check_loss(config.loss, num_classes)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
     if config.eval.batch_size % jax.process_count():
@@ -120,6 +132,8 @@ def make_run(
         num_classes=num_classes,
         schedule=schedule,
         loss=config.loss.name,
+        loss_scales=config.loss.scales,
+        loss_options=_loss_options(config.loss),
         class_weights=weights(),
         label_smoothing=config.loss.label_smoothing,
         aux_weight=config.loss.aux_weight,

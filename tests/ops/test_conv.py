@@ -1,10 +1,13 @@
 """Convolutions: every path against XLA's own and against float64 loops, values and gradients."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from attnseg_jax.ops import depthwise
@@ -86,22 +89,27 @@ def test_equals_a_loop(stride, padding, dilation, groups):
 
 
 @pytest.mark.parametrize("groups", [1, 6])
-@pytest.mark.parametrize("size", [(10, 13), (11, 12)])
 @pytest.mark.parametrize("kernel, stride, dilation", [(3, 2, 1), (5, 2, 1), (3, 1, 2), (2, 3, 1), (1, 2, 1)])
-def test_same_padding_is_that_of_xla(size, kernel, stride, dilation, groups):
-    x, weight = draw(1, *size, 6), draw(kernel, kernel, 6 // groups, 6, seed=1)
-    sides = tuple(same_padding(n, kernel, stride, dilation) for n in size)
-    theirs = lax.conv_general_dilated(
-        x,
-        weight,
-        (stride, stride),
-        "SAME",
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
-    ours = conv(x, weight, stride=stride, padding=sides, dilation=dilation, groups=groups)
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+def test_same_padding_is_that_of_xla(kernel, stride, dilation, groups):
+    weight = draw(kernel, kernel, 6 // groups, 6, seed=1)
+
+    @jax.jit
+    def both(x):
+        sides = tuple(same_padding(n, kernel, stride, dilation) for n in x.shape[1:3])
+        ours = conv(x, weight, stride=stride, padding=sides, dilation=dilation, groups=groups)
+        theirs = lax.conv_general_dilated(
+            x,
+            weight,
+            (stride, stride),
+            "SAME",
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return ours, theirs
+
+    for size in ((10, 13), (11, 12)):
+        np.testing.assert_allclose(*both(draw(1, *size, 6)), atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -151,7 +159,7 @@ def depthwise_gradients(x, kernel, g):
 
 
 def test_bfloat16_gradients_are_summed_in_float32():
-    x, kernel, g = abs(draw(2, 40, 50, 3)), draw(3, 3, 1, 3, seed=1), abs(draw(2, 40, 50, 3, seed=2))
+    x, kernel, g = abs(draw(2, 9, 70, 3)), draw(3, 3, 1, 3, seed=1), abs(draw(2, 9, 70, 3, seed=2))
     low = [array.astype(jnp.bfloat16) for array in (x, kernel, g)]
     expected = depthwise_gradients(*(array.astype(jnp.float32) for array in low))
     for ours, theirs in zip(depthwise_gradients(*low), expected):
@@ -165,6 +173,36 @@ def test_vmapped_gradients_equal_a_loop():
         jax.vmap(depthwise_gradients)(x, kernel, g), *(depthwise_gradients(*row) for row in zip(x, kernel, g))
     ):
         np.testing.assert_allclose(ours, jnp.stack(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_shard_map_equals_one_device(check_vma):
+    x, kernel, g = draw(4, 7, 5, 3), draw(3, 3, 1, 3, seed=1), draw(4, 7, 5, 3, seed=2)
+
+    def spread(x, kernel, g):
+        by_x, by_kernel = depthwise_gradients(x, kernel, g)
+        # With the check on, the gradient of what all devices share is summed by itself.
+        return by_x, by_kernel if check_vma else lax.psum(by_kernel, "data")
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    whole, split = PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(
+        spread, mesh=mesh, in_specs=(split, whole, split), out_specs=(split, whole), check_vma=check_vma
+    )
+    for ours, theirs in zip(jax.jit(mapped)(x, kernel, g), depthwise_gradients(x, kernel, g)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_batch_over_devices_stays_where_it_is():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    places = [NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), (), ("data",))]
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place)
+        for shape, place in zip([(4, 7, 5, 3), (3, 3, 1, 3), (4, 7, 5, 3)], places)
+    ]
+    text = depthwise_gradients.lower(*shapes).compile().as_text()
+    names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    assert set(re.findall(rf"({names})(?:-start)?\(", text)) == {"all-reduce"}
 
 
 @pytest.mark.parametrize("platform, count", [("cpu", 0), ("tpu", 2), ("cuda", 2)])

@@ -28,6 +28,7 @@ from attnseg_jax.ops import (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 
@@ -49,6 +50,7 @@ MODULES = (
     regions,
     resize,
     separable,
+    varying,
     window,
 )
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
@@ -90,6 +92,16 @@ CALLS = {
     interlace.split: ((IMAGE, (7, 1), "far"), {}),
     losses.cross_entropy: ((IMAGE, LABELS), {"class_weights": CHANNELS}),
     losses.presence_cross_entropy: ((jnp.ones((2, 4)), LABELS), {"class_weights": CHANNELS}),
+    losses.ohem: ((IMAGE, LABELS), {"class_weights": CHANNELS, "label_smoothing": 0.1, "min_kept": 0.5}),
+    losses.hard_pixels: ((IMAGE, LABELS), {"threshold": 0.5}),
+    losses.focal: ((IMAGE, LABELS), {"class_weights": CHANNELS, "normalized": True}),
+    losses.dice: ((IMAGE, LABELS), {"smooth": 1.0, "log": True}),
+    losses.jaccard: ((IMAGE, LABELS), {"classes": (1, 3)}),
+    losses.tversky: ((IMAGE, LABELS), {"alpha": 0.4, "gamma": 0.75}),
+    losses.lovasz: ((IMAGE, LABELS), {}),
+    losses.boundary: ((IMAGE, LABELS), {"tolerance": 1}),
+    losses.pixel_count: ((LABELS,), {"class_weights": CHANNELS}),
+    losses.image_count: ((LABELS,), {}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
@@ -114,6 +126,7 @@ CALLS = {
     window.window_mask: (((7, 5), (3, 2), (1, 0)), {}),
     window.relative_index: (((3, 2),), {}),
     window.window_keys: (((7, 5), 3, (1, 0)), {}),
+    varying.varying_together: ((IMAGE, None, LABELS), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 

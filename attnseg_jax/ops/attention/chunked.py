@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from attnseg_jax.ops.varying import varying_together
+
 # Scores computed at once. On CPU they stay in the cache; elsewhere a loop of larger steps has less to launch.
 _SCORES = {"cpu": 2**21}
 _SCORES_ELSEWHERE = 2**25
@@ -25,7 +27,7 @@ def chunked(q, k, v, bias=None, mask=None, scale=None, rows=None):
         scores = _SCORES.get(jax.default_backend(), _SCORES_ELSEWHERE)
         blocks = -(-n // max(_MIN_ROWS, scores // (b * m)))
         rows = -(-n // blocks)
-    arrays = _varying_together(q, k, v, bias, mask)
+    arrays = varying_together(q, k, v, bias, mask)
     return _attend(*arrays, d**-0.5 if scale is None else float(scale), min(rows, n))
 
 
@@ -110,13 +112,6 @@ def _backward(scale, rows, saved, d_out):
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _varying_together(*arrays):
-    """Inside `shard_map`, loops and custom gradients ask that all arrays vary over the same mesh axes; elsewhere this
-    is nothing: XLA drops a choice between equals, and jax's own names for it change from release to release."""
-    any_of_them = functools.reduce(jnp.logical_or, [jnp.zeros_like(x, bool, ()) for x in arrays if x is not None])
-    return [x if x is None else lax.select(any_of_them, x, x) for x in arrays]
 
 
 def _head(tokens, h):

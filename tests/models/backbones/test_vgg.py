@@ -89,7 +89,7 @@ def test_sizes_of_the_maps(output_stride, last):
 
 
 def test_dilated_stages_hold_the_pixels_of_stride_32(random_variables):
-    image = np.random.default_rng(1).standard_normal((1, 64, 96, 3)).astype(np.float32)
+    image = np.random.default_rng(1).standard_normal((1, 32, 64, 3)).astype(np.float32)
     usual, fine = (BACKBONES["vgg16"](output_stride=stride) for stride in (32, 8))
     variables = random_variables(usual, image)
     coarse, finer = (jax.jit(functools.partial(model.apply, variables))(image).maps for model in (usual, fine))

@@ -1,0 +1,235 @@
+"""Losses that are sums over pixels, all of them or the hard ones; and over images, of which classes they show."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.losses.sums import inputs, over_devices, pixel_count, ratio, spread
+
+
+def cross_entropy(
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b h w"],
+    *,
+    class_weights: Float[Array, " k"] | None = None,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Summed cross-entropy and the number of pixels (or the sum of their weights) it has to be divided by.
+
+    The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` in all combinations of the options.
+
+    Args:
+      logits: `[b, h, w, k]`; computed in float32.
+      labels: `[b, h, w]`, in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero. With no pixel
+        left both results are 0. Any other label is a fault of the data and makes the loss NaN.
+      class_weights: `[k]`, the weight of a pixel by its label.
+      label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016).
+
+    Returns:
+      `(loss_sum, count)`, float32 scalars.
+
+    >>> logits = jnp.zeros((1, 1, 3, 4))
+    >>> loss_sum, count = cross_entropy(logits, jnp.array([[[0, 3, 255]]]))
+    >>> round(float(loss_sum / count), 4), int(count)  # log(4), two pixels
+    (1.3863, 2)
+    """
+    loss, _, known = _cross_entropies(logits, labels, class_weights, label_smoothing)
+    return jnp.where(known, loss.sum(), jnp.nan), pixel_count(labels, class_weights=class_weights)
+
+
+def _cross_entropies(logits, labels, class_weights, label_smoothing):
+    """The loss and the plain surprise at the label, `[b, h, w]`, 0 where ignored; and `known` of the inputs."""
+    z, one_hot, valid, known = inputs(logits, labels)
+    k = z.shape[-1]
+    log_p = jax.nn.log_softmax(z)
+    target = (1 - label_smoothing) * one_hot + label_smoothing / k
+    if class_weights is not None:
+        target = target * class_weights.astype(jnp.float32).reshape((1,) * labels.ndim + (k,))
+    loss = jnp.where(valid, -(target * log_p).sum(-1), 0.0)
+    return loss, jnp.where(valid, -(one_hot * log_p).sum(-1), 0.0), known
+
+
+def hard_pixels(
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b h w"],
+    *,
+    threshold: float = 0.7,
+    min_kept: float = 0.1,
+    axis_name: str | None = None,
+) -> Bool[Array, "b h w"]:
+    """The valid pixels whose true class has a probability below `threshold`, and at least the hardest ones.
+
+    The same choice as mmsegmentation's OHEMPixelSampler, but for three defects. There the hardest are a number for each
+    image of the batch, images without valid pixels and padding included; of fewer valid pixels than that the easiest is
+    dropped; and where the last of the hardest has equals none of them is kept (here all are), so that a network that
+    starts with equal logits never learns.
+
+    Args:
+      logits: `[b, h, w, k]`.
+      labels: `[b, h, w]`, see the package's rules.
+      threshold: a probability; 0 keeps only the hardest.
+      min_kept: at least this share of the valid pixels is kept, those with the least probability of their class.
+      axis_name: mapped axis over whose devices the pixels are compared.
+
+    Returns:
+      True where a pixel is kept; nothing is differentiated.
+
+    >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
+    >>> jax.jit(hard_pixels)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
+    [[[False, False, True]]]
+    """
+    _, surprise, _ = _cross_entropies(lax.stop_gradient(logits), labels, None, 0.0)
+    return _hard(surprise, labels, threshold, min_kept, axis_name)
+
+
+def _hard(surprise, labels, threshold, min_kept, axis_name):
+    valid = labels != IGNORE_LABEL
+    # What is not a number is hard, or it would go unnoticed.
+    surprise = jnp.where(jnp.isnan(surprise), jnp.inf, jnp.maximum(surprise, 0.0))
+
+    # Floats from 0 up are ordered as the integers of their bits are: 31 halvings find the least surprise among the
+    # hardest pixels of all devices, without a sort and without bringing the pixels together.
+    bits = jnp.where(valid, lax.bitcast_convert_type(surprise, jnp.int32), -1)
+    total = over_devices(valid.sum(dtype=jnp.int32), axis_name)
+    wanted = jnp.round(min_kept * total.astype(jnp.float32)).astype(jnp.int32)
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = high - (high - low) // 2
+        enough = over_devices((bits >= middle).sum(dtype=jnp.int32), axis_name) >= wanted
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
+
+    infinity = jnp.int32(0x7F800000)
+    least, _ = lax.fori_loop(0, 31, halve, (jnp.int32(0), infinity))
+    among_hardest = (bits >= least) & (wanted > 0)
+    return valid & (among_hardest | (surprise > -jnp.log(jnp.float32(threshold))))
+
+
+def ohem(
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b h w"],
+    *,
+    threshold: float = 0.7,
+    min_kept: float = 0.1,
+    class_weights: Float[Array, " k"] | None = None,
+    label_smoothing: float = 0.0,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross-entropy of the hard pixels alone (online hard example mining, Shrivastava et al. 2016, arXiv:1604.03540).
+
+    The mean is over the pixels that are kept. mmsegmentation divides by all pixels of the batch, ignored and dropped
+    ones too, which lets the loss fade as the network learns and as images are padded.
+
+    Args:
+      logits: `[b, h, w, k]`; computed in float32.
+      labels: `[b, h, w]`, see the package's rules.
+      threshold: pixels whose class has less probability are kept, see `hard_pixels`.
+      min_kept: at least this share of the valid pixels is kept.
+      class_weights: `[k]`, as for `cross_entropy`; the choice does not depend on them.
+      label_smoothing: as for `cross_entropy`.
+      axis_name: mapped axis over whose devices the pixels are compared and the mean is taken.
+
+    Returns:
+      `(loss_sum, count)`: the loss times the valid pixels, and these.
+
+    >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
+    >>> loss_sum, count = jax.jit(ohem)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6)
+    >>> round(float(loss_sum / count), 4)  # log(2), the last pixel's
+    0.6931
+    """
+    loss, surprise, known = _cross_entropies(logits, labels, class_weights, label_smoothing)
+    kept = _hard(lax.stop_gradient(surprise), labels, threshold, min_kept, axis_name)
+    kept_sum = over_devices(jnp.where(kept, loss, 0.0).sum(), axis_name)
+    kept_count = over_devices(
+        pixel_count(jnp.where(kept, labels, IGNORE_LABEL), class_weights=class_weights), axis_name
+    )
+    loss_sum, count = spread(ratio(kept_sum, kept_count), labels, axis_name)
+    return jnp.where(known, loss_sum, jnp.nan), count
+
+
+def focal(
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b h w"],
+    *,
+    gamma: float = 2.0,
+    alpha: float = -1.0,
+    normalized: bool = False,
+    class_weights: Float[Array, " k"] | None = None,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Focal loss (Lin et al. 2017, arXiv:1708.02002): each class against the rest, the mean over the classes.
+
+    `(1 - q)^gamma * -log(q)`, with q the sigmoid probability of being right. There is no softmax: with this loss alone
+    the logits of the classes are scores of their own, whose largest is still the prediction.
+
+    Args:
+      logits: `[b, h, w, k]`; computed in float32.
+      labels: `[b, h, w]`, see the package's rules.
+      gamma: at least 0, which leaves binary cross-entropy.
+      alpha: weight of a class at its own pixels, 1 - alpha elsewhere; below 0 both are 1.
+      normalized: divides each class's sum by that of `(1 - q)^gamma` instead of the number of pixels.
+        segmentation_models_pytorch divides by both, so that the loss shrinks with the size of the images.
+      class_weights: `[k]`, the weights of the mean over the classes.
+      axis_name: mapped axis over whose devices `normalized` sums before the ratio.
+
+    Returns:
+      `(loss_sum, count)`: the sum over the valid pixels, and their number.
+
+    >>> loss_sum, count = jax.jit(focal)(jnp.zeros((1, 1, 3, 4)), jnp.array([[[0, 3, 255]]]))
+    >>> round(float(loss_sum / count), 4)  # log(2) / 4
+    0.1733
+    """
+    z, one_hot, valid, known = inputs(logits, labels)
+    # The logit of being right. Powers are exponentials of logarithms: no gradient is infinite where q rounds to 1.
+    right = jnp.where(one_hot > 0, z, -z)
+    factor = jnp.exp(-gamma * jax.nn.softplus(right))
+    loss = factor * jax.nn.softplus(-right)
+    if alpha >= 0:
+        loss = loss * jnp.where(one_hot > 0, alpha, 1.0 - alpha)
+    weights = jnp.ones(z.shape[-1]) if class_weights is None else class_weights.astype(jnp.float32)
+
+    def by_class(x):
+        return jnp.where(valid[..., None], x, 0.0).sum((0, 1, 2))
+
+    if normalized:
+        quotients = ratio(over_devices(by_class(loss), axis_name), over_devices(by_class(factor), axis_name), 1e-6)
+        loss_sum, count = spread(ratio((quotients * weights).sum(), weights.sum()), labels, axis_name)
+    else:
+        loss_sum, count = ratio((by_class(loss) * weights).sum(), weights.sum()), pixel_count(labels)
+    return jnp.where(known, loss_sum, jnp.nan), count
+
+
+def presence_cross_entropy(
+    logits: Float[Array, "b k"],
+    labels: Int[Array, "b h w"],
+    *,
+    class_weights: Float[Array, " k"] | None = None,
+) -> Float[Array, ""]:
+    """Summed binary cross-entropy of the question which classes an image shows (EncNet, Zhang et al. 2018).
+
+    An image's loss is the mean over the classes; in the sum it counts by its valid pixels (their weights, where classes
+    have some), so that it is divided by the same count as `cross_entropy` of these labels, whatever the
+    devices. Where all images have as many valid pixels the quotient is EncNet's mean over images and classes.
+
+    Args:
+      logits: `[b, k]`; computed in float32.
+      labels: `[b, h, w]`, in `[0, k)` or 255, which is ignored.
+      class_weights: `[k]`, as for `cross_entropy`.
+
+    Returns:
+      A float32 scalar.
+
+    >>> loss_sum = presence_cross_entropy(jnp.zeros((1, 4)), jnp.array([[[0, 3, 255]]]))
+    >>> round(float(loss_sum / 2), 4)  # log(2)
+    0.6931
+    """
+    b, k = logits.shape
+    if labels.ndim != 3 or labels.shape[0] != b:
+        raise ValueError(f"logits [b, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
+    pixels = (labels[..., None] == jnp.arange(k).reshape(1, 1, 1, k)).sum((1, 2)).astype(jnp.float32)
+    weights = jnp.ones(k) if class_weights is None else class_weights.astype(jnp.float32)
+    scores = logits.astype(jnp.float32)
+    loss = (jax.nn.softplus(scores) - jnp.where(pixels > 0, scores, 0.0)).mean(-1)
+    return (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()

@@ -1,0 +1,107 @@
+"""What the losses share: their inputs, counts, and sums over devices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+
+class Inputs(NamedTuple):
+    """What every loss starts from.
+
+    Attributes:
+      logits: float32 `[b, h, w, k]`, 0 where the pixel is ignored.
+      one_hot: float32 `[b, h, w, k]` of the labels.
+      valid: `[b, h, w]`, not ignored.
+      known: no label is other than a class or the ignore label.
+    """
+
+    logits: Float[Array, "b h w k"]
+    one_hot: Float[Array, "b h w k"]
+    valid: Bool[Array, "b h w"]
+    known: Bool[Array, ""]
+
+
+def inputs(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> Inputs:
+    """The checked and masked inputs; shapes that do not fit raise ValueError."""
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(f"logits [b, h, w, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
+    k = logits.shape[-1]
+    valid = labels != IGNORE_LABEL
+    # Ignored pixels lose their logits first, so that not even an infinite one reaches the gradient.
+    masked = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
+    known = (labels >= 0) & (labels < k) | ~valid
+    return Inputs(masked, one_hot(labels, k), valid, known.all())
+
+
+def one_hot(labels: Int[Array, "b h w"], k: int) -> Float[Array, "b h w k"]:
+    """1 at the label, 0 elsewhere; a label outside `[0, k)` has no 1."""
+    return (labels[..., None] == jnp.arange(k).reshape((1,) * labels.ndim + (k,))).astype(jnp.float32)
+
+
+def pixel_count(labels: Int[Array, "b h w"], *, class_weights: Float[Array, " k"] | None = None) -> Float[Array, ""]:
+    """The number of pixels that are not ignored, or the sum of their class weights `[k]`.
+
+    >>> float(pixel_count(jnp.array([[[0, 3, 255]]])))
+    2.0
+    """
+    valid = labels != IGNORE_LABEL
+    if class_weights is None:
+        return valid.sum(dtype=jnp.int32).astype(jnp.float32)  # a float32 counter would stop at 2 ** 24
+    k = class_weights.shape[0]
+    weights = class_weights.astype(jnp.float32).reshape((1,) * labels.ndim + (k,))
+    return jnp.where(valid, (one_hot(labels, k) * weights).sum(-1), 0.0).sum()
+
+
+def image_count(labels: Int[Array, "b h w"]) -> Float[Array, ""]:
+    """The number of images with a pixel that is not ignored.
+
+    >>> float(image_count(jnp.array([[[0, 3, 255]], [[255, 255, 255]]])))
+    1.0
+    """
+    return (labels != IGNORE_LABEL).any((1, 2)).sum(dtype=jnp.int32).astype(jnp.float32)
+
+
+def mean(loss_sum: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
+    """`loss_sum / count`, and 0 with zero gradient where `count` is 0.
+
+    >>> float(mean(jnp.float32(6), jnp.float32(4))), float(mean(jnp.float32(0), jnp.float32(0)))
+    (1.5, 0.0)
+    """
+    return jnp.where(count > 0, loss_sum / jnp.where(count > 0, count, 1.0), 0.0)
+
+
+def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
+    """The sum of `x` over the devices, whose gradient on each device is that of its own summand.
+
+    No collective is differentiated through: the devices' gradients are shares, and their sum is the gradient.
+    """
+    if axis_name is None:
+        return x
+    fixed = lax.stop_gradient(x)
+    return lax.psum(fixed, axis_name) + (x - fixed)
+
+
+def spread(
+    value: Float[Array, ""], labels: Int[Array, "b h w"], axis_name: str | None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """A loss of the pixels of all devices as `(loss_sum, count)` of this one: it counts by this device's valid pixels.
+
+    Summed over the devices the first is `value` times all valid pixels, and so is its gradient where that of `value`
+    is a share (`over_devices`).
+    """
+    count = pixel_count(labels)
+    total = count if axis_name is None else lax.psum(count, axis_name)
+    fixed = lax.stop_gradient(value)
+    return count * fixed + total * (value - fixed), count
+
+
+def ratio(numerator: jax.Array, denominator: jax.Array, eps: float = 0.0) -> jax.Array:
+    """The quotient, with a denominator of at least `eps`, and 0 with zero gradient where that is 0."""
+    denominator = jnp.maximum(denominator, eps)
+    empty = denominator <= 0
+    return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))

@@ -1,0 +1,30 @@
+"""Class weights from counts of pixels."""
+
+import numpy as np
+
+
+def median_frequency_weights(pixels: np.ndarray, pixels_where_present: np.ndarray | None = None) -> np.ndarray:
+    """Class weights by median frequency balancing (Eigen & Fergus 2015, arXiv:1411.4734).
+
+    A class's frequency is its pixels over the pixels of all images that contain it; its weight is the median
+    frequency over its own. A class without pixels takes no part and gets weight 0.
+
+    Args:
+      pixels: `[k]`, labelled pixels of each class in the training set.
+      pixels_where_present: `[k]`, labelled pixels (of whatever class) of the images that contain the class. Without
+        it every class is taken to occur in every image, which leaves median count over count.
+
+    Returns:
+      float32 `[k]`.
+
+    >>> median_frequency_weights(np.array([50, 100, 0, 400])).tolist()
+    [2.0, 1.0, 0.0, 0.25]
+    """
+    pixels = np.asarray(pixels, np.float64)
+    total = np.ones_like(pixels) if pixels_where_present is None else np.asarray(pixels_where_present, np.float64)
+    weights = np.zeros(len(pixels), np.float32)
+    present = pixels > 0
+    if present.any():
+        frequency = pixels[present] / total[present]
+        weights[present] = np.median(frequency) / frequency
+    return weights
