@@ -12,16 +12,55 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models.attention.ema import EMANET_HEAD
+from attnseg_jax.models.backbones import UNPUBLISHED
+from attnseg_jax.models.backbones.convnext import TORCHVISION_CONVNEXT
+from attnseg_jax.models.backbones.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
+from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER
+from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C
+from attnseg_jax.models.backbones.swin import TORCHVISION_SWIN
+from attnseg_jax.models.backbones.vgg import TORCHVISION_VGG
+from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT
+from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
+from attnseg_jax.models.decoders.fpn import SMP_FPN
+from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
+from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
+from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
+from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
+from attnseg_jax.models.decoders.unet import SMP_UNET
 from attnseg_jax.models.pretrained import FCN, RESNET, Rules, flatten, from_torch, listed, match
 
 # Files of a backbone, with or without the classifier they were trained with.
 LAYOUTS: dict[str, Rules] = {
     # timm's ResNets have the same names.
     "torchvision_resnet": RESNET,
+    "mmseg_resnet_v1c": MMSEG_RESNET_V1C,
+    "torchvision_vgg": TORCHVISION_VGG,
+    "torchvision_mobilenet_v3": TORCHVISION_MOBILENET_V3,
+    "torchvision_swin": TORCHVISION_SWIN,
+    "torchvision_convnext": TORCHVISION_CONVNEXT,
+    "timm_efficientnet_lite": TIMM_EFFICIENTNET_LITE,
+    **{f"{name}_pytorch": rules for name, rules in EFFICIENTNET_LITE_PYTORCH.items()},
+    "timm_vit": TIMM_VIT,
+    "transformers_vit": TRANSFORMERS_VIT,
+    "transformers_dinov2": TRANSFORMERS_DINOV2,
+    "transformers_segformer": TRANSFORMERS_SEGFORMER,
 }
 # Files of a whole model.
 MODELS: dict[str, Rules] = {
     "torchvision_fcn": FCN,
+    "torchvision_deeplabv3": (*RESNET, *TORCHVISION_DEEPLABV3),
+    "torchvision_lraspp": (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP),
+    "transformers_segformer_segmentation": TRANSFORMERS_SEGFORMER_SEGMENTATION,
+    "segmenter": SEGMENTER,
+    "semseg_pspnet": (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET),
+    "emanet": (*EMANET_RESNET_V1C, *EMANET_HEAD),
+    # segmentation_models_pytorch with a ResNet as encoder.
+    "smp_fpn_resnet": (*RESNET, *SMP_FPN),
+    "smp_unet_resnet": (*RESNET, *SMP_UNET),
+    "smp_upernet_resnet": (*RESNET, *SMP_UPERNET),
+    "smp_deeplabv3plus_resnet": (*RESNET, *SMP_DEEPLABV3PLUS),
 }
 # Files of this project: the names are `params.backbone. ...` and `batch_stats.backbone. ...`.
 OWN = "attnseg_jax"
@@ -52,7 +91,8 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
 
     A first convolution for three input channels is adapted to another number (see `adapt_channels`). Of a whole model
     the arrays may stay open that differ from the file's in one length only, which is `num_classes` here and one and the
-    same other number there: the classifiers, where the file's model knew other classes.
+    same other number there: the classifiers, where the file's model knew other classes. What a backbone has on request
+    and no published one has (`backbones.UNPUBLISHED`) may stay open too.
 
     Args:
       arrays: names -> arrays, of any of the layouts; a `module.` before all names is dropped.
@@ -78,6 +118,7 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
     adapted = sorted(_other_channels(kept, target))
     kept |= {name: adapt_channels(kept[name], target[name].shape[2]) for name in adapted}
     other = _other_classes(kept, target, num_classes) if part == "model" else set()
+    other |= {name for name in target if name not in kept and UNPUBLISHED.fullmatch(name.split(".backbone.")[-1])}
     filled = {name: array for name, array in kept.items() if name not in other}
     try:
         match({name: x for name, x in target.items() if name not in other}, filled)

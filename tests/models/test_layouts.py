@@ -1,6 +1,8 @@
 """Which layout fits a file of weights, what is refused, what stays open."""
 
 import functools
+import json
+import pathlib
 import re
 
 import jax
@@ -11,9 +13,12 @@ from golden import Golden
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
+from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.catalogue import CATALOGUE
 from attnseg_jax.models.layouts import LAYOUTS, MODELS, OWN, adapt_channels, fit
-from attnseg_jax.models.pretrained import FCN, flatten
+from attnseg_jax.models.pretrained import FCN, flatten, from_torch
+from attnseg_jax.models.sources import locate
+from attnseg_jax.models.torch_file import read_torch
 
 
 @functools.cache
@@ -147,8 +152,80 @@ def test_another_architecture():
         fit(resnet18(), variables("tiny"), part="backbone")
 
 
+# Golden -> its layout; that this table gives the very names of the model is tested where the golden is.
+BACKBONE_FILES = {
+    "backbone_resnet18": "torchvision_resnet",
+    "backbone_resnet50_os8": "torchvision_resnet",
+    "backbone_vgg16_bn": "torchvision_vgg",
+    "backbone_swin_t": "torchvision_swin",
+    "backbone_convnext_t": "torchvision_convnext",
+    "backbone_tf_effnet_lite0": "timm_efficientnet_lite",
+    "backbone_vit_tiny_224": "timm_vit",
+    "backbone_dinov2_tiny": "transformers_dinov2",
+    "backbone_mit_b0": "transformers_segformer",
+}
+MODEL_FILES = {
+    "model_fcn_resnet50": "torchvision_fcn",
+    "model_deeplabv3_resnet50": "torchvision_deeplabv3",
+    "model_lraspp_mobilenet_v3_large": "torchvision_lraspp",
+    "model_segformer_b0": "transformers_segformer_segmentation",
+    "model_segmenter_tiny_mask": "segmenter",
+    "model_segmenter_tiny_linear": "segmenter",
+    "model_pspnet_resnet50": "semseg_pspnet",
+    "model_emanet_resnet50": "emanet",
+    "model_smp_fpn_resnet18": "smp_fpn_resnet",
+    "model_smp_unet_resnet18": "smp_unet_resnet",
+    "model_smp_unet_scse_resnet18": "smp_unet_resnet",
+    "model_smp_upernet_resnet18": "smp_upernet_resnet",
+    "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus_resnet",
+}
+
+
+@functools.cache
+def shaped(name):
+    """A state dict of the golden's names and shapes."""
+    info = json.loads((pathlib.Path(__file__).parents[1] / f"goldens/{name}.json").read_text())
+    return {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in info["state_dict"]}
+
+
+@pytest.mark.parametrize("name, layout", BACKBONE_FILES.items())
+def test_the_layout_of_every_backbone(name, layout):
+    rules = (*LAYOUTS[layout], (r"^", "backbone."))
+    target = from_torch(shaped(name), rules)
+    target["params"]["decoder"] = {"kernel": np.ones((3, 3))}
+    fitted = fit(shaped(name), target, part="backbone")
+    assert fitted.layout == layout and fitted.unfilled == ("params.decoder.kernel",)
+    assert not any(word in name for name in fitted.unused for word in ("layer", "block", "features"))
+
+
+@pytest.mark.parametrize("name, layout", MODEL_FILES.items())
+def test_the_layout_of_every_model(name, layout):
+    target = from_torch(shaped(name), MODELS[layout])
+    fitted = fit(shaped(name), target, part="model", num_classes=0)
+    assert fitted.layout == layout and fitted.unfilled == ()
+    del target["params"]["decoder"]
+    fitted = fit(shaped(name), target, part="backbone")
+    assert list(fitted.variables["params"]) == ["backbone"] and fitted.unused
+
+
+def test_a_file_of_the_efficientnet_package():
+    published = CATALOGUE["efficientnet_lite0-imagenet"]
+    state = read_torch(locate("efficientnet_lite0-imagenet", key="--from").path)
+    fitted = fit(state, variables("efficientnet_lite0"), part="backbone")
+    assert fitted.layout == published.layout
+    assert {name.split(".")[0] for name in fitted.unused} == {"_conv_head", "_bn1", "_fc"}
+
+
+def test_what_no_published_weights_have_stays_open():
+    target = variables()
+    target = {**target, "params": {**target["params"]}}
+    target["params"]["backbone"] = {**target["params"]["backbone"], "map_norm4": {"scale": np.ones(3)}}
+    assert "params.backbone.map_norm4.scale" in fit(resnet18(), target, part="backbone").unfilled
+
+
 def test_every_published_name_has_a_layout():
-    assert {published.layout for published in CATALOGUE.values()} <= {*LAYOUTS, *MODELS}
+    for name, published in CATALOGUE.items():
+        assert published.layout in LAYOUTS and name.split("-")[0] in BACKBONES
     assert not {*LAYOUTS} & {*MODELS}
     assert MODELS["torchvision_fcn"] is FCN
 

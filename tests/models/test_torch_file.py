@@ -353,7 +353,7 @@ def test_what_is_no_file_of_weights(tmp_path):
 
 
 def mutate(content, rng, most=4):
-    """At most `most` times a byte changed, a piece cut out, repeated or overwritten with a number at the bounds."""
+    """Up to `most` times: a byte changed, a piece cut out or repeated, or a number at the bounds put in."""
     content = bytearray(content)
     for _ in range(rng.integers(1, most + 1)):
         place = int(rng.integers(len(content)))

@@ -148,7 +148,7 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
     path = tmp_path / "backbone.npz"
     path.write_bytes(weights_bytes(read_weights(file), path))
     changes = dict(train__eval_every=2, model__backbone__pretrained=str(path), model__backbone__freeze="all")
-    changes |= dict(parallel="mesh", optimizer__clip_norm=1e-3)
+    changes |= dict(parallel="mesh", train__accumulate=1, optimizer__clip_norm=1e-3)
     workdir = tmp_path / "run"
     config = make_config(train__steps=2, **changes)
     with caplog.at_level(logging.INFO):
