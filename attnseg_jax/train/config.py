@@ -1,5 +1,6 @@
 """Configs: reading flags, the resolved form, its file and its hash."""
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -25,7 +26,11 @@ def resolve(config: ConfigDict) -> dict[str, Any]:
 
 def to_json(config: ConfigDict) -> str:
     """The resolved config as JSON text; a value that JSON cannot hold raises UserError."""
-    return json.dumps(resolve(config), indent=2, sort_keys=True, default=_refuse) + "\n"
+    return _json(resolve(config))
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, sort_keys=True, default=_refuse) + "\n"
 
 
 def _refuse(value: Any) -> Any:
@@ -33,8 +38,17 @@ def _refuse(value: Any) -> Any:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that change with any resolved value."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:8]
+    """Eight hexadecimal digits that change with any resolved value.
+
+    A key of `ADDED` that stands at its value there is left out, so that the hash of a config outlives new keys.
+    """
+    resolved = resolve(config)
+    for key, value in ADDED.items():
+        *groups, name = key.split(".")
+        node = functools.reduce(lambda node, group: node[group], groups, resolved)
+        if name in node and node[name] == value:
+            del node[name]
+    return hashlib.sha256(_json(resolved).encode()).hexdigest()[:8]
 
 
 def _tuples(value: Any) -> Any:

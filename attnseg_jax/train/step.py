@@ -148,9 +148,10 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            # Without a warm-up a short run would still average over its random initial values.
+            # Without a warm-up a short run would still average over its random initial values. In this form the average
+            # of a parameter that stays is that parameter, to the bit.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema = jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, ema, params)
+            ema = jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), ema, params)
         metrics = {
             **means,
             "grad_norm": optax.tree.norm(grads),

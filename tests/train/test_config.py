@@ -54,6 +54,18 @@ def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
     assert configs.config_hash(config) != configs.config_hash(other)
 
 
+def test_a_key_added_later_does_not_change_the_hash(monkeypatch):
+    config = default.get_config()
+    before = configs.config_hash(config)
+    with config.unlocked():
+        config.train.younger = 3
+    assert configs.config_hash(config) != before
+    monkeypatch.setitem(configs.ADDED, "train.younger", 3)
+    assert configs.config_hash(config) == before
+    config.train.younger = 4
+    assert configs.config_hash(config) != before
+
+
 def test_every_value_changes_the_hash():
     seen = {configs.config_hash(default.get_config()): "nothing"}
     used = dict(leaves(ConfigDict(configs.resolve(default.get_config()))))
