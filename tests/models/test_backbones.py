@@ -55,6 +55,13 @@ def test_unknown_output_stride():
         abstract(model, (61, 83))
 
 
+@pytest.mark.parametrize("width", [1, 0, -8])
+def test_a_width_that_cannot_be(width):
+    model = build_model({"backbone": {"tiny": {"width": width}}}, 7)
+    with pytest.raises(UserError, match=rf"config\.model\.backbone\.tiny\.width={width} must be at least 2"):
+        abstract(model, (61, 83))
+
+
 @pytest.mark.parametrize("bottleneck, channels", [(False, 4), (True, 16)])
 def test_zero_init_starts_as_the_shortcut(bottleneck, channels):
     x = jax.random.normal(jax.random.key(1), (1, 5, 7, channels))

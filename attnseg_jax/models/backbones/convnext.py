@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.errors import check_least
+from attnseg_jax.models.backbones.base import check_size
 from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
@@ -95,12 +96,7 @@ class ConvNeXt(nn.Module):
         """
         name = f"convnext_{type(self).__name__[-1].lower()}"
         path = f"config.model.backbone.{name}"
-        h, w = image.shape[1:3]
-        if min(h, w) < _LEAST_SIZE:
-            raise UserError(
-                f"config.model.backbone.name={name!r} needs images of at least {_LEAST_SIZE}x{_LEAST_SIZE} pixels, "
-                f"not {h}x{w}: give larger images or choose another backbone"
-            )
+        check_size(name, image.shape[1:3], _LEAST_SIZE)
         check_least(path, 0, layer_scale=self.layer_scale)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}

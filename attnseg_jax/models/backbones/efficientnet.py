@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import check_rate
+from attnseg_jax.models.backbones.base import check_output_stride
 from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype
@@ -88,7 +89,8 @@ class EfficientNetLite(nn.Module):
 
     Attributes:
       output_stride: 8, 16 or 32.
-      drop_path: rate at which the last block is left out for an image, in training; earlier ones proportionally less.
+      drop_path: rate of stochastic depth: a block that i of n precede is left out for an image at `i / n` of it, in
+        training.
       static_padding: pads every image as one of the size of the original training, as the package
         `efficientnet-lite-pytorch` does; the same where the halved sizes are odd and even alike.
       dtype: compute type.
@@ -108,7 +110,9 @@ class EfficientNetLite(nn.Module):
         Raises:
           UserError: an unknown output stride, or a rate that is none.
         """
-        self._check()
+        path = f"config.model.backbone.efficientnet_lite{self.variant}"
+        check_output_stride(path, self.output_stride)
+        check_rate(path, drop_path=self.drop_path)
         padding = self._padding(image, 1, 3, 2, 1)
         x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
         maps, depths = {}, _depths(self.variant)
@@ -134,13 +138,6 @@ class EfficientNetLite(nn.Module):
                 done += 1
             maps[nominal] = x
         return Features(maps)
-
-    def _check(self):
-        path = f"config.model.backbone.efficientnet_lite{self.variant}"
-        if self.output_stride not in (8, 16, 32):
-            raise UserError(f"{path}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32")
-        if not 0 <= self.drop_path < 1:
-            raise UserError(f"{path}.drop_path={self.drop_path} must be at least 0 and below 1")
 
     def _padding(self, x, nominal, kernel, stride, dilation):
         """Zeros on the four sides of a map at a nominal stride."""

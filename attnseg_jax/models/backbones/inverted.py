@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from attnseg_jax.models.branches import drop_path
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
 from attnseg_jax.ops.conv import Sides
 
@@ -121,7 +122,7 @@ class InvertedResidual(nn.Module):
         y = ConvNorm(self.features, dtype=self.dtype, name="project")(y, train=train)
         if self.stride != 1 or self.features != x.shape[-1]:
             return y
-        return x + nn.Dropout(self.drop_path, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+        return x + drop_path(y, self.drop_path, train=train)
 
 
 def round_channels(channels: float) -> int:

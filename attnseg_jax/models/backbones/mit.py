@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
+from attnseg_jax.models.backbones.base import check_size
 from attnseg_jax.models.branches import drop_path, drop_path_rates
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
@@ -105,12 +105,7 @@ class MiT(nn.Module):
         """
         name = f"mit_{type(self).__name__[-2:].lower()}"
         path = f"config.model.backbone.{name}"
-        h, w = image.shape[1:3]
-        if min(h, w) < _LEAST_SIZE:
-            raise UserError(
-                f"config.model.backbone.name={name!r} needs images of at least {_LEAST_SIZE}x{_LEAST_SIZE} pixels, "
-                f"not {h}x{w}: give larger images or choose another backbone"
-            )
+        check_size(name, image.shape[1:3], _LEAST_SIZE)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths)):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones.base import check_output_stride
 from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Dtype
@@ -76,11 +76,7 @@ class MobileNetV3Large(nn.Module):
         Raises:
           UserError: an unknown output stride.
         """
-        if self.output_stride not in (8, 16, 32):
-            raise UserError(
-                f"config.model.backbone.mobilenet_v3_large.output_stride={self.output_stride} is unknown: "
-                "choose 8, 16 or 32"
-            )
+        check_output_stride("config.model.backbone.mobilenet_v3_large", self.output_stride)
         x = ConvNorm(16, 3, 2, activation=nn.hard_swish, dtype=self.dtype, name="stem")(image, train=train)
         maps, nominal = {2: x}, 2
         for i, (kernel, expanded, features, squeeze, swish, stride) in enumerate(_LARGE, 1):

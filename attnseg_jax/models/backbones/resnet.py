@@ -7,6 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones.base import check_output_stride
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
 from attnseg_jax.models.pretrained import RESNET, Rules
@@ -140,8 +141,7 @@ class ResNet(nn.Module):
 
     def _check(self):
         path = f"config.model.backbone.{self.key}"
-        if self.output_stride not in (8, 16, 32):
-            raise UserError(f"{path}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32")
+        check_output_stride(path, self.output_stride)
         if len(self.multi_grid) not in (0, self.depths[-1]) or min(self.multi_grid, default=1) < 1:
             raise UserError(
                 f"{path}.multi_grid={self.multi_grid} must name a factor of at least 1 for each of the last stage's "

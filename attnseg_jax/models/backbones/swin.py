@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.window import SWIN, SwinBlock
+from attnseg_jax.models.backbones.base import check_size
 from attnseg_jax.models.branches import drop_path_rates
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
@@ -85,11 +85,7 @@ class Swin(nn.Module):
         """
         name = f"swin_{type(self).__name__[-1].lower()}"
         path = f"config.model.backbone.{name}"
-        h, w = image.shape[1:3]
-        if min(h, w) < _PATCH:
-            raise UserError(
-                f"config.model.backbone.name={name!r} needs images of at least {_PATCH}x{_PATCH} pixels, not {h}x{w}"
-            )
+        check_size(name, image.shape[1:3], _PATCH)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
         x = layer_norm("patch_norm", _EPSILON)(x).astype(self.dtype)

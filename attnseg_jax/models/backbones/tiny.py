@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import check_least
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import ConvBN, Dtype
 
@@ -23,7 +24,12 @@ class Tiny(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns maps at the strides 2 and 4."""
+        """Returns maps at the strides 2 and 4.
+
+        Raises:
+          UserError: a width below 2.
+        """
+        check_least("config.model.backbone.tiny", 2, width=self.width)
         x = ConvBN(self.width // 2, stride=2, dtype=self.dtype, name="stem")(image, train=train)
         maps = {2: x}
         x = ConvBN(self.width, stride=2, dtype=self.dtype, name="down")(x, train=train)

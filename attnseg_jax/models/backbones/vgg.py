@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones.base import check_output_stride, check_size
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
 from attnseg_jax.models.pretrained import Rules
@@ -54,12 +54,14 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised, at least 32 pixels high and wide)."""
-        if self.output_stride not in (8, 16, 32):
-            name = type(self).__name__.lower()
-            raise UserError(
-                f"config.model.backbone.{name}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32"
-            )
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: an unknown output stride, or an image of fewer pixels than that.
+        """
+        name = type(self).__name__.lower()
+        check_output_stride(f"config.model.backbone.{name}", self.output_stride)
+        check_size(name, image.shape[1:3], self.output_stride)
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):
             stride = 2**stage
@@ -111,7 +113,7 @@ class VGGHead(nn.Module):
       dtype: compute type; the scores are float32.
     """
 
-    num_classes: int = 1000
+    num_classes: int
     dropout: float = 0.5
     dtype: Dtype = jnp.float32
 

@@ -22,7 +22,7 @@ class SegNet(nn.Module):
     Attributes:
       num_classes: channels of the logits.
       depths: convolutions of every stage, from the finest on; those of VGG-16 by default.
-      kernel_size: of every convolution.
+      kernel_size: of every convolution, an odd number.
       dtype: compute type.
     """
 
@@ -36,9 +36,12 @@ class SegNet(nn.Module):
         """Returns logits at the size of the finest map that was pooled; there are no skips for `gate` to weight.
 
         Raises:
-          UserError: the backbone has no pooling indices, or not one for each stage.
+          UserError: the backbone has no pooling indices, or not one for each stage; an option out of its range.
         """
-        check_least("config.model.decoder.segnet", 1, depths=min(self.depths, default=0), kernel_size=self.kernel_size)
+        path = "config.model.decoder.segnet"
+        check_least(path, 1, depths=min(self.depths, default=0), kernel_size=self.kernel_size)
+        if self.kernel_size % 2 == 0:
+            raise UserError(f"{path}.kernel_size={self.kernel_size} must be odd, so that maps keep their size")
         indices = features.extras.get(POOL_INDICES, {})
         if not indices:
             raise UserError(
@@ -47,7 +50,7 @@ class SegNet(nn.Module):
             )
         if len(indices) != len(self.depths):
             raise UserError(
-                f"config.model.decoder.segnet.depths={self.depths} wants the indices of {len(self.depths)} poolings; "
+                f"{path}.depths={self.depths} wants the indices of {len(self.depths)} poolings; "
                 f"the backbone hands on {len(indices)}: set its output_stride=32 or change depths"
             )
         stages = list(zip(sorted(indices), self.depths))

@@ -43,7 +43,7 @@ def test_activations_of_torchvision():
 @pytest.mark.parametrize("name, published", [("vgg16", 138_357_544), ("vgg16_bn", 138_365_992)])
 def test_published_number_of_parameters(name, published):
     features, variables = abstract(BACKBONES[name](), jnp.zeros((2, 61, 83, 3)))
-    scores, head = abstract(VGGHead(), features)
+    scores, head = abstract(VGGHead(1000), features)
     assert scores.shape == (2, 1000) and scores.dtype == jnp.float32
     assert sum(leaf.size for leaf in jax.tree.leaves((variables["params"], head["params"]))) == published
 
@@ -96,6 +96,18 @@ def test_dilated_stages_hold_the_pixels_of_stride_32(random_variables):
     np.testing.assert_allclose(finer[16][:, ::2, ::2], coarse[16], atol=1e-5)
     np.testing.assert_allclose(finer[32][:, ::4, ::4], coarse[32], atol=1e-5)
     assert np.abs(coarse[32]).max() > 0.01
+
+
+@pytest.mark.parametrize("output_stride", [8, 32])
+def test_images_that_are_too_small(output_stride):
+    model = BACKBONES["vgg16"](output_stride=output_stride)
+    features, _ = abstract(model, jnp.zeros((1, output_stride, 61, 3)))
+    assert features.deepest.shape == (1, 1, 61 // output_stride, 512)
+    words = (
+        rf"name='vgg16' needs images of at least {output_stride}x{output_stride} pixels, not 61x{output_stride - 1}: "
+    )
+    with pytest.raises(UserError, match=words):
+        abstract(model, jnp.zeros((1, 61, output_stride - 1, 3)))
 
 
 def test_unknown_output_stride():

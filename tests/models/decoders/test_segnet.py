@@ -138,6 +138,11 @@ def test_backbones_without_indices_are_refused(backbone, message):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 61, 83, 3)))
 
 
+def test_a_kernel_that_would_change_the_size_is_refused():
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.kernel_size=2 must be odd"):
+        jax.eval_shape(SegNet(3, (1, 1), 2).init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
+
+
 def test_stages_without_a_convolution_are_refused():
     with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.depths=0 must be at least 1"):
         jax.eval_shape(SegNet(3, depths=(1, 0)).init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
