@@ -22,6 +22,7 @@ class Features:
       attention: name -> what an attention mechanism did, for looking at; unused ones cost nothing under jit.
       covered: height and width in pixels of what the maps cover, where a backbone padded the image at the bottom and
         right; None for the image itself.
+      more: what to set in the config for maps of more strides, where the backbone has such an option; for messages.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
@@ -30,6 +31,7 @@ class Features:
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
     attention: dict[str, LookedAt] = struct.field(default_factory=dict)
     covered: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    more: str = struct.field(pytree_node=False, default="")
 
     @property
     def deepest(self) -> Float[Array, "b h w c"]:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_least, nearest
 from attnseg_jax.models.attention import MultiHeadAttention
-from attnseg_jax.models.backbones.pyramid import SimplePyramid
+from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import Conv, Dtype, layer_norm
@@ -183,10 +183,11 @@ class ViT(nn.Module):
         tokens = layer_norm("norm", self.norm_epsilon)(tokens).astype(self.dtype)
         x = tokens[:, 1:].reshape(b, *grid, c)
         stride = _STRIDES[p]
-        maps = {stride: x}
+        maps, more = {stride: x}, f"{path}.pyramid=True for {', '.join(map(str, STRIDES))}"
         if self.pyramid:
+            more = ""
             maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
-        return Features(maps, extras={"class_token": tokens[:, 0]}, covered=None if covered == (h, w) else covered)
+        return Features(maps, {"class_token": tokens[:, 0]}, covered=None if covered == (h, w) else covered, more=more)
 
     def _positions(self, table: Array, grid: tuple[int, int]) -> Array:
         """The table for this many rows and columns of patches; the class token's row stays as it is."""
@@ -205,7 +206,7 @@ class ViT(nn.Module):
             )
         if len(self.position_size) != 2 or min(self.position_size) < 1:
             raise UserError(f"{path}.position_size={self.position_size} must be two numbers of at least 1")
-        check_least(path, 0, layer_scale=self.layer_scale)
+        check_least(path, 0, layer_scale=self.layer_scale, norm_epsilon=self.norm_epsilon)
         check_least(path, 1, pyramid_channels=self.pyramid_channels)
 
 

@@ -288,6 +288,14 @@ def test_sizes_of_the_pyramid(patch_size, sizes):
     assert [name for name in variables["params"] if UNPUBLISHED.match(f"{name}.")] == ["pyramid"]
     assert [features.maps[stride].shape[1] for stride in (4, 8, 16, 32)] == sizes
     assert {x.shape[-1] for x in features.maps.values()} == {10}
+    assert features.more == ""
+
+
+def test_a_stride_of_the_pyramid_alone():
+    model = build_model({"backbone": {"name": "vit_ti"}, "decoder": {"name": "fpn"}}, 7)
+    cure = r"has 16: set config\.model\.backbone\.vit_ti\.pyramid=True for 4, 8, 16, 32, or change strides"
+    with pytest.raises(UserError, match=cure):
+        abstract(model, (45, 58))
 
 
 @pytest.mark.parametrize(
@@ -296,6 +304,7 @@ def test_sizes_of_the_pyramid(patch_size, sizes):
         ({"patch_size": 32}, r"patch_size=32 is unknown: choose 8, 14 or 16"),
         ({"position_resize": "bicubik"}, r"position_resize='bicubik' is unknown: did you mean 'bicubic'\?"),
         ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be two numbers of at least 1"),
+        ({"norm_epsilon": float("nan")}, r"norm_epsilon=nan must be at least 0"),
         ({"layer_scale": -1.0}, r"layer_scale=-1\.0 must be at least 0"),
         ({"pyramid_channels": 0}, r"pyramid_channels=0 must be at least 1"),
         ({"drop_path": 1.0}, r"drop_path=1\.0 must be at least 0 and below 1"),
