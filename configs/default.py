@@ -80,6 +80,9 @@ def get_config() -> ConfigDict:
     config.model.backbone.pretrained = ""
     # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
     config.model.backbone.freeze = "none"
+    # Whether logits are enlarged to the image with aligned corners, as models of segmentation_models_pytorch,
+    # hszhao/semseg, EMANet and OCRNet do with their weights, or with half-pixel centres.
+    config.model.decoder.align_corners = False
     config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()

@@ -17,7 +17,10 @@ from attnseg_jax.ops.attention import check_impl
 PARTS = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
 DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
 # Keys of a part beside its name and the options of its modules. `pretrained` is the training loop's.
-COMMON: dict[str, dict[str, Any]] = {"backbone": {"pretrained": "", "freeze": "none"}}
+COMMON: dict[str, dict[str, Any]] = {
+    "backbone": {"pretrained": "", "freeze": "none"},
+    "decoder": {"align_corners": False},
+}
 FREEZE = ("none", "bn", "all")
 # Filled by `build_model`, therefore not keys of a config.
 _FILLED = ("parent", "name", "dtype", "num_classes")
@@ -88,7 +91,8 @@ def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segme
     freeze = config.get("backbone", {}).get("freeze", "none")
     if freeze not in FREEZE:
         raise UserError(f"config.model.backbone.freeze={freeze!r} is unknown: {nearest(freeze, FREEZE)}")
-    return Segmenter(**parts, freeze=freeze)
+    align_corners = config.get("decoder", {}).get("align_corners", False)
+    return Segmenter(**parts, freeze=freeze, align_corners=align_corners)
 
 
 # Another kind of model is another entry; its options stand in a group of its name beside the segmenter's parts.

@@ -22,13 +22,16 @@ class Segmenter(nn.Module):
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
       decoder: `Features` -> `Output` at the size of its maps.
       freeze: 'none'; 'bn': batch normalisation of the backbone works in training as in evaluation, and its scales and
-        biases stay; 'all': so does the whole backbone, no parameter of which gets a gradient.
+        biases stay (a backbone without any trains as with 'none'); 'all': so does the whole backbone, no parameter of
+        which gets a gradient.
+      align_corners: enlarges logits to the image with aligned corners instead of half-pixel centres.
     """
 
     backbone: nn.Module
     attention: Attention
     decoder: nn.Module
     freeze: str = "none"
+    align_corners: bool = False
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
         """Returns float32 logits at the size of `image` (float, normalised), auxiliary logits, attention maps.
@@ -53,7 +56,8 @@ class Segmenter(nn.Module):
         h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
-            return resize(x.astype(jnp.float32), features.covered or (h, w))[:, :h, :w]
+            x = resize(x.astype(jnp.float32), features.covered or (h, w), align_corners=self.align_corners)
+            return x[:, :h, :w]
 
         aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}
         presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}

@@ -69,6 +69,7 @@ ADDED = {
     "loss.scales": (),
     "model.backbone.freeze": "none",
     "model.backbone.pretrained": "",
+    "model.decoder.align_corners": False,
 }
 
 

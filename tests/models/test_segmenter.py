@@ -47,6 +47,20 @@ def test_auxiliary_logits_of_both_parts_arrive_at_input_size(random_variables):
     assert abs(out.aux["fcn"] - out.logits).max() > 0.01
 
 
+def test_aligned_corners_of_the_logits(random_variables):
+    """The corner pixels have the values of the map's corners, which half-pixel centres give to their neighbours too."""
+    config = {**SMALL, "decoder": {"align_corners": True, "fcn": {"dropout": 0.0}}}
+    model = build_model(config, 7)
+    variables = random_variables(model, IMAGE)
+    small = model.apply(variables, IMAGE, method=lambda m, x: m.decoder(m.attention(m.backbone(x))).logits)
+    found = model.apply(variables, IMAGE).logits
+    np.testing.assert_allclose(found, resize(small, (13, 17), align_corners=True), atol=1e-6)
+    np.testing.assert_allclose(found[:, ::12, ::16], small[:, ::3, ::4], atol=1e-6)
+    plain = build_model(SMALL, 7).apply(variables, IMAGE).logits
+    np.testing.assert_allclose(plain, resize(small, (13, 17)), atol=1e-6)
+    assert abs(found - plain).max() > 0.01
+
+
 @pytest.mark.parametrize("skips, size", [((), (4, 5)), ((4,), (4, 5)), ((2, 4), (7, 9))])
 def test_the_decoder_works_at_its_finest_map(skips, size):
     parts = build_model({**SMALL, "decoder": {"fcn": {"skips": skips}}}, 7)

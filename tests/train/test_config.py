@@ -302,8 +302,10 @@ def test_the_default_config_is_what_json_can_hold():
 def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
     values = json.loads(configs.to_json(default.get_config()))
     del values["eval"]["size_multiple"], values["init_from"], values["model"]["backbone"]["freeze"]
+    del values["model"]["decoder"]["align_corners"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = configs.load(tmp_path)
     assert config.eval.size_multiple == 1
     assert config.init_from == "" and config.model.backbone.freeze == "none"
+    assert config.model.decoder.align_corners is False
     configs.check_values(config)

@@ -1,55 +1,19 @@
-"""ResNets with the deep stem: EMANet's numbers, published sizes, name tables, dilations of the blocks, mistakes."""
+"""ResNets with the deep stem: published sizes, name tables, dilations of the blocks, mistakes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from golden import Golden
-from layout import assert_golden, nchw, nhwc
 
-from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.attention.ema import EMAU
-from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C, Block
+from attnseg_jax.models.backbones.resnet import MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C, Block
 from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.ops.resize import resize
-
-EMANET = (
-    *EMANET_RESNET_V1C,
-    (r"^fc0\.", "attention.lead."),
-    (r"^emau\.", "attention.unit."),
-    *EMAU,
-    (r"^fc1\.0\.", "decoder.head.conv."),
-    (r"^fc2\.", "decoder.head.classifier."),
-)
 
 
 def abstract(model, size=(61, 83)):
     return jax.eval_shape(lambda key: model.init_with_output(key, jnp.zeros((2, *size, 3))), jax.random.key(0))
-
-
-def test_emanet():
-    case = Golden("model_emanet_resnet50")
-    backbone = {"output_stride": 8, "stem": (64, 64, 128), "multi_grid": (1, 2, 4)}
-    config = {
-        "backbone": {"name": "resnet50_v1c", "resnet50_v1c": backbone},
-        "attention": {"name": "ema", "ema": {"channels": 512}},
-        "decoder": {"name": "fcn", "fcn": {"channels": 256}},
-    }
-    model = build_model(config, num_classes=21)
-    x = nhwc(case.inputs()["x"])
-    target = jax.eval_shape(model.init, jax.random.key(0), x)
-    variables = match(target, from_torch(case.state_dict(), EMANET))
-
-    @jax.jit
-    def logits(variables, x):
-        # The original enlarges its logits with aligned corners.
-        small = model.apply(variables, x, method=lambda m, x: m.decoder(m.attention(m.backbone(x))).logits)
-        return resize(small, x.shape[1:3], align_corners=True)
-
-    assert_golden(case, "logits", nchw(logits(variables, x)))
 
 
 @pytest.mark.parametrize("name, plain", [("resnet50_v1c", 25_557_032), ("resnet101_v1c", 44_549_160)])

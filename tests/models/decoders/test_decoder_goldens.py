@@ -117,10 +117,15 @@ def test_deeplabv3():
 def test_pspnet():
     case = Golden("model_pspnet_resnet50")
     image = nhwc(case.inputs()["x"])
-    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), contract_dilation=False)
-    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["psp"](11, aux=True))
-    _, logits = parts(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
-    assert_aligned(case, "logits", logits)
+    backbone = {"output_stride": 8, "stem": (64, 64, 128), "contract_dilation": False}
+    config = {
+        "backbone": {"name": "resnet50_v1c", "resnet50_v1c": backbone},
+        "attention": {"name": "none"},
+        "decoder": {"name": "psp", "align_corners": True, "psp": {"aux": True}},
+    }
+    model = build_model(config, num_classes=11)
+    out = apply(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
+    assert_golden(case, "logits", nchw(out.logits))
 
 
 def test_lraspp():
@@ -133,14 +138,18 @@ def test_lraspp():
     assert_golden(case, "out", nchw(out.logits))
 
 
-@pytest.mark.slow
 def test_emanet():
     case = Golden("model_emanet_resnet50")
     image = nhwc(case.inputs()["x"])
-    backbone = BACKBONES["resnet50_v1c"](output_stride=8, stem=(64, 64, 128), multi_grid=(1, 2, 4))
-    model = Segmenter(backbone, ATTENTION["ema"](), DECODERS["fcn"](21, channels=256))
-    _, logits = parts(model, variables_of(model, case, (*EMANET_RESNET_V1C, *EMANET_HEAD), image), image)
-    assert_aligned(case, "logits", logits)
+    backbone = {"output_stride": 8, "stem": (64, 64, 128), "multi_grid": (1, 2, 4)}
+    config = {
+        "backbone": {"name": "resnet50_v1c", "resnet50_v1c": backbone},
+        "attention": {"name": "ema"},
+        "decoder": {"name": "fcn", "align_corners": True, "fcn": {"channels": 256}},
+    }
+    model = build_model(config, num_classes=21)
+    out = apply(model, variables_of(model, case, (*EMANET_RESNET_V1C, *EMANET_HEAD), image), image)
+    assert_golden(case, "logits", nchw(out.logits))
 
 
 @pytest.mark.slow
