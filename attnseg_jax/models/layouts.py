@@ -4,6 +4,8 @@ A layout is one line of `LAYOUTS` (weights of a backbone) or `MODELS` (of a whol
 taken that gives most of the model's names; no name of a file or of an architecture is compared.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +56,7 @@ MODELS: dict[str, Rules] = {
     "torchvision_lraspp": (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP),
     "transformers_segformer_segmentation": TRANSFORMERS_SEGFORMER_SEGMENTATION,
     "segmenter": SEGMENTER,
+    # From here on the originals enlarge their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET),
     "emanet": (*EMANET_RESNET_V1C, *EMANET_HEAD),
     # segmentation_models_pytorch with a ResNet as encoder.
@@ -124,7 +127,8 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
         match({name: x for name, x in target.items() if name not in other}, filled)
     except UserError as error:
         hint = "; for a backbone alone there is config.model.backbone.pretrained"
-        raise UserError(f"read as {layout}, {error}{hint if part == 'model' and layout in LAYOUTS else ''}") from None
+        hint = hint if part == "model" and layout in LAYOUTS else _cure(str(error))
+        raise UserError(f"read as {layout}, {error}{hint}") from None
     if broken := [name for name, array in filled.items() if not np.isfinite(array).all()]:
         raise UserError(f"not all numbers are finite in {listed(broken)}")
     return Fitted(
@@ -134,6 +138,25 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
         tuple(name for name in whole if name not in filled),
         tuple(adapted),
     )
+
+
+def _cure(message: str) -> str:
+    """The options of a vision transformer that a refusal of weights tells of, with the file's values.
+
+    >>> _cure("other shape: params.backbone.positions (1, 1370, 384) instead of (1, 197, 384)")
+    '; set config.model.backbone.vit_*.position_size=(37, 37)'
+    """
+    options = []
+    if found := re.search(r"\.patch_embed\.kernel \((\d+), \1, (.+?)\) instead of \(\d+, \d+, \2\)", message):
+        options.append(f"patch_size={found[1]}")
+    # A row for every patch and one for the class token; published tables are square.
+    if found := re.search(r"\.positions \(1, (\d+), (\d+)\) instead of \(1, \d+, \2\)", message):
+        patches = int(found[1]) - 1
+        side = math.isqrt(patches)
+        options.append(f"position_size={(side, side) if side**2 == patches else f'(h, w) with h * w = {patches}'}")
+    if found := re.search(r"(missing|unused): \S+\.layer_scale1\b", message):
+        options.append(f"layer_scale={0 if found[1] == 'missing' else 1e-5}")
+    return f"; set config.model.backbone.vit_*.{', .'.join(options)}" if options else ""
 
 
 def _of_backbone(name: str) -> bool:

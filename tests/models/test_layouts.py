@@ -14,6 +14,7 @@ from golden import Golden
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
+from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.catalogue import CATALOGUE
 from attnseg_jax.models.layouts import LAYOUTS, MODELS, OWN, adapt_channels, fit
 from attnseg_jax.models.pretrained import FCN, flatten, from_torch
@@ -216,11 +217,52 @@ def test_a_file_of_the_efficientnet_package():
     assert {name.split(".")[0] for name in fitted.unused} == {"_conv_head", "_bn1", "_fc"}
 
 
-def test_what_no_published_weights_have_stays_open():
-    target = variables()
-    target = {**target, "params": {**target["params"]}}
-    target["params"]["backbone"] = {**target["params"]["backbone"], "map_norm4": {"scale": np.ones(3)}}
-    assert "params.backbone.map_norm4.scale" in fit(resnet18(), target, part="backbone").unfilled
+def of_backbone(name, **options):
+    model = build_model({"backbone": {"name": name, name: options}, "attention": {"name": "none"}}, 7)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, 3)))
+
+
+@pytest.mark.parametrize(
+    "name, golden, options, count",
+    [
+        # 2 + 1 transposed convolutions with biases, a norm between two of them, 4 levels of 2 convolutions and norms.
+        ("vit_ti", "backbone_vit_tiny_224", {"pyramid": True}, 3 * 2 + 2 + 4 * 2 * 3),
+        ("swin_t", "backbone_swin_t", {"stage_norms": True}, 3 * 2),
+        ("convnext_t", "backbone_convnext_t", {"stage_norms": True}, 4 * 2),
+    ],
+)
+def test_what_no_published_weights_have_stays_open(name, golden, options, count):
+    fitted = fit(shaped(golden), of_backbone(name, **options), part="backbone")
+    unfilled = [n.removeprefix("params.backbone.") for n in fitted.unfilled if n.split(".")[1] != "decoder"]
+    assert len(unfilled) == count and all(UNPUBLISHED.fullmatch(n) for n in unfilled)
+
+
+@pytest.mark.parametrize(
+    "change, options, cure",
+    [
+        (
+            {},
+            {"position_size": (18, 24)},
+            r"\.positions \(1, 197, 192\) .*set config.*vit_\*\.position_size=\(14, 14\)$",
+        ),
+        (
+            {"pos_embed": (1, 25, 192)},
+            {},
+            r"set config\.model\.backbone\.vit_\*\.position_size=\(h, w\) with h \* w = 24$",
+        ),
+        (
+            {},
+            {"patch_size": 14, "layer_scale": 0.1},
+            r"set config\.model\.backbone\.vit_\*\.patch_size=16, \.layer_scale=0$",
+        ),
+        ({"blocks.0.ls1.gamma": (192,)}, {}, r"set config\.model\.backbone\.vit_\*\.layer_scale=1e-05$"),
+        ({"patch_embed.proj.weight": (96, 3, 14, 14)}, {}, r"instead of \(16, 16, 3, 192\)$"),
+    ],
+)
+def test_options_that_would_fit_are_named(change, options, cure):
+    changed = {name: np.ones(shape, np.float32) for name, shape in change.items()}
+    with pytest.raises(UserError, match=cure):
+        fit({**shaped("backbone_vit_tiny_224"), **changed}, of_backbone("vit_ti", **options), part="backbone")
 
 
 def test_every_published_name_has_a_layout():
