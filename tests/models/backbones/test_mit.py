@@ -65,11 +65,7 @@ def published(depths, widths):
     return total
 
 
-# Tracing dozens of blocks takes its time, and those of b3 and b4 are those of b5.
-LONG = ("mit_b3", "mit_b4")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in PAPER])
+@pytest.mark.parametrize("name", PAPER)
 def test_number_of_parameters(name):
     depths, millions = PAPER[name]
     features, variables = abstract(BACKBONES[name](), SMALL)
