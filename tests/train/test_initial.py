@@ -26,13 +26,6 @@ ROOT = Path(__file__).parents[2]
 CLASSES = 5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def some_state(run, seed=0):
     """A state of random numbers, which spares compiling its initialisation."""
     rng = np.random.default_rng(seed)
