@@ -54,12 +54,19 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised, at least 32 pixels high and wide)."""
+        """Returns the feature maps of `image` (float, normalised, at least `output_stride` pixels high and wide).
+
+        Raises:
+          UserError: a smaller image, or an unknown output stride.
+        """
+        name, (h, w) = type(self).__name__.lower(), image.shape[1:3]
         if self.output_stride not in (8, 16, 32):
-            name = type(self).__name__.lower()
             raise UserError(
                 f"config.model.backbone.{name}.output_stride={self.output_stride} is unknown: choose 8, 16 or 32"
             )
+        if min(h, w) < self.output_stride:
+            least = f"{self.output_stride}x{self.output_stride}"
+            raise UserError(f"config.model.backbone.name={name!r} needs images of at least {least} pixels, not {h}x{w}")
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):
             stride = 2**stage
