@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models import torch_pickle
 from attnseg_jax.models.torch_file import read_torch, torch_bytes
 
 RNG = np.random.default_rng(0)
@@ -273,16 +274,17 @@ def test_values_that_contain_themselves_many_times(tmp_path):
 @pytest.mark.parametrize(
     "function, given",
     [
-        (b"ctorch\nSize\n", b"](" + b"N" * 100_000 + b"e"),
-        (b"ccollections\nOrderedDict\n", b"](" + b"K\x01N\x86q\x03" + b"h\x03" * 99_999 + b"e"),
-        (b"c_codecs\nencode\n", text("a" * 100_000)),
+        (b"ctorch\nSize\n", b"](" + b"N" * 20_000 + b"e"),
+        (b"ccollections\nOrderedDict\n", b"](" + b"K\x01N\x86q\x03" + b"h\x03" * 19_999 + b"e"),
+        (b"c_codecs\nencode\n", text("a" * 20_000)),
     ],
 )
-def test_few_bytes_do_not_become_many(function, given, tmp_path):
+def test_few_bytes_do_not_become_many(function, given, tmp_path, monkeypatch):
     """A large list or text is there once and copied again and again, which would fill any memory."""
+    monkeypatch.setattr(torch_pickle, "MAX_BYTES", 1 << 18)
     more = b"h\x02\x86" if b"encode" in function else b"\x85"
     code = b"\x80\x02" + function + b"q\x000" + given + b"q\x010" + text("latin1") + b"q\x020"
-    for count, words in ((5, "no state dict"), (100, "copies more than 4194304 elements")):
+    for count, words in ((5, "no state dict"), (100, "copies more than 262144 elements")):
         with pytest.raises(UserError, match=words):
             read_torch(write_zip(tmp_path / "w.pth", code + (b"h\x00h\x01" + more + b"R") * count + b"}."))
 
