@@ -1,6 +1,7 @@
 """Charts that compare: cost against size, score against cost."""
 
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,11 +10,15 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from attnseg_jax.infer.files import write_atomically
 
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
+
+# How far apart named points are at least: the ratio of the costs as a logarithm, or mIoU.
+_NAME_WIDTH, _NAME_HEIGHT = 0.2, 0.03
 
 Points = Sequence[tuple[float, float]]
 
@@ -56,12 +61,18 @@ def score_against_cost(
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         _dress(axes, "validation mIoU, mean and range over seeds", title)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        named: list[tuple[float, float]] = []
         for i, row in enumerate(rows):
             if row[key]:
                 mean = sum(row["mious"]) / len(row["mious"])
                 reach = [[mean - min(row["mious"])], [max(row["mious"]) - mean]]
-                axes.errorbar(row[key] * factor, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
-                axes.annotate(row["label"], (row[key] * factor, mean), (6, 4), textcoords="offset points", fontsize=7)
+                x = row[key] * factor
+                axes.errorbar(x, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
+                # Names on top of each other are unreadable; the legend has them all.
+                if all(abs(math.log(x / a)) > _NAME_WIDTH or abs(mean - b) > _NAME_HEIGHT for a, b in named):
+                    axes.annotate(row["label"], (x, mean), (6, 4), textcoords="offset points", fontsize=7)
+                    named.append((x, mean))
     _dress(last, "validation mIoU, mean over seeds", "step")
     for i, row in enumerate(rows):
         if row["curve"]:

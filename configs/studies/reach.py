@@ -9,7 +9,7 @@ from attnseg_jax.models import ATTENTION, DECODERS
 from attnseg_jax.train.study import Entry
 
 # The six best of the first pass, by label.
-BEST: tuple[str, ...] = ()
+BEST = ("nonlocal", "linear", "scse", "psa", "encnet", "danet")
 THREE_SEEDS = ("none", "self", "criss_cross R=1", "criss_cross R=2", *BEST)
 # Decoders that attend.
 ATTENDING = ("mask_transformer", "masked_attention")
