@@ -98,6 +98,7 @@ def test_a_file_that_is_there_stays_unless_told(call, tmp_path):
         (["--from=nowhere.pth", "--to=b.npz"], ["--from=nowhere.pth", "no such file", "catalogue"]),
         (["--from=resnet18-imagenet1k", "--to=b.npz"], ["did you mean 'resnet18-imagenet'?"]),
         (["--from={source}", "--to=b.onnx"], ["b.onnx", ".safetensors"]),
+        (["--from=nowhere.pth", "--to=b"], ["b: weights are", ".safetensors"]),
         (["--from={source}", "--to={source}/b.npz"], ["cannot be written"]),
         (["--from={damaged}", "--to=b.npz"], ["damaged.pth is not read as a PyTorch file"]),
         (["--from={complex}", "--to=b.safetensors"], ["w has the type complex128", ".npz or .pth"]),

@@ -35,6 +35,8 @@ def main() -> None:
     path = Path(target).expanduser()
     if path.exists() and not flags.FLAGS.overwrite:
         raise UserError(f"--to={target} is there already: give another name, or --overwrite")
+    # Another ending is refused before anything is fetched.
+    weights_bytes({}, path)
     located = locate(source, key="--from")
     arrays = read_weights(located.path)
     content = weights_bytes(arrays, path)

@@ -5,11 +5,13 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models.torch_values import MAX_AXES, MAX_LENGTH, say
 
 _TYPES = {
     "F64": np.dtype(np.float64),
@@ -44,34 +46,50 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise UserError(f"{path} is larger than the memory") from error
     try:
         return _parse(content)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no sound safetensors file ({error})") from error
 
 
 def _parse(content: bytes) -> dict[str, np.ndarray]:
-    (length,) = struct.unpack_from("<Q", content)
+    length = int.from_bytes(content[:8], "little")
     if length > min(_MAX_HEADER, len(content) - 8):
         raise ValueError(f"its header of {length} bytes is longer than the file")
     header = json.loads(content[8 : 8 + length], object_pairs_hook=_unique)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no dictionary")
     header.pop(_NOTES, None)
+    entries = {name: _entry(name, entry) for name, entry in header.items()}
     end, arrays = 0, {}
-    places = {name: tuple(map(int, entry["data_offsets"])) for name, entry in header.items()}
-    for name in sorted(places, key=places.__getitem__):
-        dtype, shape, (first, last) = _TYPES[header[name]["dtype"]], header[name]["shape"], places[name]
-        if not all(type(size) is int and size >= 0 for size in shape):
-            raise ValueError(f"{name!r} has the shape {shape}")
+    for name in sorted(entries, key=lambda name: entries[name][2:]):
+        dtype, shape, first, last = entries[name]
         # No holes and no overlaps.
         if first != end or last - first != math.prod(shape) * dtype.itemsize or 8 + length + last > len(content):
-            raise ValueError(f"the place of {name!r} does not fit its type, its shape and the file")
-        arrays[name] = np.ndarray(tuple(shape), dtype, content, 8 + length + first)
+            raise ValueError(f"the place of {say(name)} does not fit its type, its shape and the file")
+        arrays[name] = np.ndarray(shape, dtype, content, 8 + length + first)
         if dtype == np.bool_ and (arrays[name].view(np.uint8) > 1).any():
-            raise ValueError(f"{name!r} is boolean and has other values than 0 and 1")
+            raise ValueError(f"{say(name)} is boolean and has other values than 0 and 1")
         end = last
     if 8 + length + end != len(content):
         raise ValueError(f"{len(content) - 8 - length - end} bytes follow its last array")
     return {name: arrays[name] for name in header}
+
+
+def _entry(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
+    """Type, shape, begin and end of an array, of a form and size that can be."""
+    match entry:
+        case {"dtype": str(kind), "shape": list(shape), "data_offsets": [first, last]}:
+            numbers = (*shape, first, last)
+        case _:
+            raise ValueError(f"{say(name)} is without a type, a shape or a place")
+    if kind not in _TYPES:
+        raise ValueError(f"{say(name)} has the type {say(kind)}, which is not known")
+    if len(shape) > MAX_AXES or not all(type(number) is int and 0 <= number <= MAX_LENGTH for number in numbers):
+        raise ValueError(f"{say(name)} has an impossible shape or place")
+    return _TYPES[kind], tuple(shape), first, last
 
 
 def _unique(pairs: list) -> dict:

@@ -32,9 +32,9 @@ _Read = Callable[[Storage], bytes]
 def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """The state dict of a PyTorch file as NumPy arrays under their names, without PyTorch.
 
-    The state dict is the outermost dictionary if it holds a tensor, else the dictionary under the first of `NESTS` that
-    leads to one; its values that are no tensors are left out. Arrays are read-only; tensors that share a storage share
-    its memory; bfloat16 and float8 are JAX's types.
+    The state dict is the dictionary under the first of `NESTS`, or under one of them there, and so on, the innermost
+    that holds a tensor; without any the outermost. Its values that are no tensors are left out. Arrays are read-only;
+    tensors that share a storage share its memory; bfloat16 and float8 are JAX's types.
 
     Args:
       path: a file of `torch.save`, in zip form (PyTorch 1.6 and later) or the older one.
@@ -218,13 +218,19 @@ def _arrays(content: Any, read: _Read) -> dict[str, np.ndarray]:
 
 
 def _state_dict(content: Any) -> Mapping[Any, Any]:
-    path: list[str] = []
-    while isinstance(content, Mapping) and not any(isinstance(value, Tensor) for value in content.values()):
-        nest = next((key for key in NESTS if isinstance(content.get(key), Mapping)), None)
-        if nest is None or len(path) == len(NESTS):
+    found = None
+    # No deeper, because a dictionary may hold itself.
+    for _ in range(len(NESTS)):
+        if not isinstance(content, Mapping):
             break
-        path, content = [*path, nest], content[nest]
-    if isinstance(content, Mapping) and any(isinstance(value, Tensor) for value in content.values()):
-        return content
+        # Scripts keep their best score beside the state dict, as a tensor.
+        if any(isinstance(value, Tensor) for value in content.values()):
+            found = content
+        nest = next((key for key in NESTS if isinstance(content.get(key), Mapping)), None)
+        if nest is None:
+            break
+        content = content[nest]
+    if found is not None:
+        return found
     held = ", ".join(sorted(map(say, content))[:8]) if isinstance(content, Mapping) else f"a {say(content)}"
     raise Refused(f"it holds no state dict at its top or under {', '.join(NESTS)}; it holds {held or 'nothing'}")

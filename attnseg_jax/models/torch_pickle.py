@@ -63,6 +63,7 @@ class _Machine:
         self.below: list[list] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.copied = 0
 
     def run(self, file: _Bounded) -> Any:
         for opcode, argument, _ in pickletools.genops(file):
@@ -141,6 +142,10 @@ class _Machine:
         arguments = expect(arguments, tuple)
         if len(arguments) not in function.counts:
             raise Refused(f"its pickle calls {function.name} with {len(arguments)} arguments")
+        # A function copies what it is given, and a few bytes can give it the same large list again and again.
+        self.copied += sum(len(argument) for argument in arguments if isinstance(argument, list | str))
+        if self.copied > MAX_BYTES:
+            raise Refused(f"its pickle copies more than {MAX_BYTES} elements")
         self.stack.append(function.build(*arguments))
 
     def build(self, _):

@@ -126,6 +126,9 @@ def fill(target: dict, items: list) -> dict:
         # A tuple may hold itself many times over, and its hash would visit each.
         if not isinstance(key, str | int | float | bytes | None):
             raise Refused(f"its pickle has a dictionary key of type {say(type(key).__name__)}")
+        # Larger ones can have equal hashes, and a dictionary of many such takes hours.
+        if isinstance(key, int) and abs(key) >= 1 << 60:
+            raise Refused("its pickle has a dictionary key of 2^60 or more")
         target[key] = value
     return target
 

@@ -1,9 +1,7 @@
 """Files of named arrays, by their ending: PyTorch's, safetensors and NumPy's archives."""
 
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,11 +11,10 @@ import numpy as np
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.safetensors_file import read_safetensors, safetensors_bytes
 from attnseg_jax.models.torch_file import read_torch, torch_bytes
+from attnseg_jax.models.torch_values import say
 
 # NumPy's format knows no types but its own: such an array is stored as unsigned integers, and its type is noted here.
 _NOTES = "__types__"
-# What `zipfile` raises; a `RuntimeError` where an entry is encrypted or of an unknown form.
-_DAMAGE = (zipfile.BadZipFile, EOFError, RuntimeError, struct.error, zlib.error)
 _FOREIGN = {
     str(np.dtype(t)): np.dtype(t)
     for t in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e4m3fnuz, jnp.float8_e5m2, jnp.float8_e5m2fnuz)
@@ -31,15 +28,20 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
       UserError: there is no such file, it is damaged, or holds Python objects.
     """
     try:
-        # A memory map would keep the file open.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        notes = dict(note.split("=") for note in arrays.pop(_NOTES, np.zeros(0, str)).tolist())
+        arrays = {}
+        # Not by `np.load`, which confuses `w` with `w.npy` and offers to read Python objects.
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                with archive.open(entry) as file:
+                    arrays[entry.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+        notes = dict(note.rsplit("=", 1) for note in arrays.pop(_NOTES, np.zeros(0, str)).tolist())
         foreign = {name: arrays[name].view(_FOREIGN[dtype]) for name, dtype in notes.items()}
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (*_DAMAGE, ValueError, LookupError, TypeError, AttributeError, MemoryError) as error:
-        raise UserError(f"{path} is no sound NumPy archive ({' '.join(str(error).split())})") from error
+    # What parsers of zip archives and of NumPy's headers raise has no common class.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path} is no sound NumPy archive ({reason[:200]})") from error
     return {**arrays, **foreign}
 
 
@@ -48,6 +50,8 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     foreign = {name: str(array.dtype) for name, array in arrays.items() if str(array.dtype) in _FOREIGN}
     stored = {name: a.view(f"u{a.dtype.itemsize}") if name in foreign else a for name, a in arrays.items()}
+    if _NOTES in arrays:
+        raise UserError(f"an array of a NumPy archive cannot be called {_NOTES} here")
     if foreign:
         stored[_NOTES] = np.array([f"{name}={dtype}" for name, dtype in foreign.items()])
     buffer = io.BytesIO()
@@ -71,9 +75,13 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     """The named arrays of a file in one of the `FORMATS`.
 
     Raises:
-      UserError: another ending, or a file that cannot be read.
+      UserError: another ending, a file that cannot be read, or an unprintable name in it.
     """
-    return _format(path)[0](path)
+    arrays = _format(path)[0](path)
+    # Names go into messages, onto the screen and into other files.
+    if odd := [name for name in arrays if not name.isprintable()]:
+        raise UserError(f"{path} has an array with an unprintable name: {say(odd[0])}")
+    return arrays
 
 
 def weights_bytes(arrays: Mapping[str, np.ndarray], path: str | Path) -> bytes:

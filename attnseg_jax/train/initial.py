@@ -70,7 +70,10 @@ def _read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, 
     """The variables that a run is evaluated with: of its latest intact checkpoint, or of the one that is named."""
     step = None
     if (folder / MANIFEST).exists():
-        folder, step = folder.absolute().parent, int(folder.absolute().name)
+        folder = folder.absolute()
+        if not folder.name.isdecimal():
+            raise UserError(f"{key}={folder} is a checkpoint, whose folder has to be called by its step, such as 300")
+        folder, step = folder.parent, int(folder.name)
     elif (folder / "checkpoints").is_dir():
         folder = folder / "checkpoints"
     with Checkpoints(folder, read_only=True) as checkpoints:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models import torch_pickle
 from attnseg_jax.models.torch_file import read_torch, torch_bytes
 
 RNG = np.random.default_rng(0)
@@ -139,6 +140,10 @@ def test_where_a_state_dict_is_looked_for(tmp_path):
     assert read(inner) == ["w"]
     assert read(group(("model", other), ("optimizer", other), ("state_dict", inner))) == ["w"]
     assert read(group(("model", group(("state_dict", inner))), ("epoch", b"K\x01"))) == ["w"]
+    # Tensors beside it, of which the best accuracy is one in PyTorch's own example.
+    assert read(group(("state_dict", inner), ("best", tensor(storage(6))))) == ["w"]
+    assert read(group(("net", group(("epoch", b"K\x01"))), ("best", tensor(storage(6))))) == ["best"]
+    assert read(b"}q\x01" + text("model") + b"h\x01s" + text("w") + tensor(storage(6)) + b"s") == ["w"]
     # The module versions that PyTorch keeps as an attribute of the dictionary.
     metadata = b"}" + text("_metadata") + b"}sb"
     ordered = b"ccollections\nOrderedDict\n)R" + text("w") + tensor(storage(6)) + b"s"
@@ -227,6 +232,7 @@ CODE = {
     "a tensor of no storage": (holding(("w", tensor(b"N"))), "NoneType in the place of Storage"),
     "a name that is no text": (b"\x80\x02}K\x05" + tensor(storage(6)) + b"s.", "the name 5, which is no text"),
     "a key of many parts": (b"\x80\x02})" + b"2\x86" * 90 + b"Ns.", "asks for DUP"),
+    "keys of one hash": (b"\x80\x02}(" + b"\x8a\x08" + struct.pack("<q", 2**61 - 1) + b"Nu.", "key of 2^60 or more"),
     "a key of parts": (b"\x80\x02}))\x86Ns.", "dictionary key of type tuple"),
     "depth": (nested(200_000), "it holds a tuple"),
     "a large memo": (b"\x80\x02Nr" + struct.pack("<I", 2**32 - 1) + b".", "it holds a NoneType"),
@@ -263,6 +269,24 @@ def test_values_that_contain_themselves_many_times(tmp_path):
         assert list(read_torch(path)) == ["w"]
         with pytest.raises(UserError, match="is not read"):
             read_torch(write_zip(path, b"\x80\x02}" + deep + b"Ns."))
+
+
+@pytest.mark.parametrize(
+    "function, given",
+    [
+        (b"ctorch\nSize\n", b"](" + b"N" * 20_000 + b"e"),
+        (b"ccollections\nOrderedDict\n", b"](" + b"K\x01N\x86q\x03" + b"h\x03" * 19_999 + b"e"),
+        (b"c_codecs\nencode\n", text("a" * 20_000)),
+    ],
+)
+def test_few_bytes_do_not_become_many(function, given, tmp_path, monkeypatch):
+    """A large list or text is there once and copied again and again, which would fill any memory."""
+    monkeypatch.setattr(torch_pickle, "MAX_BYTES", 1 << 18)
+    more = b"h\x02\x86" if b"encode" in function else b"\x85"
+    code = b"\x80\x02" + function + b"q\x000" + given + b"q\x010" + text("latin1") + b"q\x020"
+    for count, words in ((5, "no state dict"), (100, "copies more than 262144 elements")):
+        with pytest.raises(UserError, match=words):
+            read_torch(write_zip(tmp_path / "w.pth", code + (b"h\x00h\x01" + more + b"R") * count + b"}."))
 
 
 def test_other_values_than_0_and_1_in_a_boolean(tmp_path):

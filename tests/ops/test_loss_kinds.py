@@ -318,6 +318,18 @@ def test_the_share_of_hard_pixels():
         np.testing.assert_array_equal(np.asarray(kept).ravel()[surprised], expected[surprised])
 
 
+def test_boundaries_are_learned():
+    """Steps along the sign of the gradient, from logits that know nothing."""
+    labels = jnp.asarray(draw()[1])
+    logits = 0.1 * np.random.default_rng(0).standard_normal((B, H, W, K)).astype(np.float32)
+    means = []
+    for _ in range(40):
+        mean, gradient = evaluate()(jnp.asarray(logits), labels)["boundary"]
+        means.append(float(mean))
+        logits = logits - 0.3 * np.sign(gradient)
+    assert means[-1] < 0.1 < 0.3 < means[0]
+
+
 def test_a_large_image_loses_no_digits():
     """Half a million pixels: as differences of float32 Jaccard losses, two digits of the gradient would be left."""
     h, w = 600, 800

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -24,13 +25,6 @@ from configs import camvid_resnet18_attention
 
 ROOT = Path(__file__).parents[2]
 CLASSES = 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def some_state(run, seed=0):
@@ -75,6 +69,12 @@ def test_a_run_gives_the_variables_it_is_evaluated_with(inside, trained, make_co
     for name, array in expected.items():
         np.testing.assert_array_equal(given.arrays[name], array)
     assert given.record["step"] == 3 and given.record["averaged"] and len(given.record["manifest_sha256"]) == 64
+
+
+def test_a_checkpoint_under_another_name(make_config, trained, tmp_path):
+    shutil.copytree(trained[0] / "checkpoints/3", tmp_path / "best")
+    with pytest.raises(UserError, match=r"config\.init_from=.*best is a checkpoint, whose folder has to be called by"):
+        read_given(make_config(init_from=str(tmp_path / "best")))
 
 
 def test_the_parameters_of_a_run_without_an_average(make_config, tmp_path):

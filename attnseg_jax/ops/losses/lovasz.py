@@ -45,7 +45,7 @@ def _slopes(errors, kinds):
     Growth by a pixel of the class is `1 / union`, by another `intersection / (union (union + 1))`: as differences of
     the loss, which the original takes, these would cancel to nothing in large images.
     """
-    b, k, n = errors.shape
+    b, k, _ = errors.shape
     # Floats from 0 up are ordered as the integers of their bits are, and those sort faster. Ignored pixels come last.
     keys = jnp.where(kinds < 0, 1, -lax.bitcast_convert_type(errors, jnp.int32))
     _, packed = lax.sort((keys, 4 * lax.broadcasted_iota(jnp.int32, errors.shape, 2) + kinds + 1), num_keys=1)
@@ -55,6 +55,7 @@ def _slopes(errors, kinds):
     intersection = (size - jnp.cumsum(own, -1)).astype(jnp.float32)
     union = (size + jnp.cumsum(other, -1)).astype(jnp.float32)
     growth = own * ratio(1.0, union) + other * ratio(intersection, union * (union - 1))
-    places = place + n * jnp.arange(b * k).reshape(b, k, 1)  # in all rows laid end to end
-    back = jnp.zeros(errors.size).at[places.ravel()].set(growth.ravel(), unique_indices=True, mode="promise_in_bounds")
-    return back.reshape(errors.shape)
+    # By three numbers: one alone would not tell all elements of a large batch apart.
+    images, classes = jnp.arange(b).reshape(b, 1, 1), jnp.arange(k).reshape(1, k, 1)
+    slopes = jnp.zeros(errors.shape).at[images, classes, place]
+    return slopes.set(growth, unique_indices=True, mode="promise_in_bounds")

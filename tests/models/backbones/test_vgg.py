@@ -113,3 +113,13 @@ def test_images_that_are_too_small(output_stride):
 def test_unknown_output_stride():
     with pytest.raises(UserError, match=r"config\.model\.backbone\.vgg16_bn\.output_stride=4 .* 8, 16 or 32"):
         abstract(BACKBONES["vgg16_bn"](output_stride=4), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_the_least_size(output_stride):
+    model = BACKBONES["vgg16"](output_stride=output_stride)
+    features, _ = abstract(model, jnp.zeros((1, output_stride, output_stride + 1, 3)))
+    assert features.maps[32].shape[1:3] == (1, 1)
+    least = f"{output_stride}x{output_stride} pixels, not {output_stride - 1}x40"
+    with pytest.raises(UserError, match=rf"config\.model\.backbone\.name='vgg16' needs images of at least {least}"):
+        abstract(model, jnp.zeros((1, output_stride - 1, 40, 3)))
