@@ -250,11 +250,15 @@ def test_told_to_stop(stub, tmp_path, number, code):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
 
+    # A shell starts what it puts in the background with the keyboard's interrupt ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=stop)
     thread.start()
-    # pytest's own handler of the keyboard's interrupt is that of Python.
-    found, out, err, records = stub([5, 4])
-    thread.join()
+    try:
+        found, out, err, records = stub([5, 4])
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
     assert (found, out) == (code, "")
     assert err.splitlines()[-1].startswith("stopped by a signal" if number == signal.SIGTERM else "interrupted")
     ((key, record),) = records.items()
