@@ -1,17 +1,13 @@
 """The command that draws what a trained model attends to."""
 
-import runpy
-import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags, logging
 from PIL import Image
 
-from attnseg_jax.cli import attention
 from attnseg_jax.models.maps import GateMap
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import evaluation
@@ -42,46 +38,30 @@ def workdir(make_config, tmp_path_factory):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command in this process; returns (exit code, standard output, standard error)."""
+def draw(call):
+    """Runs the command with flags by name; returns (exit code, standard output, standard error)."""
 
     def run(**given):
-        argv = ["attention", *(f"--{name}={value}" for name, value in given.items())]
-        monkeypatch.setattr(sys, "argv", argv)
-        known, filters = set(flags.FLAGS), list(logging.get_absl_handler().filters)
-        verbosity = logging.get_verbosity()
-        code = 0
-        try:
-            runpy.run_path(attention.__file__, run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            # Flags belong to the process; the next command defines its own.
-            flags.FLAGS.unparse_flags()
-            for name in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, name)
-            logging.get_absl_handler().filters[:] = filters
-            logging.set_verbosity(verbosity)
-        return code, *capsys.readouterr()
+        return call("attnseg_jax/cli/attention.py", *(f"--{name}={value}" for name, value in given.items()))
 
     return run
 
 
-def test_a_numbered_image_and_several_points(call, workdir):
-    code, out, err = call(workdir=workdir, image=4, at="0,0; 23,31")
+def test_a_numbered_image_and_several_points(draw, workdir):
+    code, out, err = draw(workdir=workdir, image=4, at="0,0; 23,31")
     assert code == 0, err
     folder = workdir / "attention" / "val_4"
     assert out.split() == [str(folder / "self0.png"), str(folder / "sheet.png")]
     assert np.asarray(Image.open(folder / "sheet.png")).shape[0] > np.asarray(Image.open(folder / "self0.png")).shape[0]
 
 
-def test_an_image_of_any_size_that_is_no_part_of_the_data(call, workdir, tmp_path):
+def test_an_image_of_any_size_that_is_no_part_of_the_data(draw, workdir, tmp_path):
     path = tmp_path / "street.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 22), np.uint8)).save(path)
-    code, out, err = call(workdir=workdir, image=path, at="36,21", out=tmp_path / "drawn", checkpoint="best")
+    code, out, err = draw(workdir=workdir, image=path, at="36,21", out=tmp_path / "drawn", checkpoint="best")
     assert code == 0, err
     assert out.split()[-1] == str(tmp_path / "drawn" / "sheet.png")
-    code, _, err = call(workdir=workdir, image=path, at="37,0")
+    code, _, err = draw(workdir=workdir, image=path, at="37,0")
     assert code == 2 and "(37, 0) is outside the image of 37 x 22 pixels (height x width)" in err
 
 
@@ -116,24 +96,24 @@ def test_maps_belong_to_the_model_and_its_prediction(workdir):
         ({"image": 0, "checkpoint": 7}, ["no checkpoint of step 7"]),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(call, workdir, given, words, tmp_path):
+def test_mistakes_are_one_line_and_write_nothing(draw, workdir, given, words, tmp_path):
     damaged = tmp_path / "damaged.png"
     damaged.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     given = {key: str(value).format(damaged=damaged) for key, value in given.items()}
-    code, out, err = call(**{"workdir": workdir, "out": tmp_path / "drawn", **given})
+    code, out, err = draw(**{"workdir": workdir, "out": tmp_path / "drawn", **given})
     assert code == 2 and out == "" and "Traceback" not in err, err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and all(word in lines[0] for word in words), err
     assert not (tmp_path / "drawn").exists()
 
 
-def test_a_model_without_attention_says_what_it_has(call, workdir, make_config, monkeypatch, tmp_path):
+def test_a_model_without_attention_says_what_it_has(draw, workdir, make_config, monkeypatch, tmp_path):
     config = make_config(model__attention__name="none")
     run = make_run(config, 5)
     restored = evaluation.restore_run(str(workdir))
     plain = replace(restored, config=config, model=run.model, variables=eval_variables(_state(run)))
     monkeypatch.setattr(evaluation, "restore_run", lambda *_, **__: plain)
-    code, out, err = call(workdir=workdir, image=0, out=tmp_path / "drawn")
+    code, out, err = draw(workdir=workdir, image=0, out=tmp_path / "drawn")
     assert code == 2 and out == ""
     assert "backbone 'tiny', attention 'none', decoder 'fcn'" in err and "config.model.attention.name" in err
     assert not (tmp_path / "drawn").exists()

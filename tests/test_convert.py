@@ -1,14 +1,11 @@
 """The command that writes weights in another format."""
 
-import runpy
-import sys
+import functools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags, logging
 
-from attnseg_jax.cli import convert
 from attnseg_jax.models.weight_files import read_weights, weights_bytes
 
 RNG = np.random.default_rng(0)
@@ -29,28 +26,9 @@ FORMATS = (".pth", ".safetensors", ".npz")
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Runs the command in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", ["convert", *map(str, argv)])
-        known, filters = set(flags.FLAGS), list(logging.get_absl_handler().filters)
-        verbosity = logging.get_verbosity()
-        code = 0
-        try:
-            runpy.run_path(convert.__file__, run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            # Flags belong to the process; the next command defines its own.
-            flags.FLAGS.unparse_flags()
-            for name in set(flags.FLAGS) - known:
-                delattr(flags.FLAGS, name)
-            logging.get_absl_handler().filters[:] = filters
-            logging.set_verbosity(verbosity)
-        return code, *capsys.readouterr()
-
-    return run
+def convert(call):
+    """Runs the command; returns (exit code, standard output, standard error)."""
+    return functools.partial(call, "attnseg_jax/cli/convert.py")
 
 
 def assert_same(found, expected):
@@ -61,14 +39,14 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("there", FORMATS)
-def test_there_and_back_bit_for_bit(there, call, tmp_path):
+def test_there_and_back_bit_for_bit(there, convert, tmp_path):
     for back in FORMATS:
         first, second, third = (tmp_path / f"{name}{end}" for name, end in zip("abc", (back, there, back)))
         for path in (first, second, third):
             path.unlink(missing_ok=True)
         first.write_bytes(weights_bytes(STATE, first))
         for source, target in ((first, second), (second, third)):
-            code, out, err = call(f"--from={source}", f"--to={target}")
+            code, out, err = convert(f"--from={source}", f"--to={target}")
             assert code == 0, err
             assert out == f"{target}: 10 arrays, 65936 elements, {target.stat().st_size} bytes\n"
         assert_same(read_weights(second), STATE)
@@ -76,16 +54,16 @@ def test_there_and_back_bit_for_bit(there, call, tmp_path):
         assert first.read_bytes() == third.read_bytes()
 
 
-def test_a_file_that_is_there_stays_unless_told(call, tmp_path):
+def test_a_file_that_is_there_stays_unless_told(convert, tmp_path):
     source, target = tmp_path / "a.npz", tmp_path / "deeper" / "b.pth"
     source.write_bytes(weights_bytes(STATE, source))
-    assert call(f"--from={source}", f"--to={target}")[0] == 0
+    assert convert(f"--from={source}", f"--to={target}")[0] == 0
     whole = target.read_bytes()
     target.write_text("mine")
-    code, out, err = call(f"--from={source}", f"--to={target}")
+    code, out, err = convert(f"--from={source}", f"--to={target}")
     assert code == 2 and out == "" and f"--to={target} is there already" in err
     assert target.read_text() == "mine"
-    assert call(f"--from={source}", f"--to={target}", "--overwrite")[0] == 0
+    assert convert(f"--from={source}", f"--to={target}", "--overwrite")[0] == 0
     assert target.read_bytes() == whole
     assert [path.name for path in target.parent.iterdir()] == ["b.pth"]
 
@@ -106,20 +84,20 @@ def test_a_file_that_is_there_stays_unless_told(call, tmp_path):
     ],
     ids=lambda x: " ".join(x),
 )
-def test_mistakes_are_one_line_and_write_nothing(argv, words, call, tmp_path, monkeypatch):
+def test_mistakes_are_one_line_and_write_nothing(argv, words, convert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = {"source": tmp_path / "a.npz", "damaged": tmp_path / "damaged.pth", "complex": tmp_path / "c.npz"}
     paths["source"].write_bytes(weights_bytes(STATE, paths["source"]))
     paths["complex"].write_bytes(weights_bytes({"w": np.ones(2, np.complex128)}, paths["complex"]))
     paths["damaged"].write_bytes(weights_bytes(STATE, paths["damaged"])[:-90])
     before = sorted(tmp_path.iterdir())
-    code, out, err = call(*(argument.format(**paths) for argument in argv))
+    code, out, err = convert(*(argument.format(**paths) for argument in argv))
     assert code == 2 and out == "" and "Traceback" not in err, err
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and all(word in lines[0] for word in words), err
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_help(call):
-    code, out, _ = call("--help")
+def test_help(convert):
+    code, out, _ = convert("--help")
     assert code == 0 and all(f"  --{name}: " in out for name in ("from", "to", "overwrite"))
