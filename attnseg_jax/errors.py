@@ -36,6 +36,18 @@ def check_rate(path: str, **values: float) -> None:
             raise UserError(f"{path}.{key}={value} must be at least 0 and below 1")
 
 
+def check_known(path: str, known: Iterable[str], **values: str) -> None:
+    """Refuses values that are not among the `known` ones; `path` leads to their keys.
+
+    >>> check_known("config.model.decoder.unet", ("smp", "leejunhyun"), form="leejunhyn")
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: config.model.decoder.unet.form='leejunhyn' is unknown: did you mean 'leejunhyun'?
+    """
+    for key, value in values.items():
+        if value not in known:
+            raise UserError(f"{path}.{key}={value!r} is unknown: {nearest(value, known)}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an unknown name: the nearest known one, or the list of all.
 

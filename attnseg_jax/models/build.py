@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_known, nearest
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
@@ -59,8 +59,7 @@ def selected(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _build_part(part: str, name: str, config: Mapping[str, Any], filled: dict[str, Any]) -> nn.Module:
     table = PARTS[part]
-    if name not in table:
-        raise UserError(f"config.model.{part}.name={name!r} is unknown: {nearest(name, table)}")
+    check_known(f"config.model.{part}", table, name=name)
     module = table[name]
     # JSON has no tuples, and a module's fields must be hashable.
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.get(name, {}).items()}
@@ -89,8 +88,7 @@ def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segme
             raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
         parts[part] = modules[0] if len(modules) == 1 else Stack(tuple(modules))
     freeze = config.get("backbone", {}).get("freeze", "none")
-    if freeze not in FREEZE:
-        raise UserError(f"config.model.backbone.freeze={freeze!r} is unknown: {nearest(freeze, FREEZE)}")
+    check_known("config.model.backbone", FREEZE, freeze=freeze)
     align_corners = config.get("decoder", {}).get("align_corners", False)
     return Segmenter(**parts, freeze=freeze, align_corners=align_corners)
 
@@ -118,8 +116,7 @@ def build_model(config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp
     4
     """
     kind = config.get("kind", "segmenter")
-    if kind not in KINDS:
-        raise UserError(f"config.model.kind={kind!r} is unknown: {nearest(kind, KINDS)}")
+    check_known("config.model", KINDS, kind=kind)
     if num_classes < 2:
         raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
     return KINDS[kind](config, {"num_classes": num_classes, "dtype": jnp.dtype(dtype)})

@@ -11,7 +11,7 @@ from absl import logging
 from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_known
 
 Schedule = Callable[[Any], Float[Array, ""]]
 
@@ -32,8 +32,7 @@ def make_optimizer(
     `frozen` are the first words of the paths of parameters (`backbone`) that stay as they are: no update, no decay, no
     moments, and their gradient does not count in the clipping.
     """
-    if config.name not in OPTIMIZERS:
-        raise UserError(f"config.optimizer.name={config.name!r} is unknown: {nearest(config.name, OPTIMIZERS)}")
+    check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)
     parts = OPTIMIZERS[config.name](config)
     if config.clip_norm < 0:
@@ -61,8 +60,7 @@ def make_schedule(config: Any, total_steps: int) -> Schedule:
     `learning_rate * (end + (1 - end) * f(u))` where `end` is `end_factor` and `f` is `(1 - u)^power` for poly,
     `(1 + cos(pi u)) / 2` for cosine and 1 for constant.
     """
-    if config.schedule not in DECAYS:
-        raise UserError(f"config.optimizer.schedule={config.schedule!r} is unknown: {nearest(config.schedule, DECAYS)}")
+    check_known("config.optimizer", DECAYS, schedule=config.schedule)
     warmup, base, end, power = config.warmup_steps, config.learning_rate, config.end_factor, config.power
     if warmup < 0:
         raise UserError(f"config.optimizer.warmup_steps={warmup} must be at least 0")

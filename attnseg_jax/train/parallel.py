@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
@@ -156,8 +156,7 @@ def make_parallel(
     devices: Sequence[jax.Device] | None = None,
 ) -> Parallel:
     """`config.parallel` by name: 'pmap' or 'mesh', over `devices` (default: all); `train_step` None only evaluates."""
-    if mode not in MODES:
-        raise UserError(f"config.parallel={mode!r} is unknown: {nearest(mode, MODES)}")
+    check_known("config", MODES, parallel=mode)
     return MODES[mode](train_step, eval_step, devices)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.sources import Survey
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.train.config import check_values
@@ -76,9 +76,7 @@ def _check_loss(config: ConfigDict, num_classes: int) -> None:
         num_classes=num_classes,
         label_smoothing=config.label_smoothing,
     )
-    kind = config.class_weights
-    if kind not in CLASS_WEIGHTS:
-        raise UserError(f"config.loss.class_weights={kind!r} is unknown: {nearest(kind, CLASS_WEIGHTS)}")
+    check_known("config.loss", CLASS_WEIGHTS, class_weights=config.class_weights)
 
 
 def _loss_options(config: ConfigDict) -> dict[str, dict[str, Any]]:
@@ -104,8 +102,7 @@ def make_run(
     Raises:
       UserError: whatever the config asks for and cannot be.
     """
-    if config.dtype not in DTYPES:
-        raise UserError(f"config.dtype={config.dtype!r} is unknown: {nearest(config.dtype, DTYPES)}")
+    check_known("config", DTYPES, dtype=config.dtype)
     check_values(config)
     _check_loss(config.loss, num_classes)
     if training:

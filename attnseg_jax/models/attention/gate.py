@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
@@ -120,8 +120,7 @@ class Gate(Attention):
           UserError: an unknown form, negative channels, or a skip too small for the form.
         """
         key = "config.model.attention.gate"
-        if self.form not in FORMS:
-            raise UserError(f"{key}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        check_known(key, FORMS, form=self.form)
         check_least(key, 0, channels=self.channels)
         height, width = skip.shape[1:3]
         if self.form == "oktay" and min(height, width) < 2:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import check_known, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
@@ -42,10 +42,7 @@ class LinearAttention(Attention):
         Raises:
           UserError: an unknown form, an option out of its range, or heads that do not divide the channels.
         """
-        if self.form not in linear_ops.FORMS:
-            raise UserError(
-                f"config.model.attention.linear.form={self.form!r} is unknown: {nearest(self.form, linear_ops.FORMS)}"
-            )
+        check_known("config.model.attention.linear", linear_ops.FORMS, form=self.form)
         check_least("config.model.attention.linear", 0, head_dim=self.head_dim, channels=self.channels)
         x = features.deepest
         if self.channels:

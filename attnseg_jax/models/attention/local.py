@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
@@ -104,8 +104,7 @@ class LocalAttention(Attention):
         return AttentionMap(weights.transpose(1, 4, 2, 3, 0).reshape(b, a, h * w, s), keys, (h, w), (h, w))
 
     def _check(self) -> None:
-        if self.values not in VALUES:
-            raise UserError(f"{_KEY}.values={self.values!r} is unknown: {nearest(self.values, VALUES)}")
+        check_known(_KEY, VALUES, values=self.values)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"{_KEY}.kernel={self.kernel} has no middle: choose an odd number, such as 7")
         check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)

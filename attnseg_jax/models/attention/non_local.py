@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import BatchNorm, Conv, Dtype, torch_default_init
@@ -51,8 +51,7 @@ class NonLocalBlock(nn.Module):
           UserError: an unknown form, negative channels, or a map too small to be sub-sampled.
         """
         b, h, w, c = x.shape
-        if self.form not in FORMS:
-            raise UserError(f"{_KEY}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        check_known(_KEY, FORMS, form=self.form)
         check_least(_KEY, 0, channels=self.channels)
         if self.sub_sample and min(h, w) < 2:
             raise UserError(

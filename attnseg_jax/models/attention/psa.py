@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.base import Attention, Maps
 from attnseg_jax.models.features import Features, numbered
 from attnseg_jax.models.layers import ConvBN, Dtype
@@ -161,8 +161,7 @@ class PSA(Attention):
         Raises:
           UserError: an unknown kind, a mask or shrinking that is no size, or negative channels.
         """
-        if self.kind not in KINDS:
-            raise UserError(f"{_KEY}.kind={self.kind!r} is unknown: {nearest(self.kind, KINDS)}")
+        check_known(_KEY, KINDS, kind=self.kind)
         check_least(_KEY, 1, shrink=self.shrink)
         check_least(_KEY, 0, channels=self.channels)
         h, w = features.deepest.shape[1:3]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention import MultiHeadAttention
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
@@ -200,10 +200,7 @@ class ViT(nn.Module):
     def _check(self, path: str) -> None:
         if self.patch_size not in _STRIDES:
             raise UserError(f"{path}.patch_size={self.patch_size} is unknown: choose 8, 14 or 16")
-        if self.position_resize not in _RESIZES:
-            raise UserError(
-                f"{path}.position_resize={self.position_resize!r} is unknown: {nearest(self.position_resize, _RESIZES)}"
-            )
+        check_known(path, _RESIZES, position_resize=self.position_resize)
         if len(self.position_size) != 2 or min(self.position_size) < 1:
             raise UserError(f"{path}.position_size={self.position_size} must be two numbers of at least 1")
         check_least(path, 0, layer_scale=self.layer_scale, norm_epsilon=self.norm_epsilon)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, check_rate, nearest
+from attnseg_jax.errors import UserError, check_known, check_least, check_rate
 from attnseg_jax.models.decoders.base import SMP, drop_channels, group_norm, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers import Conv, Dtype, classifier
@@ -106,10 +106,8 @@ class FPN(nn.Module):
 
     def _check(self) -> None:
         path = "config.model.decoder.fpn"
-        for key, known in (("merge", MERGES), ("upsampling", UPSAMPLINGS)):
-            value = getattr(self, key)
-            if value not in known:
-                raise UserError(f"{path}.{key}={value!r} is unknown: {nearest(value, known)}")
+        check_known(path, MERGES, merge=self.merge)
+        check_known(path, UPSAMPLINGS, upsampling=self.upsampling)
         check_least(path, 1, pyramid_channels=self.pyramid_channels, groups=self.groups)
         check_least(path, self.groups, channels=self.channels)
         check_rate(path, dropout=self.dropout)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least, nearest
+from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.gate import LEEJUNHYUN
 from attnseg_jax.models.attention.scse import SMP_SCSE, SCSEBlock
 from attnseg_jax.models.decoders.base import SMP, gated
@@ -135,8 +135,7 @@ class UNet(nn.Module):
           UserError: an unknown form, or too few channels for the backbone's stride.
         """
         path = "config.model.decoder.unet"
-        if self.form not in FORMS:
-            raise UserError(f"{path}.form={self.form!r} is unknown: {nearest(self.form, FORMS)}")
+        check_known(path, FORMS, form=self.form)
         check_least(path, 1, channels=min(self.channels, default=0))
         deepest = max(features.maps)
         strides = [deepest >> i for i in range(1, deepest.bit_length())]
