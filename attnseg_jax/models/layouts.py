@@ -25,13 +25,14 @@ from attnseg_jax.models.backbones.swin import TORCHVISION_SWIN
 from attnseg_jax.models.backbones.vgg import TORCHVISION_VGG
 from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT
 from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
+from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
 from attnseg_jax.models.decoders.fpn import SMP_FPN
 from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
 from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
 from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
 from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
 from attnseg_jax.models.decoders.unet import SMP_UNET
-from attnseg_jax.models.pretrained import FCN, RESNET, Rules, flatten, from_torch, listed, match
+from attnseg_jax.models.pretrained import RESNET, Rules, flatten, from_torch, listed, match
 
 # Files of a backbone, with or without the classifier they were trained with.
 LAYOUTS: dict[str, Rules] = {
@@ -51,7 +52,7 @@ LAYOUTS: dict[str, Rules] = {
 }
 # Files of a whole model.
 MODELS: dict[str, Rules] = {
-    "torchvision_fcn": FCN,
+    "torchvision_fcn": TORCHVISION_FCN,
     "torchvision_deeplabv3": (*RESNET, *TORCHVISION_DEEPLABV3),
     "torchvision_lraspp": (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP),
     "transformers_segformer_segmentation": TRANSFORMERS_SEGFORMER_SEGMENTATION,

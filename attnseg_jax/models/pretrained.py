@@ -30,16 +30,6 @@ RESNET: Rules = (
     (r"\.downsample\.1\.", ".downsample_bn."),
 )
 
-# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn`, `aux=True`.
-FCN: Rules = (
-    *RESNET,
-    (r"^classifier\.", "decoder.head."),
-    (r"^aux_classifier\.", "decoder.aux_head."),
-    (r"head\.0\.", "head.conv.conv."),
-    (r"head\.1\.", "head.conv.bn."),
-    (r"head\.4\.", "head.classifier."),
-)
-
 # torch.nn.MultiheadAttention: `attention.MultiHeadAttention`.
 MULTI_HEAD_ATTENTION: Rules = (
     (r"\bin_proj_(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),

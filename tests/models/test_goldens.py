@@ -12,8 +12,9 @@ from layout import assert_golden, nchw, nhwc
 from attnseg_jax import build_model
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.attention import MultiHeadAttention
+from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
 from attnseg_jax.models.layers import BatchNorm
-from attnseg_jax.models.pretrained import FCN, MULTI_HEAD_ATTENTION, RESNET, from_torch, match
+from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, RESNET, from_torch, match
 from attnseg_jax.ops import losses
 
 load = functools.cache(Golden)
@@ -112,7 +113,7 @@ def test_fcn_resnet50():
         "decoder": {"name": "fcn", "fcn": {"aux": True}},
     }
     model = build_model(config, num_classes=21)
-    out = jax.jit(model.apply)(variables_of(model, case, FCN, x), x)
+    out = jax.jit(model.apply)(variables_of(model, case, TORCHVISION_FCN, x), x)
     assert_golden(case, "out", nchw(out.logits))
     assert_golden(case, "aux", nchw(out.aux["fcn"]))
 

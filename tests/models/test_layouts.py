@@ -16,8 +16,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.catalogue import CATALOGUE
+from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
 from attnseg_jax.models.layouts import LAYOUTS, MODELS, OWN, adapt_channels, fit
-from attnseg_jax.models.pretrained import FCN, flatten, from_torch
+from attnseg_jax.models.pretrained import flatten, from_torch
 from attnseg_jax.models.sources import locate
 from attnseg_jax.models.torch_file import read_torch
 
@@ -29,7 +30,7 @@ def variables(name="resnet18", image_channels=3, num_classes=7, **decoder):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, image_channels)))
 
 
-# Undoes the table `FCN`, and the translation of last words.
+# Undoes the table `TORCHVISION_FCN`, and the translation of last words.
 SPELLINGS = (
     (r"^\w+\.", ""),
     (r"\b(layer\d)_(\d+)\.", r"\1.\2."),
@@ -269,7 +270,7 @@ def test_every_published_name_has_a_layout():
     for name, published in CATALOGUE.items():
         assert published.layout in LAYOUTS and name.split("-")[0] in BACKBONES
     assert not {*LAYOUTS} & {*MODELS}
-    assert MODELS["torchvision_fcn"] is FCN
+    assert MODELS["torchvision_fcn"] is TORCHVISION_FCN
 
 
 def test_channels_by_hand():

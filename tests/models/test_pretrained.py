@@ -7,7 +7,8 @@ import pytest
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.pretrained import FCN, MULTI_HEAD_ATTENTION, RESNET, from_torch, match
+from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
+from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, RESNET, from_torch, match
 
 RNG = np.random.default_rng(0)
 
@@ -49,9 +50,9 @@ def names(tree, prefix=""):
         (RESNET, "layer3.11.downsample.0.weight", ["params/layer3_11/downsample_conv/kernel"]),
         (RESNET, "layer3.0.conv2.weight", ["params/layer3_0/conv2/kernel"]),
         (RESNET, "fc.weight", []),
-        (FCN, "backbone.layer4.1.conv1.weight", ["params/backbone/layer4_1/conv1/kernel"]),
-        (FCN, "classifier.4.weight", ["params/decoder/head/classifier/kernel"]),
-        (FCN, "aux_classifier.0.weight", ["params/decoder/aux_head/conv/conv/kernel"]),
+        (TORCHVISION_FCN, "backbone.layer4.1.conv1.weight", ["params/backbone/layer4_1/conv1/kernel"]),
+        (TORCHVISION_FCN, "classifier.4.weight", ["params/decoder/head/classifier/kernel"]),
+        (TORCHVISION_FCN, "aux_classifier.0.weight", ["params/decoder/aux_head/conv/conv/kernel"]),
         (MULTI_HEAD_ATTENTION, "block.attn.out_proj.weight", ["params/block/attn/out/kernel"]),
         ((*RESNET, (r"^", "backbone.")), "layer1.0.conv1.weight", ["params/backbone/layer1_0/conv1/kernel"]),
     ],

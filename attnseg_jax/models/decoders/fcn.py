@@ -10,7 +10,7 @@ from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.decoders.base import gated, maps_of
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.pretrained import RESNET, Rules
 from attnseg_jax.ops.resize import resize
 
 # The auxiliary head of torchvision.models.segmentation's models: `auxiliary` in a `Segmenter`.
@@ -20,7 +20,16 @@ TORCHVISION_AUX: Rules = (
     (r"^aux_classifier\.4\.", "decoder.aux_head.classifier."),
 )
 
-# The same head in hszhao/semseg.
+# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn`, `aux=True`.
+TORCHVISION_FCN: Rules = (
+    *RESNET,
+    *TORCHVISION_AUX,
+    (r"^classifier\.0\.", "decoder.head.conv.conv."),
+    (r"^classifier\.1\.", "decoder.head.conv.bn."),
+    (r"^classifier\.4\.", "decoder.head.classifier."),
+)
+
+# The auxiliary head in hszhao/semseg, by the same numbers.
 SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
 
@@ -99,7 +108,7 @@ class FCN(nn.Module):
         Raises:
           UserError: a skip or the auxiliary head asks for a map the backbone does not have; an option out of its range.
         """
-        maps_of(features, self.skips, "fcn", "change skips")
+        skips = maps_of(features, self.skips, "fcn", "change skips")
         check_least("config.model.decoder.fcn", 0, channels=self.channels, convs=self.convs)
         check_rate("config.model.decoder.fcn", dropout=self.dropout)
         aux = auxiliary(self, features, "fcn", dropout=self.dropout, train=train)
@@ -107,8 +116,7 @@ class FCN(nn.Module):
         x = features.deepest
         logits = head(x, train=train)
         attention: dict = {}
-        for stride in sorted(set(self.skips), reverse=True):
-            skip = features.maps[stride]
+        for stride, skip in reversed(skips.items()):
             skip, attention = gated(gate, skip, x, attention, stride=stride, train=train)
             skip = nn.Dropout(self.dropout, deterministic=not train)(skip)
             score = classifier(self.num_classes, f"skip{stride}")(skip)

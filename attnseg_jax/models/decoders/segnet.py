@@ -8,7 +8,7 @@ from flax import linen as nn
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.backbones.vgg import POOL_INDICES
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier_init
+from attnseg_jax.models.layers import ConvBN, Dtype, classifier
 from attnseg_jax.ops import pool
 
 
@@ -63,12 +63,4 @@ class SegNet(nn.Module):
             for i in range(depth - last):
                 finer = x.shape[-1] if last or i < depth - 1 else indices[stages[stage - 1][0]].shape[-1]
                 x = ConvBN(finer, self.kernel_size, dtype=self.dtype, name=f"stage{stride}_{i}")(x, train=train)
-        logits = Conv(
-            self.num_classes,
-            self.kernel_size,
-            use_bias=True,
-            dtype=jnp.float32,
-            kernel_init=classifier_init,
-            name="classifier",
-        )
-        return Output(logits(x))
+        return Output(classifier(self.num_classes, "classifier", self.kernel_size)(x))
