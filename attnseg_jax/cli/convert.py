@@ -15,7 +15,7 @@ from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.models.sources import locate
-from attnseg_jax.models.weight_files import read_weights, weights_bytes
+from attnseg_jax.models.weight_files import format_of, read_weights
 
 
 def define_flags() -> None:
@@ -36,10 +36,10 @@ def main() -> None:
     if path.exists() and not flags.FLAGS.overwrite:
         raise UserError(f"--to={target} is there already: give another name, or --overwrite")
     # Another ending is refused before anything is fetched.
-    weights_bytes({}, path)
+    _, to_bytes = format_of(path)
     located = locate(source, key="--from")
     arrays = read_weights(located.path)
-    content = weights_bytes(arrays, path)
+    content = to_bytes(arrays)
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -5,13 +5,13 @@ taken that gives most of the model's names; no name of a file or of an architect
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.ema import EMANET_HEAD
@@ -128,35 +128,47 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
         match({name: x for name, x in target.items() if name not in other}, filled)
     except UserError as error:
         hint = "; for a backbone alone there is config.model.backbone.pretrained"
-        hint = hint if part == "model" and layout in LAYOUTS else _cure(str(error))
+        hint = hint if part == "model" and layout in LAYOUTS else _cure(kept, target)
         raise UserError(f"read as {layout}, {error}{hint}") from None
     if broken := [name for name, array in filled.items() if not np.isfinite(array).all()]:
         raise UserError(f"not all numbers are finite in {listed(broken)}")
     return Fitted(
         layout,
-        _nest(filled),
+        {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(filled, sep="."),
         tuple(_unused(arrays, rules, outside)),
         tuple(name for name in whole if name not in filled),
         tuple(adapted),
     )
 
 
-def _cure(message: str) -> str:
-    """The options of a vision transformer that a refusal of weights tells of, with the file's values.
+def _cure(given: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """The options of a vision transformer by which its weights `given` differ from the `target`'s, with their values.
 
-    >>> _cure("other shape: params.backbone.positions (1, 1370, 384) instead of (1, 197, 384)")
+    >>> _cure({"params.backbone.positions": np.ones((1, 1370, 3))}, {"params.backbone.positions": np.ones((1, 197, 3))})
     '; set config.model.backbone.vit_*.position_size=(37, 37)'
     """
+
+    def differing(name: str, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The file's shape where it differs from the model's along these axes alone."""
+        name = f"params.backbone.{name}"
+        if name not in given or name not in target:
+            return None
+        there, here = given[name].shape, target[name].shape
+        unlike = {axis for axis, (m, n) in enumerate(zip(there, here)) if m != n}
+        return there if len(there) == len(here) and unlike and unlike <= {*axes} else None
+
     options = []
-    if found := re.search(r"\.patch_embed\.kernel \((\d+), \1, (.+?)\) instead of \(\d+, \d+, \2\)", message):
-        options.append(f"patch_size={found[1]}")
+    if shape := differing("patch_embed.kernel", (0, 1)):
+        options.append(f"patch_size={shape[0]}")
     # A row for every patch and one for the class token; published tables are square.
-    if found := re.search(r"\.positions \(1, (\d+), (\d+)\) instead of \(1, \d+, \2\)", message):
-        patches = int(found[1]) - 1
+    if shape := differing("positions", (1,)):
+        patches = shape[1] - 1
         side = math.isqrt(patches)
         options.append(f"position_size={(side, side) if side**2 == patches else f'(h, w) with h * w = {patches}'}")
-    if found := re.search(r"(missing|unused): \S+\.layer_scale1\b", message):
-        options.append(f"layer_scale={0 if found[1] == 'missing' else 1e-5}")
+    both_vit = all("params.backbone.class_token" in names for names in (given, target))
+    scaled_there, scaled_here = (any(name.endswith(".layer_scale1") for name in names) for names in (given, target))
+    if both_vit and scaled_there != scaled_here:
+        options.append(f"layer_scale={1e-5 if scaled_there else 0}")
     return f"; set config.model.backbone.vit_*.{', .'.join(options)}" if options else ""
 
 
@@ -240,14 +252,3 @@ def _unused(arrays, rules, outside):
             given = {n for n, _ in flatten(from_torch({name: array}, rules))}
         if given <= outside:
             yield name
-
-
-def _nest(named):
-    tree: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name, array in named.items():
-        *path, leaf = name.split(".")
-        node = tree
-        for word in path:
-            node = node.setdefault(word, {})
-        node[leaf] = array
-    return tree

@@ -77,7 +77,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: another ending, a file that cannot be read, or an unprintable name in it.
     """
-    arrays = _format(path)[0](path)
+    arrays = format_of(path)[0](path)
     # Names go into messages, onto the screen and into other files.
     if odd := [name for name in arrays if not name.isprintable()]:
         raise UserError(f"{path} has an array with an unprintable name: {say(odd[0])}")
@@ -86,10 +86,11 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
 
 def weights_bytes(arrays: Mapping[str, np.ndarray], path: str | Path) -> bytes:
     """The bytes of a file of `arrays` in the format that the ending of `path` names; another raises UserError."""
-    return _format(path)[1](arrays)
+    return format_of(path)[1](arrays)
 
 
-def _format(path: str | Path) -> tuple[Callable, Callable]:
+def format_of(path: str | Path) -> tuple[Callable, Callable]:
+    """The reader and the writer for the ending of `path`; one that is not in `FORMATS` raises UserError."""
     suffix = Path(path).suffix.lower()
     if suffix not in FORMATS:
         raise UserError(f"{path}: weights are read from and written to files that end in {', '.join(FORMATS)}")
