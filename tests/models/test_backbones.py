@@ -49,6 +49,11 @@ def test_sizes_of_the_maps(name, channels, output_stride, sizes):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, usual)  # the same weights serve all strides
 
 
+@pytest.mark.parametrize("name", [name for name, module in BACKBONES.items() if hasattr(module, "key")])
+def test_a_backbone_knows_its_name(name):
+    assert BACKBONES[name].key == name
+
+
 def test_unknown_output_stride():
     model = build_model({"backbone": {"name": "resnet34", "resnet34": {"output_stride": 4}}}, 7)
     with pytest.raises(UserError, match=r"config\.model\.backbone\.resnet34\.output_stride=4 .* 8, 16 or 32"):

@@ -69,7 +69,7 @@ class ConvNeXt(nn.Module):
     authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill these. Every halving leaves out
     an odd last row and column, as the original does: images of a multiple of 32 are seen whole.
 
-    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
+    A subclass names the blocks of its four stages (`depths`), their channels (`widths`) and itself in a config (`key`).
 
     Attributes:
       stage_norms: normalises the maps.
@@ -81,6 +81,7 @@ class ConvNeXt(nn.Module):
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
+    key: ClassVar[str]
 
     stage_norms: bool = False
     layer_scale: float = 1e-6
@@ -94,9 +95,8 @@ class ConvNeXt(nn.Module):
         Raises:
           UserError: an image of which a stage would see nothing, a negative scale, or a rate that is none.
         """
-        name = f"convnext_{type(self).__name__[-1].lower()}"
-        path = f"config.model.backbone.{name}"
-        check_size(name, image.shape[1:3], _LEAST_SIZE)
+        path = f"config.model.backbone.{self.key}"
+        check_size(self.key, image.shape[1:3], _LEAST_SIZE)
         check_least(path, 0, layer_scale=self.layer_scale)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}
@@ -123,12 +123,14 @@ class ConvNeXtT(ConvNeXt):
     """ConvNeXt-T: 18 blocks."""
 
     depths = (3, 3, 9, 3)
+    key = "convnext_t"
 
 
 class ConvNeXtS(ConvNeXt):
     """ConvNeXt-S: 36 blocks."""
 
     depths = (3, 3, 27, 3)
+    key = "convnext_s"
 
 
 class ConvNeXtB(ConvNeXt):
@@ -136,3 +138,4 @@ class ConvNeXtB(ConvNeXt):
 
     depths = (3, 3, 27, 3)
     widths = (128, 256, 512, 1024)
+    key = "convnext_b"

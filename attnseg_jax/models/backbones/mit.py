@@ -80,7 +80,7 @@ class MiT(nn.Module):
     A map is its stage's output after the stage's normalisation, as SegFormer's decoder takes it. There are no position
     tables: images have any size from 29x29 on. github.com/NVlabs/SegFormer.
 
-    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
+    A subclass names the blocks of its four stages (`depths`), their channels (`widths`) and itself in a config (`key`).
 
     Attributes:
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.1 in
@@ -91,6 +91,7 @@ class MiT(nn.Module):
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (64, 128, 320, 512)
+    key: ClassVar[str]
 
     drop_path: float = 0.0
     impl: str = "auto"
@@ -103,9 +104,8 @@ class MiT(nn.Module):
         Raises:
           UserError: an image too small for the first reduction of keys, or a rate that is none.
         """
-        name = f"mit_{type(self).__name__[-2:].lower()}"
-        path = f"config.model.backbone.{name}"
-        check_size(name, image.shape[1:3], _LEAST_SIZE)
+        path = f"config.model.backbone.{self.key}"
+        check_size(self.key, image.shape[1:3], _LEAST_SIZE)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths)):
@@ -133,33 +133,39 @@ class MiTB0(MiT):
 
     depths = (2, 2, 2, 2)
     widths = (32, 64, 160, 256)
+    key = "mit_b0"
 
 
 class MiTB1(MiT):
     """MiT-B1: two blocks a stage."""
 
     depths = (2, 2, 2, 2)
+    key = "mit_b1"
 
 
 class MiTB2(MiT):
     """MiT-B2: 16 blocks."""
 
     depths = (3, 4, 6, 3)
+    key = "mit_b2"
 
 
 class MiTB3(MiT):
     """MiT-B3: 28 blocks."""
 
     depths = (3, 4, 18, 3)
+    key = "mit_b3"
 
 
 class MiTB4(MiT):
     """MiT-B4: 41 blocks."""
 
     depths = (3, 8, 27, 3)
+    key = "mit_b4"
 
 
 class MiTB5(MiT):
     """MiT-B5: 52 blocks."""
 
     depths = (3, 6, 40, 3)
+    key = "mit_b5"

@@ -82,7 +82,7 @@ class ResNet(nn.Module):
 
     Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions.
 
-    A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`).
+    A subclass names the blocks of its four stages (`depths`), their form (`bottleneck`) and itself in a config (`key`).
 
     Attributes:
       output_stride: 8, 16 or 32.

@@ -56,8 +56,8 @@ class Swin(nn.Module):
     are normalised too, as Swin's authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill
     these. Rows and columns of the image beyond a multiple of 4 are not seen.
 
-    A subclass names the channels of the first stage (`width`), the blocks of each stage (`depths`) and their attention
-    heads (`heads`).
+    A subclass names the channels of the first stage (`width`), the blocks of each stage (`depths`), their attention
+    heads (`heads`) and itself in a config (`key`).
 
     Attributes:
       stage_norms: normalises the maps of the strides 4, 8 and 16.
@@ -70,6 +70,7 @@ class Swin(nn.Module):
     width: ClassVar[int] = 96
     depths: ClassVar[tuple[int, ...]]
     heads: ClassVar[tuple[int, ...]] = (3, 6, 12, 24)
+    key: ClassVar[str]
 
     stage_norms: bool = False
     drop_path: float = 0.0
@@ -83,9 +84,8 @@ class Swin(nn.Module):
         Raises:
           UserError: an image smaller than a patch, or a rate that is none.
         """
-        name = f"swin_{type(self).__name__[-1].lower()}"
-        path = f"config.model.backbone.{name}"
-        check_size(name, image.shape[1:3], _PATCH)
+        path = f"config.model.backbone.{self.key}"
+        check_size(self.key, image.shape[1:3], _PATCH)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
         x = layer_norm("patch_norm", _EPSILON)(x).astype(self.dtype)
@@ -117,12 +117,14 @@ class SwinT(Swin):
     """Swin-T: 12 blocks."""
 
     depths = (2, 2, 6, 2)
+    key = "swin_t"
 
 
 class SwinS(Swin):
     """Swin-S: 24 blocks."""
 
     depths = (2, 2, 18, 2)
+    key = "swin_s"
 
 
 class SwinB(Swin):
@@ -131,3 +133,4 @@ class SwinB(Swin):
     width = 128
     depths = (2, 2, 18, 2)
     heads = (4, 8, 16, 32)
+    key = "swin_b"

@@ -39,7 +39,8 @@ class VGG(nn.Module):
     poolings leave no indices.
 
     Layers are named as in torchvision by their number, which counts norms, rectifiers and poolings too. A subclass
-    names the convolutions of its five stages (`depths`) and whether a norm follows each (`norm`).
+    names the convolutions of its five stages (`depths`), whether a norm follows each (`norm`) and itself in a config
+    (`key`).
 
     Attributes:
       output_stride: 8, 16 or 32.
@@ -48,6 +49,7 @@ class VGG(nn.Module):
 
     depths: ClassVar[tuple[int, ...]]
     norm: ClassVar[bool]
+    key: ClassVar[str]
 
     output_stride: int = 32
     dtype: Dtype = jnp.float32
@@ -59,9 +61,8 @@ class VGG(nn.Module):
         Raises:
           UserError: an unknown output stride, or an image of fewer pixels than that.
         """
-        name = type(self).__name__.lower()
-        check_output_stride(f"config.model.backbone.{name}", self.output_stride)
-        check_size(name, image.shape[1:3], self.output_stride)
+        check_output_stride(f"config.model.backbone.{self.key}", self.output_stride)
+        check_size(self.key, image.shape[1:3], self.output_stride)
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):
             stride = 2**stage
@@ -95,6 +96,7 @@ class VGG16(VGG):
 
     depths = (2, 2, 3, 3, 3)
     norm = False
+    key = "vgg16"
 
 
 class VGG16_BN(VGG):
@@ -102,6 +104,7 @@ class VGG16_BN(VGG):
 
     depths = (2, 2, 3, 3, 3)
     norm = True
+    key = "vgg16_bn"
 
 
 class VGGHead(nn.Module):

@@ -114,7 +114,7 @@ class ViT(nn.Module):
     there. An image that the patches do not divide is padded with zeros at the bottom and right, as Segmenter does, and
     `Features.covered` says so. The map's nominal stride is 16 for patches of 14 pixels, too. O(n^2 c) in the patches.
 
-    A subclass names the channels (`width`), blocks (`depth`) and attention heads (`heads`).
+    A subclass names the channels (`width`), blocks (`depth`), attention heads (`heads`) and itself in a config (`key`).
 
     Attributes:
       patch_size: pixels on a side of a patch: 8, 14 (DINOv2) or 16.
@@ -133,6 +133,7 @@ class ViT(nn.Module):
     width: ClassVar[int]
     depth: ClassVar[int]
     heads: ClassVar[int]
+    key: ClassVar[str]
 
     patch_size: int = 16
     position_size: tuple[int, int] = (14, 14)
@@ -153,7 +154,7 @@ class ViT(nn.Module):
         Raises:
           UserError: a patch or a way to resize that is unknown, a table or a pyramid of no size, a rate that is none.
         """
-        path = f"config.model.backbone.vit_{type(self).__name__[3:].lower()}"
+        path = f"config.model.backbone.{self.key}"
         self._check(path)
         p, c = self.patch_size, self.width
         b, h, w, _ = image.shape
@@ -211,24 +212,28 @@ class ViTTi(ViT):
     """ViT-Tiny: 192 channels."""
 
     width, depth, heads = 192, 12, 3
+    key = "vit_ti"
 
 
 class ViTS(ViT):
     """ViT-Small: 384 channels."""
 
     width, depth, heads = 384, 12, 6
+    key = "vit_s"
 
 
 class ViTB(ViT):
     """ViT-Base: 768 channels."""
 
     width, depth, heads = 768, 12, 12
+    key = "vit_b"
 
 
 class ViTL(ViT):
     """ViT-Large: 1024 channels, 24 blocks."""
 
     width, depth, heads = 1024, 24, 16
+    key = "vit_l"
 
 
 class ViTHead(nn.Module):

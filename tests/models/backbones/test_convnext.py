@@ -31,6 +31,7 @@ PARAMETERS = {"convnext_t": 28_589_128, "convnext_s": 50_223_688, "convnext_b": 
 
 class Small(ConvNeXt):
     depths, widths = (1, 1, 1, 1), (6, 8, 10, 12)
+    key = "convnext_small"
 
 
 def abstract(model, size, channels=3):

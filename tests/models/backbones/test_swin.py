@@ -26,6 +26,7 @@ PARAMETERS = {"swin_t": 28_288_354, "swin_s": 49_606_258, "swin_b": 87_768_224}
 
 class Small(Swin):
     width, depths, heads = 12, (1, 1, 1, 1), (3, 3, 3, 3)
+    key = "swin_small"
 
 
 def abstract(model, size, channels=3):

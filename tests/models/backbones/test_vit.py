@@ -31,10 +31,12 @@ class Dino(ViT):
     """The sizes of the golden."""
 
     width, depth, heads = 96, 4, 3
+    key = "vit_dino"
 
 
 class Small(ViT):
     width, depth, heads = 12, 2, 3
+    key = "vit_small"
 
 
 def abstract(model, size, channels=3):
