@@ -51,6 +51,7 @@ class Segmenter(nn.Module):
             raise UserError(
                 "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "
                 f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
+                + (f", or set {features.more}" if features.more else "")
             )
         logits, refined = self.attention.refine(decoded.logits, features)
         h, w = image.shape[1:3]
