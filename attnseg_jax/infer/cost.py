@@ -103,7 +103,7 @@ def module_cost(
 
     Args:
       module: a linen module.
-      inputs: shapes and types of its inputs, floating point.
+      inputs: shapes and types of its inputs; integers only without `input_gradient`.
       input_gradient: whether the gradient goes on to the inputs, as it does in the middle of a model.
       repeats: how often each program is timed, after one call that is not; 0 runs nothing. No repetition starts
         `PATIENCE` seconds after the first.

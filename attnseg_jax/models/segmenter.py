@@ -1,16 +1,13 @@
 """The composition: backbone, attention, decoder."""
 
-from contextlib import nullcontext
-
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention import Attention
-from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers import frozen_norms
+from attnseg_jax.models.backbones.base import backbone_features
+from attnseg_jax.models.features import Output, numbered
 from attnseg_jax.ops.resize import resize
 
 
@@ -21,9 +18,7 @@ class Segmenter(nn.Module):
       backbone: image -> `Features`.
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
       decoder: `Features` -> `Output` at the size of its maps.
-      freeze: 'none'; 'bn': batch normalisation of the backbone works in training as in evaluation, and its scales and
-        biases stay (a backbone without any trains as with 'none'); 'all': so does the whole backbone, no parameter of
-        which gets a gradient.
+      freeze: what of the backbone stays: 'none', 'bn' or 'all' (see `backbones.base.backbone_features`).
       align_corners: enlarges logits to the image with aligned corners instead of half-pixel centres.
     """
 
@@ -39,7 +34,7 @@ class Segmenter(nn.Module):
         Raises:
           UserError: the attention mechanism gates skips and the decoder has none.
         """
-        features = self.attention(self._features(image, train), train=train)
+        features = self.attention(backbone_features(self.backbone, image, self.freeze, train=train), train=train)
         gated = []
 
         def gate(skip, signal, *, stride, train=False):
@@ -64,9 +59,3 @@ class Segmenter(nn.Module):
         presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}
         attention = numbered({**features.attention, **decoded.attention}, refined)
         return Output(full(logits), aux, presence, attention)
-
-    def _features(self, image: Float[Array, "b h w c"], train: bool) -> Features:
-        if self.freeze == "all":
-            return jax.lax.stop_gradient(self.backbone(image, train=False))
-        with frozen_norms() if self.freeze == "bn" else nullcontext():
-            return self.backbone(image, train=train)

@@ -16,7 +16,8 @@ from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
-FIELDS = ("image", "label", "valid")
+# Fields of a batch that go to the devices, where it has them, and what they hold in a row that only fills up.
+FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False, "regions": -1}
 
 
 def initialize_distributed(enabled: bool) -> None:
@@ -78,7 +79,7 @@ class Parallel:
         """Spread this process's rows over its devices, padded with invalid rows to a multiple of their number."""
         count = len(self.local_devices)
         padding = -len(batch["valid"]) % count
-        batch = {name: _pad(np.asarray(batch[name]), padding, name) for name in FIELDS}
+        batch = {name: _pad(np.asarray(batch[name]), padding, name) for name in FIELDS if name in batch}
         return {name: self._shard(rows) for name, rows in batch.items()}
 
     def train(self, state: PyTree, batch: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
@@ -163,8 +164,7 @@ def make_parallel(
 def _pad(rows: np.ndarray, count: int, name: str) -> np.ndarray:
     if not count:
         return rows
-    filler: Any = {"image": 0, "label": IGNORE_LABEL, "valid": False}[name]
-    return np.concatenate([rows, np.full((count, *rows.shape[1:]), filler, rows.dtype)])
+    return np.concatenate([rows, np.full((count, *rows.shape[1:]), FIELDS[name], rows.dtype)])
 
 
 def _put(x, sharding):

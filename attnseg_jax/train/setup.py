@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
+from attnseg_jax.models.build import takes_regions
 from attnseg_jax.ops.losses import median_frequency_weights
-from attnseg_jax.train.config import check_values
+from attnseg_jax.train.config import check_values, num_regions
 from attnseg_jax.train.losses import LOSSES, make_losses
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
@@ -112,14 +113,14 @@ def make_run(
             f"config.eval.batch_size={config.eval.batch_size} cannot be split over {jax.process_count()} processes: "
             "give a multiple of that"
         )
-    model = build_model(config.model, num_classes, dtype=config.dtype)
+    model = build_model(config.model, num_classes, dtype=config.dtype, num_regions=num_regions(config))
     frozen = ("backbone",) if config.model.backbone.freeze == "all" else ()
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     shape = (1, *config.data.crop, 3)
     ema = config.optimizer.ema_decay > 0
 
     def create(key: Any) -> TrainState:
-        return create_state(model, optimizer, key, shape, ema=ema)
+        return create_state(model, optimizer, key, shape, ema=ema, regions=takes_regions(config.model.kind))
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)

@@ -30,8 +30,9 @@ def create_state(
     key: Key[Array, ""],
     image_shape: tuple[int, int, int, int],
     ema: bool = False,
+    regions: bool = False,
 ) -> TrainState:
-    """Initialise a model and its optimizer under jit, for images of shape (b, h, w, 3).
+    """Initialise a model and its optimizer under jit, for images of shape (b, h, w, 3), with `regions` or without.
 
     The average of the parameters starts at their initial values. `jax.eval_shape` of this function gives the
     abstract state that a checkpoint is restored into without computing anything.
@@ -40,7 +41,11 @@ def create_state(
     @jax.jit
     def create(key):
         init_key, run_key = jax.random.split(key)
-        variables = dict(model.init(init_key, jnp.zeros(image_shape, jnp.float32), train=False))
+        inputs = [jnp.zeros(image_shape, jnp.float32)]
+        if regions:
+            # No parameter depends on the number of levels.
+            inputs.append(jnp.zeros((*image_shape[:3], 1), jnp.int32))
+        variables = dict(model.init(init_key, *inputs, train=False))
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),

@@ -61,7 +61,7 @@ def make_train_step(
         labels = _labels(batch)
         out, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            batch["image"],
+            *_inputs(batch),
             train=True,
             rngs={"dropout": key},
             mutable=["batch_stats"],
@@ -173,7 +173,7 @@ def make_eval_step(model: Any, num_classes: int) -> Callable:
     dtype = jnp.uint8 if num_classes <= 256 else jnp.int32
 
     def eval_step(variables: dict, batch: dict, *, axis_name: str | None = None) -> tuple[Array, Array]:
-        out = model.apply(variables, batch["image"], train=False)
+        out = model.apply(variables, *_inputs(batch), train=False)
         prediction = jnp.argmax(out.logits, axis=-1)
         confusion = confusion_matrix(prediction, _labels(batch), num_classes)
         if axis_name is not None:
@@ -181,6 +181,11 @@ def make_eval_step(model: Any, num_classes: int) -> Callable:
         return confusion, prediction.astype(dtype)
 
     return eval_step
+
+
+def _inputs(batch: dict) -> list[Array]:
+    """What a model takes: the image, and the regions where there are some."""
+    return [batch[name] for name in ("image", "regions") if name in batch]
 
 
 def _labels(batch: dict) -> Array:

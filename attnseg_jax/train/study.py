@@ -118,7 +118,7 @@ def _plan(entry: Entry, seed: int, folder: Path, data_dir: str | None) -> Planne
         configs.check_key(config, key)
         config.update_from_flattened_dict({key: value})
     configs.check_values(config)
-    build_model(config.model, 2, dtype=config.dtype)
+    build_model(config.model, 2, dtype=config.dtype, num_regions=configs.num_regions(config))
     key = configs.config_hash(config)
     if data_dir is not None:
         changes["data.dir"] = config.data.dir = data_dir

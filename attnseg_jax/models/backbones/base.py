@@ -1,6 +1,28 @@
-"""What backbones refuse alike: output strides that are none, images too small."""
+"""What all backbones have alike: how they freeze, and refusing output strides that are none and images too small."""
+
+from contextlib import nullcontext
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import frozen_norms
+
+FREEZE = ("none", "bn", "all")
+
+
+def backbone_features(backbone: nn.Module, image: Float[Array, "b h w c"], freeze: str, *, train: bool) -> Features:
+    """The backbone's features, as one of `FREEZE` has it.
+
+    'bn': batch normalisation works in training as in evaluation, and its scales and biases stay (a backbone without any
+    trains as with 'none'); 'all': so does the whole backbone, no parameter of which gets a gradient.
+    """
+    if freeze == "all":
+        return jax.lax.stop_gradient(backbone(image, train=False))
+    with frozen_norms() if freeze == "bn" else nullcontext():
+        return backbone(image, train=train)
 
 
 def check_output_stride(path: str, output_stride: int) -> None:
