@@ -175,6 +175,8 @@ MODEL_FILES = {
     "model_segmenter_tiny_linear": "segmenter",
     "model_pspnet_resnet50": "semseg_pspnet",
     "model_emanet_resnet50": "emanet",
+    "model_ocrnet_resnet50": "openseg_ocrnet_resnet",
+    "model_attunet": "leejunhyun_attunet",
     "model_smp_fpn_resnet18": "smp_fpn_resnet",
     "model_smp_unet_resnet18": "smp_unet_resnet",
     "model_smp_unet_scse_resnet18": "smp_unet_resnet",
@@ -208,6 +210,64 @@ def test_the_layout_of_every_model(name, layout):
     del target["params"]["decoder"]
     fitted = fit(shaped(name), target, part="backbone")
     assert list(fitted.variables["params"]) == ["backbone"] and fitted.unused
+
+
+@pytest.mark.parametrize(
+    "name, classes, config",
+    [
+        (
+            "model_ocrnet_resnet50",
+            19,
+            {
+                "backbone": {"name": "resnet50", "resnet50": {"output_stride": 8}},
+                "attention": {"name": "ocr", "ocr": {"aux_stride": 16}},
+                "decoder": {"name": "fcn", "align_corners": True, "fcn": {"convs": 0}},
+            },
+        ),
+        (
+            "model_attunet",
+            5,
+            {
+                "backbone": {"name": "unet"},
+                "attention": {"name": "gate", "gate": {"form": "leejunhyun"}},
+                "decoder": {"name": "unet", "unet": {"form": "leejunhyun", "channels": (512, 256, 128, 64)}},
+            },
+        ),
+    ],
+)
+def test_files_with_attention_fit_the_model_of_a_config(name, classes, config):
+    image = jax.ShapeDtypeStruct((1, 33, 49, 3), jnp.float32)
+    target = jax.eval_shape(build_model(config, classes).init, jax.random.key(0), image)
+    fitted = fit(shaped(name), target, part="model", num_classes=classes)
+    assert fitted.layout == MODEL_FILES[name] and fitted.unfilled == fitted.unused == ()
+    # Of other classes the classifiers stay open, that of the regions too.
+    other = jax.eval_shape(build_model(config, classes + 2).init, jax.random.key(0), image)
+    open_ones = fit(shaped(name), other, part="model", num_classes=classes + 2).unfilled
+    assert open_ones and all("classifier" in parameter for parameter in open_ones)
+
+
+@functools.cache
+def with_attention(attention):
+    model = build_model({"attention": {"name": attention}}, 7)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, 3)))
+
+
+def test_an_attention_mechanism_that_the_file_has_nothing_of_stays_open():
+    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("none"))}
+    fitted = fit(arrays, with_attention("cbam"), part="model", num_classes=7)
+    assert set(fitted.unfilled) == {name for name, _ in flatten(with_attention("cbam"))} - set(arrays)
+    assert all(name.split(".")[1] == "attention" for name in fitted.unfilled) and fitted.unused == ()
+    assert dict(flatten(fitted.variables)).keys() == arrays.keys()
+    # One of which it has something has to be all there.
+    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("cbam"))}
+    first = fitted.unfilled[0]
+    with pytest.raises(UserError, match=rf"missing: {first}$"):
+        fit({n: x for n, x in arrays.items() if n != first}, with_attention("cbam"), part="model", num_classes=7)
+    with pytest.raises(UserError, match=r"unused: batch_stats\.attention"):
+        fit(arrays, with_attention("none"), part="model", num_classes=7)
+    # Nor does the rest of the model stay open.
+    with pytest.raises(UserError, match=r"missing: params\.decoder"):
+        fit(resnet18(), variables(), part="model", num_classes=7)
 
 
 def test_a_file_of_the_efficientnet_package():
