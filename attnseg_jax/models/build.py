@@ -19,9 +19,9 @@ DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
 # Keys of a part beside its name and the options of its modules. `pretrained` is the training loop's.
 COMMON: dict[str, dict[str, Any]] = {
     "backbone": {"pretrained": "", "freeze": "none"},
-    "decoder": {"align_corners": False},
+    "decoder": {"align_corners": False, "freeze": "none"},
 }
-FREEZE = ("none", "bn", "all")
+FREEZE = {"backbone": ("none", "bn", "all"), "decoder": ("none", "all")}
 # Filled by `build_model`, therefore not keys of a config.
 _FILLED = ("parent", "name", "dtype", "num_classes")
 
@@ -87,10 +87,12 @@ def _build_segmenter(config: Mapping[str, Any], filled: dict[str, Any]) -> Segme
         if len(modules) > 1 and part != "attention":
             raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
         parts[part] = modules[0] if len(modules) == 1 else Stack(tuple(modules))
-    freeze = config.get("backbone", {}).get("freeze", "none")
-    check_known("config.model.backbone", FREEZE, freeze=freeze)
+    freeze = {part: config.get(part, {}).get("freeze", "none") for part in FREEZE}
+    for part, known in FREEZE.items():
+        check_known(f"config.model.{part}", known, freeze=freeze[part])
     align_corners = config.get("decoder", {}).get("align_corners", False)
-    return Segmenter(**parts, freeze=freeze, align_corners=align_corners)
+    freeze_decoder = freeze["decoder"] == "all"
+    return Segmenter(**parts, freeze=freeze["backbone"], freeze_decoder=freeze_decoder, align_corners=align_corners)
 
 
 # Another kind of model is another entry; its options stand in a group of its name beside the segmenter's parts.

@@ -24,6 +24,8 @@ class Segmenter(nn.Module):
       freeze: 'none'; 'bn': batch normalisation of the backbone works in training as in evaluation, and its scales and
         biases stay (a backbone without any trains as with 'none'); 'all': so does the whole backbone, no parameter of
         which gets a gradient.
+      freeze_decoder: the decoder works in training as in evaluation. That its parameters stay is left to the train
+        step, since what stands before it learns through it.
       align_corners: enlarges logits to the image with aligned corners instead of half-pixel centres.
     """
 
@@ -31,6 +33,7 @@ class Segmenter(nn.Module):
     attention: Attention
     decoder: nn.Module
     freeze: str = "none"
+    freeze_decoder: bool = False
     align_corners: bool = False
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
@@ -42,11 +45,14 @@ class Segmenter(nn.Module):
         features = self.attention(self._features(image, train), train=train)
         gated = []
 
-        def gate(skip, signal, *, stride, train=False):
+        # The gate trains as ever, in a frozen decoder too.
+        def gate(skip, signal, *, stride, **_):
             gated.append(stride)
             return self.attention.gate(skip, signal, stride=stride, train=train)
 
-        decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
+        decoded = self.decoder(
+            features, gate=gate if self.attention.has_gate else None, train=train and not self.freeze_decoder
+        )
         if self.attention.has_gate and not gated:
             raise UserError(
                 "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "

@@ -45,7 +45,7 @@ def config_hash(config: ConfigDict) -> str:
     resolved = resolve(config)
     for key, value in ADDED.items():
         *groups, name = key.split(".")
-        node = functools.reduce(lambda node, group: node[group], groups, resolved)
+        node = functools.reduce(lambda node, group: node.get(group, {}), groups, resolved)
         if name in node and node[name] == value:
             del node[name]
     return hashlib.sha256(_json(resolved).encode()).hexdigest()[:8]
@@ -70,6 +70,9 @@ ADDED = {
     "model.backbone.freeze": "none",
     "model.backbone.pretrained": "",
     "model.decoder.align_corners": False,
+    "model.decoder.freeze": "none",
+    "model.decoder.segnet.classifier_size": 0,
+    "model.decoder.segnet.relu": True,
 }
 
 

@@ -66,6 +66,14 @@ def test_a_key_added_later_does_not_change_the_hash(monkeypatch):
     assert configs.config_hash(config) != before
 
 
+def test_an_option_added_to_a_part_does_not_change_the_hash(monkeypatch):
+    config = default.get_config()
+    config.model.decoder.name = "segnet"
+    before = configs.config_hash(config)
+    monkeypatch.delitem(configs.ADDED, "model.decoder.segnet.relu")
+    assert configs.config_hash(config) != before
+
+
 def test_every_value_changes_the_hash():
     seen = {configs.config_hash(default.get_config()): "nothing"}
     used = dict(leaves(ConfigDict(configs.resolve(default.get_config()))))
@@ -302,10 +310,11 @@ def test_the_default_config_is_what_json_can_hold():
 def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
     values = json.loads(configs.to_json(default.get_config()))
     del values["eval"]["size_multiple"], values["init_from"], values["model"]["backbone"]["freeze"]
-    del values["model"]["decoder"]["align_corners"]
+    del values["model"]["decoder"]["align_corners"], values["model"]["decoder"]["freeze"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = configs.load(tmp_path)
     assert config.eval.size_multiple == 1
     assert config.init_from == "" and config.model.backbone.freeze == "none"
-    assert config.model.decoder.align_corners is False
+    assert config.model.decoder.align_corners is False and config.model.decoder.freeze == "none"
+    assert "segnet" not in config.model.decoder
     configs.check_values(config)
