@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
 
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
     # hf://owner/name[@revision]/file, or a name of attnseg_jax/models/catalogue.py; '' is off. A classifier of another
-    # number of classes stays at its initialisation. A checkpoint in the own workdir goes before.
+    # number of classes stays at its initialisation, as does an attention mechanism where the weights come without any.
+    # A checkpoint in the own workdir goes before.
     config.init_from = ""
 
     config.data = data = ConfigDict()
@@ -83,6 +84,8 @@ def get_config() -> ConfigDict:
     # Whether logits are enlarged to the image with aligned corners, as models of segmentation_models_pytorch,
     # hszhao/semseg, EMANet and OCRNet do with their weights, or with half-pixel centres.
     config.model.decoder.align_corners = False
+    # 'all' keeps the decoder as it is; with the backbone's 'all' the attention mechanism alone is trained. Or 'none'.
+    config.model.decoder.freeze = "none"
     config.model.decoder.fcn.channels = 64
 
     config.loss = loss = ConfigDict()

@@ -10,7 +10,6 @@ from flax import linen as nn
 from attnseg_jax.errors import UserError, check_known, nearest
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
-from attnseg_jax.models.backbones.base import FREEZE
 from attnseg_jax.models.decoders import DECODERS
 from attnseg_jax.models.fast_rcnn import FastRCNN
 from attnseg_jax.models.rcnn import RCNN
@@ -22,13 +21,14 @@ DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
 # Keys of a part beside its name and the options of its modules. `pretrained` is the training loop's.
 COMMON: dict[str, dict[str, Any]] = {
     "backbone": {"pretrained": "", "freeze": "none"},
-    "decoder": {"align_corners": False},
+    "decoder": {"align_corners": False, "freeze": "none"},
 }
-# What `config.model.kind` may be. A kind has those parts that are fields of its module; its other fields are keys of the
-# group of its name.
+FREEZE = {"backbone": ("none", "bn", "all"), "decoder": ("none", "all")}
+# What `config.model.kind` may be. A kind has those parts that are fields of its module; its other fields are keys of
+# its own group.
 KINDS: dict[str, type[nn.Module]] = {"segmenter": Segmenter, "rcnn": RCNN, "fast_rcnn": FastRCNN}
 # Filled by `build_model`, therefore not keys of a module's group.
-_FILLED = ("parent", "name", "dtype", "num_classes", "num_regions", "freeze", "align_corners", *PARTS)
+_FILLED = ("parent", "name", "dtype", "num_classes", "num_regions", "freeze", "freeze_decoder", "align_corners", *PARTS)
 
 
 def options(module: type[nn.Module]) -> dict[str, Any]:
@@ -122,11 +122,25 @@ def build_model(
     _check_regions(kind, num_regions)
     filled = {"num_classes": num_classes, "num_regions": num_regions, "dtype": jnp.dtype(dtype)}
     parts = {part: _build_names(part, config.get(part, {}), filled) for part in _parts(kind)}
-    freeze = config.get("backbone", {}).get("freeze", "none")
-    check_known("config.model.backbone", FREEZE, freeze=freeze)
-    align_corners = config.get("decoder", {}).get("align_corners", False)
-    filled |= {**parts, "freeze": freeze, "align_corners": align_corners}
+    filled |= {
+        **parts,
+        "freeze": _freeze(config, "backbone"),
+        "freeze_decoder": _freeze(config, "decoder") == "all",
+        "align_corners": config.get("decoder", {}).get("align_corners", False),
+    }
     return _build_module(f"config.model.{kind}", KINDS[kind], config.get(kind, {}), filled)
+
+
+def frozen_parts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of the model no parameter of which learns."""
+    kind = config.get("kind", "segmenter")
+    return tuple(part for part in _parts(kind) if part in FREEZE and _freeze(config, part) == "all")
+
+
+def _freeze(config: Mapping[str, Any], part: str) -> str:
+    freeze = config.get(part, {}).get("freeze", "none")
+    check_known(f"config.model.{part}", FREEZE[part], freeze=freeze)
+    return freeze
 
 
 def takes_regions(kind: str) -> bool:

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention.ema import EMANET_HEAD
+from attnseg_jax.models.attention.ocr import OCRNET_HEAD
 from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.backbones.convnext import TORCHVISION_CONVNEXT
 from attnseg_jax.models.backbones.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
@@ -22,6 +23,7 @@ from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER
 from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C
 from attnseg_jax.models.backbones.swin import TORCHVISION_SWIN
+from attnseg_jax.models.backbones.unet import LEEJUNHYUN_UNET
 from attnseg_jax.models.backbones.vgg import TORCHVISION_VGG
 from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT
 from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
@@ -31,7 +33,7 @@ from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
 from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
 from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
 from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
-from attnseg_jax.models.decoders.unet import SMP_UNET
+from attnseg_jax.models.decoders.unet import LEEJUNHYUN_ATTUNET, SMP_UNET
 from attnseg_jax.models.pretrained import RESNET, Rules, flatten, from_torch, listed, match
 
 # Files of a backbone, with or without the classifier they were trained with.
@@ -57,9 +59,17 @@ MODELS: dict[str, Rules] = {
     "torchvision_lraspp": (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP),
     "transformers_segformer_segmentation": TRANSFORMERS_SEGFORMER_SEGMENTATION,
     "segmenter": SEGMENTER,
+    "leejunhyun_attunet": (*LEEJUNHYUN_UNET, (r"^conv\d_\d\.", r"backbone.\g<0>"), *LEEJUNHYUN_ATTUNET),
     # From here on the originals enlarge their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET),
     "emanet": (*EMANET_RESNET_V1C, *EMANET_HEAD),
+    # With torchvision's ResNet in `backbone.body`.
+    "openseg_ocrnet_resnet": (
+        *OCRNET_HEAD,
+        (r"^backbone\.body\.", ""),
+        *RESNET,
+        (r"^(?!attention|decoder)", "backbone."),
+    ),
     # segmentation_models_pytorch with a ResNet as encoder.
     "smp_fpn_resnet": (*RESNET, *SMP_FPN),
     "smp_unet_resnet": (*RESNET, *SMP_UNET),
@@ -95,8 +105,9 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
 
     A first convolution for three input channels is adapted to another number (see `adapt_channels`). Of a whole model
     the arrays may stay open that differ from the file's in one length only, which is `num_classes` here and one and the
-    same other number there: the classifiers, where the file's model knew other classes. What a backbone has on request
-    and no published one has (`backbones.UNPUBLISHED`) may stay open too.
+    same other number there: the classifiers, where the file's model knew other classes; and an attention mechanism of
+    which the file has nothing. What a backbone has on request and no published one has (`backbones.UNPUBLISHED`) may
+    stay open too.
 
     Args:
       arrays: names -> arrays, of any of the layouts; a `module.` before all names is dropped.
@@ -115,13 +126,15 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     whole = dict(flatten({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}))
-    target = {name: x for name, x in whole.items() if part == "model" or _of_backbone(name)}
+    target = {name: x for name, x in whole.items() if part == "model" or _of("backbone", name)}
     layout, rules, given = _choose(arrays, target, part)
-    outside = {name for name in given if part != "model" and not _of_backbone(name)}
+    outside = {name for name in given if part != "model" and not _of("backbone", name)}
     kept = {name: _float32(name, array) for name, array in given.items() if name not in outside}
     adapted = sorted(_other_channels(kept, target))
     kept |= {name: adapt_channels(kept[name], target[name].shape[2]) for name in adapted}
     other = _other_classes(kept, target, num_classes) if part == "model" else set()
+    if not any(_of("attention", name) for name in kept):
+        other |= {name for name in target if _of("attention", name)}
     other |= {name for name in target if name not in kept and UNPUBLISHED.fullmatch(name.split(".backbone.")[-1])}
     filled = {name: array for name, array in kept.items() if name not in other}
     try:
@@ -172,8 +185,8 @@ def _cure(given: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     return f"; set config.model.backbone.vit_*.{', .'.join(options)}" if options else ""
 
 
-def _of_backbone(name: str) -> bool:
-    return name.split(".")[1] == "backbone"
+def _of(part: str, name: str) -> bool:
+    return name.split(".")[1] == part
 
 
 def _float32(name, array):
@@ -210,7 +223,7 @@ def _choose(arrays, target, part):
         except ValueError:
             # Made for other names.
             continue
-        fitting = [n in target for n in given if part == "model" or _of_backbone(n)]
+        fitting = [n in target for n in given if part == "model" or _of("backbone", n)]
         if (sum(fitting), sum(fitting) - len(fitting)) > score:
             best, score = (name, rules, given), (sum(fitting), sum(fitting) - len(fitting))
     if best is None:

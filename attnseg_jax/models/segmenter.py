@@ -19,6 +19,8 @@ class Segmenter(nn.Module):
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
       decoder: `Features` -> `Output` at the size of its maps.
       freeze: what of the backbone stays: 'none', 'bn' or 'all' (see `backbones.base.backbone_features`).
+      freeze_decoder: the decoder works in training as in evaluation. That its parameters stay is left to the train
+        step, since what stands before it learns through it.
       align_corners: enlarges logits to the image with aligned corners instead of half-pixel centres.
     """
 
@@ -26,6 +28,7 @@ class Segmenter(nn.Module):
     attention: Attention
     decoder: nn.Module
     freeze: str = "none"
+    freeze_decoder: bool = False
     align_corners: bool = False
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
@@ -37,11 +40,14 @@ class Segmenter(nn.Module):
         features = self.attention(backbone_features(self.backbone, image, self.freeze, train=train), train=train)
         gated = []
 
-        def gate(skip, signal, *, stride, train=False):
+        # The gate trains as ever, in a frozen decoder too.
+        def gate(skip, signal, *, stride, **_):
             gated.append(stride)
             return self.attention.gate(skip, signal, stride=stride, train=train)
 
-        decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
+        decoded = self.decoder(
+            features, gate=gate if self.attention.has_gate else None, train=train and not self.freeze_decoder
+        )
         if self.attention.has_gate and not gated:
             raise UserError(
                 "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "

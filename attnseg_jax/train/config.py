@@ -73,6 +73,9 @@ ADDED = {
     "model.backbone.freeze": "none",
     "model.backbone.pretrained": "",
     "model.decoder.align_corners": False,
+    "model.decoder.freeze": "none",
+    "model.decoder.segnet.classifier_size": 0,
+    "model.decoder.segnet.relu": True,
 }
 
 

@@ -121,7 +121,7 @@ class Initial:
             logging.info("of the file not used: %s", listed(fitted.unused))
         if fitted.unfilled:
             whole = record["key"] == "config.init_from"
-            # Of a whole model that is a change of classes, which one should know of.
+            # Of a whole model that is a change of classes or of attention, which one should know of.
             report = logging.warning if whole else logging.info
             report("not in the file, left at their initialisation: %s", listed(fitted.unfilled))
 

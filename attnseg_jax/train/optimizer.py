@@ -29,8 +29,8 @@ def make_optimizer(
     AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
     An unknown name or a value out of range raises `UserError`.
 
-    `frozen` are the first words of the paths of parameters (`backbone`) that stay as they are: no update, no decay, no
-    moments, and their gradient does not count in the clipping.
+    `frozen` are the first words of the paths of parameters (`backbone`, `decoder`) that stay as they are: no update,
+    no decay, no moments, and their gradient does not count in the clipping.
     """
     check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
-from attnseg_jax.models.build import takes_regions
+from attnseg_jax.models.build import frozen_parts, takes_regions
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.train.config import check_values, num_regions
 from attnseg_jax.train.losses import LOSSES, make_losses
@@ -114,7 +114,7 @@ def make_run(
             "give a multiple of that"
         )
     model = build_model(config.model, num_classes, dtype=config.dtype, num_regions=num_regions(config))
-    frozen = ("backbone",) if config.model.backbone.freeze == "all" else ()
+    frozen = frozen_parts(config.model)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     shape = (1, *config.data.crop, 3)
     ema = config.optimizer.ema_decay > 0
@@ -124,11 +124,15 @@ def make_run(
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)
+    if not abstract.params.keys() - {*frozen}:
+        parts = " and ".join(f"config.model.{part}.freeze='all'" for part in frozen)
+        raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")
     train_step = make_train_step(
         model,
         optimizer,
         num_classes=num_classes,
         schedule=schedule,
+        frozen=frozen,
         loss=config.loss.name,
         loss_scales=config.loss.scales,
         loss_options=_loss_options(config.loss),

@@ -1,6 +1,6 @@
 """The pure train and evaluation steps, the same for one device, `pmap` and a mesh."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ def make_train_step(
     *,
     num_classes: int,
     schedule: Callable,
+    frozen: Collection[str] = (),
     loss: str = "cross_entropy",
     loss_scales: Sequence[float] = (),
     loss_options: Mapping[str, Mapping[str, Any]] | None = None,
@@ -42,6 +43,8 @@ def make_train_step(
     before any division, so that it does not matter how the valid pixels are spread. No valid pixel at all: loss 0 and
     gradient 0.
 
+    `frozen` are the parts of the model (`backbone`, `decoder`) whose parameters get no gradient.
+
     `accumulate` splits the batch into that many micro-batches (rows i, i + accumulate, ...) run one after another;
     sums of gradients are added before the one division, so the result is that of the whole batch except for the
     statistics of batch norms, the dropout masks, and losses that are no sums over pixels or images: a ratio of sums
@@ -59,6 +62,7 @@ def make_train_step(
 
     def objective(params, batch_stats, batch, key, factors, axis_name):
         labels = _labels(batch)
+        params = {part: jax.lax.stop_gradient(p) if part in frozen else p for part, p in params.items()}
         out, updated = model.apply(
             {"params": params, "batch_stats": batch_stats},
             *_inputs(batch),
@@ -139,7 +143,9 @@ def make_train_step(
         grads, sums, batch_stats = accumulated(state.params, state.batch_stats, batch, key, factors, axis_name)
         if axis_name is not None:
             grads, sums = jax.lax.psum((grads, sums), axis_name)
-            batch_stats = jax.lax.pmean(batch_stats, axis_name)
+            # Of the changes: the mean of equal numbers is not that number to the bit, and what is frozen would drift.
+            changes = jax.lax.pmean(jax.tree.map(jnp.subtract, batch_stats, state.batch_stats), axis_name)
+            batch_stats = jax.tree.map(jnp.add, state.batch_stats, changes)
 
         confusion = sums.pop("confusion")
         grads, means = jax.tree.map(lambda x: x * scale, (grads, sums))

@@ -1,10 +1,14 @@
-"""Random variables without compiling an initialisation."""
+"""Random variables without compiling an initialisation; makes `torch_opcodes` importable."""
 
 import functools
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 def _fill(path, leaf, rng):

@@ -74,7 +74,7 @@ def test_selected_drops_what_the_names_do_not_choose():
     config["attention"]["name"] = "self+none"
     found = build.selected(config)
     assert list(found["backbone"]) == ["name", "pretrained", "freeze", "tiny"]
-    assert list(found["decoder"]) == ["name", "align_corners", "fcn"]
+    assert list(found["decoder"]) == ["name", "align_corners", "freeze", "fcn"]
     assert list(found["attention"]) == ["name", "none", "self"] and found["kind"] == "segmenter"
     assert len(config["backbone"]) == 3 + len(BACKBONES)  # the argument stays whole
 

@@ -1,4 +1,4 @@
-"""What of a frozen backbone works, is counted and learns."""
+"""What of a frozen backbone or decoder works, is counted and learns."""
 
 import functools
 
@@ -101,6 +101,30 @@ def test_evaluation_and_names_are_the_same():
     np.testing.assert_array_equal(outputs[0], outputs[2])
 
 
+@pytest.mark.parametrize("attention, decoder", [("cbam", {"name": "fcn"}), ("gate", {"name": "unet"})])
+def test_attention_learns_around_a_frozen_decoder(attention, decoder, random_variables):
+    """Before it through it, and in it as a gate; its own statistics move, the decoder's do not."""
+    decoder = {**decoder, "freeze": "all", "unet": {"channels": (4, 3)}}
+    config = {"backbone": {"name": "tiny", "tiny": {"width": 8}, "freeze": "all"}, "attention": {"name": attention}}
+    # The reduction of `cbam` leaves one channel, and a norm of one channel in one batch is as good as any.
+    config["attention"] |= {"gate": {"form": "leejunhyun"}, "cbam": {"reduction": 4}}
+    both = build_model({**config, "decoder": decoder}, 7)
+    given = random_variables(both, IMAGE)
+
+    @functools.partial(jax.grad, has_aux=True)
+    def loss(params):
+        out, updated = both.apply({**given, "params": params}, IMAGE, train=True, mutable=["batch_stats"])
+        return (out.logits**2).mean(), updated["batch_stats"]
+
+    gradients, statistics = jax.jit(loss)(given["params"])
+    moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), statistics, given["batch_stats"])
+    still = {part: set(jax.tree.leaves(tree)) for part, tree in moved.items()}
+    assert still == {"backbone": {False}, "decoder": {False}, "attention": {True}}
+    assert any(np.abs(x).max() > 1e-6 for x in jax.tree.leaves(gradients["attention"]))
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match=r"config\.model\.backbone\.freeze='al' is unknown: did you mean 'all'\?"):
         model("al")
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.freeze='bn' is unknown: known: none, all"):
+        build_model({"decoder": {"freeze": "bn"}}, 7)

@@ -1,8 +1,6 @@
-"""Which layout fits a file of weights, what is refused, what stays open."""
+"""How a layout is chosen for a file of weights, what is refused, what stays open."""
 
 import functools
-import json
-import pathlib
 import re
 
 import jax
@@ -14,11 +12,10 @@ from golden import Golden
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.catalogue import CATALOGUE
 from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
 from attnseg_jax.models.layouts import LAYOUTS, MODELS, OWN, adapt_channels, fit
-from attnseg_jax.models.pretrained import flatten, from_torch
+from attnseg_jax.models.pretrained import flatten
 from attnseg_jax.models.sources import locate
 from attnseg_jax.models.torch_file import read_torch
 
@@ -154,60 +151,28 @@ def test_another_architecture():
         fit(resnet18(), variables("tiny"), part="backbone")
 
 
-# Golden -> its layout; that this table gives the very names of the model is tested where the golden is.
-BACKBONE_FILES = {
-    "backbone_resnet18": "torchvision_resnet",
-    "backbone_resnet50_os8": "torchvision_resnet",
-    "backbone_vgg16_bn": "torchvision_vgg",
-    "backbone_swin_t": "torchvision_swin",
-    "backbone_convnext_t": "torchvision_convnext",
-    "backbone_tf_effnet_lite0": "timm_efficientnet_lite",
-    "backbone_vit_tiny_224": "timm_vit",
-    "backbone_dinov2_tiny": "transformers_dinov2",
-    "backbone_mit_b0": "transformers_segformer",
-}
-MODEL_FILES = {
-    "model_fcn_resnet50": "torchvision_fcn",
-    "model_deeplabv3_resnet50": "torchvision_deeplabv3",
-    "model_lraspp_mobilenet_v3_large": "torchvision_lraspp",
-    "model_segformer_b0": "transformers_segformer_segmentation",
-    "model_segmenter_tiny_mask": "segmenter",
-    "model_segmenter_tiny_linear": "segmenter",
-    "model_pspnet_resnet50": "semseg_pspnet",
-    "model_emanet_resnet50": "emanet",
-    "model_smp_fpn_resnet18": "smp_fpn_resnet",
-    "model_smp_unet_resnet18": "smp_unet_resnet",
-    "model_smp_unet_scse_resnet18": "smp_unet_resnet",
-    "model_smp_upernet_resnet18": "smp_upernet_resnet",
-    "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus_resnet",
-}
-
-
 @functools.cache
-def shaped(name):
-    """A state dict of the golden's names and shapes."""
-    info = json.loads((pathlib.Path(__file__).parents[1] / f"goldens/{name}.json").read_text())
-    return {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in info["state_dict"]}
+def with_attention(attention):
+    model = build_model({"attention": {"name": attention}}, 7)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, 3)))
 
 
-@pytest.mark.parametrize("name, layout", BACKBONE_FILES.items())
-def test_the_layout_of_every_backbone(name, layout):
-    rules = (*LAYOUTS[layout], (r"^", "backbone."))
-    target = from_torch(shaped(name), rules)
-    target["params"]["decoder"] = {"kernel": np.ones((3, 3))}
-    fitted = fit(shaped(name), target, part="backbone")
-    assert fitted.layout == layout and fitted.unfilled == ("params.decoder.kernel",)
-    assert not any(word in name for name in fitted.unused for word in ("layer", "block", "features"))
-
-
-@pytest.mark.parametrize("name, layout", MODEL_FILES.items())
-def test_the_layout_of_every_model(name, layout):
-    target = from_torch(shaped(name), MODELS[layout])
-    fitted = fit(shaped(name), target, part="model", num_classes=0)
-    assert fitted.layout == layout and fitted.unfilled == ()
-    del target["params"]["decoder"]
-    fitted = fit(shaped(name), target, part="backbone")
-    assert list(fitted.variables["params"]) == ["backbone"] and fitted.unused
+def test_an_attention_mechanism_that_the_file_has_nothing_of_stays_open():
+    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("none"))}
+    fitted = fit(arrays, with_attention("cbam"), part="model", num_classes=7)
+    assert set(fitted.unfilled) == {name for name, _ in flatten(with_attention("cbam"))} - set(arrays)
+    assert all(name.split(".")[1] == "attention" for name in fitted.unfilled) and fitted.unused == ()
+    assert dict(flatten(fitted.variables)).keys() == arrays.keys()
+    # One of which it has something has to be all there.
+    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("cbam"))}
+    first = fitted.unfilled[0]
+    with pytest.raises(UserError, match=rf"missing: {first}$"):
+        fit({n: x for n, x in arrays.items() if n != first}, with_attention("cbam"), part="model", num_classes=7)
+    with pytest.raises(UserError, match=r"unused: batch_stats\.attention"):
+        fit(arrays, with_attention("none"), part="model", num_classes=7)
+    # Nor does the rest of the model stay open.
+    with pytest.raises(UserError, match=r"missing: params\.decoder"):
+        fit(resnet18(), variables(), part="model", num_classes=7)
 
 
 def test_a_file_of_the_efficientnet_package():
@@ -216,54 +181,6 @@ def test_a_file_of_the_efficientnet_package():
     fitted = fit(state, variables("efficientnet_lite0"), part="backbone")
     assert fitted.layout == published.layout
     assert {name.split(".")[0] for name in fitted.unused} == {"_conv_head", "_bn1", "_fc"}
-
-
-def of_backbone(name, **options):
-    model = build_model({"backbone": {"name": name, name: options}, "attention": {"name": "none"}}, 7)
-    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, 3)))
-
-
-@pytest.mark.parametrize(
-    "name, golden, options, count",
-    [
-        # 2 + 1 transposed convolutions with biases, a norm between two of them, 4 levels of 2 convolutions and norms.
-        ("vit_ti", "backbone_vit_tiny_224", {"pyramid": True}, 3 * 2 + 2 + 4 * 2 * 3),
-        ("swin_t", "backbone_swin_t", {"stage_norms": True}, 3 * 2),
-        ("convnext_t", "backbone_convnext_t", {"stage_norms": True}, 4 * 2),
-    ],
-)
-def test_what_no_published_weights_have_stays_open(name, golden, options, count):
-    fitted = fit(shaped(golden), of_backbone(name, **options), part="backbone")
-    unfilled = [n.removeprefix("params.backbone.") for n in fitted.unfilled if n.split(".")[1] != "decoder"]
-    assert len(unfilled) == count and all(UNPUBLISHED.fullmatch(n) for n in unfilled)
-
-
-@pytest.mark.parametrize(
-    "change, options, cure",
-    [
-        (
-            {},
-            {"position_size": (18, 24)},
-            r"\.positions \(1, 197, 192\) .*set config.*vit_\*\.position_size=\(14, 14\)$",
-        ),
-        (
-            {"pos_embed": (1, 25, 192)},
-            {},
-            r"set config\.model\.backbone\.vit_\*\.position_size=\(h, w\) with h \* w = 24$",
-        ),
-        (
-            {},
-            {"patch_size": 14, "layer_scale": 0.1},
-            r"set config\.model\.backbone\.vit_\*\.patch_size=16, \.layer_scale=0$",
-        ),
-        ({"blocks.0.ls1.gamma": (192,)}, {}, r"set config\.model\.backbone\.vit_\*\.layer_scale=1e-05$"),
-        ({"patch_embed.proj.weight": (96, 3, 14, 14)}, {}, r"instead of \(16, 16, 3, 192\)$"),
-    ],
-)
-def test_options_that_would_fit_are_named(change, options, cure):
-    changed = {name: np.ones(shape, np.float32) for name, shape in change.items()}
-    with pytest.raises(UserError, match=cure):
-        fit({**shaped("backbone_vit_tiny_224"), **changed}, of_backbone("vit_ti", **options), part="backbone")
 
 
 def test_every_published_name_has_a_layout():

@@ -46,6 +46,45 @@ def test_equals_the_oracle(kernel, dilation, scale):
     np.testing.assert_allclose(local.local_weights(q, k, **options), weights, atol=1e-6)
 
 
+def around(kernel, dilation):
+    """Of each pixel: where it is in a map, and where its neighbourhood is."""
+    reach = [dilation * i for i in range(-(kernel // 2), kernel // 2 + 1)]
+    for y, x in np.ndindex(H, W):
+        rows, columns = ([i + step for step in reach if 0 <= i + step < n] for i, n in ((y, H), (x, W)))
+        yield (slice(None), y, x), np.ix_(range(B), rows, columns)
+
+
+# The last sees nothing in its column but the pixel itself.
+NEIGHBOURHOODS = [(3, 1), (5, 2), (3, 3), (7, 1), (3, 5)]
+
+
+@pytest.mark.parametrize("size", [1, 40])
+@pytest.mark.parametrize("kernel, dilation", NEIGHBOURHOODS)
+def test_weights_are_shares(kernel, dilation, size):
+    """Not below 0, together 1 at borders and in corners too, and nothing outside; of large scores as of small ones."""
+    q, k, _ = draw()
+    weights = np.asarray(local.local_weights(size * q, k, kernel=kernel, dilation=dilation), np.float64)
+    assert weights.min() >= 0
+    np.testing.assert_allclose(weights.sum(0), np.ones((B, H, W, A)), atol=1e-6)
+    outside = np.asarray(local.local_keys((H, W), kernel, dilation)).reshape(H, W, -1).transpose(2, 0, 1) < 0
+    assert outside.any() and not weights[outside[:, None].repeat(B, 1)].any()
+
+
+@pytest.mark.parametrize("size", [1, 40])
+@pytest.mark.parametrize("kernel, dilation", NEIGHBOURHOODS)
+def test_averages_stay_within_the_range_of_their_neighbourhood(kernel, dilation, size):
+    """Again and again, each time within what the time before left there; the same everywhere stays the same."""
+    q, k, v = draw()
+    weights = local.local_weights(size * q, k, kernel=kernel, dilation=dilation)
+    for _ in range(3):
+        before, v = np.asarray(v), local.local_average(weights, v, dilation=dilation)
+        for here, there in around(kernel, dilation):
+            seen, found = before[there], np.asarray(v)[here]
+            assert (found <= seen.max((1, 2)) + 1e-5).all() and (found >= seen.min((1, 2)) - 1e-5).all()
+    same = local.local_average(weights, jnp.full_like(v, 3.5), dilation=dilation)
+    np.testing.assert_allclose(same, np.full(same.shape, 3.5), rtol=1e-6)
+
+
 def test_keys():
     keys = np.asarray(local.local_keys((H, W), 5, 2))
     assert keys.shape == (H * W, 25)

@@ -173,6 +173,37 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
     assert json.loads((workdir / "initial.json").read_text()) == record
 
 
+def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplog, monkeypatch):
+    """A run without attention, then its scores averaged by learned weights: nothing but those moves."""
+    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: Scores.from_confusion(np.eye(CLASSES, dtype=int)))
+    before, after = tmp_path / "fcn", tmp_path / "local"
+    base = dict(model__attention__name="none", train__accumulate=1)
+    with Checkpoints(before / "checkpoints") as checkpoints:
+        checkpoints.save(3, some_state(make_run(make_config(**base), CLASSES)))
+    changes = base | dict(model__attention__name="local", init_from=str(before), train__steps=2, train__eval_every=2)
+    changes |= dict(model__attention__local__values="logits", model__attention__local__kernel=3)
+    changes |= dict(model__backbone__freeze="all", model__decoder__freeze="all", optimizer__weight_decay=0.1)
+    with caplog.at_level(logging.WARNING):
+        loop.run(make_config(**changes), after)
+    source = read_given(make_config(**changes)).arrays
+    step, found = arrays_of(after)
+    assert step == 2
+    of_model = [name for name in found if name.split("/")[0] in ("params", "batch_stats", "ema")]
+    assert {name.split("/")[1] for name in of_model} == {"backbone", "attention", "decoder"}
+    for name in of_model:
+        if name.split("/")[1] == "attention":
+            # An average that lags behind tells that a parameter moved.
+            other = name.replace("params/", "ema/") if name.startswith("params/") else name.replace("ema/", "params/")
+            assert np.any(found[name] != found[other]), name
+        else:
+            np.testing.assert_array_equal(found[name], source[name.replace("ema/", "params/").replace("/", ".")], name)
+    moments = [name for name in found if name.startswith("opt_state") and found[name].ndim]
+    assert moments and all("attention" in name for name in moments)
+    unfilled = json.loads((after / "initial.json").read_text())["unfilled"]
+    assert unfilled and all(name.startswith("params.attention.refine_") for name in unfilled)
+    assert f"not in the file, left at their initialisation: {unfilled[0]}" in caplog.text
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -183,6 +214,10 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
         ({"model__backbone__pretrained": "{other}"}, ["other.npz", "no known layout", "params.backbone."]),
         ({"model__backbone__pretrained": "{file}", "model__backbone__tiny__width": 16}, ["other shape: "]),
         ({"model__backbone__freeze": "norm"}, ["config.model.backbone.freeze='norm'"]),
+        (
+            {"model__backbone__freeze": "all", "model__decoder__freeze": "all", "model__attention__name": "none"},
+            ["config.model.backbone.freeze='all' and config.model.decoder.freeze='all' leave nothing to train"],
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_before_anything_is_written(changes, words, make_config, file, tmp_path):

@@ -56,6 +56,22 @@ def test_losses_and_confusion_by_hand(weighted):
     assert float(metrics["learning_rate"]) == pytest.approx(0.1)
 
 
+def test_a_frozen_part_has_no_gradient_and_the_others_keep_theirs():
+    batch = tiny.batch(size=4)
+    state, step, _ = plain()
+    free, metrics = step(state, batch)
+    _, step, _ = plain(frozen=("stem", "aux"))
+    found, frozen_metrics = step(state, batch)
+    for part in ("stem", "aux"):
+        assert largest_difference(found.params[part], state.params[part]) == 0
+    assert largest_difference(found.params["head"], free.params["head"]) < 1e-7
+    # Plain SGD of rate 0.1: the step is a tenth of the gradient.
+    moved = jax.tree.map(lambda new, old: (new - old) / 0.1, found.params["head"], state.params["head"])
+    norm = np.sqrt(sum((np.asarray(x, np.float64) ** 2).sum() for x in jax.tree.leaves(moved)))
+    assert float(frozen_metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics["grad_norm"]) > 1.1 * norm
+
+
 def test_presence_counts_an_image_by_its_valid_pixels():
     weights = np.linspace(0.5, 2.0, CLASSES).astype(np.float32)
     model = Tiny("none", presence=True)

@@ -13,8 +13,10 @@ from attnseg_jax.models.backbones.efficientnet import (
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
+from attnseg_jax.models.backbones.segnet_basic import SegNetBasic
 from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
+from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
 from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
 
@@ -34,6 +36,8 @@ BACKBONES = {
     "mobilenet_v3_large": MobileNetV3Large,
     "vgg16": VGG16,
     "vgg16_bn": VGG16_BN,
+    "segnet_basic": SegNetBasic,
+    "unet": UNetEncoder,
     "mit_b0": MiTB0,
     "mit_b1": MiTB1,
     "mit_b2": MiTB2,

@@ -10,11 +10,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers import frozen_norms
 
-FREEZE = ("none", "bn", "all")
-
 
 def backbone_features(backbone: nn.Module, image: Float[Array, "b h w c"], freeze: str, *, train: bool) -> Features:
-    """The backbone's features, as one of `FREEZE` has it.
+    """The backbone's features in training, as `freeze` ('none', 'bn', 'all') has it, or in evaluation.
 
     'bn': batch normalisation works in training as in evaluation, and its scales and biases stay (a backbone without any
     trains as with 'none'); 'all': so does the whole backbone, no parameter of which gets a gradient.

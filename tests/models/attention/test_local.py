@@ -1,6 +1,7 @@
 """The mechanism `local`: of features and of logits, against float64 by pixel, and by its properties."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -104,13 +105,26 @@ def test_logits_against_numpy(random_variables):
     np.testing.assert_allclose(maps["local"].weights.sum(-1), np.ones((2, 1, 63)), rtol=1e-5)
 
 
-def test_refined_scores_stay_within_their_neighbourhood(random_variables):
-    model = LocalAttention(kernel=3, heads=2, values="logits", iterations=1)
-    scores, _ = refine(model, refine_variables(model, random_variables), LOGITS)
-    for y, x in np.ndindex(9, 7):
-        around = LOGITS[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-        assert (scores[:, y, x] <= around.max((1, 2)) + 1e-5).all()
-        assert (scores[:, y, x] >= around.min((1, 2)) - 1e-5).all()
+@pytest.mark.parametrize("kernel, dilation, iterations", [(3, 1, 1), (3, 2, 3), (5, 2, 2)])
+def test_refined_scores_stay_within_their_neighbourhood(random_variables, kernel, dilation, iterations):
+    """Every time within the smallest and the largest score that the time before left around a pixel."""
+    options = dict(kernel=kernel, dilation=dilation, heads=2, values="logits")
+    variables = refine_variables(LocalAttention(**options), random_variables)
+    results = [LOGITS]
+    for i in range(iterations):
+        scores, maps = refine(LocalAttention(**options, iterations=i + 1), variables, LOGITS)
+        results.append(np.asarray(scores))
+        shares = np.asarray(maps["local"].weights)
+        assert shares.min() >= 0
+        np.testing.assert_allclose(shares.sum(-1), np.ones((2, 1, 63)), rtol=1e-5)
+    reach = [dilation * i for i in range(-(kernel // 2), kernel // 2 + 1)]
+    for before, scores in itertools.pairwise(results):
+        for y, x in np.ndindex(9, 7):
+            rows, columns = ([p + i for i in reach if 0 <= p + i < n] for p, n in ((y, 9), (x, 7)))
+            around = before[np.ix_(range(2), rows, columns)]
+            assert (scores[:, y, x] <= around.max((1, 2)) + 1e-5).all()
+            assert (scores[:, y, x] >= around.min((1, 2)) - 1e-5).all()
+        assert np.abs(scores - before).max() > 0.01
 
 
 @pytest.mark.parametrize("iterations", [1, 2])

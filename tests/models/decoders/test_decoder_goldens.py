@@ -4,14 +4,12 @@ import functools
 
 import jax
 import pytest
-from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax import build_model
-from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Features, Segmenter
+from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Segmenter
 from attnseg_jax.models.attention.ema import EMANET_HEAD
-from attnseg_jax.models.attention.ocr import OCRNET_HEAD
 from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, SEMSEG_RESNET_V1C
 from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
@@ -19,10 +17,9 @@ from attnseg_jax.models.decoders.fpn import SMP_FPN
 from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
 from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
 from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
-from attnseg_jax.models.decoders.unet import LEEJUNHYUN_ATTUNET, SMP_UNET
-from attnseg_jax.models.layers import ConvBN
+from attnseg_jax.models.decoders.unet import SMP_UNET
+from attnseg_jax.models.layouts import MODELS
 from attnseg_jax.models.pretrained import RESNET, from_torch, match
-from attnseg_jax.ops.pool import max_pool
 from attnseg_jax.ops.resize import resize
 
 FAST = {"xla_backend_optimization_level": 0}  # it compiles faster
@@ -156,10 +153,9 @@ def test_emanet():
 def test_ocrnet():
     case = Golden("model_ocrnet_resnet50")
     image = nhwc(case.inputs()["x"])
-    rules = (*OCRNET_HEAD, (r"^backbone\.body\.", ""), *RESNET, (r"^(?!attention|decoder)", "backbone."))
     backbone = BACKBONES["resnet50"](output_stride=8)
     model = Segmenter(backbone, ATTENTION["ocr"](19, aux_stride=16), DECODERS["fcn"](19, convs=0))
-    aux, logits = parts(model, variables_of(model, case, rules, image), image)
+    aux, logits = parts(model, variables_of(model, case, MODELS["openseg_ocrnet_resnet"], image), image)
     assert_aligned(case, "dsn", aux["ocr"])
     assert_aligned(case, "out", logits)
 
@@ -172,31 +168,11 @@ def test_segformer():
     assert_golden(case, "logits", nchw(logits))
 
 
-class PlainEncoder(nn.Module):
-    """U-Net's own: two convolutions with biases at each stride, maxima between."""
-
-    @nn.compact
-    def __call__(self, image, *, train=False):
-        maps, x = {}, image
-        for i in range(5):
-            x = max_pool(x, 2) if i else x
-            for j in (1, 2):
-                x = ConvBN(64 * 2**i, use_bias=True, name=f"conv{i + 1}_{j}")(x, train=train)
-            maps[2**i] = x
-        return Features(maps)
-
-
 def test_attention_unet():
     case = Golden("model_attunet")
     image = nhwc(case.inputs()["x"])
     decoder = DECODERS["unet"](5, channels=(512, 256, 128, 64), form="leejunhyun")
-    model = Segmenter(PlainEncoder(), ATTENTION["gate"](form="leejunhyun"), decoder)
-    encoder = (
-        (r"^Conv(\d)\.conv\.0\.", r"backbone.conv\1_1.conv."),
-        (r"^Conv(\d)\.conv\.1\.", r"backbone.conv\1_1.bn."),
-        (r"^Conv(\d)\.conv\.3\.", r"backbone.conv\1_2.conv."),
-        (r"^Conv(\d)\.conv\.4\.", r"backbone.conv\1_2.bn."),
-    )
-    out = apply(model, variables_of(model, case, (*encoder, *LEEJUNHYUN_ATTUNET), image), image)
+    model = Segmenter(BACKBONES["unet"](), ATTENTION["gate"](form="leejunhyun"), decoder)
+    out = apply(model, variables_of(model, case, MODELS["leejunhyun_attunet"], image), image)
     assert_golden(case, "logits", nchw(out.logits))
     assert sorted(out.attention) == ["gate1_0", "gate2_0", "gate4_0", "gate8_0"]

@@ -43,16 +43,23 @@ def test_the_decoder_mirrors_vgg16():
 
 def centre(kernel):
     """A convolution that leaves everything as it is."""
-    return np.zeros(kernel.shape, np.float32) + np.eye(*kernel.shape[2:], dtype=np.float32) * (
-        np.arange(9).reshape(3, 3, 1, 1) == 4
-    )
+    size = kernel.shape[0]
+    middle = np.arange(size**2).reshape(size, size, 1, 1) == size**2 // 2
+    return np.zeros(kernel.shape, np.float32) + np.eye(*kernel.shape[2:], dtype=np.float32) * middle
 
 
-def test_values_return_to_their_places():
-    """With convolutions that change nothing, the maxima of the poolings stand alone where they were."""
-    x = np.random.default_rng(0).uniform(0.1, 1, (2, 11, 14, 5)).astype(np.float32)
+BASIC = {"depths": (2, 1), "kernel_size": 7, "classifier_size": 1, "relu": False}
+
+
+@pytest.mark.parametrize("options, sign", [({"depths": (1, 2)}, 1), (BASIC, -1)])
+def test_values_return_to_their_places(options, sign):
+    """With convolutions that change nothing, the maxima of the poolings stand alone where they were.
+
+    Without rectifiers, as in SegNet-Basic, negative ones do too.
+    """
+    x = (sign * np.random.default_rng(0).uniform(0.1, 1, (2, 11, 14, 5))).astype(np.float32)
     features = encode(jnp.asarray(x))
-    model = SegNet(5, depths=(1, 2))
+    model = SegNet(5, **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), features)
 
     def fill(path, leaf):
@@ -128,7 +135,10 @@ def test_a_mechanism_that_changes_the_channels():
 @pytest.mark.parametrize(
     "backbone, message",
     [
-        ({"name": "resnet18"}, r"un-pools by the indices of the backbone's poolings, .*\.name='vgg16_bn' or 'vgg16'"),
+        (
+            {"name": "resnet18"},
+            r"un-pools by the indices of the backbone's poolings, .*\.name='vgg16_bn', 'vgg16' or 's",
+        ),
         ({"name": "vgg16", "vgg16": {"output_stride": 16}}, "wants the indices of 5 poolings; the backbone hands on 4"),
     ],
 )
@@ -141,6 +151,13 @@ def test_backbones_without_indices_are_refused(backbone, message):
 def test_a_kernel_that_would_change_the_size_is_refused():
     with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.kernel_size=2 must be odd"):
         jax.eval_shape(SegNet(3, (1, 1), 2).init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
+
+
+@pytest.mark.parametrize("size, message", [(2, "2 must be odd"), (-1, "-1 must be at least 0")])
+def test_a_classifier_that_cannot_be_is_refused(size, message):
+    model = SegNet(3, (1, 1), classifier_size=size)
+    with pytest.raises(UserError, match=rf"config\.model\.decoder\.segnet\.classifier_size={message}"):
+        jax.eval_shape(model.init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
 
 
 def test_stages_without_a_convolution_are_refused():

@@ -1,0 +1,56 @@
+"""U-Net's encoder (Ronneberger et al. 2015, arXiv:1505.04597), after LeeJunHyun/Image_Segmentation's `network.py`."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import check_least
+from attnseg_jax.models.backbones.base import check_size
+from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers import ConvBN, Dtype
+from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.ops.pool import max_pool
+
+# U_Net and AttU_Net: `UNetEncoder`.
+LEEJUNHYUN_UNET: Rules = (
+    (r"^Conv(\d)\.conv\.0\.", r"conv\1_1.conv."),
+    (r"^Conv(\d)\.conv\.1\.", r"conv\1_1.bn."),
+    (r"^Conv(\d)\.conv\.3\.", r"conv\1_2.conv."),
+    (r"^Conv(\d)\.conv\.4\.", r"conv\1_2.bn."),
+)
+
+
+class UNetEncoder(nn.Module):
+    """Two 3x3 convolutions (each with bias, normalisation and rectifier) at each stride, poolings between.
+
+    Maps are at the strides 1, 2, 4, 8 and 16. Maps keep their size in a convolution; the paper's lose their margin.
+
+    Attributes:
+      width: channels of the finest map; every next one has twice as many.
+      dtype: compute type.
+    """
+
+    key: ClassVar[str] = "unet"
+
+    width: int = 64
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          UserError: a width below 1, or an image of fewer than 16 pixels in height or width.
+        """
+        check_least(f"config.model.backbone.{self.key}", 1, width=self.width)
+        check_size(self.key, image.shape[1:3], 16)
+        maps, x = {}, image
+        for stage in range(5):
+            x = max_pool(x, 2) if stage else x
+            for i in (1, 2):
+                conv = ConvBN(self.width * 2**stage, dtype=self.dtype, use_bias=True, name=f"conv{stage + 1}_{i}")
+                x = conv(x, train=train)
+            maps[2**stage] = x
+        return Features(maps)
