@@ -270,10 +270,16 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
     assert not list(tmp_path.glob("a/runs/self-*/result.json"))
     for workdir in ("a", "b"):
         out, err = start(workdir).communicate(timeout=400)
-        assert out.count("\n| ") == 2, err
+        assert out.split("\n\n")[0].count("\n| ") == 2, err
+        assert out.count("| better than, % |") == 1
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert found.keys() == expected.keys() and len(found) == 2
     for key, record in found.items():
-        assert (record["result"], record["curve"], record["cost"]) == (
-            expected[key]["result"], expected[key]["curve"], expected[key]["cost"],
-        )  # fmt: skip
+        for name in ("result", "counts", "cost"):
+            assert record[name] == expected[key][name]
+        # All but the time it took, which a short run may not know.
+        assert [point[:2] for point in record["curve"]] == [point[:2] for point in expected[key]["curve"]]
+        assert record["timing"]["peak_bytes"] > 2**26
+    names = {"results.json", "results.md", "results.png", "results_bootstrap.png", "results_sheet.png", "sheet.png"}
+    assert names == {path.name for path in (tmp_path / "a").iterdir() if path.is_file()} - {".lock"}
+    assert len(list((tmp_path / "a/results_predictions").iterdir())) == 4

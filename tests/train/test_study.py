@@ -53,6 +53,24 @@ def test_reach_has_every_mechanism_and_the_seeds_it_promises():
     assert all(entry.seeds in ((0,), (0, 1, 2)) for entry in entries.values())
 
 
+def test_the_systems_of_the_comparison_share_all_but_the_model():
+    from configs.compare import base
+    from configs.studies import camvid
+
+    expected = configs.resolve(base.get_config())
+    folder = ROOT / "configs/compare"
+    assert {*camvid.SYSTEMS} == {path.stem for path in folder.glob("[!_]*.py")} - {"base"}
+    runs = study.plan(camvid.get_study(), ROOT / "configs/studies")
+    assert [run.seed for run in runs] == [0, 1, 2] * len(camvid.SYSTEMS)
+    for run in runs:
+        found = configs.resolve(run.config)
+        multipliers = found["optimizer"].pop("lr_multipliers")
+        assert bool(multipliers) == bool(run.config.model.backbone.pretrained) == run.entry.label.endswith("_lite0")
+        wanted = {**expected, "seed": run.seed, "model": found["model"], "optimizer": {**expected["optimizer"]}}
+        del wanted["optimizer"]["lr_multipliers"]
+        assert found == wanted, configs.differences(wanted, found)
+
+
 def entry(label="a", seeds=(0,), config=DEFAULT, **overrides):
     return Entry(label, {key.replace("__", "."): value for key, value in overrides.items()}, config, seeds)
 
