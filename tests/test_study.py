@@ -196,7 +196,20 @@ def test_dry_run(stub, tmp_path):
     stub([4, 6], "--only=4", seeds=(0, 1))
     lines = stub([4, 6], "--dry_run", seeds=(0, 1))[1].splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["finished", "finished", "train", "train"]
-    assert lines[4] == "2 of 4 runs to train, 12 steps" and lines[5].endswith("by the median of the finished ones")
+    assert lines[4] == "2 of 4 runs to train, 12 steps" and "minutes, by the median of the finished ones" in lines[5]
+
+
+def test_the_estimate_takes_a_label_by_itself(stub, tmp_path):
+    """One seed of two labels is finished, 6 steps each in 60 and 600 s; a third label takes what lies between."""
+    stub([4, 6], seeds=(0,))
+    path = tmp_path / "out/results.json"
+    records = json.loads(path.read_text())
+    for record in records.values():
+        record["seconds"] = {"w4": 60, "w6": 600}[record["label"]]
+    path.write_text(json.dumps(records))
+    last = stub([4, 6, 8], "--dry_run", seeds=(0, 1))[1].splitlines()[-1]
+    # 1 and 10 minutes for the second seeds, twice 5.5 for the third label.
+    assert last.startswith("about 22 minutes")
 
 
 def test_a_folder_in_use(stub, tmp_path):

@@ -81,20 +81,25 @@ def _chosen(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:
 
 def listing(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
     """A line per run (what would happen, label, seed, hash, differences), and an estimate for those that would run."""
-    known = [r["seconds"] / r["steps"] for r in results.records.values() if "result" in r and r["seconds"]]
-    lines, left, steps = [], 0, 0
+    known: dict[str, list[float]] = {}
+    for record in results.records.values():
+        if "result" in record and record["seconds"]:
+            known.setdefault(record["label"], []).append(record["seconds"] / record["steps"])
+    every = [pace for paces in known.values() for pace in paces]
+    lines, left, steps, seconds = [], 0, 0, 0.0
     for run in runs:
         if results.finished(run):
             state = "finished"
         else:
             state = "continue" if (folder / "runs" / run.name).exists() else "train"
             left, steps = left + 1, steps + run.config.train.steps
+            if every:
+                seconds += run.config.train.steps * statistics.median(known.get(run.entry.label, every))
         changes = " ".join(f"{key}={value}" for key, value in run.changes.items() if key != "seed")
         lines.append(f"{state:8}  {run.entry.label:20}  seed {run.seed}  {run.key}  {changes}")
     lines.append(f"{left} of {len(runs)} runs to train, {steps} steps")
-    if left and known:
-        minutes = statistics.median(known) * steps / 60
-        lines.append(f"about {minutes:.0f} minutes, by the median of the finished ones")
+    if left and every:
+        lines.append(f"about {seconds / 60:.0f} minutes, by the median of the finished ones (of the label, if any is)")
     elif left:
         lines.append("no finished run to estimate the time from")
     return "\n".join(lines)
