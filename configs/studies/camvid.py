@@ -16,6 +16,7 @@ SYSTEMS = (
     "fcn_lite0",
     "self_lite0",
     "local_lite0",
+    "segnet_basic",
     "segnet",
 )
 
