@@ -1,8 +1,7 @@
-"""Studies: every file of configs/studies, what a study refuses, what is trained, repeated, continued and written."""
+"""The study command: what is trained, repeated, continued and written."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,108 +10,18 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import cost
-from attnseg_jax.models import build_model
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import loop, study
-from attnseg_jax.train.results import Results, summary
-from attnseg_jax.train.study import Entry
+from attnseg_jax.train import study
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "attnseg_jax/cli/study.py"
-STUDIES = sorted((ROOT / "configs/studies").glob("[!_]*.py"))
 DEFAULT = str(ROOT / "configs/default.py")
 # ml_collections reads config files that way.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
-
-
-def planned(path):
-    """One run of each entry; the seeds of an entry build the same model."""
-    runs = study.plan(study.load_study(path), path.parent)
-    return list({run.entry.label: run for run in runs}.values())
-
-
-@pytest.mark.parametrize(
-    "run", [pytest.param(run, id=f"{path.stem}-{run.entry.label}") for path in STUDIES for run in planned(path)]
-)
-def test_every_entry_of_every_study_builds(run):
-    model = build_model(run.config.model, 7, dtype=run.config.dtype)
-    image = jax.ShapeDtypeStruct((2, *run.config.data.crop, 3), jnp.float32)
-
-    def both(key, image):
-        variables = model.init(key, image)
-        return model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=list(variables))[0]
-
-    assert jax.eval_shape(both, jax.random.key(0), image).logits.shape == (*image.shape[:3], 7)
-
-
-def test_reach_has_every_mechanism_and_the_seeds_it_promises():
-    from configs.studies import reach
-
-    entries = {entry.label: entry for entry in reach.get_study()}
-    names = {entry.overrides["model.attention.name"] for entry in entries.values()}
-    assert names == set(reach.ATTENTION)
-    assert {label for label, entry in entries.items() if entry.seeds == (0, 1, 2)} == entries.keys() & {
-        *reach.THREE_SEEDS
-    }
-    assert all(entry.seeds in ((0,), (0, 1, 2)) for entry in entries.values())
-
-
-def entry(label="a", seeds=(0,), config=DEFAULT, **overrides):
-    return Entry(label, {key.replace("__", "."): value for key, value in overrides.items()}, config, seeds)
-
-
-@pytest.mark.parametrize(
-    "entries, words",
-    [
-        ([entry(train__stesp=3)], ["entry 'a'", "config.train.stesp is unknown", "did you mean 'steps'?"]),
-        ([entry(train=3)], ["entry 'a'", "config.train is a group"]),
-        ([entry(train__steps="many")], ["entry 'a'", "steps"]),
-        ([entry(train__steps=0)], ["config.train.steps=0 must be at least 1"]),
-        ([entry(model__attention__name="slef")], ["config.model.attention.name='slef'", "did you mean 'self'?"]),
-        ([entry(seed=3)], ["config.seed is set by seeds"]),
-        ([entry(config="nix.py")], ["entry 'a'", "nix.py does not exist"]),
-        ([entry(seeds=(-1,))], ["config.seed=-1"]),
-        ([entry(), entry("b")], ["'a seed 0' and 'b seed 0' have the same config"]),
-        ([entry(seeds=(1, 1))], ["'a seed 1' and 'a seed 1' have the same config"]),
-        ([entry(), entry(model__attention__name="none")], ["two entries of the study are called 'a'"]),
-    ],
-    ids=lambda x: x[0] if isinstance(x[0], str) else "",
-)
-def test_entries_that_cannot_be(entries, words, tmp_path):
-    with pytest.raises(UserError) as error:
-        study.plan(entries, tmp_path)
-    assert all(word in str(error.value) for word in words), error.value
-
-
-def test_the_place_of_the_data_is_not_part_of_the_hash(tmp_path):
-    here, there = (study.plan([entry(data__source="folder")], tmp_path, place)[0] for place in (None, "/there"))
-    assert here.key == there.key == configs.config_hash(here.config) and here.name == there.name
-    assert there.config.data.dir == "/there" and "--config.data.dir=/there" in there.command(tmp_path)
-
-
-def test_the_command_line_of_a_run_says_the_same_config(call, monkeypatch, blocks_flags, tmp_path):
-    seen = []
-    monkeypatch.setattr(
-        loop, "run", lambda config, workdir: seen.append((config, workdir)) or {"step": 1, "miou": 0.5, "split": ""}
-    )
-    changes = {
-        **blocks_flags,
-        "data.scale": (1, 2),
-        "optimizer.lr_multipliers": ("backbone/.*=0.1",),
-        "data.check": False,
-    }
-    (run,) = study.plan([Entry("a b/c", changes, DEFAULT, (3,))], tmp_path, "da ta")
-    assert re.fullmatch(r"a_b_c-3-[0-9a-f]{8}", run.name)
-    interpreter, script, *argv = run.command(tmp_path / "run")
-    assert interpreter == sys.executable and Path(script).resolve() == ROOT / "train.py"
-    code, _, err = call("train.py", *argv)
-    assert code == 0, err
-    assert configs.to_json(seen[0][0]) == configs.to_json(run.config) and seen[0][1] == tmp_path / "run"
 
 
 # Below, train.py is another script: quick, and as obedient or as broken as a test needs it.
@@ -287,7 +196,20 @@ def test_dry_run(stub, tmp_path):
     stub([4, 6], "--only=4", seeds=(0, 1))
     lines = stub([4, 6], "--dry_run", seeds=(0, 1))[1].splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["finished", "finished", "train", "train"]
-    assert lines[4] == "2 of 4 runs to train, 12 steps" and lines[5].endswith("by the median of the finished ones")
+    assert lines[4] == "2 of 4 runs to train, 12 steps" and "minutes, by the median of the finished ones" in lines[5]
+
+
+def test_the_estimate_takes_a_label_by_itself(stub, tmp_path):
+    """One seed of two labels is finished, 6 steps each in 60 and 600 s; a third label takes what lies between."""
+    stub([4, 6], seeds=(0,))
+    path = tmp_path / "out/results.json"
+    records = json.loads(path.read_text())
+    for record in records.values():
+        record["seconds"] = {"w4": 60, "w6": 600}[record["label"]]
+    path.write_text(json.dumps(records))
+    last = stub([4, 6, 8], "--dry_run", seeds=(0, 1))[1].splitlines()[-1]
+    # 1 and 10 minutes for the second seeds, twice 5.5 for the third label.
+    assert last.startswith("about 22 minutes")
 
 
 def test_a_folder_in_use(stub, tmp_path):
@@ -332,21 +254,6 @@ def test_mistakes_are_one_line(argv, words, call, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_summaries(tmp_path):
-    """By hand: two labels, one of them with a seed that has no score and a curve of its own."""
-    runs = study.plan([entry("a", (0, 1)), entry("b", model__attention__name="none")], tmp_path)
-    results = Results(tmp_path / "r.json")
-    scores = [(0.25, [[1, 0.25], [2, 0.5]]), (None, [[2, 0.25]]), (0.75, [])]
-    for run, (miou, curve) in zip(runs, scores):
-        result = {"miou": miou, "pixel_accuracy": 0.5}
-        results.records[run.key] = {"seed": run.seed, "seconds": None, "result": result, "curve": curve}
-    results.records[runs[0].key]["seconds"] = 30.0
-    first, second = summary(runs, results)
-    assert (first["label"], first["miou"], first["spread"], first["seconds"]) == ("b", 0.75, None, None)
-    assert (second["label"], second["miou"], second["spread"], second["seconds"]) == ("a", 0.125, 0.25, 30.0)
-    assert second["curve"] == [(2, 0.375)] and second["flops"] is None and second["seeds"] == [0, 1]
-
-
 @pytest.mark.slow
 def test_a_real_study(blocks, blocks_flags, tmp_path):
     """Stopped in its second run, then finished: results as of one stretch."""
@@ -376,10 +283,16 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
     assert not list(tmp_path.glob("a/runs/self-*/result.json"))
     for workdir in ("a", "b"):
         out, err = start(workdir).communicate(timeout=400)
-        assert out.count("\n| ") == 2, err
+        assert out.split("\n\n")[0].count("\n| ") == 2, err
+        assert out.count("| better than, % |") == 1
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert found.keys() == expected.keys() and len(found) == 2
     for key, record in found.items():
-        assert (record["result"], record["curve"], record["cost"]) == (
-            expected[key]["result"], expected[key]["curve"], expected[key]["cost"],
-        )  # fmt: skip
+        for name in ("result", "counts", "cost"):
+            assert record[name] == expected[key][name]
+        # All but the time it took, which a short run may not know.
+        assert [point[:2] for point in record["curve"]] == [point[:2] for point in expected[key]["curve"]]
+        assert record["timing"]["peak_bytes"] > 2**26
+    names = {"results.json", "results.md", "results.png", "results_bootstrap.png", "results_sheet.png", "sheet.png"}
+    assert names == {path.name for path in (tmp_path / "a").iterdir() if path.is_file()} - {".lock"}
+    assert len(list((tmp_path / "a/results_predictions").iterdir())) == 4

@@ -4,7 +4,8 @@
     python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/reach --max_minutes=60 --only=self
 
 The same command again goes on: a run whose result is in the results file is not repeated, even if its folder is gone,
-and a broken one continues from its checkpoint. Beside the results file it writes a table (.md) and a plot (.png).
+and a broken one continues from its checkpoint. Beside the results file it writes tables (.md), plots (.png,
+_bootstrap.png) and predictions of a few images (_sheet.png; with the photographs WORKDIR/sheet.png).
 """
 
 import json
@@ -15,26 +16,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
 import jax
-import jax.numpy as jnp
 from absl import flags, logging
 from tqdm import tqdm
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
-from attnseg_jax.infer import charts, cost
-from attnseg_jax.infer.files import write_atomically
-from attnseg_jax.models import build_model
-from attnseg_jax.train import study
+from attnseg_jax.train import study, study_report
 from attnseg_jax.train.logging import is_terminal
-from attnseg_jax.train.results import Results, summary, to_markdown
+from attnseg_jax.train.results import Results
 from attnseg_jax.train.study import PlannedRun
-
-COSTS = {"flops": ("GFLOP, one training crop forward", 1e-9), "temp_bytes": ("MiB, its gradient's memory", 2**-20)}
 
 
 def define_flags() -> None:
@@ -49,7 +43,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Trains what is missing, writes table and plot, and prints the table."""
+    """Trains what is missing, writes tables and pictures, and prints the tables."""
     values = flags.FLAGS
     for flag in ("study", "workdir"):
         if not values[flag].value:
@@ -67,8 +61,8 @@ def main() -> None:
         # A file that cannot be written would be noticed after hours.
         results.write()
         failures = _train(chosen, results, folder, held, values.max_minutes)
-        _measure(runs, results)
-        text = _write(runs, results)
+        study_report.measure(runs, results)
+        text = study_report.write(runs, results, folder)
     print(text)
     if failures:
         raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
@@ -87,20 +81,25 @@ def _chosen(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:
 
 def listing(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
     """A line per run (what would happen, label, seed, hash, differences), and an estimate for those that would run."""
-    known = [r["seconds"] / r["steps"] for r in results.records.values() if "result" in r and r["seconds"]]
-    lines, left, steps = [], 0, 0
+    known: dict[str, list[float]] = {}
+    for record in results.records.values():
+        if "result" in record and record["seconds"]:
+            known.setdefault(record["label"], []).append(record["seconds"] / record["steps"])
+    every = [pace for paces in known.values() for pace in paces]
+    lines, left, steps, seconds = [], 0, 0, 0.0
     for run in runs:
         if results.finished(run):
             state = "finished"
         else:
             state = "continue" if (folder / "runs" / run.name).exists() else "train"
             left, steps = left + 1, steps + run.config.train.steps
+            if every:
+                seconds += run.config.train.steps * statistics.median(known.get(run.entry.label, every))
         changes = " ".join(f"{key}={value}" for key, value in run.changes.items() if key != "seed")
         lines.append(f"{state:8}  {run.entry.label:20}  seed {run.seed}  {run.key}  {changes}")
     lines.append(f"{left} of {len(runs)} runs to train, {steps} steps")
-    if left and known:
-        minutes = statistics.median(known) * steps / 60
-        lines.append(f"about {minutes:.0f} minutes, by the median of the finished ones")
+    if left and every:
+        lines.append(f"about {seconds / 60:.0f} minutes, by the median of the finished ones (of the label, if any is)")
     elif left:
         lines.append("no finished run to estimate the time from")
     return "\n".join(lines)
@@ -205,41 +204,6 @@ class _Board:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-def _measure(runs: Sequence[PlannedRun], results: Results) -> None:
-    """Adds the costs that finished runs lack; the seeds of one label cost the same."""
-    known = {run.entry.label: record["cost"] for run in runs if "cost" in (record := results.finished(run) or {})}
-    for run in runs:
-        record, label = results.finished(run), run.entry.label
-        if record is None or "cost" in record:
-            continue
-        if label not in known:
-            logging.info("%s: measuring what its model costs", label)
-            try:
-                model = build_model(run.config.model, len(record["result"]["iou"]), dtype=run.config.dtype)
-                image = jax.ShapeDtypeStruct((1, *run.config.data.crop, 3), jnp.float32)
-                known[label] = asdict(cost.module_cost(model, image, input_gradient=False))
-            except Exception as error:
-                # The scores are there; a cost that cannot be told must not hide them.
-                logging.warning("%s: no cost (%s: %s)", label, type(error).__name__, error)
-                continue
-            finally:
-                jax.clear_caches()
-        results.add_cost(run, known[label])
-
-
-def _write(runs: Sequence[PlannedRun], results: Results) -> str:
-    rows = summary(runs, results)
-    missing = [(run, results.records.get(run.key, {})) for run in runs if not results.finished(run)]
-    failures = [(str(run), record["error"]) for run, record in missing if "error" in record]
-    if len(missing) > len(failures):
-        failures.append((f"{len(missing) - len(failures)} more", "not trained yet"))
-    text = to_markdown(rows, failures)
-    write_atomically(results.path.with_suffix(".md"), (text + "\n").encode())
-    if rows:
-        charts.score_against_cost(rows, COSTS, results.path.with_suffix(".png"))
-    return text
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -50,14 +51,21 @@ def score_against_cost(
     """Writes one PNG: a panel of mIoU against each cost, with the range over seeds, and the learning curves.
 
     Args:
-      rows: one per label: `label`, `mious` (of each seed), the costs by their keys (None where unknown), and `curve`,
-        points (step, validation mIoU).
+      rows: one per label: `label`, `mious` (of each seed), the costs by their keys (None where unknown), `curve`,
+        points (step, validation mIoU), and, for a panel of curves over time, `clock`, points (seconds, that mIoU).
       costs: key of a cost -> title of its axis, factor; a cost that no row knows gets no panel.
       path: where to.
     """
     costs = {key: shown for key, shown in costs.items() if any(row[key] for row in rows)}
-    figure = Figure(figsize=(6 * (len(costs) + 1) + 2, 5), dpi=110, layout="constrained")
-    *panels, last = figure.subplots(1, len(costs) + 1, squeeze=False).flat
+    curves = {"curve": "step", "clock": "seconds of training"}
+    curves = {key: title for key, title in curves.items() if key == "curve" or any(row.get(key) for row in rows)}
+    count = len(costs) + len(curves)
+    columns = min(count, 3)
+    lines = -(-count // columns)
+    figure = Figure(figsize=(6 * columns + 2, 5 * lines), dpi=110, layout="constrained")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for empty in panels[count:]:
+        empty.remove()
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         _dress(axes, "validation mIoU, mean and range over seeds", title)
         axes.set_xscale("log")
@@ -73,11 +81,34 @@ def score_against_cost(
                 if all(abs(math.log(x / a)) > _NAME_WIDTH or abs(mean - b) > _NAME_HEIGHT for a, b in named):
                     axes.annotate(row["label"], (x, mean), (6, 4), textcoords="offset points", fontsize=7)
                     named.append((x, mean))
-    _dress(last, "validation mIoU, mean over seeds", "step")
-    for i, row in enumerate(rows):
-        if row["curve"]:
-            last.plot(*zip(*row["curve"]), label=row["label"], markersize=4, **_style(i))
+    for axes, (key, title) in zip(panels[len(costs) :], curves.items()):
+        _dress(axes, "validation mIoU, mean over seeds", title)
+        for i, row in enumerate(rows):
+            if row.get(key):
+                axes.plot(*zip(*row[key]), label=row["label"], markersize=4, **_style(i))
     _legend(figure)
+    _write(figure, path)
+
+
+def confidence_matrix(
+    labels: Sequence[str], confidences: Mapping[tuple[str, str], float], path: str | os.PathLike
+) -> None:
+    """Writes one PNG: how sure it is, in per cent, that the system of a row is better than that of a column."""
+    values = np.array([[confidences.get((a, b), np.nan) for b in labels] for a in labels])
+    side = 2.5 + 0.5 * len(labels)
+    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(100 * values, cmap="RdBu", vmin=0, vmax=100)
+    for (y, x), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            # Black cannot be read on the ends of the colour map.
+            axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                      color="white" if abs(value - 0.5) > 0.35 else "black")  # fmt: skip
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_title("mIoU of the row above that of the column, % of resampled splits", fontsize=10)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, shrink=0.8)
     _write(figure, path)
 
 

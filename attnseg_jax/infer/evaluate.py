@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
+from attnseg_jax.infer.counts import ImageCounts
 from attnseg_jax.ops import metrics
 
 Batch = Mapping[str, Any]
@@ -19,7 +20,8 @@ class Scores:
 
     Fields: `miou` mean of `iou` over the classes that are not NaN, `pixel_accuracy` share of correct pixels,
     `class_accuracy` mean accuracy over the classes that the truth holds, `iou` [k] per class, `confusion` int64 [k, k]
-    pixel counts (rows truth, columns prediction).
+    pixel counts (rows truth, columns prediction), `images` the counts of each image where they were taken,
+    `image_seconds` how long an image took.
     """
 
     miou: float
@@ -27,6 +29,8 @@ class Scores:
     class_accuracy: float
     iou: Float[np.ndarray, "k"]
     confusion: Int[np.ndarray, "k k"]
+    images: ImageCounts | None = None
+    image_seconds: float = float("nan")
 
     @classmethod
     def from_confusion(cls, confusion: Integer[np.ndarray, "k k"]) -> "Scores":
@@ -44,6 +48,17 @@ class Scores:
             iou=np.asarray(values["iou"], np.float64),
             confusion=confusion,
         )
+
+    @property
+    def boundary_iou(self) -> Float[np.ndarray, "k"]:
+        """Boundary IoU per class [k] (see `infer.boundary`); NaN without `images`."""
+        return np.full(self.iou.shape, np.nan) if self.images is None else self.images.boundary_iou
+
+    @property
+    def boundary_miou(self) -> float:
+        """Mean boundary IoU over the classes that have one."""
+        known = self.boundary_iou[~np.isnan(self.boundary_iou)]
+        return float(known.mean()) if known.size else float("nan")
 
     @property
     def accuracy(self) -> Float[np.ndarray, "k"]:

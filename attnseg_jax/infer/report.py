@@ -9,9 +9,10 @@ from attnseg_jax.infer.evaluate import Scores
 
 
 def table(scores: Scores, class_names: Sequence[str]) -> str:
-    """Plain text: a line per class (IoU, accuracy, share of the true pixels), then the three overall scores.
+    """Plain text: a line per class (IoU, accuracy, share of the true pixels), then the overall scores.
 
-    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0.
+    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary IoU is
+    there where the images were counted.
 
     >>> import numpy as np
     >>> print(table(Scores.from_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])), ["sky", "road", "tram"]))
@@ -30,18 +31,25 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
         "pixel accuracy": scores.pixel_accuracy,
         "class accuracy": scores.class_accuracy,
     }
+    counted = scores.images is not None
+    if counted:
+        overall["boundary mIoU"] = scores.boundary_miou
     width = max(map(len, [*class_names, *overall]))
-    lines = [f"{'class':<{width}}  {'IoU':>6}  {'accuracy':>8}  {'pixels':>6}"]
-    rows = zip(class_names, scores.iou, scores.accuracy, scores.share, strict=True)
-    for name, iou, accuracy, share in rows:
-        lines.append(f"{name:<{width}}  {_number(iou):>6}  {_number(accuracy):>8}  {_percent(share):>6}")
+    lines = [f"{'class':<{width}}  {'IoU':>6}  {'accuracy':>8}  {'pixels':>6}" + counted * "  boundary"]
+    rows = zip(class_names, scores.iou, scores.accuracy, scores.share, scores.boundary_iou, strict=True)
+    for name, iou, accuracy, share, near in rows:
+        line = f"{name:<{width}}  {_number(iou):>6}  {_number(accuracy):>8}  {_percent(share):>6}"
+        lines.append(line + counted * f"  {_number(near):>8}")
     lines.append("-" * len(lines[0]))
     lines += [f"{name:<{width}}  {_number(value):>6}" for name, value in overall.items()]
     return "\n".join(lines)
 
 
 def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -> str:
-    """One line: `{"split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou": {name: value}}`; NaN is null."""
+    """One line: `{"split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou": {name: value}}`; NaN is null.
+
+    Where the images were counted, `boundary_miou` and `boundary_iou` too.
+    """
     _check_names(scores, class_names)
     values = {
         "split": split,
@@ -49,9 +57,16 @@ def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -
         "miou": finite(scores.miou),
         "pixel_accuracy": finite(scores.pixel_accuracy),
         "class_accuracy": finite(scores.class_accuracy),
-        "iou": {name: finite(value) for name, value in zip(class_names, scores.iou, strict=True)},
+        "iou": _by_name(scores.iou, class_names),
     }
+    if scores.images is not None:
+        values["boundary_miou"] = finite(scores.boundary_miou)
+        values["boundary_iou"] = _by_name(scores.boundary_iou, class_names)
     return json.dumps(values, allow_nan=False, ensure_ascii=False)
+
+
+def _by_name(values: Sequence[float], class_names: Sequence[str]) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in zip(class_names, values, strict=True)}
 
 
 def finite(value: Any) -> float | None:

@@ -67,6 +67,46 @@ def prediction_sheet(
     write_atomically(path, _png(sheet))
 
 
+def comparison_sheet(
+    labels: Sequence[LabelArray],
+    predictions: Mapping[str, Sequence[LabelArray]],
+    class_names: Sequence[str],
+    palette: UInt8[np.ndarray, "k 3"],
+    path: str | os.PathLike,
+    *,
+    titles: Sequence[str],
+    images: Sequence[ImageArray] | None = None,
+) -> None:
+    """Writes one PNG: a column per sample, in it the input where `images` are given, the truth, and each prediction.
+
+    `labels` and the predictions of each name are integers [h, w], sizes free per sample; `titles` stand above the
+    columns. Scale, colours and legend are those of `prediction_sheet`.
+    """
+    blank = [np.zeros((*label.shape, 3), np.uint8) for label in labels]
+    samples = zip(blank if images is None else images, labels, *predictions.values(), strict=True)
+    columns = [_row_panels(image, truth, guesses, palette, False) for image, truth, *guesses in samples]
+    rows = dict(zip(["input", "truth", *predictions], zip(*columns)))
+    if images is None:
+        del rows["input"]
+    entries = _legend_entries([*labels, *(m for maps in predictions.values() for m in maps)], class_names, palette)
+    write_atomically(path, _png(_compose(list(rows.values()), titles, list(rows), entries)))
+
+
+def write_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:
+    """Writes integers [h, w] below 256 as the indices of one palette PNG, which shows them in their colours."""
+    picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
+    picture.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_map(path: str | os.PathLike) -> LabelArray:
+    """The integers [h, w] that `write_map` wrote."""
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def _row_panels(image, truth, guesses, palette, errors) -> list[np.ndarray]:
     up, down = _factors(image.shape[1])
     small = np.asarray(Image.fromarray(image).reduce(down)) if down > 1 else image
@@ -128,7 +168,7 @@ def _compose(panels, headers, titles, entries) -> Image.Image:
     line, caption = round(size * 1.7), round(small.size * 1.6) if titles is not None else 0
     full = sum(widths) + _GAP * (len(widths) - 1)
     legend = _flow([small.getlength(name) for name, _ in entries], full, small.size)
-    heights = [row[0].shape[0] for row in panels]
+    heights = [max(panel.shape[0] for panel in row) for row in panels]
     height = line + sum(heights) + (_GAP + caption) * len(heights) + (legend[-1][1] + line if legend else 0)
     sheet = Image.new("RGB", (full + 2 * _MARGIN, height + 2 * _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)

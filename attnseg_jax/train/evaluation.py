@@ -1,13 +1,16 @@
 """Evaluation of a whole split with the steps of a run, and its picture."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
@@ -16,7 +19,9 @@ from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
+from attnseg_jax.infer.counts import Counter
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
+from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.models.build import PARTS
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
@@ -40,7 +45,13 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 
 
 def evaluate_split(
-    config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source, *, picture: Path | None = None
+    config: ConfigDict,
+    parallel: Parallel,
+    variables: PyTree,
+    source: Source,
+    *,
+    picture: Path | None = None,
+    keep: Path | None = None,
 ) -> Scores:
     """Scores every image of `source` at full size and draws `config.eval.samples` of them to `picture`.
 
@@ -50,7 +61,11 @@ def evaluate_split(
       variables: parameters and statistics to evaluate, from `Parallel.put_state` or a train step.
       source: the split.
       picture: path of a PNG, or None.
+      keep: folder for `counts.json`, the counts of every image (`ImageCounts.encode`), and, if they are drawn,
+        `maps/INDEX.png`, the train ids that were predicted for the images drawn; or None.
     """
+    names, palette = source.info.class_names, source.info.palette
+    counter, pace = Counter(len(source), len(names), source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()) if picture else ())
     batches = eval_batches(
         source,
@@ -60,25 +75,70 @@ def evaluate_split(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+    def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
+        predictions = np.asarray(predictions)
+        for part in (collector, counter, pace):
+            part(batch, predictions)
+
     scores = evaluate(
         lambda batch: parallel.evaluate(variables, batch),
         batches,
-        len(source.info.class_names),
-        on_batch=collector,
+        len(names),
+        on_batch=on_batch,
         progress=lambda items: track(items, "evaluate"),
     )
-    if picture and collector.predictions and jax.process_index() == 0:
+    scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
+    if jax.process_index() != 0:
+        return scores
+    if keep:
+        write_atomically(keep / "counts.json", (json.dumps(scores.images.encode()) + "\n").encode())
+    if picture and collector.predictions:
         records = {index: source[index] for index in sorted(collector.predictions)}
+        maps = {index: _cut(collector.predictions[index], record["label"]) for index, record in records.items()}
         visualize.prediction_sheet(
             [record["image"] for record in records.values()],
             [record["label"] for record in records.values()],
-            [_cut(collector.predictions[index], record["label"]) for index, record in records.items()],
-            source.info.class_names,
-            source.info.palette,
+            list(maps.values()),
+            names,
+            palette,
             picture,
             titles=[record["id"] for record in records.values()],
         )
+        for index, prediction in maps.items() if keep else ():
+            visualize.write_map(prediction, palette, keep / "maps" / f"{index}.png")
     return scores
+
+
+class Pace:
+    """An `on_batch` that tells how long an image takes, from the end of the first batch, which compiles, to the last's.
+
+    That is all of an evaluation: reading, prediction and counting. With several processes each sees all their images.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._since, self._seconds, self._images = clock, None, 0.0, 0
+
+    def __call__(self, batch: Mapping[str, Any], predictions: Any) -> None:
+        """Notes that a batch with `valid` [b] is done."""
+        now = self._clock()
+        if self._since is None:
+            self._since = now
+        else:
+            self._seconds = now - self._since
+            self._images += int(np.sum(batch["valid"])) * jax.process_count()
+
+    @property
+    def image_seconds(self) -> float:
+        """Seconds an image; NaN where there was one batch only."""
+        return self._seconds / self._images if self._images else float("nan")
+
+
+def _over_processes(counts: np.ndarray) -> np.ndarray:
+    """The sum of the processes' counts; each image has some in one of them only."""
+    if jax.process_count() == 1:
+        return counts
+    return np.asarray(multihost_utils.process_allgather(counts)).sum(0)
 
 
 def _cut(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""What a training says while it runs: metrics.jsonl and TensorBoard for later, a bar or log lines for now."""
+"""What a training says while it runs: files and TensorBoard for later, a bar or log lines for now."""
 
 import contextlib
 import io
 import json
 import os
+import re
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +28,8 @@ class MetricWriter:
     A line is one JSON object, `step` and metrics; NaN and infinities are null. Training metrics are `loss`, `miou`,
     `learning_rate`, ...; those of an evaluation begin with `val_` (see `write_scores`).
 
+    What depends on the machine goes to WORKDIR/timing.jsonl in the same form, so that the metrics of a run do not.
+
     `start_step` is the step a run resumes from (0 for a new one): lines of later steps and a torn last line are
     dropped, because the resumed run writes them again.
     """
@@ -35,8 +39,10 @@ class MetricWriter:
         if jax.process_index() != 0:
             return
         path = Path(workdir) / "metrics.jsonl"
+        self._timing = path.with_name("timing.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_after(path, start_step)
+        for lines in (path, self._timing):
+            _drop_after(lines, start_step)
         self._file = path.open("a", encoding="utf-8")
         # TensorBoard hides what an earlier run wrote from `purge_step` on.
         self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
@@ -46,16 +52,28 @@ class MetricWriter:
         if self._file is None:
             return
         values = {name: finite(value) for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.write(_line(step, values))
         self._file.flush()
         for name, value in values.items():
             if value is not None:
                 # A space is no letter of a TensorBoard tag; left in, it is reported at each call.
                 self._board.add_scalar(name.replace(" ", "_"), value, int(step))
 
+    def write_timing(self, step: int, **seconds: float | None) -> None:
+        """Writes one line of figures of this machine; None is left out."""
+        values = {name: finite(value) for name, value in seconds.items() if value is not None}
+        if self._file is not None and values:
+            with self._timing.open("a", encoding="utf-8") as file:
+                file.write(_line(step, values))
+
     def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
-        """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name."""
+        """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name.
+
+        Where the images were counted, `val_boundary_miou` too.
+        """
         values = {name: getattr(scores, name) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+        if scores.images is not None:
+            values["boundary_miou"] = scores.boundary_miou
         values |= {f"iou/{name}": value for name, value in zip(class_names, scores.iou, strict=True)}
         self.write(step, {f"{prefix}_{name}": value for name, value in values.items()})
 
@@ -71,6 +89,10 @@ class MetricWriter:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def _line(step: int, values: Mapping[str, float | None]) -> str:
+    return json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -120,31 +142,39 @@ class Progress:
                 disable=False,
             )
         self._reported_step, self._since = start_step, clock()
+        self._compiled = False
 
-    def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-        """`step` steps are done; with `metrics` it reports their `loss` and `miou` (each optional) and the speed."""
+    def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> float | None:
+        """`step` steps are done; with `metrics` it reports their `loss` and `miou` (each optional) and the speed.
+
+        Returns:
+          Seconds a step since the last report; None without a report, and for the first one, which has the compilation.
+        """
         if self._silent:
-            return
-        report = None
+            return None
+        report = pace = None
         if metrics is not None:
-            report = self._report(step, metrics)
+            report, pace = self._report(step, metrics)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             if report is not None:
                 self._bar.set_postfix_str(report)
         elif report is not None:
             logging.info("step %d/%d %s", step, self._total, report)
+        return pace
 
-    def _report(self, step: int, metrics: Mapping[str, Any]) -> str:
+    def _report(self, step: int, metrics: Mapping[str, Any]) -> tuple[str, float | None]:
         now = self._clock()
         steps, seconds = step - self._reported_step, now - self._since
         self._reported_step, self._since = step, now
         labels = {"loss": "loss", "miou": "mIoU"}
         words = [f"{label} {float(metrics[name]):.3f}" for name, label in labels.items() if name in metrics]
+        pace = seconds / steps if steps > 0 and self._compiled else None
+        self._compiled = True
         if steps > 0 and seconds > 0:
             left = tqdm.format_interval((self._total - step) * seconds / steps)
             words.append(f"{steps * self._batch_size / seconds:.1f} images/s, {left} left")
-        return " ".join(words)
+        return " ".join(words), pace
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -182,6 +212,18 @@ def track(items: Iterable, description: str, *, total: int | None = None) -> Ite
     if jax.process_index() != 0 or not is_terminal(sys.stderr):
         return items
     return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held at once."""
+    try:
+        # What the kernel gives to everyone (`ru_maxrss`) begins with the memory of the process that started this one.
+        found = re.search(r"^VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def is_terminal(stream: io.TextIOBase) -> bool:

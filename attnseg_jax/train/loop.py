@@ -25,7 +25,7 @@ from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
 from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
-from attnseg_jax.train.logging import MetricWriter, Progress
+from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -232,7 +232,7 @@ def _log(
     metrics = meter.result()
     meter.reset()
     writer.write(step, metrics)
-    progress.update(step, metrics)
+    writer.write_timing(step, step_seconds=progress.update(step, metrics))
 
 
 def _evaluate_and_save(
@@ -248,7 +248,8 @@ def _evaluate_and_save(
 ) -> Scores:
     picture = workdir / "predictions" / f"step_{step}.png"
     with progress.pause():
-        scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture)
+        scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture, keep=workdir)
+    writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
     if not (step in checkpoints.steps() and checkpoints.metrics(step)):
         # A checkpoint with metrics has its line already.
         writer.write_scores(step, scores, source.info.class_names)

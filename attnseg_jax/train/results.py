@@ -1,47 +1,57 @@
-"""What the runs of a study gave: one JSON file, keyed by the hash of the config, and a table of means over seeds."""
+"""What the runs of a study gave: one JSON file, keyed by the hash of the config, and beside it some predictions."""
 
 import datetime
 import importlib.metadata
 import json
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer import report
 from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.visualize import read_series
-from attnseg_jax.train.study import PlannedRun
-
-# Key of a row, title, how it is written.
-COLUMNS = (
-    ("miou", "mIoU", "{:.4f}".format),
-    ("spread", "spread", "{:.4f}".format),
-    ("pixel_accuracy", "pixel accuracy", "{:.4f}".format),
-    ("parameters", "parameters", "{:,.0f}".format),
-    ("flops", "GFLOP", lambda flops: report.short(flops * 1e-9)),
-    ("temp_bytes", "MiB", lambda size: report.short(size * 2**-20)),
-    ("seconds", "seconds", "{:,.0f}".format),
-)
+from attnseg_jax.train.study import PlannedRun, file_name
 
 
 class Results:
     """The records of runs in a JSON file, `{config hash: record}`; every change is on disk when it returns.
 
     A record holds `label`, `config`, `overrides`, `seed`, `steps`, `seconds` (of its processes, null where unknown),
-    `versions` and `date`; a finished run's also `result` (see `infer.report.to_json`), `curve` (step and validation
-    mIoU) and, once measured, `cost` (`infer.cost.ModuleCost` of one training crop); a broken one's `error`.
+    `versions` and `date`; a broken run's also `error`, a finished one's
+
+    - `result` (see `infer.report.to_json`),
+    - `curve`, points of step, validation mIoU and seconds of training until then (see `training_seconds`),
+    - `timing`: `step_seconds`, `image_seconds` (medians) and `peak_bytes`, whichever is known,
+    - `counts`, the pixel counts of every image (see `infer.counts.ImageCounts.encode`),
+    - once measured, `cost` (`infer.cost.ModuleCost` of one training crop).
+
+    Older records lack the seconds of the curve, `timing` and `counts`. The predictions that the first seed of an entry
+    leaves in `WORKDIR/maps` are kept as `STEM_predictions/LABEL-INDEX.png` beside the file `STEM.json`.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.records = self._read()
 
+    def beside(self, suffix: str) -> Path:
+        """A path beside the file that begins as it does."""
+        return self.path.with_name(self.path.stem + suffix)
+
     def finished(self, run: PlannedRun) -> dict[str, Any] | None:
         """The record of a finished run, else None."""
         record = self.records.get(run.key, {})
         return record if "result" in record else None
+
+    def predictions(self, run: PlannedRun) -> dict[int, Path]:
+        """The kept predictions of a run's entry: place of the image in the split -> file."""
+        prefix = f"{file_name(run.entry.label)}-"
+        found = self.beside("_predictions").glob(f"{prefix}*.png")
+        places = {path.stem.removeprefix(prefix): path for path in found}
+        return {int(place): path for place, path in sorted(places.items()) if place.isdecimal()}
 
     def add_failure(self, run: PlannedRun, seconds: float, error: str) -> None:
         """Notes that a run broke after so many seconds, beside those of earlier attempts."""
@@ -50,12 +60,14 @@ class Results:
     def add_result(self, run: PlannedRun, workdir: Path, seconds: float | None) -> None:
         """Notes the result in a finished run's workdir; `seconds` None: it did not train now."""
         known = self._before(run) + (seconds or 0.0)
-        curve = read_series(workdir / "metrics.jsonl").get("val_miou", ([], []))
+        if run.seed == run.entry.seeds[0]:
+            for path in sorted((workdir / "maps").glob("*.png")):
+                self._keep(path, f"{file_name(run.entry.label)}-{path.name}")
         self._put(
             run,
             seconds=known or None,
             result=json.loads((workdir / "result.json").read_text()),
-            curve=[list(point) for point in zip(*curve)],
+            **_measured(workdir),
         )
 
     def add_cost(self, run: PlannedRun, cost: dict[str, Any]) -> None:
@@ -66,6 +78,14 @@ class Results:
 
     def _before(self, run: PlannedRun) -> float:
         return self.records.get(run.key, {}).get("seconds") or 0.0
+
+    def _keep(self, path: Path, name: str) -> None:
+        target = self.beside("_predictions") / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise UserError(f"--results={self.path}: {target} cannot be written ({error.strerror})") from None
 
     def _put(self, run: PlannedRun, **more: Any) -> None:
         # Another study may have added to the file in the meantime.
@@ -104,62 +124,38 @@ class Results:
             raise UserError(f"--results={self.path} cannot be written ({error.strerror}): name another file") from None
 
 
-def summary(runs: Sequence[PlannedRun], results: Results) -> list[dict[str, Any]]:
-    """A row for each label with a finished run, by mean mIoU: `label`, `seeds`, means, `mious`, `spread`, `curve`.
+def _measured(workdir: Path) -> dict[str, Any]:
+    """Curve, timing and counts of a finished run, as far as its version left them."""
+    metrics = read_series(workdir / "metrics.jsonl")
+    steps, mious = metrics.get("val_miou", ([], []))
+    path = workdir / "timing.jsonl"
+    timing = read_series(path) if path.exists() else {}
+    series = {name: timing[name][1] for name in ("step_seconds", "image_seconds", "peak_bytes") if name in timing}
+    medians = {name: max(v) if name == "peak_bytes" else statistics.median(v) for name, v in series.items()}
+    points: list[Sequence[Any]] = [steps, mious]
+    if "step_seconds" in timing:
+        points.append(training_seconds(steps, metrics["loss"][0], dict(zip(*timing["step_seconds"]))))
+    found: dict[str, Any] = {"curve": [list(point) for point in zip(*points)]}
+    if medians:
+        found["timing"] = medians
+    if (workdir / "counts.json").exists():
+        found["counts"] = json.loads((workdir / "counts.json").read_text())
+    return found
 
-    `spread` is the largest less the smallest mIoU, None for one seed; costs not measured are None.
+
+def training_seconds(steps: Sequence[int], reported: Sequence[int], paces: dict[int, float]) -> list[float]:
+    """Seconds of training until each of `steps`, without compilation, evaluation and saving.
+
+    Args:
+      steps: the steps asked for.
+      reported: steps of the log lines, ascending.
+      paces: seconds a step between a log line and the one before; where there is none, as for the lines in which a
+        process compiled, the median stands for it.
+
+    >>> training_seconds([0, 15, 30], [10, 20, 30], {20: 2.0, 30: 1.0})
+    [0.0, 25.0, 45.0]
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        if record := results.finished(run):
-            groups.setdefault(run.entry.label, []).append(record)
-    rows = []
-    for label, records in groups.items():
-        mious = [record["result"]["miou"] or 0.0 for record in records]
-        costs = [record["cost"] for record in records if "cost" in record]
-        seconds = [record["seconds"] for record in records if record["seconds"]]
-        curves = [dict(record["curve"]) for record in records]
-        steps = sorted(set.intersection(*map(set, curves)))
-        rows.append({
-            "label": label,
-            "seeds": [record["seed"] for record in records],
-            "mious": mious,
-            "miou": statistics.fmean(mious),
-            "spread": max(mious) - min(mious) if len(mious) > 1 else None,
-            "pixel_accuracy": statistics.fmean(record["result"]["pixel_accuracy"] or 0.0 for record in records),
-            "parameters": costs[0]["parameters"] if costs else None,
-            "flops": costs[0]["forward"]["flops"] if costs else None,
-            "temp_bytes": costs[0]["gradient"]["temp_bytes"] if costs else None,
-            "seconds": statistics.fmean(seconds) if seconds else None,
-            "curve": [(step, statistics.fmean(curve[step] for curve in curves)) for step in steps],
-        })  # fmt: skip
-    return sorted(rows, key=lambda row: -row["miou"])
-
-
-def to_markdown(rows: Sequence[dict[str, Any]], failures: Sequence[tuple[str, str]] = ()) -> str:
-    """A table of `summary`, what its columns mean, and the runs that broke with their reasons.
-
-    >>> print(to_markdown([{"label": "self", "seeds": [0, 1], "miou": 0.5, "spread": 0.25, "pixel_accuracy": 0.75,
-    ...     "parameters": 164000, "flops": 2.5e9, "temp_bytes": None, "seconds": 120.4}]))
-    | label | seeds | mIoU | spread | pixel accuracy | parameters | GFLOP | MiB | seconds |
-    |---|---|---|---|---|---|---|---|---|
-    | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.5 | - | 120 |
-    <BLANKLINE>
-    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of
-    its gradient on a CPU. Seconds: of a run's processes, compilation included.
-    """
-    lines = [
-        "| " + " | ".join(["label", "seeds", *(title for _, title, _ in COLUMNS)]) + " |",
-        "|---" * (2 + len(COLUMNS)) + "|",
-    ]
-    for row in rows:
-        cells = ["-" if row[key] is None else write(row[key]) for key, _, write in COLUMNS]
-        lines.append(f"| {row['label']} | {len(row['seeds'])} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of",
-        "its gradient on a CPU. Seconds: of a run's processes, compilation included.",
-    ]
-    if failures:
-        lines += ["", "Not finished:", "", *(f"- {name}: {error}" for name, error in failures)]
-    return "\n".join(lines)
+    middle = statistics.median(paces.values())
+    ends = np.array([0, *reported])
+    durations = np.diff(ends) * [paces.get(step, middle) for step in reported]
+    return np.interp(steps, ends, np.concatenate([[0.0], np.cumsum(durations)])).tolist()

@@ -64,12 +64,21 @@ class PlannedRun:
     @property
     def name(self) -> str:
         """Name of its folder."""
-        return f"{re.sub(r'[^A-Za-z0-9+.-]+', '_', self.entry.label)}-{self.seed}-{self.key}"
+        return f"{file_name(self.entry.label)}-{self.seed}-{self.key}"
 
     def command(self, workdir: Path) -> list[str]:
         """The command line that trains it."""
         values = [f"--config.{key}={value}" for key, value in self.changes.items()]
         return [sys.executable, str(SCRIPT), f"--config={self.file}", *values, f"--workdir={workdir}"]
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name.
+
+    >>> file_name("criss_cross R=2")
+    'criss_cross_R_2'
+    """
+    return re.sub(r"[^A-Za-z0-9+.-]+", "_", label)
 
 
 def load_study(path: str | Path) -> list[Entry]:
@@ -92,11 +101,13 @@ def plan(entries: Sequence[Entry], folder: Path, data_dir: str | None = None) ->
       UserError: an entry whose config cannot be read or built, two entries of one label, two runs of one config.
     """
     runs: dict[str, PlannedRun] = {}
-    labels: set[str] = set()
+    labels: dict[str, str] = {}
     for entry in entries:
-        if entry.label in labels:
+        other = labels.setdefault(file_name(entry.label), entry.label)
+        if other != entry.label:
+            raise UserError(f"files of {other!r} and {entry.label!r} would have the same names: rename one of them")
+        if sum(entry.label == one.label for one in entries) > 1:
             raise UserError(f"two entries of the study are called {entry.label!r}: seeds of one config are one entry")
-        labels.add(entry.label)
         for seed in entry.seeds:
             try:
                 run = _plan(entry, seed, folder, data_dir)

@@ -42,3 +42,29 @@ def test_score_against_cost(drawn, tmp_path):
     assert cost.get_xlabel() == "GFLOP"
     assert [line.get_label() for line in curves.lines] == ["a"]
     assert (tmp_path / "study.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_curves_over_time_are_another_panel(drawn, tmp_path):
+    rows = [
+        {"label": "a", "mious": [0.5], "flops": 2e9, "curve": [(3, 0.5)], "clock": [(7.5, 0.5)]},
+        {"label": "b", "mious": [0.5], "flops": 3e9, "curve": [(3, 0.25)], "clock": []},
+    ]
+    costs = {"flops": ("GFLOP", 1e-9)}
+    charts.score_against_cost(rows, costs, tmp_path / "study.png")
+    _, steps, clock = drawn[0].axes
+    assert (steps.get_xlabel(), clock.get_xlabel()) == ("step", "seconds of training")
+    assert [line.get_label() for line in steps.lines] == ["a", "b"]
+    assert [(line.get_label(), line.get_xydata().tolist()) for line in clock.lines] == [("a", [[7.5, 0.5]])]
+    # No more than three beside each other; what is left of the last line stays empty.
+    charts.score_against_cost([{**rows[0], "ms": 1.0}], {**costs, "ms": ("ms", 1.0)}, tmp_path / "study.png")
+    assert len(drawn[1].axes) == 4 and len({axes.get_position().y0 for axes in drawn[1].axes}) == 2
+
+
+def test_confidence_matrix(drawn, tmp_path):
+    pairs = {("a", "b"): 0.975, ("b", "a"): 0.025, ("a", "c"): 0.5, ("c", "a"): 0.5, ("b", "c"): 0.0, ("c", "b"): 1.0}
+    charts.confidence_matrix(["a", "b", "c"], pairs, tmp_path / "matrix.png")
+    axes = drawn[0].axes[0]
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found == {(1, 0): "98", (0, 1): "2", (2, 0): "50", (0, 2): "50", (2, 1): "0", (1, 2): "100"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert (tmp_path / "matrix.png").read_bytes()[1:4] == b"PNG"

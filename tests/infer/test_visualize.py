@@ -8,7 +8,7 @@ from PIL import Image
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.files import write_atomically
-from attnseg_jax.infer.visualize import WRONG, curves, prediction_sheet
+from attnseg_jax.infer.visualize import WRONG, comparison_sheet, curves, prediction_sheet, read_map, write_map
 
 NAMES = ("sky", "road", "tram")
 PALETTE = np.array([[10, 200, 30], [200, 10, 250], [20, 30, 220]], np.uint8)
@@ -149,3 +149,32 @@ def test_no_pyplot_and_no_training_libraries():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_map_is_written_as_its_numbers_and_shows_its_colours(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (13, 17))
+    write_map(labels, PALETTE, tmp_path / "new" / "map.png")
+    np.testing.assert_array_equal(read_map(tmp_path / "new" / "map.png"), labels)
+    with Image.open(tmp_path / "new" / "map.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])
+
+
+def test_comparison_sheet_has_a_column_for_each_image_and_a_row_for_each_system(tmp_path):
+    (image, label, guess), (tall, other, more) = _row(), _row(29, 17)
+    predictions = {"one": [guess, more], "two": [np.full_like(guess, 2), np.full_like(more, 2)]}
+    path = tmp_path / "sheet.png"
+    options = {"titles": ["first", "second"]}
+    comparison_sheet([label, other], predictions, NAMES, PALETTE, path, **options)
+    plain = np.asarray(Image.open(path))
+    cell = 15 * 15
+    assert _count(plain, INPUT) == 0
+    assert 0 < _count(plain, PALETTE[2]) - (13 + 29) * 17 * cell < 600
+    columns = np.flatnonzero((plain == PALETTE[2]).all(-1).sum(0) > 100)
+    assert columns.tolist() == [*range(24, 24 + 255), *range(24 + 255 + 12, 24 + 2 * 255 + 12)]
+    comparison_sheet([label, other], predictions, NAMES, PALETTE, path, images=[image, tall], **options)
+    full = np.asarray(Image.open(path))
+    assert 0 <= _count(full, INPUT) - (13 + 29) * 17 * cell < 10
+    assert full.shape[1] == plain.shape[1] and full.shape[0] - plain.shape[0] >= 29 * 15
+    with pytest.raises(ValueError):
+        comparison_sheet([label], predictions, NAMES, PALETTE, path, titles=["first"])

@@ -13,9 +13,12 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.infer import boundary
+from attnseg_jax.infer.counts import ImageCounts
+from attnseg_jax.infer.visualize import read_map
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import evaluate_run, predict, restore_run, sample_indices
+from attnseg_jax.train.evaluation import Pace, evaluate_run, predict, restore_run, sample_indices
 from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 
@@ -151,7 +154,7 @@ def test_best_and_numbered_checkpoints_and_another_split(trained, evaluated, mon
 def test_an_evaluation_changes_nothing_but_its_own_folder(trained, evaluated):
     workdir = trained[0]
     names = {"config.json", "metrics.jsonl", "result.json", "curves.png", "tensorboard", "predictions", "checkpoints"}
-    assert {path.name for path in workdir.iterdir()} == names | {"eval"}
+    assert {path.name for path in workdir.iterdir()} == names | {"counts.json", "maps", "timing.jsonl", "eval"}
 
 
 @pytest.mark.parametrize("workdir, message", [(None, "--workdir is missing"), ("nowhere", "nowhere/config.json does")])
@@ -170,9 +173,10 @@ def test_on_another_number_of_devices(trained):
     assert run.returncode == 0, run.stderr
     *table, last = run.stdout.splitlines()
     found = json.loads(last)
-    assert table[0].split() == ["class", "IoU", "accuracy", "pixels"]
+    assert table[0].split() == ["class", "IoU", "accuracy", "pixels", "boundary"]
     assert found.pop("iou") == pytest.approx(result["iou"], abs=2e-3)
-    assert found == {key: pytest.approx(result[key], abs=2e-3) for key in result if key != "iou"} | {"split": "val"}
+    assert found.pop("boundary_iou") == pytest.approx(result["boundary_iou"], abs=2e-3)
+    assert found == {key: pytest.approx(result[key], abs=2e-3) for key in found} | {"split": "val"}
 
 
 @pytest.mark.parametrize("length, samples, wanted", [(5, 2, [0, 4]), (3, 7, [0, 1, 2]), (1, 4, [0]), (9, 0, [])])
@@ -191,3 +195,40 @@ def test_predictions_of_records_give_the_scores(trained):
         assert prediction.shape == truth.shape
         np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
+
+
+def test_what_the_last_evaluation_leaves(trained):
+    """The counts of every image and the predictions of those drawn, as one image after another gives them."""
+    workdir, result, config = trained
+    restored = restore_run(str(workdir))
+    records = [restored.source[i] for i in range(len(restored.source))]
+    predictions = predict(restored, records)
+    counts = ImageCounts.decode(json.loads((workdir / "counts.json").read_text()))
+    for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+        region, near = boundary.counts(record["label"], prediction, 5)
+        np.testing.assert_array_equal(counts.region[i], region)
+        np.testing.assert_array_equal(counts.near[i], near)
+    np.testing.assert_allclose(counts.iou, list(result["iou"].values()))
+    assert result["boundary_miou"] == pytest.approx(np.nanmean(counts.boundary_iou))
+    drawn = sample_indices(len(records), config.eval.samples)
+    assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
+    for index in drawn:
+        np.testing.assert_array_equal(read_map(workdir / "maps" / f"{index}.png"), predictions[index])
+
+
+def test_what_is_timed(trained):
+    lines = [json.loads(line) for line in (trained[0] / "timing.jsonl").read_text().splitlines()]
+    # The first report has the compilation; all five images are one batch, which has it too.
+    assert [x["step"] for x in lines if "step_seconds" in x] == [2, 3]
+    memory = [x["peak_bytes"] for x in lines if "peak_bytes" in x]
+    assert len(memory) == 3 and memory == sorted(memory) and 2**26 < memory[0] < 2**40
+    assert all(x.get("image_seconds") is None for x in lines)
+
+
+def test_pace():
+    now = iter([100.0, 101.0, 104.0])
+    pace = Pace(lambda: next(now))
+    assert np.isnan(pace.image_seconds)
+    for valid in ([True] * 4, [True] * 4, [True, True, False, False]):
+        pace({"valid": np.array(valid)}, None)
+    assert pace.image_seconds == 4 / 6

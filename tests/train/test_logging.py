@@ -2,6 +2,8 @@ import io
 import json
 import logging as std_logging
 import os
+import resource
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from tqdm import tqdm
 
 from attnseg_jax.infer.evaluate import Scores
 from attnseg_jax.train import logging as module
-from attnseg_jax.train.logging import MetricWriter, Progress, track
+from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, track
 
 
 def _lines(workdir):
@@ -102,6 +104,40 @@ def test_other_processes_write_and_say_nothing(tmp_path, monkeypatch, log):
         progress.update(5, {"loss": 1})
         progress.message("hello")
     assert list(tmp_path.iterdir()) == [] and stream.getvalue() == "" and log == []
+
+
+def test_timings_have_a_file_of_their_own(tmp_path):
+    with MetricWriter(tmp_path) as writer:
+        writer.write(5, {"loss": 1})
+        writer.write_timing(5, step_seconds=None)
+        assert not (tmp_path / "timing.jsonl").exists()
+        writer.write_timing(5, image_seconds=float("nan"), peak_bytes=7)
+        writer.write_timing(10, step_seconds=0.5)
+    read = lambda: [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]  # noqa: E731
+    assert read() == [{"step": 5, "image_seconds": None, "peak_bytes": 7}, {"step": 10, "step_seconds": 0.5}]
+    with MetricWriter(tmp_path, start_step=7) as writer:
+        writer.write_timing(10, step_seconds=0.25)
+    assert read()[1:] == [{"step": 10, "step_seconds": 0.25}] and _lines(tmp_path) == [{"step": 5, "loss": 1}]
+
+
+def test_the_pace_of_steps():
+    """Without pauses, and without the first report, which has the compilation."""
+    clock = Clock()
+    progress = Progress(500, 8, start_step=100, stream=io.StringIO(), clock=clock)
+    clock.now += 60
+    assert progress.update(110) is None and progress.update(120, {}) is None
+    clock.now += 4
+    with progress.pause():
+        clock.now += 1000
+    assert progress.update(128, {}) == 0.5
+    assert progress.update(128, {}) is None
+
+
+def test_peak_memory():
+    """In bytes, and at most what the kernel counts, which may begin with another process."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    # Kernels add up both now and then, not at the same moments.
+    assert 2**26 < peak_bytes() <= 1.1 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def test_log_lines_without_a_terminal(log):

@@ -1,5 +1,6 @@
 """Runs that are killed, and runs of several processes, through train.py itself."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runs import assert_same_run, final_state, lines
+
+from attnseg_jax.infer.counts import ImageCounts
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +78,11 @@ def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, f
         assert [x["step"] for x in lines(tmp_path / name)] == [2, 3, 3, 4, 6, 6]
         assert len(list((tmp_path / name / "tensorboard").iterdir())) == 1
     assert len(list((tmp_path / "two" / "predictions").iterdir())) == 2
+    # Each process counted its own images; none is missing, none there twice.
+    texts = [(tmp_path / name / "counts.json").read_text() for name in ("one", "two")]
+    truths = [ImageCounts.decode(json.loads(text)).region[..., [0, 2]].sum(-1) for text in texts]
+    np.testing.assert_array_equal(*truths)
+    assert (truths[0].sum(1) > 0).all()
     losses = [[x["loss"] for x in lines(tmp_path / name) if "loss" in x] for name in ("one", "two")]
     # XLA adds up a few thousand pixels one by one, many more in a tree; a device's share decides.
     np.testing.assert_allclose(*losses, atol=5e-5)

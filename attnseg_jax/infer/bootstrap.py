@@ -1,0 +1,86 @@
+"""Is one system better than another, or is it the choice of images? Paired bootstrap over the images of a split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from attnseg_jax.infer.counts import iou
+
+RESAMPLES = 10_000
+_CHUNK = 500  # resamples at once, for the sake of memory
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How much better A is than B.
+
+    Attributes:
+      difference: mIoU of A less that of B, on the split as it is.
+      low: the difference that 2.5 % of the resampled splits stay below.
+      high: the one that 2.5 % exceed.
+      confidence: share of the resampled splits on which A is better; equal ones count half.
+    """
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+
+
+def compare(
+    systems: Mapping[str, Sequence[Int[np.ndarray, "n k 3"]]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[tuple[str, str], Comparison]:
+    """The comparison of each ordered pair of systems; the diagonal is left out.
+
+    A split of as many images is drawn with replacement, the same one for all systems; a system's score there is the
+    mIoU of its summed counts, averaged over its seeds (Efron & Tibshirani 1993, ch. 13; Koehn 2004, W04-3250). What
+    other seeds would give is not part of it.
+
+    Args:
+      systems: label -> counts of every image and class (true positives, false positives, false negatives), one array
+        for each seed; all of the same images.
+      resamples: number of splits that are drawn.
+      seed: of the drawing.
+
+    Raises:
+      ValueError: systems that were not counted on the same images.
+    """
+    arrays = {label: [np.asarray(counts, np.int64) for counts in seeds] for label, seeds in systems.items()}
+    first = next(iter(arrays.values()))[0] if arrays else np.zeros((1, 1, 3), np.int64)
+    for label, seeds in arrays.items():
+        for counts in seeds:
+            # True positives and false negatives are the pixels of the truth.
+            if counts.shape != first.shape or (counts[..., [0, 2]].sum(-1) != first[..., [0, 2]].sum(-1)).any():
+                raise ValueError(f"{label!r} was counted on other images than {next(iter(arrays))!r}")
+    whole = {label: _scores(seeds, np.ones((1, len(first)))) for label, seeds in arrays.items()}
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, list[np.ndarray]] = {label: [] for label in arrays}
+    for start in range(0, resamples, _CHUNK):
+        number = min(_CHUNK, resamples - start)
+        times = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), number).astype(np.float64)
+        for label, seeds in arrays.items():
+            drawn[label].append(_scores(seeds, times))
+    scores = {label: np.concatenate(parts) for label, parts in drawn.items()}
+    return {
+        (a, b): _comparison(float((whole[a] - whole[b])[0]), scores[a] - scores[b]) for a, b in permutations(arrays, 2)
+    }
+
+
+def _scores(seeds: Sequence[np.ndarray], times: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r"]:
+    """mIoU on each split, in which an image stands so many times, averaged over the seeds."""
+    means = []
+    for counts in seeds:
+        # Sums of pixels are far below 2^53: exact.
+        values = iou((times @ counts.reshape(len(counts), -1)).reshape(len(times), *counts.shape[1:]))
+        known = ~np.isnan(values)
+        means.append(np.where(known, values, 0.0).sum(-1) / np.maximum(known.sum(-1), 1))
+    return np.mean(means, 0)
+
+
+def _comparison(difference: float, differences: Float[np.ndarray, "r"]) -> Comparison:
+    low, high = np.quantile(differences, (0.025, 0.975))
+    confidence = ((differences > 0) + 0.5 * (differences == 0)).mean()
+    return Comparison(difference, float(low), float(high), float(confidence))

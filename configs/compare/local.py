@@ -1,0 +1,14 @@
+"""ResNet-18 and similarity-weighted prediction: scores become the mean of those of pixels around that resemble it."""
+
+from ml_collections import ConfigDict
+
+from configs.compare import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = base.get_config()
+    with config.unlocked():
+        config.model.attention.name = "local"
+        config.model.attention.local.update(values="logits", kernel=7, heads=4, iterations=3)
+    return config

@@ -1,0 +1,14 @@
+"""`fcn_lite0.py` and similarity-weighted prediction, as in `local.py`."""
+
+from ml_collections import ConfigDict
+
+from configs.compare import fcn_lite0
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = fcn_lite0.get_config()
+    with config.unlocked():
+        config.model.attention.name = "local"
+        config.model.attention.local.update(values="logits", kernel=7, heads=4, iterations=3)
+    return config

@@ -1,0 +1,15 @@
+"""SegNet-Basic: four convolutions of 7x7 and poolings, and as many back by un-pooling."""
+
+from ml_collections import ConfigDict
+
+from configs.compare import base
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = base.get_config()
+    with config.unlocked():
+        config.model.backbone.name = "segnet_basic"
+        config.model.decoder.name = "segnet"
+        config.model.decoder.segnet.update(depths=(2, 1, 1, 1), kernel_size=7, classifier_size=1, relu=False)
+    return config

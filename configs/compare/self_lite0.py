@@ -1,0 +1,14 @@
+"""`fcn_lite0.py` and multi-head self-attention over all positions."""
+
+from ml_collections import ConfigDict
+
+from configs.compare import fcn_lite0
+
+
+def get_config() -> ConfigDict:
+    """Returns the config."""
+    config = fcn_lite0.get_config()
+    with config.unlocked():
+        config.model.attention.name = "self"
+        config.model.attention.self.update(heads=4, channels=256)
+    return config

@@ -1,0 +1,108 @@
+"""The paired bootstrap: by hand, against a loop over drawn images, and where the answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from attnseg_jax.infer import bootstrap
+
+N, K = 7, 4
+
+
+def system(seed, truth=None, right=0.5):
+    """Counts [N, K, 3] of a system that finds that share of the pixels."""
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(99).integers(0, 50, (N, K)) if truth is None else truth
+    hits = rng.binomial(truth, right)
+    return np.stack([hits, rng.integers(0, 9, (N, K)), truth - hits], -1)
+
+
+def test_against_a_loop():
+    """The same draws, one image after another, mIoU over the classes that occur."""
+    systems = {"a": [system(1), system(2)], "b": [system(3, right=0.45)]}
+    found = bootstrap.compare(systems, resamples=60, seed=5)
+    draws = np.random.default_rng(5).multinomial(N, np.full(N, 1 / N), 60)
+
+    def score(seeds, times):
+        means = []
+        for counts in seeds:
+            ious = []
+            for k in range(K):
+                tp, fp, fn = (sum(int(times[i]) * int(counts[i, k, j]) for i in range(N)) for j in range(3))
+                if tp + fp + fn:
+                    ious.append(tp / (tp + fp + fn))
+            means.append(sum(ious) / len(ious))
+        return sum(means) / len(means)
+
+    differences = [score(systems["a"], times) - score(systems["b"], times) for times in draws]
+    pair = found["a", "b"]
+    assert pair.difference == pytest.approx(score(systems["a"], [1] * N) - score(systems["b"], [1] * N), rel=1e-12)
+    assert (pair.low, pair.high) == pytest.approx(tuple(np.quantile(differences, (0.025, 0.975))), rel=1e-9)
+    assert pair.confidence == sum(d > 0 for d in differences) / 60
+    other = found["b", "a"]
+    assert other.difference == -pair.difference and other.confidence == pytest.approx(1 - pair.confidence)
+    assert (other.low, other.high) == pytest.approx((-pair.high, -pair.low))
+    assert found.keys() == {("a", "b"), ("b", "a")}
+
+
+def test_two_images_by_hand():
+    """A is right in the first image, B in the second, of 10 pixels each: of splits, a quarter each favours one."""
+    right, wrong = [10, 0, 0], [0, 0, 10]
+    a, b = np.array([[right], [wrong]]), np.array([[wrong], [right]])
+    pair = bootstrap.compare({"a": [a], "b": [b]}, resamples=20_000)["a", "b"]
+    assert pair.difference == 0 and (pair.low, pair.high) == (-1, 1)
+    # 1/4 + 1/2 * 1/2, and four standard deviations of that mean.
+    assert pair.confidence == pytest.approx(0.5, abs=4 * math.sqrt(0.125 / 20_000))
+
+
+def test_the_confidence_of_one_image_among_many():
+    """A beats B in one of N images and equals it elsewhere: better exactly where that image is drawn."""
+    counts = system(1)
+    better = counts.copy()
+    better[2, :, 0] += better[2, :, 2]
+    better[2, :, 2] = 0
+    pair = bootstrap.compare({"a": [better], "b": [counts]})["a", "b"]
+    drawn = 1 - (1 - 1 / N) ** N
+    assert pair.confidence == pytest.approx(drawn + (1 - drawn) / 2, abs=0.01)
+    assert pair.low == 0 < pair.high
+
+
+def test_the_interval_is_that_of_the_normal_distribution():
+    """One class, many images of which all pixels are right or wrong: differences are means of n values."""
+    rng, n = np.random.default_rng(0), 400
+    correct = rng.random((2, n)) < [[0.7], [0.5]]
+    a, b = (np.stack([100 * c, 0 * c, 100 * ~c], -1)[:, None] for c in correct)
+    pair = bootstrap.compare({"a": [a], "b": [b]})["a", "b"]
+    values = correct[0].astype(float) - correct[1]
+    assert pair.difference == pytest.approx(values.mean())
+    half = 1.96 * values.std() / math.sqrt(n)
+    assert (pair.low, pair.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
+    assert pair.confidence > 0.999
+
+
+def test_identical_systems_and_repeated_calls():
+    counts = system(1)
+    for pair in bootstrap.compare({"a": [counts], "b": [counts, counts]}, resamples=700).values():
+        assert pair.difference == pytest.approx(0, abs=1e-15) and pair.low <= 0 <= pair.high
+    pair = bootstrap.compare({"a": [counts], "b": [counts.copy()]})["a", "b"]
+    assert pair == bootstrap.Comparison(0.0, 0.0, 0.0, 0.5)
+    systems = {"a": [counts], "b": [system(2)]}
+    assert bootstrap.compare(systems, resamples=600) == bootstrap.compare(systems, resamples=600)
+
+
+def test_a_class_that_is_nowhere_counts_nowhere():
+    counts, other = system(1), system(2)
+    counts[:, 3] = other[:, 3] = 0
+    full = bootstrap.compare({"a": [counts], "b": [other]}, resamples=50)
+    assert full == bootstrap.compare({"a": [counts[:, :3]], "b": [other[:, :3]]}, resamples=50)
+
+
+@pytest.mark.parametrize("other", [system(2)[:-1], system(2)[:, :-1], system(2)[::-1]])
+def test_systems_on_other_images(other):
+    with pytest.raises(ValueError, match="'b' was counted on other images than 'a'"):
+        bootstrap.compare({"a": [system(1)], "b": [other]})
+
+
+def test_nothing_and_one():
+    assert bootstrap.compare({}) == {} == bootstrap.compare({"a": [system(1)]})

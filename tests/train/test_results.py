@@ -1,0 +1,98 @@
+"""Records of runs: what is taken up from a workdir, what older records and versions lack, what stands beside."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from records import finish, plan, write_lines
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.infer.counts import ImageCounts
+from attnseg_jax.infer.visualize import read_map
+from attnseg_jax.train.results import Results, training_seconds
+
+ROOT = Path(__file__).parents[2]
+# ml_collections reads config files that way.
+pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
+
+
+def test_what_a_finished_run_left(tmp_path):
+    (run,) = plan(tmp_path, ["a"], (3,))
+    found = finish(tmp_path / "run")
+    results = Results(tmp_path / "r.json")
+    results.add_failure(run, 12.0, "killed")
+    results.add_result(run, tmp_path / "run", 30.0)
+    record = json.loads((tmp_path / "r.json").read_text())[run.key]
+    assert record["seconds"] == 42.0 and "error" not in record and record["result"]["pixel_accuracy"] == 0.5
+    # Steps 1 and 2 at the median pace of 3 s, 3 and 4 at 2 s, 5 and 6 at 4 s; evaluated after 3 and 6.
+    assert record["curve"] == [[3, 0.25, 8.0], [6, record["result"]["miou"], 18.0]]
+    assert record["timing"] == {"step_seconds": 3.0, "image_seconds": 0.5, "peak_bytes": 2**21}
+    np.testing.assert_array_equal(ImageCounts.decode(record["counts"]).near, found.near)
+
+
+def test_what_an_older_run_left(tmp_path):
+    (run,) = plan(tmp_path, ["a"], (3,))
+    finish(tmp_path / "run", timed=False, counted=False)
+    results = Results(tmp_path / "r.json")
+    results.add_result(run, tmp_path / "run", None)
+    record = results.finished(run)
+    assert record["seconds"] is None and record["curve"][0] == [3, 0.25]
+    assert not {"timing", "counts"} & record.keys() and not (tmp_path / "r_predictions").exists()
+
+
+def test_predictions_of_the_first_seed_are_kept(tmp_path):
+    runs = plan(tmp_path, ["a b", "a b-1"], (3, 0))
+    results = Results(tmp_path / "r.json")
+    for number, run in enumerate(runs):
+        labels = np.full((5, 7), number)
+        finish(tmp_path / run.name, maps=[(2, labels), (11, labels)])
+        results.add_result(run, tmp_path / run.name, 1.0)
+    names = ["a_b-1-11.png", "a_b-1-2.png", "a_b-11.png", "a_b-2.png"]
+    assert sorted(path.name for path in (tmp_path / "r_predictions").iterdir()) == names
+    for run, value in zip(runs, (0, 0, 2, 2)):
+        kept = results.predictions(run)
+        assert sorted(kept) == [2, 11]
+        assert (read_map(kept[11]) == value).all()
+
+
+def test_predictions_that_cannot_be_kept(tmp_path):
+    (run,) = plan(tmp_path, ["a"], (3,))
+    finish(tmp_path / "run", maps=[(0, np.zeros((2, 3)))])
+    (tmp_path / "r_predictions").touch()
+    with pytest.raises(UserError, match=r"--results=.*r\.json: .*a-0\.png cannot be written"):
+        Results(tmp_path / "r.json").add_result(run, tmp_path / "run", 1.0)
+
+
+@pytest.mark.parametrize(
+    "steps, reported, paces, wanted",
+    [
+        ([4, 8], [4, 8], {4: 1.0, 8: 3.0}, [4.0, 16.0]),
+        # The first line of two processes has no pace: the median, 2, stands for it.
+        ([4, 6, 12], [4, 8, 12], {8: 2.0}, [8.0, 12.0, 24.0]),
+        ([], [4], {4: 1.0}, []),
+    ],
+)
+def test_training_seconds(steps, reported, paces, wanted):
+    assert training_seconds(steps, reported, paces) == wanted
+
+
+def test_a_timing_file_without_paces(tmp_path):
+    """A run so short that its only log line has the compilation."""
+    (run,) = plan(tmp_path, ["a"], (3,))
+    finish(tmp_path / "run")
+    write_lines(tmp_path / "run/timing.jsonl", {"step": 6, "peak_bytes": 8})
+    results = Results(tmp_path / "r.json")
+    results.add_result(run, tmp_path / "run", 1.0)
+    record = results.finished(run)
+    assert record["timing"] == {"peak_bytes": 8} and record["curve"][0] == [3, 0.25]
+
+
+def test_the_records_of_reach_are_valid(tmp_path):
+    """Every run of that study is finished there: configs keep their hash."""
+    from attnseg_jax.train import study
+
+    path = ROOT / "configs/studies/reach.py"
+    results = Results(ROOT / "docs/reach/results.json")
+    runs = study.plan(study.load_study(path), path.parent)
+    assert len(runs) > 40 and all(results.finished(run) for run in runs)
