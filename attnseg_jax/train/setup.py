@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
+from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
@@ -85,6 +87,20 @@ def _loss_options(config: ConfigDict) -> dict[str, dict[str, Any]]:
     return {name: config[name].to_dict() for name in LOSSES if name in config}
 
 
+def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """The model of a run's config; errors as of `build_model`."""
+    return build_model(config.model, num_classes, dtype=config.dtype, num_regions=num_regions(config))
+
+
+def abstract_inputs(config: ConfigDict, batch_size: int = 1) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and types of what the model of a run takes, for training crops."""
+    shape = (batch_size, *config.data.crop)
+    inputs = [jax.ShapeDtypeStruct((*shape, 3), jnp.float32)]
+    if takes_regions(config.model.kind):
+        inputs.append(jax.ShapeDtypeStruct((*shape, regions.levels(config.data.regions)), jnp.int32))
+    return inputs
+
+
 def make_run(
     config: ConfigDict,
     num_classes: int,
@@ -113,14 +129,13 @@ def make_run(
             f"config.eval.batch_size={config.eval.batch_size} cannot be split over {jax.process_count()} processes: "
             "give a multiple of that"
         )
-    model = build_model(config.model, num_classes, dtype=config.dtype, num_regions=num_regions(config))
+    model = make_model(config, num_classes)
     frozen = frozen_parts(config.model)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
-    shape = (1, *config.data.crop, 3)
     ema = config.optimizer.ema_decay > 0
 
     def create(key: Any) -> TrainState:
-        return create_state(model, optimizer, key, shape, ema=ema, regions=takes_regions(config.model.kind))
+        return create_state(model, optimizer, key, abstract_inputs(config), ema=ema)
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)

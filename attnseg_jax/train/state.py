@@ -1,5 +1,6 @@
 """What a training run carries from step to step."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -28,11 +29,10 @@ def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
-    image_shape: tuple[int, int, int, int],
+    inputs: Sequence[jax.ShapeDtypeStruct],
     ema: bool = False,
-    regions: bool = False,
 ) -> TrainState:
-    """Initialise a model and its optimizer under jit, for images of shape (b, h, w, 3), with `regions` or without.
+    """Initialise a model and its optimizer under jit, for `inputs` of these shapes and types, such as an image's.
 
     The average of the parameters starts at their initial values. `jax.eval_shape` of this function gives the
     abstract state that a checkpoint is restored into without computing anything.
@@ -41,11 +41,7 @@ def create_state(
     @jax.jit
     def create(key):
         init_key, run_key = jax.random.split(key)
-        inputs = [jnp.zeros(image_shape, jnp.float32)]
-        if regions:
-            # No parameter depends on the number of levels.
-            inputs.append(jnp.zeros((*image_shape[:3], 1), jnp.int32))
-        variables = dict(model.init(init_key, *inputs, train=False))
+        variables = dict(model.init(init_key, *(jnp.zeros(x.shape, x.dtype) for x in inputs), train=False))
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),

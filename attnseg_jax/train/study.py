@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models import build_model
 from attnseg_jax.train import config as configs
+from attnseg_jax.train.setup import make_model
 
 SCRIPT = Path(__file__).parents[2] / "train.py"
 
@@ -129,7 +129,7 @@ def _plan(entry: Entry, seed: int, folder: Path, data_dir: str | None) -> Planne
         configs.check_key(config, key)
         config.update_from_flattened_dict({key: value})
     configs.check_values(config)
-    build_model(config.model, 2, dtype=config.dtype, num_regions=configs.num_regions(config))
+    make_model(config, 2)
     key = configs.config_hash(config)
     if data_dir is not None:
         changes["data.dir"] = config.data.dir = data_dir

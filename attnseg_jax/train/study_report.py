@@ -5,15 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import charts, cost, visualize
 from attnseg_jax.infer.files import write_atomically
-from attnseg_jax.models import build_model
 from attnseg_jax.train.results import Results
+from attnseg_jax.train.setup import abstract_inputs, make_model
 from attnseg_jax.train.study import PlannedRun
 from attnseg_jax.train.summary import (
     Row,
@@ -42,9 +41,8 @@ def measure(runs: Sequence[PlannedRun], results: Results) -> None:
         if label not in known:
             logging.info("%s: measuring what its model costs", label)
             try:
-                model = build_model(run.config.model, len(record["result"]["iou"]), dtype=run.config.dtype)
-                image = jax.ShapeDtypeStruct((1, *run.config.data.crop, 3), jnp.float32)
-                known[label] = asdict(cost.module_cost(model, image, input_gradient=False))
+                model = make_model(run.config, len(record["result"]["iou"]))
+                known[label] = asdict(cost.module_cost(model, *abstract_inputs(run.config), input_gradient=False))
             except Exception as error:
                 # The scores are there; a cost that cannot be told must not hide them.
                 logging.warning("%s: no cost (%s: %s)", label, type(error).__name__, error)

@@ -5,13 +5,12 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models import build_model
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop, study
+from attnseg_jax.train.setup import abstract_inputs, make_model
 from attnseg_jax.train.study import Entry
 
 ROOT = Path(__file__).parents[2]
@@ -31,14 +30,14 @@ def planned(path):
     "run", [pytest.param(run, id=f"{path.stem}-{run.entry.label}") for path in STUDIES for run in planned(path)]
 )
 def test_every_entry_of_every_study_builds(run):
-    model = build_model(run.config.model, 7, dtype=run.config.dtype)
-    image = jax.ShapeDtypeStruct((2, *run.config.data.crop, 3), jnp.float32)
+    model = make_model(run.config, 7)
+    inputs = abstract_inputs(run.config, batch_size=2)
 
-    def both(key, image):
-        variables = model.init(key, image)
-        return model.apply(variables, image, train=True, rngs={"dropout": key}, mutable=list(variables))[0]
+    def both(key, *inputs):
+        variables = model.init(key, *inputs)
+        return model.apply(variables, *inputs, train=True, rngs={"dropout": key}, mutable=list(variables))[0]
 
-    assert jax.eval_shape(both, jax.random.key(0), image).logits.shape == (*image.shape[:3], 7)
+    assert jax.eval_shape(both, jax.random.key(0), *inputs).logits.shape == (*inputs[0].shape[:3], 7)
 
 
 def test_reach_has_every_mechanism_and_the_seeds_it_promises():

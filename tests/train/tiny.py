@@ -12,6 +12,7 @@ from attnseg_jax.train.step import make_eval_step, make_train_step
 
 CLASSES = 7
 SIZE = (9, 11)
+IMAGE = [jax.ShapeDtypeStruct((1, *SIZE, 3), np.float32)]
 
 
 @struct.dataclass
@@ -91,7 +92,7 @@ def setup(model=None, optimizer=None, ema_decay=0.0, **options):
     rule, schedule = make_optimizer(optimizer, total_steps=10)
     key = repr((model, optimizer.to_dict(), ema_decay))
     if key not in _STATES:
-        _STATES[key] = create_state(model, rule, jax.random.key(0), (1, *SIZE, 3), ema=ema_decay > 0)
+        _STATES[key] = create_state(model, rule, jax.random.key(0), IMAGE, ema=ema_decay > 0)
     if (full := key + repr(options)) not in _SETUPS:
         step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
         _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), make_eval_step(model, CLASSES)

@@ -116,7 +116,7 @@ def trained(mode, devices):
     """State after two steps on batches of 8 unlike images."""
     rng = np.random.default_rng(1)
     rule = optax.sgd(0.1)
-    state = create_state(Small(), rule, jax.random.key(0), (1, 5, 7, 6))
+    state = create_state(Small(), rule, jax.random.key(0), [jax.ShapeDtypeStruct((1, 5, 7, 6), jnp.float32)])
     step = make_train_step(Small(), rule, num_classes=5, schedule=lambda _: 0.1)
     parallel = make_parallel(mode, step, make_eval_step(Small(), 5), jax.devices()[:devices])
     state = parallel.put_state(state)
