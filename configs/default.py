@@ -53,6 +53,8 @@ def get_config() -> ConfigDict:
     data.ids = ()
     # For RGB masks: the colour of each raw id.
     data.colors = ()
+    # Factor by which images and masks are resized when they are read, for training and evaluation alike.
+    data.resolution = 1.0
     # Training crop: height, width.
     data.crop = (64, 96)
     # Range of the random scale before the crop.
@@ -74,6 +76,25 @@ def get_config() -> ConfigDict:
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.
     data.check = True
+    data.regions = ConfigDict()
+    # How each image is divided into regions, for models that classify these: 'none', 'felzenszwalb' or 'slic', both
+    # of scikit-image. The defaults suit street scenes of 180 x 240 pixels.
+    data.regions.method = "none"
+    # Regions of an image, over all levels; what is missing is padded, those beyond it, fine and small, are dropped.
+    data.regions.count = 128
+    # Folder where the regions of images are kept; '' is attnseg_jax/regions in the user's cache (~/.cache).
+    data.regions.cache = ""
+    data.regions.felzenszwalb = ConfigDict()
+    # One level for each, from fine to coarse: the larger, the more regions are merged.
+    data.regions.felzenszwalb.scales = (150.0, 1000.0)
+    # Pixels of the smallest region; width of the smoothing before.
+    data.regions.felzenszwalb.min_size = 60
+    data.regions.felzenszwalb.sigma = 0.5
+    data.regions.slic = ConfigDict()
+    # One level for each, from fine to coarse: how many regions, about.
+    data.regions.slic.segments = (96, 24)
+    # Weight of nearness in space against that in colour.
+    data.regions.slic.compactness = 20.0
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())

@@ -14,6 +14,7 @@ from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.data.decode import decode_image
+from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
 from attnseg_jax.train import evaluation
@@ -23,7 +24,9 @@ def define_flags() -> None:
     """Defines the flags; not on import, where they would meet those of another command."""
     flags.DEFINE_string("workdir", None, "folder of the run; required")
     flags.DEFINE_string("image", None, "image file, or number of an image of the split, from 0; required")
-    flags.DEFINE_string("at", None, "y,x in pixels of the image, or several as 'y,x;y,x' (default: its centre)")
+    flags.DEFINE_string(
+        "at", None, "y,x in pixels of the (resized) image, or several as 'y,x;y,x' (default: its centre)"
+    )
     flags.DEFINE_string("out", None, "folder to write to (default: WORKDIR/attention/IMAGE)")
     flags.DEFINE_string("split", "val", "split of a numbered image (default: val)")
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
@@ -56,7 +59,7 @@ def _image(which: str, restored: evaluation.Restored) -> tuple[np.ndarray, str, 
     """Pixels uint8 [h, w, 3], a title, and a name for the folder."""
     path = Path(which).expanduser()
     if path.is_file():
-        return decode_image(path, which), path.name, path.stem
+        return scale_image(decode_image(path, which), restored.config.data.resolution), path.name, path.stem
     if not which.isdecimal():
         raise UserError(f"--image={which}: there is no such file, and it is no number of an image")
     if int(which) >= (count := len(restored.source)):

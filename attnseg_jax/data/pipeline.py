@@ -10,8 +10,9 @@ import grain
 import numpy as np
 from absl import logging
 
+from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Source
-from attnseg_jax.data.transforms import augment, normalise, pad
+from attnseg_jax.data.transforms import augment, normalise, pad, pad_regions
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -37,6 +38,9 @@ def train_batches(
     over processes does not depend on their number.  Row and step decide everything (with `seed`): neither threads nor
     where the run was resumed (`start_step`) change a pixel.  Every epoch has its own order; a data set smaller than a
     batch is repeated within it.  Close the iterator to end its threads.  Raises UserError for sizes that do not divide.
+
+    Where `config.regions` has a method there are 'regions' int32 [b, h, w, l] too, without any change to the others:
+    ids from 0 to `config.regions.count` - 1 at each of l levels, -1 where a pixel has none (see `regions.numbered`).
     """
     rows = _local(batch_size, process_count)
     if not 0 <= seed < 2**32:
@@ -66,9 +70,10 @@ def eval_batches(
 
     Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
 
-    As `train_batches` (row r to process r % process_count), with 'index' int32 [b], the place in the source.  Images
-    of one size share batches, sizes in the order in which they first occur; what is missing of a size's last batch
-    is padding: valid False, index -1, image 0, label 255.  Every process gets the same number of batches.
+    As `train_batches` (row r to process r % process_count; 'regions'), with 'index' int32 [b], the place in the source.
+    Images of one size share batches, sizes in the order in which they first occur; what is missing of a size's last
+    batch is padding: valid False, index -1, image 0, label 255, regions -1.  Every process gets the same number of
+    batches.
     """
     rows = _local(batch_size, process_count)
     groups: dict[tuple[int, int], list[int]] = {}
@@ -81,7 +86,7 @@ def eval_batches(
     for size, members in groups.items():
         members += [-1] * (-len(members) % batch_size)
         plan += [(index, size) for index in members[process_index::process_count]]
-    data = grain.MapDataset.source(plan).map(partial(_whole, source=source, config=config))
+    data = grain.MapDataset.source(plan).map(partial(_row, source=source, config=config))
     return _stacked(data, config.threads, rows)
 
 
@@ -95,17 +100,34 @@ def _local(batch_size: int, process_count: int) -> int:
 
 
 def _augment(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> Batch:
+    if regions.used(config.regions):
+        sample = {**sample, "regions": regions.cached(sample["image"], config.regions)}
     return {**augment(sample, rng, config), "valid": np.bool_(True)}
 
 
-def _whole(place: tuple[int, tuple[int, int]], source: Source, config: Any) -> Batch:
+def whole(sample: dict[str, Any], config: Any, size: tuple[int, int] | None = None) -> Batch:
+    """A sample as evaluation sees it: 'image', 'label' and, with a method, 'regions' as in `eval_batches`, without b.
+
+    Padded at the end to `size` (h, w) where that is given.
+    """
+    size = size or sample["label"].shape
+    image, label = pad(normalise(sample["image"], config.mean, config.std), sample["label"], size, (0, 0))
+    row = {"image": image, "label": label}
+    if regions.used(config.regions):
+        found = regions.cached(sample["image"], config.regions)
+        row["regions"] = pad_regions(found, size, (0, 0), config.regions.count)
+    return row
+
+
+def _row(place: tuple[int, tuple[int, int]], source: Source, config: Any) -> Batch:
     index, size = place
     row = {"valid": np.bool_(index >= 0), "index": np.int32(index)}
-    if index < 0:
-        return row | {"image": np.zeros((*size, 3), np.float32), "label": np.full(size, IGNORE_LABEL, np.int32)}
-    sample = source[index]
-    image, label = pad(normalise(sample["image"], config.mean, config.std), sample["label"], size, (0, 0))
-    return row | {"image": image, "label": label}
+    if index >= 0:
+        return row | whole(source[index], config, size)
+    row |= {"image": np.zeros((*size, 3), np.float32), "label": np.full(size, IGNORE_LABEL, np.int32)}
+    if regions.used(config.regions):
+        row["regions"] = np.full((*size, regions.levels(config.regions)), regions.NO_REGION, np.int32)
+    return row
 
 
 def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]:

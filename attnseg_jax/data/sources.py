@@ -12,6 +12,7 @@ from jaxtyping import Int64
 
 from attnseg_jax.data.datasets import DatasetInfo
 from attnseg_jax.data.folder import FolderSource
+from attnseg_jax.data.transforms import scale_image, scale_label, scaled_size
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -43,8 +44,14 @@ class Source(Protocol):
 def load_source(config: Any, split: str) -> Source:
     """The source a `config.data` describes for `split`; TFDS is imported only when `config.source` asks for it.
 
-    Raises UserError, with the cure, for whatever is missing or does not fit.
+    Images and labels are resized by `config.resolution`.  Raises UserError, with the cure, for whatever is missing or
+    does not fit.
     """
+    source = _load(config, split)
+    return source if config.resolution == 1 else ResizedSource(source, config.resolution)
+
+
+def _load(config: Any, split: str) -> Source:
     if config.source == "folder":
         return FolderSource(config, split)
     if config.source == "tfds":
@@ -53,6 +60,28 @@ def load_source(config: Any, split: str) -> Source:
         return TfdsSource(config, split)
     known = ("folder", "tfds")
     raise UserError(f"config.data.source={config.source!r} is not a kind of source ({nearest(config.source, known)})")
+
+
+class ResizedSource:
+    """The pairs of another source, images and labels resized by one factor."""
+
+    def __init__(self, source: Source, factor: float):
+        self.info = source.info
+        self._source, self._factor = source, factor
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The resized pair at `index`."""
+        sample = self._source[index]
+        image, label = scale_image(sample["image"], self._factor), scale_label(sample["label"], self._factor)
+        return {**sample, "image": image, "label": label}
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(h, w) of the resized image at `index`."""
+        return scaled_size(self._source.size(index), self._factor)
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from attnseg_jax.data import regions
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.train import losses
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without the options of model parts and losses it does not use."""
+    """The config as plain values, without the options of model parts, losses and regions it does not use."""
     resolved = config.to_dict()
     resolved["model"] = selected(resolved["model"])
+    resolved["data"]["regions"] = regions.selected(resolved["data"]["regions"])
     resolved["loss"] = losses.selected(resolved["loss"])
     return resolved
 
@@ -65,6 +67,8 @@ def _tuples(value: Any) -> Any:
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
 ADDED = {
+    "data.regions": {"method": "none"},
+    "data.resolution": 1.0,
     "eval.size_multiple": 1,
     "init_from": "",
     "loss.class_weight_power": 1.0,
@@ -211,6 +215,7 @@ def check_values(config: ConfigDict) -> None:
             _numbers(data.crop, 2, int) and min(data.crop) >= 8,
             "two integers (height, width) of at least 8",
         ),
+        ("data.resolution", data.resolution > 0, "above 0"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", _numbers(data.mean, 3), "three numbers"),
         ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),
@@ -233,5 +238,6 @@ def check_values(config: ConfigDict) -> None:
         if not good:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+    regions.check(data.regions)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

@@ -24,6 +24,7 @@ def data_config():
                 "palette": (),
                 "ids": (),
                 "colors": (),
+                "resolution": 1.0,
                 "crop": (13, 17),
                 "scale": (0.5, 2.0),
                 "max_class_share": 0.75,
@@ -36,6 +37,13 @@ def data_config():
                 "std": (58.395, 57.12, 57.375),
                 "threads": 2,
                 "check": True,
+                "regions": {
+                    "method": "none",
+                    "count": 11,
+                    "cache": "",
+                    "felzenszwalb": {"scales": (10.0, 300.0), "min_size": 4, "sigma": 0.5},
+                    "slic": {"segments": (12, 3), "compactness": 10.0},
+                },
             }
         )
         config.update(changes)

@@ -134,13 +134,14 @@ from attnseg_jax.data.sources import load_source, survey
 config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", classes=tuple("abcdefg"), palette=(),
     ids=(), colors=(), crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
-    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), threads=2)
+    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), threads=2, resolution=1.0,
+    regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)
 batches = train_batches(source, config, batch_size=2, seed=0)
 assert next(batches)["image"].shape == (2, 13, 17, 3)
 batches.close()
-found = {{"tensorflow", "tensorflow_datasets", "cv2", "flax", "optax"}} & set(sys.modules)
+found = {{"tensorflow", "tensorflow_datasets", "cv2", "flax", "optax", "skimage"}} & set(sys.modules)
 assert not found, found
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -189,7 +189,7 @@ import sys
 from types import SimpleNamespace
 from attnseg_jax.data.sources import load_source
 config = SimpleNamespace(source="tfds", name="context", tfds_name="attnseg_context/small", dir={str(tmp_path / "d")!r},
-    classes=(), palette=(), ids=(), colors=())
+    classes=(), palette=(), ids=(), colors=(), resolution=1.0)
 source = load_source(config, "val")
 assert len(source) == 12 and source[0]["image"].shape == (64, 96, 3)
 assert "tensorflow" not in sys.modules

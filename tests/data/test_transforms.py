@@ -38,10 +38,10 @@ def test_window_equals_resizing_everything_and_cutting(factor):
     size = round(83 * factor), round(61 * factor)
     whole = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).astype(int)
     whole_label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-    out, out_label, offset = random_scale_crop(
+    out, out_label, window = random_scale_crop(
         image, label, np.random.default_rng(8), crop=(19, 23), scale=(factor,) * 2
     )
-    assert out.shape == (19, 23, 3) and offset == (0, 0)
+    assert out.shape == (19, 23, 3) and window.offset == (0, 0)
     places = [
         (y, x)
         for y in range(size[1] - 18)
@@ -111,11 +111,11 @@ def test_share_counts_labelled_pixels_only():
 def test_flip_mirrors_both():
     image, label = coded(10, 14)
     for probability in (0.0, 1.0):
-        out, out_label = random_flip(image, label, np.random.default_rng(0), probability)
+        out, out_label = random_flip((image, label), np.random.default_rng(0), probability)
         mirrored = out_label[:, ::-1] if probability else out_label
         np.testing.assert_array_equal(mirrored, label)
         np.testing.assert_array_equal(out[..., 0], out_label * 30 + 10)
-    flips = [random_flip(image, label, np.random.default_rng(s), 0.25)[1] is not label for s in range(400)]
+    flips = [random_flip((image, label), np.random.default_rng(s), 0.25)[1] is not label for s in range(400)]
     assert 0.18 < np.mean(flips) < 0.32
 
 
