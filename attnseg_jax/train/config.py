@@ -1,8 +1,8 @@
 """Configs: reading flags, the resolved form, its file and its hash."""
 
+import functools
 import hashlib
 import importlib.util
-import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -47,12 +47,10 @@ def config_hash(config: ConfigDict) -> str:
     resolved = resolve(config)
     for key, value in ADDED.items():
         *groups, name = key.split(".")
-        nodes = list(itertools.accumulate(groups, lambda node, group: node.get(group, {}), initial=resolved))
-        if name in nodes[-1] and nodes[-1][name] == value:
-            del nodes[-1][name]
-            # A group that was added with its keys.
-            if not nodes[-1]:
-                del nodes[-2][groups[-1]]
+        # A config has the parts of its own kind of model only.
+        node = functools.reduce(lambda node, group: node.get(group, {}), groups, resolved)
+        if name in node and node[name] == value:
+            del node[name]
     return hashlib.sha256(_json(resolved).encode()).hexdigest()[:8]
 
 
@@ -100,8 +98,7 @@ def load(workdir: str | Path) -> ConfigDict:
         *groups, name = key.split(".")
         node = values
         for group in groups:
-            # A run has the parts of its own kind of model only.
-            node = node.get(group, {}) if groups[0] == "model" else node.setdefault(group, {})
+            node = node.get(group, {})
         node.setdefault(name, value)
     return ConfigDict(_tuples(values)).lock()
 
@@ -198,8 +195,7 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
 
 def num_regions(config: ConfigDict) -> int:
     """Regions that every image of the data has; 0 where the config asks for none."""
-    regions = config.data.regions
-    return 0 if regions.method == "none" else regions.count
+    return config.data.regions.count if regions.used(config.data.regions) else 0
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data.pipeline import eval_batches
+from attnseg_jax.data.pipeline import eval_batches, whole
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
@@ -22,7 +22,7 @@ from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.counts import Counter
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
 from attnseg_jax.infer.files import write_atomically
-from attnseg_jax.models.build import PARTS
+from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
@@ -210,8 +210,7 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
     data = restored.config.data
     predictions = []
     for record in records:
-        image = normalise(record["image"], data.mean, data.std)
-        batch = {"image": image[None], "label": record["label"][None].astype(np.int32), "valid": np.ones(1, bool)}
+        batch = {name: x[None] for name, x in whole(record, data).items()} | {"valid": np.ones(1, bool)}
         predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0])
     return predictions
 
@@ -222,7 +221,9 @@ def look(restored: Restored, image: UInt8[np.ndarray, "h w 3"]) -> tuple[Int[np.
     Raises:
       UserError: no part of the model leaves anything to look at.
     """
-    data = restored.config.data
+    data, kind = restored.config.data, restored.config.model.kind
+    if takes_regions(kind):
+        raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
 
     def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, LookedAt]]:
         output = restored.model.apply(variables, image, train=False)

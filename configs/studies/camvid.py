@@ -1,4 +1,4 @@
-"""Does attention help? SegNet, FCN and attention on CamVid at half resolution, three seeds each (docs/comparison.md).
+"""Does attention help? Attention, FCN, SegNet and R-CNN on CamVid at half resolution (docs/comparison.md).
 
 python -m attnseg_jax.cli.study --study=configs/studies/camvid.py --workdir=runs/comparison \
     --data_dir=path/to/camvid --results=docs/comparison/results.json
@@ -16,7 +16,9 @@ SYSTEMS = (
     "fcn_lite0",
     "self_lite0",
     "local_lite0",
+    "fast_rcnn",
     "segnet_basic",
+    "rcnn",
     "segnet",
 )
 

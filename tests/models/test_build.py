@@ -25,16 +25,16 @@ CONFIGS = sorted(
 IMAGE = jax.ShapeDtypeStruct((2, 61, 83, 3), jnp.float32)
 
 
-def run(model, *, train=False, image=IMAGE):
+def run(model, *inputs, train=False):
     """Shapes of the output and of the variables."""
 
-    def both(key, image):
-        variables = model.init(key, image)
-        out, updated = model.apply(variables, image, train=train, rngs={"dropout": key}, mutable=["batch_stats"])
+    def both(key, *inputs):
+        variables = model.init(key, *inputs)
+        out, updated = model.apply(variables, *inputs, train=train, rngs={"dropout": key}, mutable=["batch_stats"])
         assert jax.tree.structure(updated) == jax.tree.structure({"batch_stats": variables["batch_stats"]})
         return out, variables
 
-    return jax.eval_shape(both, jax.random.key(0), image)
+    return jax.eval_shape(both, jax.random.key(0), *(inputs or [IMAGE]))
 
 
 def leaves(config, prefix=""):
@@ -55,11 +55,14 @@ def test_every_config_file(name):
     found = dict(leaves(config.model))
     assert sorted(found) == sorted(known)
     assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in known.items()}
+    regions = 5 if build.takes_regions(config.model.kind) else 0
+    inputs = [IMAGE, jax.ShapeDtypeStruct((2, 61, 83, 2), jnp.int32)] if regions else [IMAGE]
     for dtype in (config.dtype, "bfloat16"):
-        out, _ = run(build_model(config.model, 7, dtype=dtype), train=True)
+        out, _ = run(build_model(config.model, 7, dtype=dtype, num_regions=regions), *inputs, train=True)
         assert {x.shape for x in (out.logits, *out.aux.values())} == {(2, 61, 83, 7)}
         assert {x.dtype for x in (out.logits, *out.aux.values())} == {jnp.dtype(jnp.float32)}
-    assert build_model(build.selected(config.model), 7) == build_model(config.model, 7)
+    models = [build_model(model, 7, num_regions=regions) for model in (build.selected(config.model), config.model)]
+    assert models[0] == models[1]
 
 
 def test_every_option_has_a_plain_default():
