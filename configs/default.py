@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     # One level for each, from fine to coarse: how many regions, about.
     data.regions.slic.segments = (96, 24)
     # Weight of nearness in space against that in colour.
-    data.regions.slic.compactness = 20.0
+    data.regions.slic.compactness = 30.0
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())

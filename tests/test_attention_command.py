@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnseg_jax.cli import attention
 from attnseg_jax.models.maps import GateMap
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import evaluation
@@ -63,6 +64,15 @@ def test_an_image_of_any_size_that_is_no_part_of_the_data(draw, workdir, tmp_pat
     assert out.split()[-1] == str(tmp_path / "drawn" / "sheet.png")
     code, _, err = draw(workdir=workdir, image=path, at="37,0")
     assert code == 2 and "(37, 0) is outside the image of 37 x 22 pixels (height x width)" in err
+
+
+def test_an_image_is_resized_as_the_data_were(workdir, tmp_path):
+    path = tmp_path / "street.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 22), np.uint8)).save(path)
+    restored = evaluation.restore_run(str(workdir))
+    restored.config.data.resolution = 0.5
+    image, name, _ = attention._image(str(path), restored)
+    assert image.shape == (18, 11, 3) and name == "street.png"
 
 
 def test_maps_belong_to_the_model_and_its_prediction(workdir):

@@ -42,6 +42,9 @@ def test_resolve_keeps_only_the_parts_in_use():
         "self",
     }
     assert "resnet18" in config.model.backbone  # resolving left the config as it was
+    assert configs.resolve(config)["data"]["regions"] == {"method": "none"}
+    config.data.regions.method = "slic"
+    assert set(configs.resolve(config)["data"]["regions"]) == {"method", "count", "cache", "slic"}
     config.model.attention.name = "none+self"
     assert set(configs.resolve(config)["model"]["attention"]) == {"name", "none", "self"}
 
@@ -159,6 +162,7 @@ def test_differences():
         ("data.crop", (24,)),
         ("data.crop", (7, 32)),
         ("data.crop", ("a", 32)),
+        ("data.resolution", 0.0),
         ("data.scale", (2.0, 1.0)),
         ("data.scale", (0.0, 1.0)),
         ("data.mean", (1.0, 2.0)),
@@ -195,6 +199,7 @@ def test_values_that_no_part_can_work_with(key, value):
     "key, value",
     [
         ("data.crop", (8, 8)),
+        ("data.resolution", 0.1),
         ("data.scale", (1.0, 1.0)),
         ("data.flip", 1.0),
         ("data.max_class_share", 1.0),
@@ -208,6 +213,18 @@ def test_values_at_the_edge(key, value):
     config = default.get_config()
     config.update_from_flattened_dict({key: value})
     configs.check_values(config)
+
+
+def test_regions_are_checked_with_the_other_values(tmp_path):
+    config = default.get_config()
+    config.data.regions.method = "slic"
+    config.data.regions.slic.segments = (24, 96)
+    with pytest.raises(UserError, match=r"config\.data\.regions\.slic\.segments=\(24, 96\) must be"):
+        configs.check_values(config)
+    config.data.regions.slic.segments = (96, 24)
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    configs.check_values(configs.load(tmp_path))
+    configs.check_flags(["--config.data.regions.slic.segments=(50,)"], DEFAULT)
 
 
 def test_a_short_run_of_the_default_config_shortens_its_warm_up():
@@ -249,10 +266,13 @@ def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
     values = json.loads(configs.to_json(default.get_config()))
     del values["eval"]["size_multiple"], values["init_from"], values["model"]["backbone"]["freeze"]
     del values["model"]["decoder"]["align_corners"], values["model"]["decoder"]["freeze"]
+    del values["data"]["resolution"], values["data"]["regions"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = configs.load(tmp_path)
     assert config.eval.size_multiple == 1
     assert config.init_from == "" and config.model.backbone.freeze == "none"
     assert config.model.decoder.align_corners is False and config.model.decoder.freeze == "none"
     assert "segnet" not in config.model.decoder
+    assert config.data.resolution == 1.0 and config.data.regions.method == "none"
     configs.check_values(config)
+    assert configs.config_hash(config) == configs.config_hash(default.get_config())
