@@ -86,9 +86,9 @@ def get_config() -> ConfigDict:
     data.regions.cache = ""
     data.regions.felzenszwalb = ConfigDict()
     # One level for each, from fine to coarse: the larger, the more regions are merged.
-    data.regions.felzenszwalb.scales = (150.0, 1000.0)
+    data.regions.felzenszwalb.scales = (100.0, 400.0)
     # Pixels of the smallest region; width of the smoothing before.
-    data.regions.felzenszwalb.min_size = 60
+    data.regions.felzenszwalb.min_size = 50
     data.regions.felzenszwalb.sigma = 0.5
     data.regions.slic = ConfigDict()
     # One level for each, from fine to coarse: how many regions, about.
