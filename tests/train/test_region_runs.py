@@ -1,0 +1,98 @@
+"""Models that classify regions: one device as eight, a run from its config to its scores, what does not fit."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import largest_difference, optimizer_config
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.train import evaluation, loop
+from attnseg_jax.train.optimizer import make_optimizer
+from attnseg_jax.train.parallel import make_parallel
+from attnseg_jax.train.setup import make_run
+from attnseg_jax.train.state import create_state, eval_variables
+from attnseg_jax.train.step import make_eval_step, make_train_step
+
+SIZE, LEVELS, SLOTS = (8, 10), 2, 5
+FAST = {
+    "kind": "fast_rcnn",
+    "fast_rcnn": {"bins": 2, "channels": 6, "dropout": 0.0},
+    "backbone": {"name": "tiny", "tiny": {"width": 8}},
+}
+
+
+def batch(size):
+    rng = np.random.default_rng(size)
+    label = rng.integers(0, 3, (size, *SIZE)).astype(np.int32)
+    label[rng.random(label.shape) < 0.4] = 255
+    regions = rng.integers(-1, SLOTS, (size, *SIZE, 1)).astype(np.int32)
+    # Each region at one level only.
+    regions = np.where(regions % LEVELS == np.arange(LEVELS), regions, -1).astype(np.int32)
+    image = rng.standard_normal((size, *SIZE, 3)).astype(np.float32)
+    return {"image": image, "label": label, "valid": np.ones(size, bool), "regions": regions}
+
+
+@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+def test_eight_devices_equal_one(mode):
+    model = build_model(FAST, 3, num_regions=SLOTS)
+    rule, schedule = make_optimizer(optimizer_config(), 4)
+    inputs = [jax.ShapeDtypeStruct((1, *SIZE, 3), np.float32), jax.ShapeDtypeStruct((1, *SIZE, LEVELS), np.int32)]
+    start = create_state(model, rule, jax.random.key(0), inputs)
+    steps = make_train_step(model, rule, num_classes=3, schedule=schedule), make_eval_step(model, 3)
+
+    def run(count):
+        parallel = make_parallel(mode, *steps, jax.devices()[:count])
+        state, metrics = parallel.train(parallel.put_state(start), parallel.shard_batch(batch(8)))
+        # Five rows are filled up to eight.
+        confusion, prediction = parallel.evaluate(eval_variables(state), batch(5))
+        return state.params, float(metrics["loss"]), np.asarray(confusion), np.asarray(prediction)
+
+    one, eight = run(1), run(8)
+    assert largest_difference(one[0], eight[0]) < 1e-5 < largest_difference(one[0], start.params)
+    assert one[1] == pytest.approx(eight[1], rel=1e-5)
+    assert one[2].sum() == (batch(5)["label"] != 255).sum()
+    np.testing.assert_array_equal(one[2], eight[2])
+    np.testing.assert_array_equal(one[3], eight[3])
+
+
+def settings(tmp_path):
+    return {
+        "model__kind": "fast_rcnn",
+        "model__fast_rcnn__bins": 2,
+        "model__fast_rcnn__channels": 6,
+        "data__regions__method": "slic",
+        "data__regions__slic__segments": (12, 4),
+        "data__regions__count": 16,
+        "data__regions__cache": str(tmp_path / "regions"),
+    }
+
+
+def test_a_run_and_its_evaluation(make_config, tmp_path):
+    config = make_config(**settings(tmp_path), train__steps=2, train__eval_every=2)
+    result = loop.run(config, tmp_path / "run")
+    assert len(list((tmp_path / "regions").iterdir())) == 17
+    found = evaluation.evaluate_run(tmp_path / "run")
+    assert json.loads(found.json) == result
+    restored = evaluation.restore_run(tmp_path / "run")
+    confusion = np.zeros((5, 5), int)
+    records = [restored.source[i] for i in range(len(restored.source))]
+    for record, prediction in zip(records, evaluation.predict(restored, records), strict=True):
+        valid = record["label"] != 255
+        np.add.at(confusion, (record["label"][valid], prediction[valid]), 1)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
+    with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
+        evaluation.look(restored, records[0]["image"])
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_compiled(make_config, tmp_path):
+    with pytest.raises(
+        UserError, match=r"kind='rcnn' classifies regions and there are none: set config\.data\.regions"
+    ):
+        make_run(make_config(model__kind="rcnn"), 5)
+    given = settings(tmp_path)
+    del given["model__kind"]
+    with pytest.raises(UserError, match=r"kind='segmenter' has no use for regions: set config\.data\.regions\.method"):
+        make_run(make_config(**given), 5)
