@@ -32,10 +32,15 @@ def main() -> None:
         restored = evaluation.restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)
         indices = evaluation.sample_indices(len(restored.source), flags.FLAGS.samples)
         if not records:
-            info = restored.source.info
+            info, resolution = restored.source.info, restored.config.data.resolution
             records = [restored.source[i] for i in indices]
         if restored.source.info.class_names != info.class_names:
             raise UserError(f"{workdir} has other classes than {pairs[0][2]}: compare runs on the same data")
+        if restored.config.data.resolution != resolution:
+            raise UserError(
+                f"{workdir} has config.data.resolution={restored.config.data.resolution:g}, {pairs[0][2]} "
+                f"{resolution:g}: compare runs on the same data"
+            )
         columns[title] = evaluation.predict(restored, records)
     prediction_sheet(
         [record["image"] for record in records],

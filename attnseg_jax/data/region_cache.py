@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import zlib
 from collections.abc import Mapping
@@ -19,11 +20,31 @@ from attnseg_jax.errors import UserError
 def folder(given: str) -> Path:
     """The folder that `config.data.regions.cache` means; '' is one in the user's cache (XDG base directories)."""
     if given:
-        return Path(given).expanduser()
+        try:
+            return Path(given).expanduser()
+        except RuntimeError as error:
+            raise UserError(f"config.data.regions.cache={given}: {str(error).rstrip('.')}") from error
     home = os.environ.get("XDG_CACHE_HOME", "")
     # A relative path there is to be ignored, says the standard.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
     return base / "attnseg_jax" / "regions"
+
+
+def check(given: str) -> None:
+    """Makes the folder that `config.data.regions.cache` means; raises UserError where no map can be kept there."""
+    path = folder(given)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(_cure(path, error)) from error
+
+
+def _cure(path: Path, error: OSError) -> str:
+    return (
+        f"{path}: region maps cannot be kept here ({error.strerror}); choose another folder with "
+        "config.data.regions.cache, or another user's cache with XDG_CACHE_HOME"
+    )
 
 
 def file_name(image: UInt8[np.ndarray, "h w 3"], made_by: Mapping[str, Any]) -> str:
@@ -56,7 +77,4 @@ def write(path: Path, regions: Int32[np.ndarray, "h w l"]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(
-            f"{path.parent}: region maps cannot be kept here ({error.strerror}); choose another folder with "
-            "config.data.regions.cache"
-        ) from error
+        raise UserError(_cure(path.parent, error)) from error

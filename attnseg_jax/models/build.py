@@ -121,7 +121,8 @@ def build_model(
         raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
     _check_regions(kind, num_regions)
     filled = {"num_classes": num_classes, "num_regions": num_regions, "dtype": jnp.dtype(dtype)}
-    parts = {part: _build_names(part, config.get(part, {}), filled) for part in _parts(kind)}
+    # All of them, so that a mistake in one that the kind does not have is found too.
+    parts = {part: _build_names(part, config.get(part, {}), filled) for part in PARTS}
     filled |= {
         **parts,
         "freeze": _freeze(config, "backbone"),
@@ -141,6 +142,15 @@ def _freeze(config: Mapping[str, Any], part: str) -> str:
     freeze = config.get(part, {}).get("freeze", "none")
     check_known(f"config.model.{part}", FREEZE[part], freeze=freeze)
     return freeze
+
+
+def parts_without_use(kind: str) -> str:
+    """The parts that models of a kind do not have, in words; '' where they have all.
+
+    >>> parts_without_use("rcnn")
+    'attention and decoder'
+    """
+    return " and ".join(part for part in PARTS if part not in _parts(kind))
 
 
 def takes_regions(kind: str) -> bool:

@@ -79,11 +79,10 @@ class FastRCNN(nn.Module):
         bins = (self.bins, self.bins)
         if self.pooling == "pool":
             # The original rounds corners, by which a small region may miss the cells that it lies in.
-            cells, _ = mask_boxes(cover > 0)
-            cells = jnp.maximum(cells - jnp.array([0, 0, 1, 1], cells.dtype).reshape(1, 1, 4), 0)
+            cells = jnp.maximum(mask_boxes(cover > 0) - jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4), 0)
             inside = jnp.moveaxis(cover > 0, -1, 1)
             parts = [roi_max_pool(x, cells, bins), roi_max_pool(x, cells, bins, inside=inside)]
         else:
-            boxes = mask_boxes(masks)[0] * jnp.array([w / covered[1], h / covered[0]] * 2).reshape(1, 1, 4)
+            boxes = mask_boxes(masks) * jnp.array([w / covered[1], h / covered[0]] * 2).reshape(1, 1, 4)
             parts = [roi_align(x, boxes, bins), roi_align(x, boxes, bins, inside=jnp.moveaxis(cover, -1, 1))]
         return jnp.concatenate(parts, axis=-1)

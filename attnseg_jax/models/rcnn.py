@@ -84,4 +84,4 @@ def _filled(regions: Int[Array, "b h w l"], slots: int) -> tuple[Bool[Array, "b 
     others = jnp.take_along_axis(jnp.argsort(empty, axis=1, stable=True), number % jnp.maximum(count, 1), axis=1)
     shown = jnp.where(empty, others, number)
     masks = (regions[..., None] == shown[:, None, None, None]).any(3) | (count == 0)[:, None, None]
-    return masks, mask_boxes(masks)[0]
+    return masks, mask_boxes(masks)

@@ -18,18 +18,18 @@ def region_masks(regions: Int[Array, "b h w l"], count: int) -> Bool[Array, "b h
     return (regions[..., None] == jnp.arange(count).reshape(1, 1, 1, 1, count)).any(3)
 
 
-def mask_boxes(masks: Bool[Array, "b h w r"]) -> tuple[Float[Array, "b r 4"], Int[Array, "b r"]]:
-    """Bounding boxes float32 `x1, y1, x2, y2` and pixel counts int32 of all masks.
+def mask_boxes(masks: Bool[Array, "b h w r"]) -> Float[Array, "b r 4"]:
+    """Bounding boxes float32 `x1, y1, x2, y2` of all masks.
 
-    Edges of pixels, not centres: a mask of pixel (y, x) alone has the box `x, y, x + 1, y + 1`. An empty one has count
-    0, and 0 for a box.
+    Edges of pixels, not centres: a mask of pixel (y, x) alone has the box `x, y, x + 1, y + 1`. That of an empty one is
+    0, 0, 0, 0.
 
-    >>> mask_boxes(jnp.arange(6).reshape(1, 2, 3, 1) == 4)
-    (Array([[[1., 1., 2., 2.]]], dtype=float32), Array([[1]], dtype=int32))
+    >>> mask_boxes(jnp.arange(6).reshape(1, 2, 3, 1) == 4).tolist()
+    [[[1.0, 1.0, 2.0, 2.0]]]
     """
     y1, y2 = _extent(masks.any(2))
     x1, x2 = _extent(masks.any(1))
-    return jnp.stack([x1, y1, x2, y2], -1).astype(jnp.float32), masks.sum((1, 2), dtype=jnp.int32)
+    return jnp.stack([x1, y1, x2, y2], -1).astype(jnp.float32)
 
 
 def _extent(shown: Bool[Array, "b n r"]) -> tuple[Int[Array, "b r"], Int[Array, "b r"]]:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ def config_hash(config: ConfigDict) -> str:
         node = functools.reduce(lambda node, group: node.get(group, {}), groups, resolved)
         if name in node and node[name] == value:
             del node[name]
+    # Where region maps are kept changes nothing.
+    resolved["data"].get("regions", {}).pop("cache", None)
     return hashlib.sha256(_json(resolved).encode()).hexdigest()[:8]
 
 
@@ -211,7 +214,7 @@ def check_values(config: ConfigDict) -> None:
             _numbers(data.crop, 2, int) and min(data.crop) >= 8,
             "two integers (height, width) of at least 8",
         ),
-        ("data.resolution", data.resolution > 0, "above 0"),
+        ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", _numbers(data.mean, 3), "three numbers"),
         ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),

@@ -113,6 +113,8 @@ def evaluate_split(
 class Pace:
     """An `on_batch` that tells how long an image takes, from the end of the first batch, which compiles, to the last's.
 
+    Where images have several sizes the later ones compile within that time.
+
     That is all of an evaluation: reading, prediction and counting. With several processes each sees all their images.
     """
 

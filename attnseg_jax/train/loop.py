@@ -15,6 +15,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from attnseg_jax.data import region_cache, regions
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
@@ -68,6 +69,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     )  # fmt: skip
 
     initial = given and fit_given(given, train.abstract, len(info.class_names))
+    if regions.used(config.data.regions):
+        region_cache.check(config.data.regions.cache)
     _make_folder(workdir)
     with ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
@@ -249,12 +252,12 @@ def _evaluate_and_save(
     picture = workdir / "predictions" / f"step_{step}.png"
     with progress.pause():
         scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture, keep=workdir)
-    writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
-    if not (step in checkpoints.steps() and checkpoints.metrics(step)):
-        # A checkpoint with metrics has its line already.
-        writer.write_scores(step, scores, source.info.class_names)
-    miou = scores.miou if np.isfinite(scores.miou) else 0.0
-    checkpoints.save(step, state, {"miou": miou})
+        writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
+        if not (step in checkpoints.steps() and checkpoints.metrics(step)):
+            # A checkpoint with metrics has its line already.
+            writer.write_scores(step, scores, source.info.class_names)
+        miou = scores.miou if np.isfinite(scores.miou) else 0.0
+        checkpoints.save(step, state, {"miou": miou})
     progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
     return scores
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from attnseg_jax.data import regions
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.visualize import read_series
@@ -30,7 +31,7 @@ class Results:
     - once measured, `cost` (`infer.cost.ModuleCost` of one training crop).
 
     Older records lack the seconds of the curve, `timing` and `counts`. The predictions that the first seed of an entry
-    leaves in `WORKDIR/maps` are kept as `STEM_predictions/LABEL-INDEX.png` beside the file `STEM.json`.
+    leaves in `WORKDIR/maps` are kept as `STEM_predictions/LABEL-HASH-INDEX.png` beside the file `STEM.json`.
     """
 
     def __init__(self, path: str | Path):
@@ -47,8 +48,8 @@ class Results:
         return record if "result" in record else None
 
     def predictions(self, run: PlannedRun) -> dict[int, Path]:
-        """The kept predictions of a run's entry: place of the image in the split -> file."""
-        prefix = f"{file_name(run.entry.label)}-"
+        """The kept predictions of a run: place of the image in the split -> file."""
+        prefix = f"{file_name(run.entry.label)}-{run.key}-"
         found = self.beside("_predictions").glob(f"{prefix}*.png")
         places = {path.stem.removeprefix(prefix): path for path in found}
         return {int(place): path for place, path in sorted(places.items()) if place.isdecimal()}
@@ -62,7 +63,7 @@ class Results:
         known = self._before(run) + (seconds or 0.0)
         if run.seed == run.entry.seeds[0]:
             for path in sorted((workdir / "maps").glob("*.png")):
-                self._keep(path, f"{file_name(run.entry.label)}-{path.name}")
+                self._keep(path, f"{file_name(run.entry.label)}-{run.key}-{path.name}")
         self._put(
             run,
             seconds=known or None,
@@ -90,6 +91,7 @@ class Results:
     def _put(self, run: PlannedRun, **more: Any) -> None:
         # Another study may have added to the file in the meantime.
         self.records = self._read()
+        packages = ["jax", "flax", *(["scikit-image"] if regions.used(run.config.data.regions) else [])]
         self.records[run.key] = {
             "label": run.entry.label,
             "config": run.entry.config,
@@ -97,7 +99,7 @@ class Results:
             "seed": run.seed,
             "steps": run.config.train.steps,
             **more,
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax")},
+            "versions": {name: importlib.metadata.version(name) for name in packages},
             "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         self.write()

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
@@ -15,7 +16,7 @@ from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
-from attnseg_jax.models.build import frozen_parts, takes_regions
+from attnseg_jax.models.build import frozen_parts, parts_without_use, takes_regions
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.train.config import check_values, num_regions
 from attnseg_jax.train.losses import LOSSES, make_losses
@@ -130,6 +131,8 @@ def make_run(
             "give a multiple of that"
         )
     model = make_model(config, num_classes)
+    if without := parts_without_use(config.model.kind):
+        logging.info("config.model.kind=%r has no %s: what is set for them is not used", config.model.kind, without)
     frozen = frozen_parts(config.model)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     ema = config.optimizer.ema_decay > 0

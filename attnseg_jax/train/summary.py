@@ -30,7 +30,7 @@ OPTIONAL = {
     "boundary_miou": "Boundary mIoU: of the pixels within 2 % of the diagonal of a contour.",
     "peak_bytes": "Peak MiB: of the process that trained and evaluated.",
     "step_seconds": "S a step: of training, without compilation (median).",
-    "image_seconds": "S an image: of the evaluation, reading included, compilation not.",
+    "image_seconds": "S an image: of the evaluation after its first batch, reading included; regions are read too.",
 }
 
 

@@ -33,6 +33,16 @@ class Pixels(nn.Module):
         return Features({1: image})
 
 
+class Cells(nn.Module):
+    """A backbone whose map is the means of cells of 2 x 3 pixels, of the image padded at the right to whole ones."""
+
+    def __call__(self, image, *, train=False):
+        b, h, w, c = image.shape
+        wide = -(-w // 6) * 6
+        padded = jnp.pad(image, [(0, 0), (0, 0), (0, wide - w), (0, 0)])
+        return Features({2: padded.reshape(b, h // 2, 2, wide // 3, 3, c).mean((2, 4))}, covered=(h, wide))
+
+
 def boxes(image=IMAGE):
     """Regions with 4 x 4 boxes, most not whole, at two levels that overlap; three of six numbers are used."""
     regions = np.full((*image.shape[:3], 2), -1, np.int32)
@@ -95,17 +105,41 @@ def test_rcnn_equals_loops():
         np.testing.assert_allclose(out.aux[f"level{level}"], alone, atol=2e-5)
 
 
-def test_fast_rcnn_equals_loops():
+def maxima(image, mask):
+    ys, xs = np.nonzero(mask)
+    box = image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    return np.concatenate([box.max((0, 1)), image[mask].max(0)])
+
+
+def means(image, mask):
+    """Over two by two samples of the box on the map of `Cells`; the same by the mask's shares of its cells."""
+    image = np.pad(image, [(0, 0), (0, 12 - image.shape[1]), (0, 0)])
+    mask = np.pad(mask, [(0, 0), (0, 12 - mask.shape[1])])
+    cells, share = np.zeros((4, 4, 3)), np.zeros((4, 4))
+    for y, x in np.ndindex(8, 12):
+        cells[y // 2, x // 3] += image[y, x] / 6
+        share[y // 2, x // 3] += mask[y, x] / 6
+    ys, xs = np.nonzero(mask)
+    sides = [(ys.min() / 2, (ys.max() + 1) / 2), (xs.min() / 3, (xs.max() + 1) / 3)]
+    weights = np.zeros((4, 4))
+    for a, b in np.ndindex(2, 2):
+        y, x = (min(max(low + (t + 0.5) / 2 * (high - low) - 0.5, 0), 3) for (low, high), t in zip(sides, (a, b)))
+        for i, j in np.ndindex(4, 4):
+            weights[i, j] += max(1 - abs(y - i), 0) * max(1 - abs(x - j), 0) / 4
+    inside = weights * share
+    return np.concatenate([np.tensordot(w, cells, 2) for w in (weights, inside / inside.sum())])
+
+
+@pytest.mark.parametrize("pooling, backbone, pooled", [("pool", Pixels(), maxima), ("align", Cells(), means)])
+def test_fast_rcnn_equals_loops(pooling, backbone, pooled):
     regions = boxes(SMALL)
-    fast = FastRCNN(Pixels(), CLASSES, 6, pooling="pool", bins=1, channels=7)
+    fast = FastRCNN(backbone, CLASSES, 6, pooling=pooling, bins=1, channels=7)
     params = jax.jit(fast.init)(jax.random.key(0), SMALL, regions)["params"]
     layers = {name: {k: np.asarray(v, float) for k, v in params[name].items()} for name in params}
     kernel, bias = layers["classifier"]["kernel"][0, 0], layers["classifier"]["bias"]
 
     def features(image, mask):
-        ys, xs = np.nonzero(mask)
-        box = image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-        x = np.concatenate([box.max((0, 1)), image[mask].max(0)])
+        x = pooled(image, mask)
         for name in ("fc1", "fc2"):
             x = np.maximum(x @ layers[name]["kernel"] + layers[name]["bias"], 0)
         return x

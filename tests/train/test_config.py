@@ -19,7 +19,7 @@ from configs import default
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = str(ROOT / "configs/default.py")
-FILES = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "__init__.py")
+FILES = sorted(path for path in (ROOT / "configs").rglob("*.py") if "def get_config(" in path.read_text())
 
 
 def config_of(path):

@@ -17,11 +17,7 @@ from attnseg_jax.train.state import create_state, eval_variables
 from attnseg_jax.train.step import make_eval_step, make_train_step
 
 SIZE, LEVELS, SLOTS = (8, 10), 2, 5
-FAST = {
-    "kind": "fast_rcnn",
-    "fast_rcnn": {"bins": 2, "channels": 6, "dropout": 0.0},
-    "backbone": {"name": "tiny", "tiny": {"width": 8}},
-}
+KINDS = {"rcnn": {"size": 6}, "fast_rcnn": {"bins": 2, "channels": 6, "dropout": 0.0}}
 
 
 def batch(size):
@@ -35,9 +31,10 @@ def batch(size):
     return {"image": image, "label": label, "valid": np.ones(size, bool), "regions": regions}
 
 
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
-def test_eight_devices_equal_one(mode):
-    model = build_model(FAST, 3, num_regions=SLOTS)
+@pytest.mark.parametrize("kind, mode", [("rcnn", "mesh"), ("fast_rcnn", "pmap")])
+def test_eight_devices_equal_one(kind, mode):
+    config = {"kind": kind, kind: KINDS[kind], "backbone": {"name": "tiny", "tiny": {"width": 8}}}
+    model = build_model(config, 3, num_regions=SLOTS)
     rule, schedule = make_optimizer(optimizer_config(), 4)
     inputs = [jax.ShapeDtypeStruct((1, *SIZE, 3), np.float32), jax.ShapeDtypeStruct((1, *SIZE, LEVELS), np.int32)]
     start = create_state(model, rule, jax.random.key(0), inputs)
@@ -48,7 +45,10 @@ def test_eight_devices_equal_one(mode):
         state, metrics = parallel.train(parallel.put_state(start), parallel.shard_batch(batch(8)))
         # Five rows are filled up to eight.
         confusion, prediction = parallel.evaluate(eval_variables(state), batch(5))
-        return state.params, float(metrics["loss"]), np.asarray(confusion), np.asarray(prediction)
+        params = jax.device_get(state.params)
+        _, void = parallel.train(state, parallel.shard_batch({**batch(8), "label": np.full((8, *SIZE), 255, np.int32)}))
+        assert float(void["loss"]) == float(void["grad_norm"]) == 0
+        return params, float(metrics["loss"]), np.asarray(confusion), np.asarray(prediction)
 
     one, eight = run(1), run(8)
     assert largest_difference(one[0], eight[0]) < 1e-5 < largest_difference(one[0], start.params)

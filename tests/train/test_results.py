@@ -48,19 +48,20 @@ def test_predictions_of_the_first_seed_are_kept(tmp_path):
         labels = np.full((5, 7), number)
         finish(tmp_path / run.name, maps=[(2, labels), (11, labels)])
         results.add_result(run, tmp_path / run.name, 1.0)
-    names = ["a_b-1-11.png", "a_b-1-2.png", "a_b-11.png", "a_b-2.png"]
-    assert sorted(path.name for path in (tmp_path / "r_predictions").iterdir()) == names
-    for run, value in zip(runs, (0, 0, 2, 2)):
-        kept = results.predictions(run)
+    names = {f"{label}-{run.key}-{place}.png" for label, run in zip(("a_b", "a_b-1"), runs[::2]) for place in (2, 11)}
+    assert {path.name for path in (tmp_path / "r_predictions").iterdir()} == names
+    for value in (0, 2):
+        kept = results.predictions(runs[value])
         assert sorted(kept) == [2, 11]
         assert (read_map(kept[11]) == value).all()
+        assert not results.predictions(runs[value + 1])
 
 
 def test_predictions_that_cannot_be_kept(tmp_path):
     (run,) = plan(tmp_path, ["a"], (3,))
     finish(tmp_path / "run", maps=[(0, np.zeros((2, 3)))])
     (tmp_path / "r_predictions").touch()
-    with pytest.raises(UserError, match=r"--results=.*r\.json: .*a-0\.png cannot be written"):
+    with pytest.raises(UserError, match=r"--results=.*r\.json: .*a-\w+-0\.png cannot be written"):
         Results(tmp_path / "r.json").add_result(run, tmp_path / "run", 1.0)
 
 
