@@ -111,6 +111,12 @@ def test_a_folder_that_cannot_be_written(config, tmp_path):
         ) as error:
             regions.cached(IMAGE, config)
         assert str(error.value).startswith(f"{cache}: ") and "\n" not in str(error.value)
+        with pytest.raises(UserError, match="cannot be kept here"):
+            region_cache.check(str(cache))
+    with pytest.raises(UserError, match=r"config\.data\.regions\.cache=~nobody-like-that/x: .*home directory"):
+        region_cache.check("~nobody-like-that/x")
+    region_cache.check(str(tmp_path / "new"))
+    assert list((tmp_path / "new").iterdir()) == []
 
 
 def test_a_failed_write_leaves_nothing(config, monkeypatch):

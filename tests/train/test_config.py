@@ -163,6 +163,7 @@ def test_differences():
         ("data.crop", (7, 32)),
         ("data.crop", ("a", 32)),
         ("data.resolution", 0.0),
+        ("data.resolution", float("inf")),
         ("data.scale", (2.0, 1.0)),
         ("data.scale", (0.0, 1.0)),
         ("data.mean", (1.0, 2.0)),

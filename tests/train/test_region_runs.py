@@ -10,6 +10,7 @@ from tiny import largest_difference, optimizer_config
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import evaluation, loop
+from attnseg_jax.train.config import config_hash
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import make_parallel
 from attnseg_jax.train.setup import make_run
@@ -85,6 +86,15 @@ def test_a_run_and_its_evaluation(make_config, tmp_path):
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
     with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
         evaluation.look(restored, records[0]["image"])
+
+
+def test_where_regions_are_kept_does_not_change_the_hash(make_config, tmp_path):
+    config = make_config(**settings(tmp_path))
+    before = config_hash(config)
+    config.data.regions.cache = ""
+    assert config_hash(config) == before
+    config.data.regions.count = 17
+    assert config_hash(config) != before
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_compiled(make_config, tmp_path):
