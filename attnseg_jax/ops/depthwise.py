@@ -1,8 +1,8 @@
 """Depthwise convolution and its gradients in forms that XLA runs fast on CPU; on accelerators XLA's own.
 
 The result and the gradient of the input are multiply-adds over shifted slices, one fused loop for each phase of the
-stride. The gradient of the kernel is, for every tap, a sum over all positions: a loop over blocks of rows that fit
-into the cache adds products to one row of sums a tap, where XLA's reduction reads memory once for each channel.
+stride. The gradient of the kernel is, for every tap, a sum over all positions: loops over blocks of channels and rows
+that fit into the cache add products to one row of sums a tap, where XLA's reduction reads memory once for each channel.
 """
 
 import functools
@@ -20,6 +20,8 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 # Rows of the result that one step of the kernel's gradient takes at most. From 16 on XLA copies what a step reads
 # together, and then runs up to three times as fast; more rows are more code to compile.
 _ROWS = 32
+# Bytes of a block of rows and channels of one operand, which every tap reads again.
+_BLOCK = 1_400_000
 
 
 def depthwise_conv(
@@ -99,6 +101,27 @@ def _input_gradient(axes, kernel, g):
 
 
 def _kernel_gradient(axes, x, kernel, g):
+    channels = g.shape[-1]
+    size = _channels_of_a_block(channels, len(g) * min(axes[0].out, _ROWS) * axes[1].out * g.dtype.itemsize)
+
+    def block(n):
+        cut = functools.partial(lax.dynamic_slice_in_dim, start_index=n * size, slice_size=size, axis=3)
+        return _kernel_gradient_of_block(axes, cut(x), kernel[..., :size], cut(g))
+
+    if size == channels:
+        return block(0)
+    return jnp.moveaxis(lax.map(block, jnp.arange(channels // size)), 0, 2).reshape(kernel.shape)
+
+
+def _channels_of_a_block(channels, bytes_each):
+    """The most channels, in equal blocks of whole vectors, that fit; all where they have no such divisor."""
+    divisors = [n for n in range(8, channels + 1, 8) if channels % n == 0]
+    fitting = [n for n in divisors if n * bytes_each <= _BLOCK]
+    # Fewer than a vector at a time would cost more than what lies outside the cache.
+    return max(fitting) if fitting and max(fitting) >= 16 else min([n for n in divisors if n >= 16], default=channels)
+
+
+def _kernel_gradient_of_block(axes, x, kernel, g):
     rows, columns = axes
     blocks = -(-rows.out // _ROWS)
     height = -(-rows.out // blocks)

@@ -45,6 +45,24 @@ FAST = {
 }
 
 
+@pytest.mark.parametrize(
+    "channels, fit, expected",
+    [(96, 96, 96), (96, 95, 48), (96, 40, 32), (96, 5, 16), (40, 39, 40), (18, 2, 18), (1152, 100, 96)],
+)
+def test_channels_of_a_block(channels, fit, expected):
+    """The largest divisor of whole vectors that fits, 16 at least."""
+    assert depthwise._channels_of_a_block(channels, depthwise._BLOCK / fit) == expected
+
+
+def test_the_kernels_gradient_in_blocks_of_channels(monkeypatch):
+    x, kernel, g = draw(2, 5, 7, 48), draw(3, 3, 1, 48, seed=1), draw(2, 5, 7, 48, seed=2)
+    monkeypatch.setattr(depthwise, "_BLOCK", 16 * g[..., 0].nbytes)
+    found, wanted = (
+        jax.vjp(lambda k, f=f: f(x, k, padding=(1, 1), groups=48), kernel)[1](g)[0] for f in (conv, general)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", FAST)
 def test_fast_paths_equal_the_general_convolution(name, monkeypatch):
     shape, keywords = FAST[name]
