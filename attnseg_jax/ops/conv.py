@@ -1,17 +1,20 @@
 """Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
 
-Milliseconds of XLA's own convolution -> of `conv`, by `python benchmarks/conv.py` in float32 on a CPU of 2 cores with
-AVX-512, of which another program took one part of the time; gradients alone, by the image and by the kernel:
+Milliseconds of XLA's own convolution -> of `conv`, by `python benchmarks/conv.py` in float32 on an idle CPU of 2 cores
+with AVX-512; gradients alone, by the image and by the kernel:
 
-| kernel, images                       | forward    | image      | kernel      |
-|--------------------------------------|------------|------------|-------------|
-| depthwise 3x3, (2, 90, 120, 144)     | 64 -> 3.7  | 62 -> 3.2  | 102 -> 5.4  |
-| the same, stride 2                   | 18 -> 1.7  | 204 -> 0.9 | 27 -> 3.3   |
-| depthwise 5x5, (2, 45, 60, 240)      | 41 -> 2.3  | 41 -> 1.9  | 103 -> 5.4  |
-| depthwise 5x5/2, (2, 90, 120, 144)   | 33 -> 2.3  | 433 -> 1.1 | 41 -> 4.9   |
-| 3x3, dilation 2, (2, 45, 60, 240)    | 26 -> 0.9  | 27 -> 0.9  | 67 -> 3.4   |
-| 1x1 256 -> 512, (2, 45, 60, 256)     | 8.5 -> 7.3 | 12 -> 7.5  | 55 -> 11    |
-| the same, stride 2, (2, 90, 120, 256)| 9.9 -> 7.2 | 8.8 -> 8.6 | 105 -> 11   |
+| kernel, images                       | forward     | image       | kernel    |
+|--------------------------------------|-------------|-------------|-----------|
+| depthwise 3x3, (2, 90, 120, 144)     | 59 -> 2.0   | 58 -> 2.1   | 51 -> 3.6 |
+| the same, stride 2                   | 16 -> 0.74  | 96 -> 0.49  | 15 -> 1.8 |
+| depthwise 5x5, (2, 45, 60, 240)      | 39 -> 1.6   | 38 -> 1.4   | 52 -> 3.1 |
+| depthwise 5x5/2, (2, 90, 120, 144)   | 23 -> 1.0   | 219 -> 0.56 | 24 -> 2.5 |
+| 3x3, dilation 2, (2, 45, 60, 240)    | 25 -> 0.68  | 25 -> 0.66  | 32 -> 1.4 |
+| 1x1 256 -> 512, (2, 45, 60, 256)     | 6.4 -> 4.6  | 7.4 -> 4.8  | 26 -> 5.7 |
+| the same, stride 2, (2, 90, 120, 256)| 4.7 -> 4.5  | 5.2 -> 3.9  | 44 -> 6.0 |
+
+PyTorch 2.13 in the same run takes 0.5 to 3.1 times as long forward and by the image's gradient as `conv` does, and 0.3 to
+1.7 times by the kernel's.
 
 Dense kernels are left to XLA.
 """
