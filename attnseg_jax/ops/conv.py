@@ -13,8 +13,8 @@ with AVX-512; gradients alone, by the image and by the kernel:
 | 1x1 256 -> 512, (2, 45, 60, 256)     | 6.4 -> 4.6  | 7.4 -> 4.8  | 26 -> 5.7 |
 | the same, stride 2, (2, 90, 120, 256)| 4.7 -> 4.5  | 5.2 -> 3.9  | 44 -> 6.0 |
 
-PyTorch 2.13 in the same run takes 0.5 to 3.1 times as long forward and by the image's gradient as `conv` does, and 0.3 to
-1.7 times by the kernel's.
+In the same run PyTorch 2.13 takes 0.5 to 5 times as long as `conv` forward and by the image, 0.3 to 1.7 times by the
+kernel.
 
 Dense kernels are left to XLA.
 """
