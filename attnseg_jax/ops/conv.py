@@ -19,12 +19,14 @@ kernel.
 Dense kernels are left to XLA.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.depthwise import Sides, depthwise_conv
 from attnseg_jax.ops.pool import Pair, pair
+from attnseg_jax.ops.varying import varying_together
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -42,8 +44,8 @@ def conv(
 
     `padding` may also name every side, `((top, bottom), (left, right))`: stride-2 convolutions on even sizes differ
     from TensorFlow's 'SAME', which pads unevenly (see `same_padding`). Pointwise and depthwise kernels become matrix
-    products and (see `depthwise`) shifted multiply-adds, which XLA runs many times faster on CPU; the latter have a
-    gradient of their own, hence no `jvp`.
+    products and (see `depthwise`) shifted multiply-adds, which XLA runs many times faster on CPU; both have
+    gradients of their own, hence no `jvp`.
 
     Raises:
       ValueError: channels that the groups do not divide or the kernel does not fit.
@@ -56,7 +58,7 @@ def conv(
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
-        return lax.dot_general(x[:, ::sh, ::sw], kernel[0, 0], (((3,), (0,)), ((), ())))
+        return _pointwise(*varying_together(x[:, ::sh, ::sw], kernel[0, 0]))
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
@@ -69,6 +71,25 @@ def conv(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+@jax.custom_vjp
+def _pointwise(x, kernel):
+    return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+
+
+def _pointwise_backward(residuals, g):
+    x, kernel = residuals
+    positions = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    # XLA writes the first operand out transposed, with all that it was computed from; let it be the narrower one.
+    if x.shape[-1] < g.shape[-1]:
+        kernel_gradient = lax.dot_general(x, g, positions)
+    else:
+        kernel_gradient = lax.dot_general(g, x, positions).T
+    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ()))), kernel_gradient
+
+
+_pointwise.defvjp(lambda x, kernel: (_pointwise(x, kernel), (x, kernel)), _pointwise_backward)
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
