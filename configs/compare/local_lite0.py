@@ -2,13 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from configs.compare import fcn_lite0
+from configs.compare import fcn_lite0, local
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = fcn_lite0.get_config()
     with config.unlocked():
-        config.model.attention.name = "local"
-        config.model.attention.local.update(values="logits", kernel=7, heads=4, iterations=3)
+        config.model.attention = local.get_config().model.attention
     return config

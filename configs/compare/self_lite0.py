@@ -3,12 +3,12 @@
 from ml_collections import ConfigDict
 
 from configs.compare import fcn_lite0
+from configs.compare import self as self_attention
 
 
 def get_config() -> ConfigDict:
     """Returns the config."""
     config = fcn_lite0.get_config()
     with config.unlocked():
-        config.model.attention.name = "self"
-        config.model.attention.self.update(heads=4, channels=256)
+        config.model.attention = self_attention.get_config().model.attention
     return config
