@@ -28,7 +28,8 @@ def band(labels: Integer[np.ndarray, "h w"], reach: int) -> Bool[np.ndarray, "h 
     """
     known = labels != IGNORE_LABEL
     labels = labels.astype(np.int16)
-    least = _windows(np.where(known, labels, IGNORE_LABEL), reach, np.minimum, IGNORE_LABEL)
+    # Ignored pixels neither are the least nor the most of a window.
+    least = _windows(labels, reach, np.minimum, IGNORE_LABEL)
     most = _windows(np.where(known, labels, -1), reach, np.maximum, -1)
     inside = np.zeros(labels.shape, bool)
     inside[reach:-reach, reach:-reach] = True
