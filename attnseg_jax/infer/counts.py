@@ -25,6 +25,11 @@ class ImageCounts:
     near: Int[np.ndarray, "n k 3"]
 
     @property
+    def iou(self) -> Float[np.ndarray, "k"]:
+        """Intersection over union of the split: of the sums of its images' counts."""
+        return iou(self.region.sum(0))
+
+    @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
         """Boundary IoU of the split: of the sums of its images' counts."""
         return iou(self.near.sum(0))
