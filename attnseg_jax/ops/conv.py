@@ -5,16 +5,16 @@ with AVX-512; gradients alone, by the image and by the kernel:
 
 | kernel, images                       | forward     | image       | kernel    |
 |--------------------------------------|-------------|-------------|-----------|
-| depthwise 3x3, (2, 90, 120, 144)     | 59 -> 2.0   | 58 -> 2.1   | 51 -> 3.6 |
-| the same, stride 2                   | 16 -> 0.74  | 96 -> 0.49  | 15 -> 1.8 |
-| depthwise 5x5, (2, 45, 60, 240)      | 39 -> 1.6   | 38 -> 1.4   | 52 -> 3.1 |
-| depthwise 5x5/2, (2, 90, 120, 144)   | 23 -> 1.0   | 219 -> 0.56 | 24 -> 2.5 |
-| 3x3, dilation 2, (2, 45, 60, 240)    | 25 -> 0.68  | 25 -> 0.66  | 32 -> 1.4 |
-| 1x1 256 -> 512, (2, 45, 60, 256)     | 6.4 -> 4.6  | 7.4 -> 4.8  | 26 -> 5.7 |
-| the same, stride 2, (2, 90, 120, 256)| 4.7 -> 4.5  | 5.2 -> 3.9  | 44 -> 6.0 |
+| depthwise 3x3, (2, 90, 120, 144)     | 61 -> 1.9   | 62 -> 2.9   | 51 -> 3.7 |
+| the same, stride 2                   | 17 -> 0.93  | 105 -> 0.58 | 17 -> 2.2 |
+| depthwise 5x5, (2, 45, 60, 240)      | 40 -> 1.6   | 39 -> 1.4   | 52 -> 3.2 |
+| depthwise 5x5/2, (2, 90, 120, 144)   | 25 -> 2.3   | 258 -> 1.0  | 32 -> 5.2 |
+| 3x3, dilation 2, (2, 45, 60, 240)    | 26 -> 0.92  | 26 -> 0.79  | 33 -> 1.3 |
+| 1x1 256 -> 512, (2, 45, 60, 256)     | 6.1 -> 3.8  | 8.3 -> 4.1  | 26 -> 4.2 |
+| the same, stride 2, (2, 90, 120, 256)| 7.5 -> 3.7  | 5.5 -> 6.5  | 48 -> 8.7 |
 
-In the same run PyTorch 2.13 takes 0.5 to 5 times as long as `conv` forward and by the image, 0.3 to 1.7 times by the
-kernel.
+In the same run (`--torch=PYTHON`) PyTorch 2.13 takes 0.3 to 1.4 times as long as `conv` forward, 0.7 to 5 times by the
+image and 0.3 to 2 times by the kernel.
 
 Dense kernels are left to XLA.
 """
