@@ -41,6 +41,11 @@ FAST = {
     "depthwise sides": ((3, 5, 1, 6), {"padding": ((0, 1), (3, 2)), "stride": (2, 1), "groups": 6}),
     "depthwise 1x1": ((1, 1, 1, 6), {"groups": 6}),
     "depthwise gaps": ((2, 3, 1, 6), {"padding": (5, 1), "stride": (3, 2), "dilation": (3, 2), "groups": 6}),
+    "dense beyond": ((3, 3, 6, 5), {"padding": (6, 7), "dilation": (6, 7)}),
+    "dense beyond, sides": (
+        (3, 2, 6, 5),
+        {"padding": ((5, 3), (0, 4)), "stride": (2, 3), "dilation": (6, 13)},
+    ),
     "depthwise in blocks": ((3, 3, 1, 6), {"padding": (1, 0), "stride": (1, 2), "groups": 6}),
 }
 
