@@ -6,7 +6,7 @@
 Prints a table and, as the last line, the same as JSON. Needs nothing but the workdir and the data.
 """
 
-from absl import flags, logging
+from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.train import evaluation
@@ -25,7 +25,6 @@ def main() -> None:
         WORKDIR.value, SPLIT.value, CHECKPOINT.value, DATA_DIR.value, PICTURE.value, DISTRIBUTED.value
     )
     print(result.table)
-    logging.info("picture: %s", result.picture)
     print(result.json)
 
 

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from attnseg_jax.cli import entry
+from attnseg_jax.infer.files import expanded
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 
@@ -29,9 +30,10 @@ def main() -> None:
     """Trains and prints where everything is."""
     config = CONFIG.value
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(WORKDIR.value or f"runs/{name}-{configs.config_hash(config)}")
+    workdir = expanded(WORKDIR.value or f"runs/{name}-{configs.config_hash(config)}")
     result = loop.run(config, workdir)
-    print(f"validation mIoU {result['miou']:.4f} on {result['split']!r} at step {result['step']}")
+    miou = "absent" if result["miou"] is None else f"{result['miou']:.4f}"
+    print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")
 

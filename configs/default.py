@@ -117,7 +117,7 @@ def get_config() -> ConfigDict:
     loss.scales = ()
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
     # 'cross_entropy' and 'ohem' weigh pixels by their label, 'focal' its mean over the classes; the others, which
-    # weigh the classes alike whatever their pixels, take none.
+    # weigh the classes alike whatever their pixels, take none. The presence loss (see below) weighs classes.
     loss.class_weights = "median_frequency"
     loss.weights = ()
     # The median-frequency weights are raised to this power: 0.5 takes their square roots.
@@ -175,7 +175,7 @@ def get_config() -> ConfigDict:
     optimizer.warmup_steps = 50
     # Learning rate at the end, as a factor of the peak (cosine and poly).
     optimizer.end_factor = 0.0
-    # Not applied to biases and normalisation.
+    # Not applied to biases, normalisation, position tables and tokens.
     optimizer.weight_decay = 0.01
     # sgd
     optimizer.momentum = 0.9

@@ -146,6 +146,7 @@ def test_bad_data(spoil, train, blocks, tmp_path):
         ({"data__crop": 5}, ["config.data.crop"]),
         ({"data__check": "perhaps"}, ["config.data.check", "perhaps"]),
         ({"data__mean": "(1, 'a', 3)"}, ["config.data.mean"]),
+        ({"data__palette": "(1, 2, 3)"}, ["config.data.palette=(1, 2, 3)", "colours"]),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
 )
@@ -207,9 +208,13 @@ def test_the_default_workdir_and_what_is_printed(call, blocks_flags, monkeypatch
     assert out.splitlines()[0] == "validation mIoU 0.2500 on 'val' at step 6"
     for path in ("checkpoints", "curves.png", "predictions"):
         assert str(workdir / path) in out
+    monkeypatch.setattr(loop, "run", lambda config, workdir: {**run(config, workdir), "miou": None})
+    assert call(*command)[1].splitlines()[0] == "validation mIoU absent on 'val' at step 6"
+    monkeypatch.setattr(loop, "run", run)
+    seen.pop()
     # Equal configs share the folder, others do not.
-    call(*command), call(*command, "--config.seed=1"), call(*command, "--workdir=here")
-    assert seen[1][1] == workdir != seen[2][1] and str(seen[3][1]) == "here"
+    call(*command), call(*command, "--config.seed=1"), call(*command, "--workdir=~/here")
+    assert seen[1][1] == workdir != seen[2][1] and seen[3][1] == Path.home() / "here"
     camvid = f"--config={ROOT / 'configs/camvid_resnet18_attention.py'}"
     call("train.py", camvid, "--config.train.steps=70", "--config.optimizer.lr_multipliers=('backbone/.*=0.1',)")
     assert seen[4][1].name.startswith("camvid_resnet18_attention-") and seen[4][0].train.steps == 70

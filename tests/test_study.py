@@ -14,6 +14,7 @@ import pytest
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer import cost
+from attnseg_jax.infer.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import study
 
@@ -145,7 +146,7 @@ def test_another_config_than_planned_is_no_result(stub, tmp_path):
     stub([4])
     (run,) = study.plan(study.load_study(tmp_path / "list.py"), tmp_path)
     (tmp_path / f"{run.name}.json").write_text("{}")
-    with study.lock(tmp_path / "other") as held:
+    with locked_workdir(tmp_path / "other", "another study") as held:
         trained, error = study.train(run, tmp_path / "other" / run.name, tmp_path / "log", held)
     assert trained and "became another config" in error
 
@@ -213,12 +214,12 @@ def test_the_estimate_takes_a_label_by_itself(stub, tmp_path):
 
 
 def test_a_folder_in_use(stub, tmp_path):
-    with study.lock(tmp_path / "out") as held:
+    with locked_workdir(tmp_path / "out", "another study") as held:
         code, _, err, _ = stub([4])
         assert code == 2 and "is in use by another study" in err.splitlines()[-1] and stub.calls() == []
         # A run that is left behind holds on to it.
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held.fileno()])
-    with pytest.raises(UserError, match="left behind"), study.lock(tmp_path / "out"):
+    with pytest.raises(UserError, match="another study"), locked_workdir(tmp_path / "out", "another study"):
         pass
     child.communicate(b"\n")
     assert stub([4])[0] == 0
@@ -235,9 +236,10 @@ def test_a_folder_in_use(stub, tmp_path):
         (["--study=right.py", "--workdir=right.py"], ["--workdir=right.py cannot be used"]),
         (["--study=right.py", "--workdir=out", "--only=("], ["--only=( is no regular expression"]),
         (["--study=right.py", "--workdir=out", "--only=self"], ["--only=self is in no label: none"]),
-        (["--study=right.py", "--workdir=out", "--results=empty.py"], ["--results=empty.py is not JSON"]),
+        (["--study=right.py", "--workdir=out", "--results=right.py"], ["--results=right.py must end in .json"]),
         (["--study=right.py", "--workdir=out", "--results=list.json"], ["--results=list.json does not hold"]),
-        (["--study=right.py", "--workdir=out", "--results=."], ["--results=. cannot be read"]),
+        (["--study=right.py", "--workdir=out", "--results=empty.json"], ["--results=empty.json is not JSON"]),
+        (["--study=right.py", "--workdir=out", "--results=folder.json"], ["--results=folder.json cannot be read"]),
         (["--study=right.py", "--workdir=out", "--max_minutes=soon"], ["max_minutes", "soon"]),
     ],
     ids=lambda x: " ".join(x),
@@ -248,6 +250,8 @@ def test_mistakes_are_one_line(argv, words, call, tmp_path):
     (tmp_path / "wrong.py").write_text("def get_study(): return ['none']")
     (tmp_path / "right.py").write_text(head + f"def get_study(): return [Entry('none', {{}}, {DEFAULT!r})]")
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "folder.json").mkdir()
     code, out, err = call(SCRIPT, *argv)
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and all(word in err for word in words), err

@@ -56,6 +56,8 @@ def test_times_and_one_size(call):
         (["--sweep=0x16"], ["--sweep holds '0x16'"]),
         (["--height=0"], ["--height=0 must be at least 1"]),
         (["--classes=1"], ["--classes=1 must be at least 2"]),
+        (["--json=."], ["--json=. is a folder"]),
+        (["--plot=/dev/null/cost.png"], ["--plot=/dev/null/cost.png cannot be used"]),
         (["--channels=many"], ["--channels", "many"]),
         (["--chanels=3"], ["unknown flag --chanels", "'channels'"]),
     ],

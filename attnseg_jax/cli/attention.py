@@ -47,7 +47,7 @@ def main() -> None:
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
     scene = Scene(image, points, prediction, info.class_names, info.palette, title)
-    folder = Path(given.out).expanduser() if given.out else Path(given.workdir) / "attention" / stem
+    folder = Path(given.out).expanduser() if given.out else Path(given.workdir).expanduser() / "attention" / stem
     try:
         paths = attention_sheet(scene, attention, folder)
     except OSError as error:

@@ -9,6 +9,7 @@ from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
+from attnseg_jax.infer.files import check_target, expanded
 from attnseg_jax.infer.visualize import prediction_sheet
 from attnseg_jax.train import evaluation
 
@@ -27,6 +28,13 @@ def main() -> None:
     pairs = [part.rpartition("=") for part in (flags.FLAGS.runs or "").split(",")]
     if not all(title and workdir for title, _, workdir in pairs):
         raise UserError("--runs must be TITLE=WORKDIR[,TITLE=WORKDIR...]")
+    titles = [title for title, _, _ in pairs]
+    if len({*titles}) < len(titles):
+        raise UserError(f"--runs={flags.FLAGS.runs} holds a title twice: give each run its own")
+    if flags.FLAGS.samples < 1:
+        raise UserError(f"--samples={flags.FLAGS.samples} must be at least 1")
+    out = expanded(flags.FLAGS.out)
+    check_target("--out", out)
     records, columns = [], {}
     for title, _, workdir in pairs:
         restored = evaluation.restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)
@@ -48,11 +56,11 @@ def main() -> None:
         columns,
         info.class_names,
         info.palette,
-        flags.FLAGS.out,
+        out,
         titles=[record["id"] for record in records],
         errors=False,
     )
-    print(flags.FLAGS.out)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.infer.files import expanded, locked_workdir
 from attnseg_jax.train import study, study_report
 from attnseg_jax.train.logging import is_terminal
 from attnseg_jax.train.results import Results
@@ -48,16 +49,19 @@ def main() -> None:
     for flag in ("study", "workdir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing: see --help")
+    if not study.SCRIPT.is_file():
+        raise UserError(f"{study.SCRIPT} is missing: studies need a checkout of the repository")
     # The runs need the accelerators; what this process computes are costs.
     jax.config.update("jax_platforms", "cpu")
     runs = study.plan(study.load_study(values.study), Path(values.study).parent, values.data_dir)
     chosen = _chosen(runs, values.only)
-    folder = Path(values.workdir)
-    results = Results(values.results or folder / "results.json")
+    folder = expanded(values.workdir)
+    results = Results(expanded(values.results) if values.results else folder / "results.json")
     if values.dry_run:
         print(listing(chosen, results, folder))
         return
-    with study.lock(folder) as held, _raising_on_sigterm():
+    others = "another study, or by a run that a killed one left behind"
+    with locked_workdir(folder, others) as held, _raising_on_sigterm():
         # A file that cannot be written would be noticed after hours.
         results.write()
         failures = _train(chosen, results, folder, held, values.max_minutes)

@@ -19,7 +19,7 @@ from absl import flags, logging
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.infer import charts, cost, report
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.infer.files import check_target, expanded, write_atomically
 from attnseg_jax.models import ATTENTION
 from attnseg_jax.models.build import build_attention
 
@@ -60,6 +60,9 @@ def main() -> None:
     for flag, least in (("height", 1), ("width", 1), ("channels", 1), ("classes", 2), ("repeats", 0)):
         if values[flag].value < least:
             raise UserError(f"--{flag}={values[flag].value} must be at least {least}")
+    targets = {flag: expanded(values[flag].value) for flag in ("json", "plot") if values[flag].value}
+    for flag, path in targets.items():
+        check_target(f"--{flag}", path)
     sizes = [_size(text) for text in values.sweep] or [(values.height, values.width)]
     rows = []
     for height, width in sizes:
@@ -68,12 +71,12 @@ def main() -> None:
             rows.append(_measure(name, height, width))
         print(f"[1, {height}, {width}, {values.channels}] on {jax.default_backend()}")
         print(table([row for row in rows if (row["height"], row["width"]) == (height, width)]), flush=True)
-    if values.json:
-        write_atomically(values.json, (json.dumps(_document(rows), indent=1, allow_nan=False) + "\n").encode())
-        print(values.json)
-    if values.plot:
-        charts.cost_against_size(panels(rows), values.plot)
-        print(values.plot)
+    if path := targets.get("json"):
+        write_atomically(path, (json.dumps(_document(rows), indent=1, allow_nan=False) + "\n").encode())
+        print(path)
+    if path := targets.get("plot"):
+        charts.cost_against_size(panels(rows), path)
+        print(path)
 
 
 def _size(text: str) -> tuple[int, int]:

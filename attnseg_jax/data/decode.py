@@ -54,7 +54,7 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
 ) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to raw ids: gray of 1, 8 or 16 bits, palette (its indices), or RGB by `colors`.
+    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`.
 
     `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
     damaged file, an RGB mask without `colors` and a colour that is not among them.
@@ -71,11 +71,22 @@ def decode_mask(
             return np.asarray(image)[..., 0]
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
-        if image.mode in ("L", "P") or image.mode.startswith("I"):
+        if image.mode == "L":
+            # Decoding forgets how the file has them.
+            factor = _gray_factor(image)
+            return np.asarray(image) // factor
+        if image.mode == "P" or image.mode.startswith("I"):
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
     return _open(data, name, read)
+
+
+def _gray_factor(image: Image.Image) -> int:
+    """What Pillow multiplies gray values of 2 or 4 bits by when it decodes them, to reach 255."""
+    arguments = image.tile[0][3] if image.tile else ""
+    rawmode = arguments if isinstance(arguments, str) else arguments[0]
+    return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
 
 
 def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -35,6 +35,7 @@ class TfdsSource:
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
         self._place = f"{builder.info.full_name} {split}"
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         """The number of pairs."""
@@ -55,7 +56,11 @@ class TfdsSource:
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
-        return decode.decode_size(_bytes(self._records[int(index)][self._image]), f"{self._place}[{index}]")
+        # Every evaluation asks for all of them, and each means to read a whole record.
+        if index not in self._sizes:
+            data = _bytes(self._records[int(index)][self._image])
+            self._sizes[index] = decode.decode_size(data, f"{self._place}[{index}]")
+        return self._sizes[index]
 
 
 def _bytes(value: Any) -> bytes:

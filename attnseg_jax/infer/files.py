@@ -1,7 +1,16 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and folders that are ready for them."""
 
+import fcntl
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from absl import logging
+
+from attnseg_jax.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
@@ -15,3 +24,46 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """`path` with the home folder for its `~`, which shells leave alone in `--flag=~/folder`."""
+    return Path(os.path.expanduser(path))
+
+
+def check_folder(flag: str, folder: Path, given: Path | None = None) -> None:
+    """Makes `folder`, before hours of work rather than after.
+
+    Raises:
+      UserError: no file can be put there; the message begins with `flag` and `given`, by default the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{flag}={given or folder} cannot be used ({error.strerror}): choose another one") from error
+
+
+def check_target(flag: str, path: Path) -> None:
+    """As `check_folder`, for a file."""
+    if path.is_dir():
+        raise UserError(f"{flag}={path} is a folder: name a file")
+    check_folder(flag, path.parent, given=path)
+
+
+@contextmanager
+def locked_workdir(folder: Path, whose: str) -> Iterator[BinaryIO]:
+    """Keeps `folder`, which it makes, to this process and to the children that get the open file.
+
+    Raises:
+      UserError: it is in use by `whose`, or no file can be put there.
+    """
+    check_folder("--workdir", folder)
+    with (folder / ".lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--workdir={folder} is in use by {whose}: wait, or stop it") from None
+        except OSError as error:
+            logging.warning("%s cannot be locked (%s): start nothing else there", folder, error.strerror)
+        yield file

@@ -29,7 +29,7 @@ class Conv(nn.Module):
       kernel_size: height and width of the kernel.
       stride: step in both directions.
       padding: zeros on every side, or `((top, bottom), (left, right))`; -1 keeps the size at stride 1
-        (`dilation * (kernel_size // 2)`).
+        (`dilation * (kernel_size // 2)`), which needs an odd kernel.
       dilation: distance of the kernel's taps.
       groups: channel groups.
       use_bias: adds a bias.
@@ -52,6 +52,8 @@ class Conv(nn.Module):
         """Convolves `x`."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.padding == -1 and self.kernel_size % 2 == 0:
+            raise ValueError(f"no padding keeps the size under a kernel of {self.kernel_size} pixels: give one")
         padding = self.dilation * (self.kernel_size // 2) if self.padding == -1 else self.padding
         y = conv_ops.conv(
             x.astype(self.dtype),

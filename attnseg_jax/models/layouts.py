@@ -129,9 +129,9 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
     target = {name: x for name, x in whole.items() if part == "model" or _of("backbone", name)}
     layout, rules, given = _choose(arrays, target, part)
     outside = {name for name in given if part != "model" and not _of("backbone", name)}
-    kept = {name: _float32(name, array) for name, array in given.items() if name not in outside}
+    kept = {name: array for name, array in given.items() if name not in outside}
     adapted = sorted(_other_channels(kept, target))
-    kept |= {name: adapt_channels(kept[name], target[name].shape[2]) for name in adapted}
+    kept |= {name: adapt_channels(_float32(name, kept[name]), target[name].shape[2]) for name in adapted}
     other = _other_classes(kept, target, num_classes) if part == "model" else set()
     if not any(_of("attention", name) for name in kept):
         other |= {name for name in target if _of("attention", name)}
@@ -143,6 +143,8 @@ def fit(arrays: Mapping[str, np.ndarray], variables: Mapping[str, Any], *, part:
         hint = "; for a backbone alone there is config.model.backbone.pretrained"
         hint = hint if part == "model" and layout in LAYOUTS else _cure(kept, target)
         raise UserError(f"read as {layout}, {error}{hint}") from None
+    # Only now, when the file is known to hold no more than the model.
+    filled = {name: _float32(name, array) for name, array in filled.items()}
     if broken := [name for name, array in filled.items() if not np.isfinite(array).all()]:
         raise UserError(f"not all numbers are finite in {listed(broken)}")
     return Fitted(

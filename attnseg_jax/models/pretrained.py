@@ -127,7 +127,7 @@ def _rename(name, array, rules):
         if replacement is None:
             return
         if isinstance(replacement, tuple):
-            if array.shape[0] % len(replacement):
+            if not array.ndim or array.shape[0] % len(replacement):
                 raise UserError(f"{name} of shape {array.shape} does not divide into {len(replacement)} pieces")
             for spelling, piece in zip(replacement, np.split(array, len(replacement))):
                 yield from _rename(re.sub(pattern, spelling, name), piece, rules[i + 1 :])

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.backbones.base import backbone_features
 from attnseg_jax.models.features import Output
-from attnseg_jax.models.layers import Dtype, classifier
+from attnseg_jax.models.layers import classifier
 from attnseg_jax.ops.region_maps import level_maximum, mask_boxes, paint, region_masks
 from attnseg_jax.ops.roi import roi_align
 
@@ -28,7 +28,6 @@ class RCNN(nn.Module):
       num_regions: regions of an image, `config.data.regions.count`; a smaller number is filled with copies.
       freeze: what of the backbone stays: 'none', 'bn' or 'all'.
       size: height and width of a window in pixels.
-      dtype: compute type; logits are float32.
     """
 
     backbone: nn.Module
@@ -36,7 +35,6 @@ class RCNN(nn.Module):
     num_regions: int
     freeze: str = "none"
     size: int = 64
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(

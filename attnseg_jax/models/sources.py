@@ -85,8 +85,8 @@ def _fetch(source: str, given: str, key: str) -> Located:
             "connection, or give the path of a copy"
         ) from error
     # The cache keeps a file as .../snapshots/COMMIT/FILE.
-    parts = path.parts
-    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else match["revision"] or ""
+    folder = path.parents[len(Path(match["file"]).parts) - 1]
+    commit = folder.name if folder.parent.name == "snapshots" else match["revision"] or ""
     return Located(given, path, commit)
 
 

@@ -26,6 +26,8 @@ NESTS = ("state_dict", "model", "model_state_dict", "module", "net", "network", 
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+# Of one storage, on average; models that share layers have one for each use.
+_MOST_NAMES = 64
 _Read = Callable[[Storage], bytes]
 
 
@@ -48,7 +50,8 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             return _read(file)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Refused as error:
+    # Refusals, and what NumPy and Python raise for numbers beyond them.
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path} is not read as a PyTorch file: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path} is larger than the memory") from error
@@ -206,6 +209,10 @@ def _arrays(content: Any, read: _Read) -> dict[str, np.ndarray]:
     tensors = {name: value for name, value in _state_dict(content).items() if isinstance(value, Tensor)}
     if odd := [name for name in tensors if not isinstance(name, str)]:
         raise Refused(f"its state dict has the name {odd[0]!r}, which is no text")
+    # A name more for a tensor takes a few bytes of the file, and a copy of it wherever the array is converted.
+    held = sum(storage.nbytes for storage in {tensor.storage for tensor in tensors.values()})
+    if sum(tensor.nbytes for tensor in tensors.values()) > _MOST_NAMES * held:
+        raise Refused(f"its tensors share their memory more than {_MOST_NAMES} times over")
     data: dict[Storage, bytes] = {}
     arrays = {}
     for name, tensor in tensors.items():

@@ -92,6 +92,9 @@ class _Machine:
         self.stack.pop()
 
     def put(self, index):
+        # As the keys of `fill`: large numbers can have equal hashes.
+        if not 0 <= expect(index, int) < 1 << 32:
+            raise Refused("its pickle remembers a value under an impossible number")
         self.memo[index] = self.stack[-1]
 
     def memoize(self, _):

@@ -69,6 +69,11 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of an array of its own."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def view(self, data: bytes) -> np.ndarray:
         """The tensor as an array, given the bytes of its storage."""
         if not math.prod(self.shape):
@@ -144,7 +149,7 @@ def read_storage(identity: Any) -> Storage:
     if not (isinstance(kind, _Type) and kind.storage):
         raise Refused(f"its pickle has a storage of the type {say(kind)}")
     key, items = expect(key, str), expect(items, int)
-    if not (key.isascii() and key.isdecimal()):
+    if not (len(key) <= 20 and key.isascii() and key.isdecimal()):
         raise Refused(f"its pickle has a storage named {say(key)}; names are numbers")
     if not 0 <= items <= MAX_LENGTH:
         raise Refused("its pickle has a storage of impossible size")

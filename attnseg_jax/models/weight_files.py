@@ -15,6 +15,8 @@ from attnseg_jax.models.torch_values import say
 
 # NumPy's format knows no types but its own: such an array is stored as unsigned integers, and its type is noted here.
 _NOTES = "__types__"
+# Weights hardly compress.
+_MOST_INFLATED = 100
 _FOREIGN = {
     str(np.dtype(t)): np.dtype(t)
     for t in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e4m3fnuz, jnp.float8_e5m2, jnp.float8_e5m2fnuz)
@@ -31,9 +33,14 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         arrays = {}
         # Not by `np.load`, which confuses `w` with `w.npy` and offers to read Python objects.
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            if len(entries) < len(archive.infolist()):
+                raise ValueError("a name twice")
+            if sum(entry.file_size for entry in entries.values()) > _MOST_INFLATED * Path(path).stat().st_size:
+                raise ValueError(f"more than {_MOST_INFLATED} times as large as the file")
+            for name, entry in entries.items():
                 with archive.open(entry) as file:
-                    arrays[entry.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
         notes = dict(note.rsplit("=", 1) for note in arrays.pop(_NOTES, np.zeros(0, str)).tolist())
         foreign = {name: arrays[name].view(_FOREIGN[dtype]) for name, dtype in notes.items()}
     except OSError as error:
@@ -63,6 +70,7 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
+_MOST_PARTS = 100
 _TORCH = (read_torch, torch_bytes)
 FORMATS: dict[str, tuple[Callable, Callable]] = {
     ".safetensors": (read_safetensors, safetensors_bytes),
@@ -81,6 +89,9 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     # Names go into messages, onto the screen and into other files.
     if odd := [name for name in arrays if not name.isprintable()]:
         raise UserError(f"{path} has an array with an unprintable name: {say(odd[0])}")
+    # The parts of a name become groups within groups.
+    if deep := [name for name in arrays if name.count(".") > _MOST_PARTS]:
+        raise UserError(f"{path} has an array with a name of more than {_MOST_PARTS} parts: {say(deep[0])}")
     return arrays
 
 

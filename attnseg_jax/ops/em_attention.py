@@ -40,5 +40,7 @@ def em_attention(
         weights = jax.nn.softmax(jnp.einsum("bnc,bck->bnk", x, bases), axis=-1)
         shares = weights / (_EPSILON + weights.sum(axis=1, keepdims=True))
         bases = jnp.einsum("bnc,bnk->bck", x, shares)
-        bases = bases / (_EPSILON + jnp.sqrt(jnp.square(bases).sum(axis=1, keepdims=True)))
+        # A base of zeros has length 0, where the root has no gradient.
+        squares = jnp.maximum(jnp.square(bases).sum(axis=1, keepdims=True), 1e-30)
+        bases = bases / (_EPSILON + jnp.sqrt(squares))
     return jnp.einsum("bnk,bck->bnc", weights, bases), weights, bases

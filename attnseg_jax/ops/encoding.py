@@ -27,10 +27,10 @@ def encode(
     ([-1.0, -1.0], [[[1.0, 0.0], [0.0, 1.0]]])
     """
     x, codewords = x.astype(jnp.float32), codewords.astype(jnp.float32)
-    # Far codewords cancel in the expanded square unless the product is exact.
+    # Far codewords cancel in the expanded square, and in the sum of the residuals, unless the products are exact.
     products = jnp.einsum("bnc,kc->bnk", x, codewords, precision=lax.Precision.HIGHEST)
     lengths = jnp.square(codewords).sum(axis=-1).reshape(1, 1, -1)
     distances = jnp.square(x).sum(axis=-1, keepdims=True) - 2 * products + lengths
     weights = jax.nn.softmax(scale.astype(jnp.float32).reshape(1, 1, -1) * distances, axis=-1)
-    sums = jnp.einsum("bnk,bnc->bkc", weights, x)
+    sums = jnp.einsum("bnk,bnc->bkc", weights, x, precision=lax.Precision.HIGHEST)
     return sums - weights.sum(axis=1)[:, :, None] * codewords[None], weights

@@ -12,11 +12,14 @@ def confusion_matrix(
 ) -> Int[Array, "{num_classes} {num_classes}"]:
     """Number of pixels for each true class (row) and predicted class (column), int32 `[k, k]`.
 
-    Pixels whose label is 255, or whose label or prediction is no class at all, are left out.
+    Pixels whose label is 255, or whose label or prediction is no class at all, are left out.  Raises ValueError unless
+    both have one shape.
 
     >>> confusion_matrix(jnp.array([[[0, 1, 1]]]), jnp.array([[[0, 0, 255]]]), 2).tolist()
     [[1, 1], [0, 0]]
     """
+    if prediction.shape != labels.shape:
+        raise ValueError(f"prediction {prediction.shape} and labels {labels.shape} must have one shape")
     k = num_classes
     prediction, labels = prediction.astype(jnp.int32), labels.astype(jnp.int32)  # k * k does not fit into uint8
     cell = labels * k + prediction

@@ -40,12 +40,16 @@ def _extent(shown: Bool[Array, "b n r"]) -> tuple[Int[Array, "b r"], Int[Array, 
 
 
 def paint(scores: Float[Array, "b r k"], regions: Int[Array, "b h w l"]) -> Float[Array, "b h w l k"]:
-    """The scores of the region that a pixel belongs to at each level, 0 where it belongs to none.
+    """The scores of the region that a pixel belongs to at each level: 0 where it is -1, NaN where there is no such one.
 
     >>> paint(jnp.array([[[5.0], [-3.0]]]), jnp.array([[0, -1], [1, 0]]).reshape(1, 1, 2, 2))[0, 0, ..., 0].tolist()
     [[5.0, 0.0], [-3.0, 5.0]]
     """
-    painted = jax.vmap(lambda scores, index: scores[index])(scores, jnp.maximum(regions, 0))
+
+    def of_image(scores, index):
+        return scores.at[index].get(mode="fill", fill_value=jnp.nan)
+
+    painted = jax.vmap(of_image)(scores, jnp.maximum(regions, 0))
     return jnp.where(regions[..., None] >= 0, painted, 0)
 
 

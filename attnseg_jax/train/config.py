@@ -93,8 +93,10 @@ def load(workdir: str | Path) -> ConfigDict:
     path = Path(workdir) / "config.json"
     try:
         values = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} does not exist: --workdir must be the workdir of a run of train.py") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
     for key, value in ADDED.items():
@@ -202,7 +204,15 @@ def num_regions(config: ConfigDict) -> int:
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:
-    return isinstance(value, tuple) and len(value) == count and all(isinstance(v, kind) for v in value)
+    return _all(value, kind) and len(value) == count
+
+
+def _all(value: Any, kind: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
+
+
+def _colours(value: Any) -> bool:
+    return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
 
 
 def check_values(config: ConfigDict) -> None:
@@ -218,10 +228,16 @@ def check_values(config: ConfigDict) -> None:
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", _numbers(data.mean, 3), "three numbers"),
         ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),
+        ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
+        ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
+        ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
+        ("data.ids", _all(data.ids, int), "whole numbers"),
         ("data.flip", 0 <= data.flip <= 1, "between 0 and 1"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("data.threads", data.threads >= 0, "at least 0"),
+        ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
+        ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),

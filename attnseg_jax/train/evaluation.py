@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from flax import linen as nn
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
+from attnseg_jax.data import region_cache, regions
 from attnseg_jax.data.pipeline import eval_batches, whole
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
@@ -21,7 +23,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.counts import Counter
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.infer.files import check_target, expanded, write_atomically
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
@@ -193,15 +195,24 @@ def restore_run(
     """
     if not workdir:
         raise UserError("--workdir is missing: name the folder of a run of train.py")
-    config = configs.load(workdir)
+    folder = expanded(workdir)
+    config = configs.load(folder)
     if data_dir is not None:
         config.data.dir = data_dir
     # Not the run's own value: what a pod trained may be scored on one machine.
     initialize_distributed(distributed)
+    if regions.used(config.data.regions):
+        try:
+            region_cache.check(config.data.regions.cache)
+        except UserError as error:
+            if not config.data.regions.cache:
+                raise
+            logging.warning("%s; the user's cache is taken instead", error)
+            config.data.regions.cache = ""
     split = config.data.eval_split if split == "val" else split
     source = load_source(config.data, split)
     run = make_run(config, len(source.info.class_names), training=False)
-    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         step, state = _restore(checkpoints, checkpoint, run.abstract)
     variables = run.parallel.put_state(eval_variables(state))
     return Restored(config, split, source, run.model, run.parallel, variables, step)
@@ -275,8 +286,11 @@ def evaluate_run(
       distributed: as in `restore_run`.
     """
     run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
-    path = Path(picture) if picture else Path(workdir) / "eval" / f"{run.split}_{run.step}.png"
+    path = expanded(picture) if picture else expanded(workdir) / "eval" / f"{run.split}_{run.step}.png"
+    check_target("--picture", path)
     scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
+    if run.config.eval.samples:
+        logging.info("picture: %s", path)
     names = run.source.info.class_names
     return Result(report.table(scores, names), report.to_json(run.split, run.step, scores, names), path)
 

@@ -21,7 +21,7 @@ from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Scores
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.infer.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
@@ -54,6 +54,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         logging.info("%s is finished; its result:", workdir)
         return finished
 
+    configs.check_values(config)
     # Before the data, which take longer to look at.
     given = None if _has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
@@ -71,8 +72,11 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     initial = given and fit_given(given, train.abstract, len(info.class_names))
     if regions.used(config.data.regions):
         region_cache.check(config.data.regions.cache)
-    _make_folder(workdir)
     with ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(locked_workdir(workdir, "another training"))
+        else:
+            check_folder("--workdir", workdir)
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = _initial_state(train, checkpoints, workdir, initial)
         start = int(state.step)
@@ -105,7 +109,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
             last, stop = step == config.train.steps, stop_requested(step)
             if last or stop or step % config.train.eval_every == 0:
-                # Every saved step ends a log line, so that the lines of a resumed run are means over the same steps.
+                # Every saved step ends a log line: the sums between two lines are not saved with it.
                 _absorb(*pending, meter, checkpoints)
                 _log(step, config, meter, writer, progress, force=True)
                 pending = None
@@ -167,13 +171,6 @@ def _surveyed_weights(
     if config.data.check and fresh:
         survey(eval_source)
     return class_weights(config.loss, names, counts)
-
-
-def _make_folder(workdir: Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be made ({error.strerror}): choose another one") from error
 
 
 def _millions(params: Any) -> float:

@@ -38,7 +38,7 @@ def initialize_distributed(enabled: bool) -> None:
         ) from error
 
 
-def check_batch_size(batch_size: int, *, key: str = "config.train.batch_size", accumulate: int = 1) -> None:
+def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
     """Refuse a global batch that the devices cannot share evenly; the message names the nearest sizes."""
     devices = jax.device_count()
     unit = devices * accumulate
@@ -47,7 +47,7 @@ def check_batch_size(batch_size: int, *, key: str = "config.train.batch_size", a
     below, above = batch_size // unit * unit, (batch_size // unit + 1) * unit
     near = f"{below} or {above}" if below > 0 else str(max(above, unit))
     parts = f"{devices} devices" + (f" x config.train.accumulate={accumulate}" if accumulate > 1 else "")
-    raise UserError(f"{key}={batch_size} cannot be split evenly over {parts}: give {near}")
+    raise UserError(f"config.train.batch_size={batch_size} cannot be split evenly over {parts}: give {near}")
 
 
 class Rows:

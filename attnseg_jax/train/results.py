@@ -36,6 +36,9 @@ class Results:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if self.path.suffix != ".json":
+            # Tables and plots have the same name with endings of their own.
+            raise UserError(f"--results={self.path} must end in .json")
         self.records = self._read()
 
     def beside(self, suffix: str) -> Path:

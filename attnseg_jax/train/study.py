@@ -1,13 +1,11 @@
 """Studies: a list of configs and seeds, each trained by train.py in a process of its own."""
 
-import fcntl
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,29 +134,6 @@ def _plan(entry: Entry, seed: int, folder: Path, data_dir: str | None) -> Planne
     return PlannedRun(entry, seed, file, changes, config, key)
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[BinaryIO]:
-    """Keeps the folder of a study to one study, and to the runs that it leaves behind when it is killed.
-
-    Raises:
-      UserError: the folder is taken, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("ab")
-    except OSError as error:
-        raise UserError(f"--workdir={folder} cannot be used ({error.strerror}): choose another one") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"--workdir={folder} is in use by another study, or by a run that a killed one left behind: wait, "
-                "or stop it"
-            ) from None
-        yield file
-
-
 def train(
     run: PlannedRun, workdir: Path, log: Path, held: BinaryIO, on_wait: Callable[[], None] = lambda: None
 ) -> tuple[bool, str]:
@@ -168,7 +143,7 @@ def train(
       run: the run.
       workdir: its folder.
       log: file its output is appended to.
-      held: what `lock` gave; the run holds it too.
+      held: the locked file of the study's folder; the run holds it too.
       on_wait: called about once a second.
 
     Returns:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -28,6 +30,23 @@ def test_gray_masks_of_8_and_16_bits():
 def test_one_bit_masks():
     raw = RNG.integers(0, 2, (13, 17)).astype(bool)
     np.testing.assert_array_equal(decode.decode_mask(encoded(raw), "m"), raw.astype(np.uint8))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("colour_type", [0, 3], ids=["gray", "palette"])
+def test_masks_of_2_and_4_bits(bits, colour_type):
+    """Written here: Pillow reads them and does not write them."""
+    raw = RNG.integers(0, 1 << bits, (13, 16)).astype(np.uint8)
+    digits = np.unpackbits(raw[..., None], axis=-1)[..., -bits:].reshape(13, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(digits, axis=-1))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 16, 13, bits, colour_type, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(range(3 * (1 << bits)))) if colour_type == 3 else b""
+    chunks = chunk(b"IHDR", header), palette, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    np.testing.assert_array_equal(decode.decode_mask(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "m"), raw)
 
 
 def test_palette_masks_give_indices_not_colours(save, tmp_path):

@@ -85,3 +85,8 @@ def test_relu_can_be_left_out(random_variables):
     with_relu, without = (ConvBN(4, relu=relu).apply(variables, x, train=False) for relu in (True, False))
     assert without.min() < 0
     np.testing.assert_array_equal(with_relu, np.maximum(without, 0))
+
+
+def test_no_padding_keeps_the_size_under_an_even_kernel():
+    with pytest.raises(ValueError, match="under a kernel of 4 pixels"):
+        Conv(3, 4).init(jax.random.key(0), jnp.zeros((1, 5, 7, 2)))

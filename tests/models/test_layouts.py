@@ -206,3 +206,8 @@ def test_images_of_another_number_of_channels(channels):
     kernel = fitted.variables["params"]["backbone"]["conv1"]["kernel"]
     assert kernel.shape == (7, 7, channels, 64)
     np.testing.assert_array_equal(kernel, adapt_channels(state["conv1.weight"].transpose(2, 3, 1, 0), channels))
+
+
+def test_a_number_where_an_array_is_cut():
+    with pytest.raises(UserError, match="known layouts"):
+        fit({"blocks.0.attn.qkv.weight": np.array(1.0)}, variables(), part="backbone")

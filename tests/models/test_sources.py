@@ -23,7 +23,7 @@ def hub(monkeypatch, tmp_path):
         asked.append((repo_id, filename, revision))
         if repo_id != "someone/model":
             raise ConnectionError("offline\nwith more lines")
-        path = tmp_path / "hub" / "snapshots" / COMMIT / filename
+        path = tmp_path / "snapshots" / "hub" / "snapshots" / COMMIT / filename
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"weights")
         return str(path)

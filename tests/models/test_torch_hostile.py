@@ -104,6 +104,13 @@ CODE = {
     "no end": (b"\x80\x02N", "damaged"),
     "an unknown opcode": (b"\x80\x02\xff.", "damaged"),
     "an odd escape": (b"S'\\q'\n.", "it holds a "),
+    "a memo of large numbers": (b"\x80\x02Np" + str(2**61 - 1).encode() + b"\n.", "an impossible number"),
+    "a memo of nothing below": (b"\x80\x02Np-1\n.", "an impossible number"),
+    "an empty tensor": (
+        holding(("w", tensor(storage(6), shape=(0, 2**40, 2**40), strides=(1, 1, 1)))),
+        "is not read as a PyTorch file: ",
+    ),
+    "a tensor of many names": (holding(*((f"w{i}", tensor(storage(6))) for i in range(65))), "64 times over"),
     "a long number": (b"I" + b"9" * 5000 + b"\n.", "damaged"),
 }
 

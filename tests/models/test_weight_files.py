@@ -107,13 +107,16 @@ def test_hostile_safetensors(content, words, tmp_path):
         ({"w.npy": shaped((2**70,))}, "is no sound"),
         ({"w.npy": shaped((-6,))}, "negative"),
         ({"w.npy": shaped((6,), "O")}, "Object arrays cannot be loaded"),
+        ({"w.npy": shaped((2, 3)), "w": shaped((2, 3))}, "a name twice"),
+        ({"w.npy": shaped((2, 3)) + bytes(1 << 20)}, "more than 100 times as large as the file"),
+        ({"a" + ".b" * 101 + ".npy": shaped((2, 3))}, "name of more than 100 parts"),
         ({"w.txt": b"hello, not an array"}, "magic string"),
         ({"w.npy": shaped((2, 3)), "__types__.npy": shaped((2, 3))}, "is no sound"),
     ],
 )
 def test_hostile_archives(members, words, tmp_path):
     path = tmp_path / "w.npz"
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     with pytest.raises(UserError) as error:

@@ -64,3 +64,8 @@ def test_bfloat16_inputs_are_computed_in_float32():
 def test_no_stage():
     with pytest.raises(ValueError, match="stages=0"):
         em_attention(jnp.asarray(X), jnp.asarray(MU), stages=0)
+
+
+def test_a_base_of_zeros_has_a_gradient():
+    gradient = jax.grad(lambda x: em_attention(x, jnp.asarray(MU))[0].sum())(jnp.zeros((B, N, C)))
+    assert np.isfinite(gradient).all()

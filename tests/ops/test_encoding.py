@@ -41,3 +41,10 @@ def test_equals_the_oracle(dtype):
 
 def test_gradients():
     check_grads(jax.jit(encode), (X, CODEWORDS, SCALE), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
+
+
+def test_products_are_in_full_precision_whatever_the_default_is():
+    with jax.default_matmul_precision("bfloat16"):
+        jaxpr = jax.make_jaxpr(encode)(X, CODEWORDS, SCALE)
+    products = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    assert [e.params["precision"] for e in products] == [(jax.lax.Precision.HIGHEST,) * 2] * 2

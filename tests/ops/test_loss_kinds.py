@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 from loss_oracles import WEIGHTS, B, H, K, W, boundary, draw, focal, lovasz, ohem, overlap
 
 from attnseg_jax.ops import losses
@@ -127,6 +129,28 @@ def summed(name, axis_name=None):
     if axis_name and function not in (losses.cross_entropy, losses.lovasz):
         loss = functools.partial(loss, axis_name=axis_name)
     return jax.value_and_grad(loss, has_aux=True)
+
+
+def test_shard_map_with_its_checks():
+    """One image on each of 3 devices, each with a mean of its own."""
+    logits, labels = draw()
+    mesh = jax.make_mesh((B,), ("data",), devices=jax.devices()[:B], axis_types=(AxisType.Auto,))
+
+    def alone(logits, labels):
+        return {name: losses.mean(*loss(logits, labels))[None] for name, (loss, _) in CASES.items()}
+
+    spread = jax.jit(jax.shard_map(alone, mesh=mesh, in_specs=P("data"), out_specs=P("data")))(logits, labels)
+    one = jax.jit(alone)
+    for i in range(B):
+        for name, value in one(logits[i : i + 1], labels[i : i + 1]).items():
+            np.testing.assert_allclose(spread[name][i], value[0], rtol=1e-6, err_msg=name)
+
+
+def test_shares_and_probabilities_beyond_1():
+    logits, labels = draw()
+    for options in ({"min_kept": 100}, {"min_kept": -0.1}, {"threshold": 7}):
+        with pytest.raises(ValueError, match="must lie between 0 and 1"):
+            losses.ohem(logits, labels, **options)
 
 
 def test_devices_add_up():

@@ -134,6 +134,12 @@ def test_an_image_without_labels_has_no_presence_loss():
     assert (gradient[1] == 0).all() and (gradient[0] != 0).all()
 
 
+def test_presence_of_unknown_labels_is_nan():
+    logits, labels = jnp.zeros((B, K)), draw()[1]
+    for label in (-1, K):
+        assert np.isnan(losses.presence_cross_entropy(logits, labels.at[0, 0, 0].set(label)))
+
+
 def test_presence_of_other_images_is_refused():
     with pytest.raises(ValueError, match="do not fit"):
         losses.presence_cross_entropy(jnp.zeros((B + 1, K)), draw()[1])

@@ -81,3 +81,10 @@ def test_large_counts_stay_exact():
 def test_a_matrix_that_is_not_square_is_refused():
     with pytest.raises(ValueError, match="square"):
         metrics.scores(np.zeros((2, 3), np.int64))
+
+
+def test_shapes_that_would_be_spread():
+    prediction, labels = draw(shape=(1, 5, 5))
+    for wrong in (labels[..., None], labels[0]):
+        with pytest.raises(ValueError, match=r"prediction \(1, 5, 5\) and labels .* must have one shape"):
+            metrics.confusion_matrix(jnp.asarray(prediction), jnp.asarray(wrong), 5)

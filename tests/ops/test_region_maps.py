@@ -61,3 +61,8 @@ def test_other_numbers_paint_the_same_pixels():
     moved = np.empty_like(scores)
     moved[:, order] = scores
     np.testing.assert_array_equal(painted_maximum(scores, regions), painted_maximum(moved, renamed))
+
+
+def test_a_number_without_scores_does_not_go_unnoticed():
+    painted = region_maps.paint(jnp.ones((1, 2, 3)), jnp.array([1, 2, -1]).reshape(1, 1, 3, 1))
+    assert np.isnan(painted[0, 0, :, 0, 0]).tolist() == [False, True, False]

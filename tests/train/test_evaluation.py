@@ -16,7 +16,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.infer import boundary
 from attnseg_jax.infer.counts import ImageCounts
 from attnseg_jax.infer.visualize import read_map
-from attnseg_jax.train import loop
+from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Pace, evaluate_run, predict, restore_run, sample_indices
 from attnseg_jax.train.parallel import Parallel
@@ -76,6 +76,14 @@ def test_the_picture(trained, evaluated):
     assert evaluated.picture == trained[0] / "eval" / "val_3.png"
     with Image.open(evaluated.picture) as image, Image.open(trained[0] / "predictions/step_3.png") as other:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+
+
+def test_a_picture_that_cannot_be_written(trained, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate_split", None)
+    with pytest.raises(UserError, match=r"--picture=/dev/null/p\.png cannot be used"):
+        evaluate_run(str(trained[0]), picture="/dev/null/p.png")
+    with pytest.raises(UserError, match=r"--picture=.* is a folder: name a file"):
+        evaluate_run(str(trained[0]), picture=str(trained[0]))
 
 
 def test_the_scores_are_those_of_the_averaged_parameters(trained, evaluated):
@@ -153,7 +161,16 @@ def test_best_and_numbered_checkpoints_and_another_split(trained, evaluated, mon
 
 def test_an_evaluation_changes_nothing_but_its_own_folder(trained, evaluated):
     workdir = trained[0]
-    names = {"config.json", "metrics.jsonl", "result.json", "curves.png", "tensorboard", "predictions", "checkpoints"}
+    names = {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "curves.png",
+        "tensorboard",
+        "predictions",
+        "checkpoints",
+        ".lock",
+    }
     assert {path.name for path in workdir.iterdir()} == names | {"counts.json", "maps", "timing.jsonl", "eval"}
 
 

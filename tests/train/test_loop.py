@@ -14,6 +14,7 @@ from PIL import Image
 from runs import assert_same_run, final_state, lines
 
 from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.infer.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop, setup
 from attnseg_jax.train.checkpoint import Checkpoints
@@ -241,9 +242,16 @@ def test_another_architecture_in_the_workdir(make_config, copy):
 
 def test_a_workdir_that_is_a_file(make_config, tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match=r"--workdir=.*file cannot be made"):
+    with pytest.raises(UserError, match=r"--workdir=.*file cannot be used"):
         loop.run(make_config(parallel="mesh"), tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_workdir_in_use(finished, make_config, tmp_path):
+    config = make_config(train__steps=STEPS, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY, seed=1)
+    with locked_workdir(tmp_path, "this test"), pytest.raises(UserError, match="is in use by another training: wait"):
+        loop.run(config, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
 
 
 def test_meter():

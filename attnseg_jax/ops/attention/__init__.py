@@ -1,8 +1,8 @@
 """Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) on `[b, n, a, d]`, softmax in float32.
 
 `dense` and `chunked` run everywhere, `cudnn` and `splash` are the kernels of GPUs and TPUs; `dispatch` chooses. On 2
-CPU cores, float32, 8 heads of width 64, with gradient in brackets (`python benchmarks/attention.py --torch=PYTHON`;
-plain is two products around `jax.nn.softmax`):
+CPU cores, float32, 8 heads of width 64, with gradient in brackets (`python benchmarks/attention.py --tokens 4096
+16384 65536 --torch=PYTHON`; plain is two products around `jax.nn.softmax`):
 
 | tokens | | plain | dense | chunked | PyTorch 2.13 |
 |---|---|---|---|---|---|

@@ -22,6 +22,9 @@ def cudnn_refusal(dtype=None, widths=None, tokens=None, bias_or_mask=False):
     """Why cuDNN cannot serve, or None; what is not known yet is not held against it."""
     if "cuda" not in jax.local_devices()[0].client.platform_version:
         return f"needs an NVIDIA GPU, and this process runs on {jax.default_backend()}"
+    capability = getattr(jax.local_devices()[0], "compute_capability", None)
+    if capability and float(capability) < 8:
+        return f"needs an NVIDIA GPU of compute capability 8.0 or more, not {capability}"
     if dtype is not None and jnp.dtype(dtype).name not in _HALF:
         return f"takes half precision only, not {jnp.dtype(dtype).name}"
     if widths is not None and (widths[0] != widths[1] or widths[0] % 8 or widths[0] > 128):

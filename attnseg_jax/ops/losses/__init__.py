@@ -3,7 +3,8 @@
 Every loss takes logits `[b, h, w, k]` and labels `[b, h, w]` and returns `(loss_sum, count)`, float32 scalars. Over
 devices, gradients, sums and counts are added, then divided: `mean(loss_sum, count)`. A loss that is no sum over pixels
 or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the devices: it
-adds up what it needs inside, and its `(loss_sum, count)` add up as the others do.
+adds up what it needs inside, and its `(loss_sum, count)` add up as the others do. `presence_cross_entropy` alone, whose
+logits are those of whole images, returns the sum without a count.
 
 Labels are in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero, even if its logits are infinite.
 With no pixel left loss and gradient are 0. Any other label is a fault of the data and makes the loss NaN.

@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses.sums import inputs, over_devices, pixel_count, ratio, spread
+from attnseg_jax.ops.losses.sums import inputs, one_hot, over_devices, pixel_count, ratio, spread
 
 
 def cross_entropy(
@@ -76,6 +76,9 @@ def hard_pixels(
     Returns:
       True where a pixel is kept; nothing is differentiated.
 
+    Raises:
+      ValueError: `threshold` or `min_kept` is not between 0 and 1.
+
     >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
     >>> jax.jit(hard_pixels)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
     [[[False, False, True]]]
@@ -84,7 +87,14 @@ def hard_pixels(
     return _hard(surprise, labels, threshold, min_kept, axis_name)
 
 
+_KINDS_OF_HARD = {"threshold": "probability", "min_kept": "share of the valid pixels"}
+
+
 def _hard(surprise, labels, threshold, min_kept, axis_name):
+    for name, value in (("threshold", threshold), ("min_kept", min_kept)):
+        # What is traced is not known yet.
+        if isinstance(value, int | float) and not 0 <= value <= 1:
+            raise ValueError(f"{name}={value} must lie between 0 and 1: it is a {_KINDS_OF_HARD[name]}")
     valid = labels != IGNORE_LABEL
     # What is not a number is hard, or it would go unnoticed.
     surprise = jnp.where(jnp.isnan(surprise), jnp.inf, jnp.maximum(surprise, 0.0))
@@ -101,8 +111,9 @@ def _hard(surprise, labels, threshold, min_kept, axis_name):
         enough = over_devices((bits >= middle).sum(dtype=jnp.int32), axis_name) >= wanted
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
-    infinity = jnp.int32(0x7F800000)
-    least, _ = lax.fori_loop(0, 31, halve, (jnp.int32(0), infinity))
+    # Of the kind of `wanted`, which may differ between the devices of a `shard_map`.
+    zero, infinity = jnp.zeros_like(wanted), jnp.full_like(wanted, 0x7F800000)
+    least, _ = lax.fori_loop(0, 31, halve, (zero, infinity))
     among_hardest = (bits >= least) & (wanted > 0)
     return valid & (among_hardest | (surprise > -jnp.log(jnp.float32(threshold))))
 
@@ -219,7 +230,7 @@ def presence_cross_entropy(
       class_weights: `[k]`, as for `cross_entropy`.
 
     Returns:
-      A float32 scalar.
+      A float32 scalar, NaN where a label is neither a class nor 255.
 
     >>> loss_sum = presence_cross_entropy(jnp.zeros((1, 4)), jnp.array([[[0, 3, 255]]]))
     >>> round(float(loss_sum / 2), 4)  # log(2)
@@ -228,8 +239,10 @@ def presence_cross_entropy(
     b, k = logits.shape
     if labels.ndim != 3 or labels.shape[0] != b:
         raise ValueError(f"logits [b, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
-    pixels = (labels[..., None] == jnp.arange(k).reshape(1, 1, 1, k)).sum((1, 2)).astype(jnp.float32)
+    valid = labels != IGNORE_LABEL
+    pixels = (one_hot(labels, k) * valid[..., None]).sum((1, 2))
     weights = jnp.ones(k) if class_weights is None else class_weights.astype(jnp.float32)
     scores = logits.astype(jnp.float32)
     loss = (jax.nn.softplus(scores) - jnp.where(pixels > 0, scores, 0.0)).mean(-1)
-    return (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()
+    loss_sum = (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()
+    return jnp.where(((labels >= 0) & (labels < k) | ~valid).all(), loss_sum, jnp.nan)
