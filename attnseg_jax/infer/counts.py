@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from attnseg_jax.infer import boundary
+from attnseg_jax.ops.metrics import ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +66,7 @@ def iou(counts: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
     >>> iou(np.array([[3, 1, 0], [0, 0, 0]])).tolist()
     [0.75, nan]
     """
-    union = counts.sum(-1)
-    return np.where(union > 0, counts[..., 0] / np.maximum(union, 1), np.nan)
+    return ratio(counts[..., 0], counts.sum(-1))
 
 
 class Counter:

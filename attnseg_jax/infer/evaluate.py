@@ -57,18 +57,17 @@ class Scores:
     @property
     def boundary_miou(self) -> float:
         """Mean boundary IoU over the classes that have one."""
-        known = self.boundary_iou[~np.isnan(self.boundary_iou)]
-        return float(known.mean()) if known.size else float("nan")
+        return metrics.mean_of_known(self.boundary_iou)
 
     @property
     def accuracy(self) -> Float[np.ndarray, "k"]:
         """Share of each class's pixels [k] that were found; NaN for a class the truth lacks."""
-        return _divide(np.diagonal(self.confusion), self.confusion.sum(1))
+        return metrics.ratio(np.diagonal(self.confusion), self.confusion.sum(1))
 
     @property
     def share(self) -> Float[np.ndarray, "k"]:
         """Share of the counted pixels [k] that the truth gives to each class; NaN when no pixel counts."""
-        return _divide(self.confusion.sum(1), self.confusion.sum())
+        return metrics.ratio(self.confusion.sum(1), self.confusion.sum())
 
 
 class Collector:
@@ -130,8 +129,3 @@ def _absorb(total, on_batch, batch, confusion, predictions):
     total += confusion
     if on_batch is not None:
         on_batch(batch, predictions)
-
-
-def _divide(part, whole):
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.true_divide(part, whole), np.float64)

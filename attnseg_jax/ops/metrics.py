@@ -44,19 +44,31 @@ def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, float | Float[np.ndar
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1] or confusion.min(initial=0) < 0:
         raise ValueError(f"needs a square matrix of counts, got {confusion.shape}")
     right, truth, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    iou = _ratio(right, truth + predicted - right)
+    iou = ratio(right, truth + predicted - right)
     return {
-        "miou": _nanmean(iou),
-        "pixel_accuracy": float(_ratio(right.sum(), truth.sum())),
-        "class_accuracy": _nanmean(_ratio(right, truth)),
+        "miou": mean_of_known(iou),
+        "pixel_accuracy": float(ratio(right.sum(), truth.sum())),
+        "class_accuracy": mean_of_known(ratio(right, truth)),
         "iou": iou,
     }
 
 
-def _ratio(part, whole):
+def ratio(
+    part: Int[np.ndarray, "..."] | np.integer, whole: Int[np.ndarray, "..."] | np.integer
+) -> Float[np.ndarray, "..."]:
+    """Quotients of counts, float64; NaN where the divisor is 0.
+
+    >>> ratio(np.array([3, 0]), np.array([4, 0])).tolist()
+    [0.75, nan]
+    """
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
-def _nanmean(values):
+def mean_of_known(values: Float[np.ndarray, " n"]) -> float:
+    """Mean of the values that are not NaN; NaN where all are.
+
+    >>> mean_of_known(np.array([0.5, np.nan, 1.0]))
+    0.75
+    """
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
