@@ -221,6 +221,8 @@ def test_a_folder_in_use(stub, tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held.fileno()])
     with pytest.raises(UserError, match="another study"), locked_workdir(tmp_path / "out", "another study"):
         pass
+    code, _, err, _ = stub([4])
+    assert code == 2 and "left behind" in err.splitlines()[-1] and stub.calls() == []
     child.communicate(b"\n")
     assert stub([4])[0] == 0
 

@@ -17,6 +17,7 @@ from attnseg_jax.data.decode import decode_image
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
+from attnseg_jax.infer.files import expanded
 from attnseg_jax.train import evaluation
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
     scene = Scene(image, points, prediction, info.class_names, info.palette, title)
-    folder = Path(given.out).expanduser() if given.out else Path(given.workdir).expanduser() / "attention" / stem
+    folder = expanded(given.out or Path(given.workdir) / "attention" / stem)
     try:
         paths = attention_sheet(scene, attention, folder)
     except OSError as error:
@@ -57,7 +58,7 @@ def main() -> None:
 
 def _image(which: str, restored: evaluation.Restored) -> tuple[np.ndarray, str, str]:
     """Pixels uint8 [h, w, 3], a title, and a name for the folder."""
-    path = Path(which).expanduser()
+    path = expanded(which)
     if path.is_file():
         return scale_image(decode_image(path, which), restored.config.data.resolution), path.name, path.stem
     if not which.isdecimal():

@@ -7,13 +7,11 @@ Reads PyTorch's files (.pth, .pt, .bin, .ckpt) without PyTorch and runs nothing 
 .safetensors, .npz and PyTorch's. Every array keeps its name, its type and its bits.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.infer.files import expanded, write_atomically
 from attnseg_jax.models.sources import locate
 from attnseg_jax.models.weight_files import format_of, read_weights
 
@@ -32,7 +30,7 @@ def main() -> None:
     for name, value in (("from", source), ("to", target)):
         if not value:
             raise UserError(f"--{name} is missing: python -m attnseg_jax.cli.convert --from=FILE --to=FILE")
-    path = Path(target).expanduser()
+    path = expanded(target)
     if path.exists() and not flags.FLAGS.overwrite:
         raise UserError(f"--to={target} is there already: give another name, or --overwrite")
     # Another ending is refused before anything is fetched.

@@ -9,7 +9,7 @@ from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import check_target, expanded
+from attnseg_jax.infer.files import target
 from attnseg_jax.infer.visualize import prediction_sheet
 from attnseg_jax.train import evaluation
 
@@ -33,8 +33,7 @@ def main() -> None:
         raise UserError(f"--runs={flags.FLAGS.runs} holds a title twice: give each run its own")
     if flags.FLAGS.samples < 1:
         raise UserError(f"--samples={flags.FLAGS.samples} must be at least 1")
-    out = expanded(flags.FLAGS.out)
-    check_target("--out", out)
+    out = target("--out", flags.FLAGS.out)
     records, columns = [], {}
     for title, _, workdir in pairs:
         restored = evaluation.restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)

@@ -19,7 +19,7 @@ from absl import flags, logging
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.infer import charts, cost, report
-from attnseg_jax.infer.files import check_target, expanded, write_atomically
+from attnseg_jax.infer.files import target, write_atomically
 from attnseg_jax.models import ATTENTION
 from attnseg_jax.models.build import build_attention
 
@@ -60,9 +60,7 @@ def main() -> None:
     for flag, least in (("height", 1), ("width", 1), ("channels", 1), ("classes", 2), ("repeats", 0)):
         if values[flag].value < least:
             raise UserError(f"--{flag}={values[flag].value} must be at least {least}")
-    targets = {flag: expanded(values[flag].value) for flag in ("json", "plot") if values[flag].value}
-    for flag, path in targets.items():
-        check_target(f"--{flag}", path)
+    targets = {flag: target(f"--{flag}", values[flag].value) for flag in ("json", "plot") if values[flag].value}
     sizes = [_size(text) for text in values.sweep] or [(values.height, values.width)]
     rows = []
     for height, width in sizes:

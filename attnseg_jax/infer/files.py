@@ -44,11 +44,17 @@ def check_folder(flag: str, folder: Path, given: Path | None = None) -> None:
         raise UserError(f"{flag}={given or folder} cannot be used ({error.strerror}): choose another one") from error
 
 
-def check_target(flag: str, path: Path) -> None:
-    """As `check_folder`, for a file."""
+def target(flag: str, given: str | os.PathLike) -> Path:
+    """The `expanded` path of the file that a flag names, before the work whose result it is to hold.
+
+    Raises:
+      UserError: it is a folder, or no file can be put there.
+    """
+    path = expanded(given)
     if path.is_dir():
         raise UserError(f"{flag}={path} is a folder: name a file")
     check_folder(flag, path.parent, given=path)
+    return path
 
 
 @contextmanager

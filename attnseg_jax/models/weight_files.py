@@ -17,6 +17,8 @@ from attnseg_jax.models.torch_values import say
 _NOTES = "__types__"
 # Weights hardly compress.
 _MOST_INFLATED = 100
+# The parts of a name become groups within groups.
+_MOST_PARTS = 100
 _FOREIGN = {
     str(np.dtype(t)): np.dtype(t)
     for t in (jnp.bfloat16, jnp.float8_e4m3fn, jnp.float8_e4m3fnuz, jnp.float8_e5m2, jnp.float8_e5m2fnuz)
@@ -70,7 +72,6 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-_MOST_PARTS = 100
 _TORCH = (read_torch, torch_bytes)
 FORMATS: dict[str, tuple[Callable, Callable]] = {
     ".safetensors": (read_safetensors, safetensors_bytes),
@@ -89,7 +90,6 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     # Names go into messages, onto the screen and into other files.
     if odd := [name for name in arrays if not name.isprintable()]:
         raise UserError(f"{path} has an array with an unprintable name: {say(odd[0])}")
-    # The parts of a name become groups within groups.
     if deep := [name for name in arrays if name.count(".") > _MOST_PARTS]:
         raise UserError(f"{path} has an array with a name of more than {_MOST_PARTS} parts: {say(deep[0])}")
     return arrays

@@ -73,8 +73,7 @@ def max_unpool(
 
     `indices` are those `max_pool_with_indices` gave for an image of that size and the same windows. Windows must not
     overlap (`stride` at least `kernel`): a pixel then has one window at most, and no scatter is needed, neither here
-    nor for the gradient. An index beyond its own window and the gap after it puts its value
-    nowhere.
+    nor for the gradient. An index beyond its own window and the gap after it puts its value nowhere.
 
     Raises:
       ValueError: windows that overlap, or whose number at `size` is not that of `y`.

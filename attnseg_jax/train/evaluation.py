@@ -23,7 +23,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.counts import Counter
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
-from attnseg_jax.infer.files import check_target, expanded, write_atomically
+from attnseg_jax.infer.files import expanded, target, write_atomically
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs
@@ -286,10 +286,12 @@ def evaluate_run(
       distributed: as in `restore_run`.
     """
     run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
-    path = expanded(picture) if picture else expanded(workdir) / "eval" / f"{run.split}_{run.step}.png"
-    check_target("--picture", path)
+    path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
+    drawn = run.config.eval.samples > 0
+    if drawn:
+        target("--picture", path)
     scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
-    if run.config.eval.samples:
+    if drawn:
         logging.info("picture: %s", path)
     names = run.source.info.class_names
     return Result(report.table(scores, names), report.to_json(run.split, run.step, scores, names), path)

@@ -54,8 +54,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         logging.info("%s is finished; its result:", workdir)
         return finished
 
-    configs.check_values(config)
     # Before the data, which take longer to look at.
+    configs.check_values(config)
     given = None if _has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)

@@ -110,6 +110,8 @@ CALLS = {
     losses.median_frequency_weights: ((np.arange(4),), {}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
+    metrics.ratio: ((np.array([3, 0]), np.int64(4)), {}),
+    metrics.mean_of_known: ((np.array([0.5, np.nan]),), {}),
     norm.batch_norm: ((IMAGE, *4 * [CHANNELS]), {}),
     norm.batch_norm_inference: ((IMAGE, *4 * [CHANNELS]), {}),
     point_wise.scores_of_positions: ((jnp.ones((2, 4, 3, 5, 9)),), {}),

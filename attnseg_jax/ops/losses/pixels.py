@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses.sums import inputs, one_hot, over_devices, pixel_count, ratio, spread
+from attnseg_jax.ops.losses.sums import all_known, inputs, one_hot, over_devices, pixel_count, ratio, spread
 
 
 def cross_entropy(
@@ -87,14 +87,11 @@ def hard_pixels(
     return _hard(surprise, labels, threshold, min_kept, axis_name)
 
 
-_KINDS_OF_HARD = {"threshold": "probability", "min_kept": "share of the valid pixels"}
-
-
 def _hard(surprise, labels, threshold, min_kept, axis_name):
     for name, value in (("threshold", threshold), ("min_kept", min_kept)):
         # What is traced is not known yet.
         if isinstance(value, int | float) and not 0 <= value <= 1:
-            raise ValueError(f"{name}={value} must lie between 0 and 1: it is a {_KINDS_OF_HARD[name]}")
+            raise ValueError(f"{name}={value} must lie between 0 and 1, as probabilities and shares do")
     valid = labels != IGNORE_LABEL
     # What is not a number is hard, or it would go unnoticed.
     surprise = jnp.where(jnp.isnan(surprise), jnp.inf, jnp.maximum(surprise, 0.0))
@@ -245,4 +242,4 @@ def presence_cross_entropy(
     scores = logits.astype(jnp.float32)
     loss = (jax.nn.softplus(scores) - jnp.where(pixels > 0, scores, 0.0)).mean(-1)
     loss_sum = (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()
-    return jnp.where(((labels >= 0) & (labels < k) | ~valid).all(), loss_sum, jnp.nan)
+    return jnp.where(all_known(labels, k), loss_sum, jnp.nan)

@@ -34,8 +34,12 @@ def inputs(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> Inpu
     valid = labels != IGNORE_LABEL
     # Ignored pixels lose their logits first, so that not even an infinite one reaches the gradient.
     masked = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
-    known = (labels >= 0) & (labels < k) | ~valid
-    return Inputs(masked, one_hot(labels, k), valid, known.all())
+    return Inputs(masked, one_hot(labels, k), valid, all_known(labels, k))
+
+
+def all_known(labels: Int[Array, "b h w"], k: int) -> Bool[Array, ""]:
+    """Whether no label is other than a class or the ignore label."""
+    return ((labels >= 0) & (labels < k) | (labels == IGNORE_LABEL)).all()
 
 
 def one_hot(labels: Int[Array, "b h w"], k: int) -> Float[Array, "b h w k"]:
