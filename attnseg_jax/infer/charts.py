@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from attnseg_jax.infer.files import write_atomically
 
@@ -69,7 +69,10 @@ def score_against_cost(
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         _dress(axes, "validation mIoU, mean and range over seeds", title)
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        known = [row[key] for row in rows if row[key]]
+        axes.xaxis.set_major_locator(LogLocator(subs=_subs(max(known) / min(known))))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         named: list[tuple[float, float]] = []
         for i, row in enumerate(rows):
             if row[key]:
@@ -110,6 +113,11 @@ def confidence_matrix(
     axes.spines[:].set_visible(False)
     figure.colorbar(image, shrink=0.8)
     _write(figure, path)
+
+
+def _subs(ratio: float) -> tuple[float, ...]:
+    """Where the labels of a logarithmic axis stand within each power of ten, for costs of such a range."""
+    return (1, 1.5, 2, 3, 4, 6, 8) if ratio < 10 else (1, 2, 5) if ratio < 300 else (1,)
 
 
 def _style(i: int) -> dict[str, Any]:

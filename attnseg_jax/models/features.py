@@ -6,6 +6,7 @@ from typing import Any
 from flax import struct
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import UserError
 from attnseg_jax.models.maps import LookedAt
 
 
@@ -37,6 +38,19 @@ class Features:
     def deepest(self) -> Float[Array, "b h w c"]:
         """The map of the largest nominal stride."""
         return self.maps[max(self.maps)]
+
+    def at(self, stride: int, key: str, cure: str) -> Float[Array, "b h w c"]:
+        """The map of a nominal stride, which `key` of the config asks for.
+
+        Raises:
+          UserError: the backbone has none; it names the strides there are and `cure`.
+        """
+        if stride not in self.maps:
+            raise UserError(
+                f"{key} asks for a map of stride {stride}; the backbone has {', '.join(map(str, sorted(self.maps)))}: "
+                + (f"set {self.more}, or {cure}" if self.more else cure)
+            )
+        return self.maps[stride]
 
     def with_deepest(self, x: Float[Array, "b h w c"]) -> "Features":
         """The same features with the deepest map replaced."""

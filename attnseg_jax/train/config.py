@@ -75,6 +75,7 @@ ADDED = {
     "loss.class_weight_power": 1.0,
     "loss.presence_weight": 0.2,
     "loss.scales": (),
+    "model.attention.local.stride": 0,
     "model.backbone.freeze": "none",
     "model.backbone.pretrained": "",
     "model.decoder.align_corners": False,

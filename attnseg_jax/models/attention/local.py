@@ -22,8 +22,9 @@ class LocalAttention(Attention):
 
     With `values='features'` the deepest map `x` becomes `x + out(attend(norm(x)))`. With `values='logits'` the map
     stays; the decoder's scores of a pixel become the weighted mean of those around it, several times, the weights being
-    the mean over the heads of the same softmax. Queries and keys, bilinearly resampled to the logits' size, equal
-    those of the resampled map.
+    the mean over the heads of the same softmax. Queries and keys are taken from the map of `stride` and bilinearly
+    resampled to the logits' size. A fine map tells the pixels on the two sides of a contour apart; on the deepest all
+    pixels of a neighbourhood resemble each other, and averaging blurs.
 
     Follows stand-alone self-attention (arXiv:1906.05909), NAT (arXiv:2204.07143, SHI-Labs/NATTEN; here the
     neighbourhood of a border pixel is cut, not shifted inwards) and, for the logits, PAMR (arXiv:2005.08104,
@@ -37,6 +38,7 @@ class LocalAttention(Attention):
       channels: the map is first projected to this many channels; 0 keeps the backbone's. For features only.
       values: `features` or `logits`.
       iterations: how often the logits are averaged.
+      stride: nominal stride of the map whose pixels are compared; 0 the deepest. For logits only.
       dtype: compute type; softmax, sums and normalisation are float32.
     """
 
@@ -47,6 +49,7 @@ class LocalAttention(Attention):
     channels: int = 0
     values: str = "features"
     iterations: int = 3
+    stride: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -71,10 +74,16 @@ class LocalAttention(Attention):
 
     @nn.compact
     def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
-        """Returns the averaged logits and their map of weights `local`, or the logits where `values` is `features`."""
+        """Returns the averaged logits and their map of weights `local`, or the logits where `values` is `features`.
+
+        Raises:
+          UserError: an option out of its range; a neighbourhood larger than the logits it is initialised on; the
+            backbone has no map of `stride`.
+        """
         if self.values != "logits":
             return logits, {}
-        y = layer_norm("refine_norm")(features.deepest).astype(self.dtype)
+        x = features.at(self.stride or max(features.maps), f"{_KEY}.stride", "choose one of them, or 0 for the deepest")
+        y = layer_norm("refine_norm")(x).astype(self.dtype)
         q, k = (self._embed(y, f"refine_{name}", logits.shape[1:3]) for name in ("query", "key"))
         weights = self._weights(q, k).mean(-1, keepdims=True)
         scores = logits.astype(jnp.float32)[:, :, :, None]
@@ -108,4 +117,6 @@ class LocalAttention(Attention):
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"{_KEY}.kernel={self.kernel} has no middle: choose an odd number, such as 7")
         check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)
-        check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels)
+        check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels, stride=self.stride)
+        if self.stride and self.values != "logits":
+            raise UserError(f"{_KEY}.stride={self.stride} is for values='logits': set 0, or those values")

@@ -33,15 +33,8 @@ def maps_of(
     path = f"config.model.decoder.{name}"
     if not strides and not cure:
         raise UserError(f"{path}.strides=() names no map: name some, such as (4, 8, 16, 32)")
-    for stride in strides:
-        if stride not in features.maps:
-            cure = cure or "change strides, or choose another backbone or decoder"
-            raise UserError(
-                f"{path} asks for a map of stride {stride}; the backbone has "
-                f"{', '.join(map(str, sorted(features.maps)))}: "
-                + (f"set {features.more}, or {cure}" if features.more else cure)
-            )
-    return {stride: features.maps[stride] for stride in sorted(set(strides))}
+    cure = cure or "change strides, or choose another backbone or decoder"
+    return {stride: features.at(stride, path, cure) for stride in sorted(set(strides))}
 
 
 def gated(

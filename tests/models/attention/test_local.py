@@ -17,7 +17,8 @@ from attnseg_jax.ops.resize import resize
 RNG = np.random.default_rng(0)
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
-FEATURES = Features({2: jnp.ones((2, 10, 16, 3)), 4: jnp.asarray(MAP)})
+FINE = RNG.standard_normal((2, 10, 16, 15)).astype(np.float32)
+FEATURES = Features({2: jnp.asarray(FINE), 4: jnp.asarray(MAP)})
 LOGITS = RNG.standard_normal((2, 9, 7, 6)).astype(np.float32)
 
 
@@ -82,15 +83,16 @@ def test_features_against_numpy(random_variables):
         np.testing.assert_allclose([shown[key] for key in row], list(row.values()), atol=1e-5)
 
 
-def test_logits_against_numpy(random_variables):
+@pytest.mark.parametrize("stride, compared", [(0, MAP), (2, FINE), (4, MAP)])
+def test_logits_against_numpy(random_variables, stride, compared):
     """Twice averaged scores of another size than the map, from the resampled map, the heads' weights averaged."""
-    model = LocalAttention(kernel=3, heads=3, values="logits", iterations=2)
+    model = LocalAttention(kernel=3, heads=3, values="logits", iterations=2, stride=stride)
     variables = refine_variables(model, random_variables)
     p = exact(variables)
-    y = np.asarray(resize(jnp.asarray(normalise(MAP, p["refine_norm"]), jnp.float32), (9, 7)), np.float64)
+    y = np.asarray(resize(jnp.asarray(normalise(compared, p["refine_norm"]), jnp.float32), (9, 7)), np.float64)
 
     def embed(name):
-        return (y @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 9, 7, 3, 4)
+        return (y @ p[name]["kernel"] + p[name]["bias"]).reshape(2, 9, 7, 3, compared.shape[-1] // 3)
 
     by_head = weigh(embed("refine_query"), embed("refine_key"), 3, 1)
     mean = {
@@ -183,6 +185,9 @@ def test_bfloat16(random_variables):
         ({"kernel": 4}, r"local\.kernel=4 has no middle: choose an odd number"),
         ({"dilation": 0}, r"local\.dilation=0 must be at least 1"),
         ({"iterations": 0, "values": "logits"}, r"local\.iterations=0 must be at least 1"),
+        ({"stride": 4}, r"local\.stride=4 is for values='logits'"),
+        ({"stride": -1, "values": "logits"}, r"local\.stride=-1 must be at least 0"),
+        ({"stride": 16, "values": "logits"}, r"local\.stride asks for a map of stride 16; the backbone has 2, 4: "),
         ({"kernel": 7}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3 positions from everywhere"),
         ({"kernel": 3, "dilation": 3}, r"local\.kernel=3 with dilation=3 reaches beyond a map of 2x3 positions"),
         ({"kernel": 7, "values": "logits"}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3"),
