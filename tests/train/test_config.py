@@ -34,6 +34,12 @@ def leaves(config, prefix=""):
             yield f"{prefix}{key}", value
 
 
+def test_every_key_can_be_assigned_and_given_as_a_flag():
+    """A key called like a method of `ConfigDict` can be neither: attributes are looked up first."""
+    keys = {part for key, _ in leaves(default.get_config()) for part in key.split(".")}
+    assert len(keys) > 100 and not {key for key in keys if hasattr(ConfigDict, key)}
+
+
 def test_resolve_keeps_only_the_parts_in_use():
     config = default.get_config()
     model = configs.resolve(config)["model"]

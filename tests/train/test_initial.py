@@ -181,7 +181,7 @@ def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplo
     with Checkpoints(before / "checkpoints") as checkpoints:
         checkpoints.save(3, some_state(make_run(make_config(**base), CLASSES)))
     changes = base | dict(model__attention__name="local", init_from=str(before), train__steps=2, train__eval_every=2)
-    changes |= dict(model__attention__local__values="logits", model__attention__local__kernel=3)
+    changes |= dict(model__attention__local__value="logits", model__attention__local__kernel=3)
     changes |= dict(model__backbone__freeze="all", model__decoder__freeze="all", optimizer__weight_decay=0.1)
     with caplog.at_level(logging.WARNING):
         loop.run(make_config(**changes), after)

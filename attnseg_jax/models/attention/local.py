@@ -20,7 +20,7 @@ _KEY = "config.model.attention.local"
 class LocalAttention(Attention):
     """Every pixel attends to the `kernel x kernel` around it: `softmax over them of q . k / sqrt(d)`; O(n kernel^2).
 
-    With `values='features'` the deepest map `x` becomes `x + out(attend(norm(x)))`. With `values='logits'` the map
+    With `value='features'` the deepest map `x` becomes `x + out(attend(norm(x)))`. With `value='logits'` the map
     stays; the decoder's scores of a pixel become the weighted mean of those around it, several times, the weights being
     the mean over the heads of the same softmax. Queries and keys are taken from the map of `stride` and bilinearly
     resampled to the logits' size. A fine map tells the pixels on the two sides of a contour apart; on the deepest all
@@ -36,7 +36,7 @@ class LocalAttention(Attention):
       heads: number of heads.
       head_dim: width of a head; 0 divides the channels by the heads.
       channels: the map is first projected to this many channels; 0 keeps the backbone's. For features only.
-      values: `features` or `logits`.
+      value: what is averaged, `features` or `logits`.
       iterations: how often the logits are averaged.
       stride: nominal stride of the map whose pixels are compared; 0 the deepest. For logits only.
       dtype: compute type; softmax, sums and normalisation are float32.
@@ -47,7 +47,7 @@ class LocalAttention(Attention):
     heads: int = 4
     head_dim: int = 0
     channels: int = 0
-    values: str = "features"
+    value: str = "features"
     iterations: int = 3
     stride: int = 0
     dtype: Dtype = jnp.float32
@@ -60,7 +60,7 @@ class LocalAttention(Attention):
           UserError: an option out of its range; a neighbourhood larger than the map it is initialised on.
         """
         self._check()
-        if self.values == "logits":
+        if self.value == "logits":
             return features
         x = features.deepest
         if self.channels:
@@ -74,13 +74,13 @@ class LocalAttention(Attention):
 
     @nn.compact
     def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
-        """Returns the averaged logits and their map of weights `local`, or the logits where `values` is `features`.
+        """Returns the averaged logits and their map of weights `local`, or the logits where `value` is `features`.
 
         Raises:
           UserError: an option out of its range; a neighbourhood larger than the logits it is initialised on; the
             backbone has no map of `stride`.
         """
-        if self.values != "logits":
+        if self.value != "logits":
             return logits, {}
         x = features.at(self.stride or max(features.maps), f"{_KEY}.stride", "choose one of them, or 0 for the deepest")
         y = layer_norm("refine_norm")(x).astype(self.dtype)
@@ -113,10 +113,10 @@ class LocalAttention(Attention):
         return AttentionMap(weights.transpose(1, 4, 2, 3, 0).reshape(b, a, h * w, s), keys, (h, w), (h, w))
 
     def _check(self) -> None:
-        check_known(_KEY, VALUES, values=self.values)
+        check_known(_KEY, VALUES, value=self.value)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise UserError(f"{_KEY}.kernel={self.kernel} has no middle: choose an odd number, such as 7")
         check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)
         check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels, stride=self.stride)
-        if self.stride and self.values != "logits":
-            raise UserError(f"{_KEY}.stride={self.stride} is for values='logits': set 0, or those values")
+        if self.stride and self.value != "logits":
+            raise UserError(f"{_KEY}.stride={self.stride} is for value='logits': set 0, or that value")

@@ -64,7 +64,7 @@ def test_of_parameters_and_map(name, random_variables):
 
 
 def test_of_averaged_logits(random_variables):
-    model = LocalAttention(kernel=3, heads=3, values="logits", iterations=2)
+    model = LocalAttention(kernel=3, heads=3, value="logits", iterations=2)
     variables = random_variables(model, LOGITS, Features({4: X}), method="refine")
 
     def function(params, logits, x):

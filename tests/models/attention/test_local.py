@@ -86,7 +86,7 @@ def test_features_against_numpy(random_variables):
 @pytest.mark.parametrize("stride, compared", [(0, MAP), (2, FINE), (4, MAP)])
 def test_logits_against_numpy(random_variables, stride, compared):
     """Twice averaged scores of another size than the map, from the resampled map, the heads' weights averaged."""
-    model = LocalAttention(kernel=3, heads=3, values="logits", iterations=2, stride=stride)
+    model = LocalAttention(kernel=3, heads=3, value="logits", iterations=2, stride=stride)
     variables = refine_variables(model, random_variables)
     p = exact(variables)
     y = np.asarray(resize(jnp.asarray(normalise(compared, p["refine_norm"]), jnp.float32), (9, 7)), np.float64)
@@ -110,7 +110,7 @@ def test_logits_against_numpy(random_variables, stride, compared):
 @pytest.mark.parametrize("kernel, dilation, iterations", [(3, 1, 1), (3, 2, 3), (5, 2, 2)])
 def test_refined_scores_stay_within_their_neighbourhood(random_variables, kernel, dilation, iterations):
     """Every time within the smallest and the largest score that the time before left around a pixel."""
-    options = dict(kernel=kernel, dilation=dilation, heads=2, values="logits")
+    options = dict(kernel=kernel, dilation=dilation, heads=2, value="logits")
     variables = refine_variables(LocalAttention(**options), random_variables)
     results = [LOGITS]
     for i in range(iterations):
@@ -131,7 +131,7 @@ def test_refined_scores_stay_within_their_neighbourhood(random_variables, kernel
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_iterations_widen_what_a_score_sees(random_variables, iterations):
-    model = LocalAttention(kernel=3, heads=2, values="logits", iterations=iterations)
+    model = LocalAttention(kernel=3, heads=2, value="logits", iterations=iterations)
     variables = refine_variables(model, random_variables)
 
     def loss(x):
@@ -146,7 +146,7 @@ def test_iterations_widen_what_a_score_sees(random_variables, iterations):
 def test_a_model_with_refined_logits(random_variables):
     config = {
         "backbone": {"name": "tiny", "tiny": {"width": 12}},
-        "attention": {"name": "local", "local": {"values": "logits", "kernel": 3, "heads": 3}},
+        "attention": {"name": "local", "local": {"value": "logits", "kernel": 3, "heads": 3}},
         "decoder": {"fcn": {"skips": (2,)}},
     }
     model = build_model(config, 7)
@@ -161,7 +161,7 @@ def test_a_model_with_refined_logits(random_variables):
 
 
 def test_the_features_stay_when_logits_are_the_values(random_variables):
-    model = LocalAttention(values="logits")
+    model = LocalAttention(value="logits")
     assert model.apply({}, FEATURES) is FEATURES
     logits = jnp.asarray(LOGITS)
     assert LocalAttention().apply({}, logits, FEATURES, method="refine") == (logits, {})
@@ -173,7 +173,7 @@ def test_bfloat16(random_variables):
     model = LocalAttention(**options)
     out = FAST_COMPILE(model.apply)(random_variables(model, features), features)
     assert out.deepest.dtype == jnp.bfloat16 and out.attention["local0"].weights.dtype == jnp.float32
-    model = LocalAttention(**options, values="logits")
+    model = LocalAttention(**options, value="logits")
     scores, maps = refine(model, refine_variables(model, random_variables), LOGITS, features)
     assert scores.dtype == maps["local"].weights.dtype == jnp.float32
 
@@ -181,18 +181,18 @@ def test_bfloat16(random_variables):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"values": "logit"}, r"local\.values='logit' is unknown: did you mean 'logits'\?"),
+        ({"value": "logit"}, r"local\.value='logit' is unknown: did you mean 'logits'\?"),
         ({"kernel": 4}, r"local\.kernel=4 has no middle: choose an odd number"),
         ({"dilation": 0}, r"local\.dilation=0 must be at least 1"),
-        ({"iterations": 0, "values": "logits"}, r"local\.iterations=0 must be at least 1"),
-        ({"stride": 4}, r"local\.stride=4 is for values='logits'"),
-        ({"stride": -1, "values": "logits"}, r"local\.stride=-1 must be at least 0"),
-        ({"stride": 16, "values": "logits"}, r"local\.stride asks for a map of stride 16; the backbone has 2, 4: "),
+        ({"iterations": 0, "value": "logits"}, r"local\.iterations=0 must be at least 1"),
+        ({"stride": 4}, r"local\.stride=4 is for value='logits'"),
+        ({"stride": -1, "value": "logits"}, r"local\.stride=-1 must be at least 0"),
+        ({"stride": 16, "value": "logits"}, r"local\.stride asks for a map of stride 16; the backbone has 2, 4: "),
         ({"kernel": 7}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3 positions from everywhere"),
         ({"kernel": 3, "dilation": 3}, r"local\.kernel=3 with dilation=3 reaches beyond a map of 2x3 positions"),
-        ({"kernel": 7, "values": "logits"}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3"),
+        ({"kernel": 7, "value": "logits"}, r"local\.kernel=7 with dilation=1 reaches beyond a map of 2x3"),
         ({"heads": 5}, r"local\.heads=5 does not divide 64 channels: choose"),
-        ({"heads": 5, "values": "logits"}, r"local\.heads=5 does not divide 64 channels: choose"),
+        ({"heads": 5, "value": "logits"}, r"local\.heads=5 does not divide 64 channels: choose"),
     ],
 )
 def test_mistakes(options, message):
