@@ -10,5 +10,5 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     with config.unlocked():
         config.model.attention.name = "local"
-        config.model.attention.local.update(value="logits", kernel=7, heads=4, iterations=3)
+        config.model.attention.local.update(value="logits", stride=4, kernel=7, heads=4, iterations=3)
     return config
