@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from attnseg_jax.cli import entry
-from attnseg_jax.infer.files import expanded
+from attnseg_jax.files import expanded
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 

@@ -13,8 +13,8 @@ import jax
 import pytest
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import locked_workdir
 from attnseg_jax.infer import cost
-from attnseg_jax.infer.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import study
 

@@ -16,8 +16,8 @@ from attnseg_jax.cli import entry
 from attnseg_jax.data.decode import decode_image
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
-from attnseg_jax.infer.files import expanded
 from attnseg_jax.train import evaluation
 
 

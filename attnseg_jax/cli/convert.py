@@ -11,7 +11,7 @@ from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import expanded, write_atomically
+from attnseg_jax.files import expanded, write_atomically
 from attnseg_jax.models.sources import locate
 from attnseg_jax.models.weight_files import format_of, read_weights
 

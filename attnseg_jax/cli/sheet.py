@@ -9,7 +9,7 @@ from absl import flags
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import target
+from attnseg_jax.files import target
 from attnseg_jax.infer.visualize import prediction_sheet
 from attnseg_jax.train import evaluation
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
-from attnseg_jax.infer.files import expanded, locked_workdir
+from attnseg_jax.files import expanded, locked_workdir
 from attnseg_jax.train import study, study_report
 from attnseg_jax.train.logging import is_terminal
 from attnseg_jax.train.results import Results

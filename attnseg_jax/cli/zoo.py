@@ -18,8 +18,8 @@ from absl import flags, logging
 
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import target, write_atomically
 from attnseg_jax.infer import charts, cost, report
-from attnseg_jax.infer.files import target, write_atomically
 from attnseg_jax.models import ATTENTION
 from attnseg_jax.models.build import build_attention
 

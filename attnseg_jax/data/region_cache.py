@@ -1,11 +1,8 @@
 """Region maps kept on disk, one small compressed file an image, named by what they were computed from."""
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
-import threading
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import make_folder, write_atomically
 
 
 def folder(given: str) -> Path:
@@ -34,8 +32,7 @@ def check(given: str) -> None:
     """Makes the folder that `config.data.regions.cache` means; raises UserError where no map can be kept there."""
     path = folder(given)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
+        make_folder(path)
     except OSError as error:
         raise UserError(_cure(path, error)) from error
 
@@ -69,12 +66,7 @@ def read(path: Path, shape: tuple[int, int, int]) -> Int32[np.ndarray, "h w l"] 
 def write(path: Path, regions: Int32[np.ndarray, "h w l"]) -> None:
     """Puts a map at `path`, whole or not at all, whoever else does so; raises UserError where that cannot be."""
     data = zlib.compress(regions.astype("<i4").tobytes())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(hashlib.sha256(data).digest() + data)
-        os.replace(temporary, path)
+        write_atomically(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise UserError(_cure(path.parent, error)) from error

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
+from attnseg_jax.files import write_atomically
 from attnseg_jax.infer import attention_maps, panels
 from attnseg_jax.infer.attention_maps import Attended
-from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.panels import Panel, Row, Scale
 from attnseg_jax.models.maps import GateMap, LookedAt
 

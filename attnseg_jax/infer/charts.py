@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.files import write_atomically
 
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]

@@ -20,10 +20,10 @@ from attnseg_jax.data.pipeline import eval_batches, whole
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded, target, write_atomically
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.counts import Counter
 from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
-from attnseg_jax.infer.files import expanded, target, write_atomically
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.maps import LookedAt
 from attnseg_jax.train import config as configs

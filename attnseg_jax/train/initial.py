@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.models.layouts import Fitted, fit
 from attnseg_jax.models.pretrained import listed
 from attnseg_jax.models.sources import locate

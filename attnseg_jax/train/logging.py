@@ -17,8 +17,8 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from attnseg_jax.files import write_atomically
 from attnseg_jax.infer.evaluate import Scores
-from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.infer.report import finite
 
 

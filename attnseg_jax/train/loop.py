@@ -19,9 +19,9 @@ from attnseg_jax.data import region_cache, regions
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.infer import report, visualize
 from attnseg_jax.infer.evaluate import Scores
-from attnseg_jax.infer.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split

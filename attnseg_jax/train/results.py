@@ -13,7 +13,7 @@ import numpy as np
 
 from attnseg_jax.data import regions
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.infer.visualize import read_series
 from attnseg_jax.train.study import PlannedRun, file_name
 

@@ -9,8 +9,8 @@ from absl import logging
 
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import write_atomically
 from attnseg_jax.infer import charts, cost, visualize
-from attnseg_jax.infer.files import write_atomically
 from attnseg_jax.train.results import Results
 from attnseg_jax.train.setup import abstract_inputs, make_model
 from attnseg_jax.train.study import PlannedRun

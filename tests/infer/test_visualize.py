@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.files import write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.infer.visualize import WRONG, comparison_sheet, curves, prediction_sheet, read_map, write_map
 
 NAMES = ("sky", "road", "tram")

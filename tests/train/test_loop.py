@@ -14,7 +14,7 @@ from PIL import Image
 from runs import assert_same_run, final_state, lines
 
 from attnseg_jax.errors import Stopped, UserError
-from attnseg_jax.infer.files import locked_workdir
+from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop, setup
 from attnseg_jax.train.checkpoint import Checkpoints

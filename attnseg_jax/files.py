@@ -3,6 +3,7 @@
 import fcntl
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The same folder, because a rename is atomic only within one file system.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
@@ -31,6 +32,12 @@ def expanded(path: str | os.PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def make_folder(folder: Path) -> None:
+    """Makes `folder`; OSError where that cannot be, or no file can be put there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+
+
 def check_folder(flag: str, folder: Path, given: Path | None = None) -> None:
     """Makes `folder`, before hours of work rather than after.
 
@@ -38,8 +45,7 @@ def check_folder(flag: str, folder: Path, given: Path | None = None) -> None:
       UserError: no file can be put there; the message begins with `flag` and `given`, by default the folder.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        make_folder(folder)
     except OSError as error:
         raise UserError(f"{flag}={given or folder} cannot be used ({error.strerror}): choose another one") from error
 
