@@ -11,6 +11,6 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.model.kind = "fast_rcnn"
         config.data.regions.method = "felzenszwalb"
-        # 50,000 inputs and no normalisation: at the full rate these layers lose half of the classes (docs/comparison.md).
+        # 50,000 inputs, no normalisation: at the full rate these layers lose half of the classes (docs/comparison).
         config.optimizer.lr_multipliers = ("fc[12]/.*=0.2",)
     return config
