@@ -31,6 +31,7 @@ BAD = {
         "head_dim": WIDTH,
         "channels": WIDTH,
         "iterations": (0, -1),
+        "stride": (-1, 4),
     },
     ("attention", "nonlocal"): {"channels": WIDTH},
     ("attention", "danet"): {"channels": WIDTH, "reduction": (0, -8), "dropout": RATE},

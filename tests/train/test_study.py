@@ -64,7 +64,11 @@ def test_the_systems_of_the_comparison_share_all_but_the_model():
     for run in runs:
         found = configs.resolve(run.config)
         multipliers = found["optimizer"].pop("lr_multipliers")
-        assert bool(multipliers) == bool(run.config.model.backbone.pretrained) == run.entry.label.endswith("_lite0")
+        assert bool(run.config.model.backbone.pretrained) == run.entry.label.endswith("_lite0")
+        rates = {"fast_rcnn": ("fc[12]/.*=0.2",)} | {
+            f"{name}_lite0": ("backbone/.*=0.2",) for name in ("fcn", "self", "local")
+        }
+        assert multipliers == rates.get(run.entry.label, ())
         wanted = {**expected, "seed": run.seed, "model": found["model"], "optimizer": {**expected["optimizer"]}}
         del wanted["optimizer"]["lr_multipliers"]
         if run.config.model.kind != "segmenter":

@@ -119,4 +119,4 @@ class LocalAttention(Attention):
         check_least(_KEY, 1, dilation=self.dilation, iterations=self.iterations)
         check_least(_KEY, 0, head_dim=self.head_dim, channels=self.channels, stride=self.stride)
         if self.stride and self.value != "logits":
-            raise UserError(f"{_KEY}.stride={self.stride} is for value='logits': set 0, or that value")
+            raise UserError(f"{_KEY}.stride={self.stride} is for value='logits': choose 0, or that value")
