@@ -6,6 +6,7 @@ from typing import Any
 
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUTS = {
@@ -47,7 +48,7 @@ class FolderSource:
 def _folders(config: Any, split: str) -> tuple[Path, Path]:
     if not config.dir:
         raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
-    root = Path(config.dir).expanduser()
+    root = expanded(config.dir)
     if config.layout not in ("auto", *LAYOUTS):
         known = ("auto", *LAYOUTS)
         raise UserError(f"config.data.layout={config.layout!r} is not a layout ({nearest(config.layout, known)})")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ def locate(given: str, *, key: str) -> Located:
         return Located(given, found.path, found.revision, published.licence)
     if "://" in given:
         return _fetch(given, given, key)
-    path = Path(given).expanduser()
+    # Leaves the home folder of nobody as it is, where `Path.expanduser` raises: then there is no such file.
+    path = Path(os.path.expanduser(given))
     if not path.exists():
         raise UserError(
             f"{key}={given}: there is no such file or folder, and the catalogue has no such name "

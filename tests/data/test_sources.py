@@ -55,6 +55,8 @@ def test_missing_folders(data_config, tmp_path):
     assert f"{root / 'train'} with {root / 'trainannot'}" in text
     assert f"{root / 'images/train'} with {root / 'masks/train'}" in text
     assert "no split 'train'" in message(lambda: load_source(data_config(dir=str(tmp_path)), "train"))
+    text = message(lambda: load_source(data_config(dir="~nobody-like-that/x"), "train"))
+    assert "config.data.dir=~nobody-like-that/x: there is no such folder" in text
     assert "config.data.dir is empty" in message(lambda: load_source(data_config(), "train"))
 
 

@@ -95,6 +95,7 @@ def test_every_name_of_the_catalogue_can_be_asked_for(hub):
         ("https://host/w.pth", ["not of the form hf://owner/name/file"]),
         ("hf://someone/w.pth", ["not of the form hf://owner/name/file"]),
         ("hf://other/model/w.npz", ["cannot be downloaded (ConnectionError: offline)", "give the path of a copy"]),
+        ("~nobody-like-that/w.npz", ["config.init_from=~nobody-like-that/w.npz: there is no such file or folder"]),
     ],
 )
 def test_mistakes(given, words, hub, tmp_path, monkeypatch):
