@@ -61,13 +61,12 @@ def test_the_systems_of_the_comparison_share_all_but_the_model():
     assert {*camvid.SYSTEMS} == {path.stem for path in folder.glob("[!_]*.py")} - {"base"}
     runs = study.plan(camvid.get_study(), ROOT / "configs/studies")
     assert [run.seed for run in runs] == [0, 1, 2] * len(camvid.SYSTEMS)
+    rates = {"fast_rcnn": ("fc[12]/.*=0.2",)}
+    rates |= {f"{name}_lite0": ("backbone/.*=0.2",) for name in ("fcn", "self", "local")}
     for run in runs:
         found = configs.resolve(run.config)
         multipliers = found["optimizer"].pop("lr_multipliers")
         assert bool(run.config.model.backbone.pretrained) == run.entry.label.endswith("_lite0")
-        rates = {"fast_rcnn": ("fc[12]/.*=0.2",)} | {
-            f"{name}_lite0": ("backbone/.*=0.2",) for name in ("fcn", "self", "local")
-        }
         assert multipliers == rates.get(run.entry.label, ())
         wanted = {**expected, "seed": run.seed, "model": found["model"], "optimizer": {**expected["optimizer"]}}
         del wanted["optimizer"]["lr_multipliers"]
