@@ -94,24 +94,32 @@ def score_against_cost(
 
 
 def confidence_matrix(
-    labels: Sequence[str], confidences: Mapping[tuple[str, str], float], path: str | os.PathLike
+    labels: Sequence[str], confidences: Mapping[str, Mapping[tuple[str, str], float]], path: str | os.PathLike
 ) -> None:
-    """Writes one PNG: how sure it is, in per cent, that the system of a row is better than that of a column."""
-    values = np.array([[confidences.get((a, b), np.nan) for b in labels] for a in labels])
+    """Writes one PNG: how sure it is, in per cent, that the system of a row is better than that of a column.
+
+    Args:
+      labels: the systems, in the order of rows and columns.
+      confidences: what was drawn again -> (row, column) -> share of the draws; a panel for each.
+      path: of the PNG.
+    """
     side = 2.5 + 0.5 * len(labels)
-    figure = Figure(figsize=(side + 0.8, side), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(100 * values, cmap="RdBu", vmin=0, vmax=100)
-    for (y, x), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            # Black cannot be read on the ends of the colour map.
-            axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
-                      color="white" if abs(value - 0.5) > 0.35 else "black")  # fmt: skip
-    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set_title("mIoU of the row above that of the column, % of resampled splits", fontsize=10)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(image, shrink=0.8)
+    figure = Figure(figsize=(side * len(confidences) + 0.8, side), dpi=110, layout="constrained")
+    panels = figure.subplots(1, len(confidences), squeeze=False, sharey=True)[0]
+    for axes, (drawn, shares) in zip(panels, confidences.items(), strict=True):
+        values = np.array([[shares.get((a, b), np.nan) for b in labels] for a in labels])
+        image = axes.imshow(100 * values, cmap="RdBu", vmin=0, vmax=100)
+        for (y, x), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                # Black cannot be read on the ends of the colour map.
+                axes.text(x, y, f"{100 * value:.0f}", ha="center", va="center", fontsize=8,
+                          color="white" if abs(value - 0.5) > 0.35 else "black")  # fmt: skip
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.set_title(f"{drawn} drawn again", fontsize=10)
+        axes.spines[:].set_visible(False)
+    figure.suptitle("mIoU of the row above that of the column, % of the draws", fontsize=10)
+    figure.colorbar(image, ax=panels, shrink=0.8)
     _write(figure, path)
 
 

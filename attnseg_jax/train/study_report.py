@@ -19,6 +19,7 @@ from attnseg_jax.train.summary import (
     classes_to_markdown,
     comparisons,
     comparisons_to_markdown,
+    confidences,
     summary,
     to_markdown,
 )
@@ -86,7 +87,7 @@ def _details(rows: Sequence[Row], results: Results) -> list[str]:
     if pairs:
         charts.confidence_matrix(
             [row["label"] for row in counted],
-            {pair: comparison.confidence for pair, comparison in pairs.items()},
+            confidences(pairs),
             results.beside("_bootstrap.png"),
         )
         texts.append(comparisons_to_markdown(pairs))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from attnseg_jax.infer import report
-from attnseg_jax.infer.bootstrap import Comparison, compare
+from attnseg_jax.infer.bootstrap import Comparison, Spread, compare
 from attnseg_jax.infer.counts import ImageCounts
 from attnseg_jax.train.results import Results
 from attnseg_jax.train.study import PlannedRun
@@ -133,30 +133,54 @@ def classes_to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(_table(["IoU", *names], cells))
 
 
+def confidences(pairs: Mapping[tuple[str, str], Comparison]) -> dict[str, dict[tuple[str, str], float]]:
+    """What was drawn again -> pair -> confidence that its first is better; seeds where any pair has several of them."""
+    seeds = {pair: found.seeds.confidence for pair, found in pairs.items() if found.seeds}
+    return {
+        "images": {pair: found.images.confidence for pair, found in pairs.items()},
+        **({"images and seeds": seeds} if seeds else {}),
+    }
+
+
 def comparisons_to_markdown(pairs: Mapping[tuple[str, str], Comparison]) -> str:
     """The confidences in per cent that the row's system is better than the column's, and the differences of mIoU.
 
-    >>> pair = Comparison(0.0612, 0.031, 0.0914, 0.9987)
-    >>> print(comparisons_to_markdown({("self", "fcn"): pair, ("fcn", "self"): Comparison(-0.0612, -0.0914, -0.031,
-    ...     0.0013)}))
-    | better than, % | self | fcn |
+    >>> pair = Comparison(0.0612, Spread(0.031, 0.0914, 0.9987), None)
+    >>> print(comparisons_to_markdown({("self", "fcn"): pair, ("fcn", "self"): Comparison(-0.0612,
+    ...     Spread(-0.0914, -0.031, 0.0013), None)}))
+    | better than, %: images drawn again | self | fcn |
     |---|---|---|
     | self |  | 99.9 |
     | fcn | 0.1 |  |
     <BLANKLINE>
-    | A | B | mIoU of A less B | 95 % from | to | A better, % |
-    |---|---|---|---|---|---|
-    | self | fcn | +0.0612 | +0.0310 | +0.0914 | 99.9 |
+    | A | B | mIoU of A less B | images: 95 % from | to | A better, % | images and seeds: 95 % from | to | A better, % |
+    |---|---|---|---|---|---|---|---|---|
+    | self | fcn | +0.0612 | +0.0310 | +0.0914 | 99.9 | - | - | - |
     """
     labels = list(dict.fromkeys(label for pair in pairs for label in pair))
-    matrix = [[a, *("" if a == b else _percent(pairs[a, b].confidence) for b in labels)] for a in labels]
+    lines = []
+    for drawn, shares in confidences(pairs).items():
+        matrix = [[a, *("" if a == b else _cell(shares.get((a, b)), _percent) for b in labels)] for a in labels]
+        lines += [*_table([f"better than, %: {drawn} drawn again", *labels], matrix), ""]
     listed = [
-        [a, b, *(f"{value:+.4f}" for value in (pair.difference, pair.low, pair.high)), _percent(pair.confidence)]
+        [a, b, _signed(pair.difference), *_spread(pair.images), *_spread(pair.seeds)]
         for (a, b), pair in pairs.items()
         if labels.index(a) < labels.index(b)
     ]
-    titles = ["A", "B", "mIoU of A less B", "95 % from", "to", "A better, %"]
-    return "\n".join([*_table(["better than, %", *labels], matrix), "", *_table(titles, listed)])
+    titles = ["A", "B", "mIoU of A less B"]
+    for drawn in ("images", "images and seeds"):
+        titles += [f"{drawn}: 95 % from", "to", "A better, %"]
+    return "\n".join([*lines, *_table(titles, listed)])
+
+
+def _spread(spread: Spread | None) -> list[str]:
+    if spread is None:
+        return ["-"] * 3
+    return [_signed(spread.low), _signed(spread.high), _percent(spread.confidence)]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}"
 
 
 def _percent(share: float) -> str:

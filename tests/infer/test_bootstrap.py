@@ -22,7 +22,7 @@ def test_against_a_loop():
     """The same draws, one image after another, mIoU over the classes that occur."""
     systems = {"a": [system(1), system(2)], "b": [system(3, right=0.45)]}
     found = bootstrap.compare(systems, resamples=60, seed=5)
-    draws = np.random.default_rng(5).multinomial(N, np.full(N, 1 / N), 60)
+    draws = np.random.default_rng(5).spawn(1)[0].multinomial(N, np.full(N, 1 / N), 60)
 
     def score(seeds, times):
         means = []
@@ -38,11 +38,14 @@ def test_against_a_loop():
     differences = [score(systems["a"], times) - score(systems["b"], times) for times in draws]
     pair = found["a", "b"]
     assert pair.difference == pytest.approx(score(systems["a"], [1] * N) - score(systems["b"], [1] * N), rel=1e-12)
-    assert (pair.low, pair.high) == pytest.approx(tuple(np.quantile(differences, (0.025, 0.975))), rel=1e-9)
-    assert pair.confidence == sum(d > 0 for d in differences) / 60
+    images = pair.images
+    assert (images.low, images.high) == pytest.approx(tuple(np.quantile(differences, (0.025, 0.975))), rel=1e-9)
+    assert images.confidence == sum(d > 0 for d in differences) / 60
     other = found["b", "a"]
-    assert other.difference == -pair.difference and other.confidence == pytest.approx(1 - pair.confidence)
-    assert (other.low, other.high) == pytest.approx((-pair.high, -pair.low))
+    assert other.difference == -pair.difference and other.images.confidence == pytest.approx(1 - images.confidence)
+    assert (other.images.low, other.images.high) == pytest.approx((-images.high, -images.low))
+    # B has one seed.
+    assert pair.seeds is None and other.seeds is None
     assert found.keys() == {("a", "b"), ("b", "a")}
 
 
@@ -51,9 +54,9 @@ def test_two_images_by_hand():
     right, wrong = [10, 0, 0], [0, 0, 10]
     a, b = np.array([[right], [wrong]]), np.array([[wrong], [right]])
     pair = bootstrap.compare({"a": [a], "b": [b]}, resamples=20_000)["a", "b"]
-    assert pair.difference == 0 and (pair.low, pair.high) == (-1, 1)
+    assert pair.difference == 0 and (pair.images.low, pair.images.high) == (-1, 1)
     # 1/4 + 1/2 * 1/2, and four standard deviations of that mean.
-    assert pair.confidence == pytest.approx(0.5, abs=4 * math.sqrt(0.125 / 20_000))
+    assert pair.images.confidence == pytest.approx(0.5, abs=4 * math.sqrt(0.125 / 20_000))
 
 
 def test_the_confidence_of_one_image_among_many():
@@ -64,8 +67,8 @@ def test_the_confidence_of_one_image_among_many():
     better[2, :, 2] = 0
     pair = bootstrap.compare({"a": [better], "b": [counts]})["a", "b"]
     drawn = 1 - (1 - 1 / N) ** N
-    assert pair.confidence == pytest.approx(drawn + (1 - drawn) / 2, abs=0.01)
-    assert pair.low == 0 < pair.high
+    assert pair.images.confidence == pytest.approx(drawn + (1 - drawn) / 2, abs=0.01)
+    assert pair.images.low == 0 < pair.images.high
 
 
 def test_the_interval_is_that_of_the_normal_distribution():
@@ -77,16 +80,43 @@ def test_the_interval_is_that_of_the_normal_distribution():
     values = correct[0].astype(float) - correct[1]
     assert pair.difference == pytest.approx(values.mean())
     half = 1.96 * values.std() / math.sqrt(n)
-    assert (pair.low, pair.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
-    assert pair.confidence > 0.999
+    assert (pair.images.low, pair.images.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.006)
+    assert pair.images.confidence > 0.999
+
+
+def test_seeds_of_two_and_three_by_hand():
+    """One image, which every draw holds: only the seeds are chance. Of two seeds one is drawn, of three two."""
+    truth = 100
+
+    def systems(*hits):
+        return [np.array([[[h, 0, truth - h]]]) for h in hits]
+
+    found = bootstrap.compare({"a": systems(80, 60), "b": systems(70, 50, 61)}, resamples=40_000)["a", "b"]
+    assert found.difference == pytest.approx(0.7 - 181 / 300)
+    assert (found.images.low, found.images.high) == pytest.approx((found.difference, found.difference))
+    assert found.images.confidence == 1
+    means = [(x + y) / 2 for x in (70, 50, 61) for y in (70, 50, 61)]
+    differences = [a - b for a in (80, 60) for b in means]
+    share = sum((d > 0) + (d == 0) / 2 for d in differences) / len(differences)
+    assert 0.5 < share < 1
+    assert found.seeds.confidence == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 40_000))
+    # The extreme ones have a share of 1/18 each.
+    assert (found.seeds.low, found.seeds.high) == pytest.approx((min(differences) / 100, max(differences) / 100))
+
+
+def test_the_variance_of_drawn_seeds_is_that_of_their_mean():
+    hits = np.array([61, 44, 57, 70])
+    scores = bootstrap._drawn(np.repeat(hits[:, None] / 100, 40_000, 1), np.random.default_rng(0))
+    assert scores.var() == pytest.approx(hits.var(ddof=1) / 100**2 / len(hits), rel=0.03)
+    assert scores.mean() == pytest.approx(hits.mean() / 100, abs=0.002)
 
 
 def test_identical_systems_and_repeated_calls():
     counts = system(1)
     for pair in bootstrap.compare({"a": [counts], "b": [counts, counts]}, resamples=700).values():
-        assert pair.difference == pytest.approx(0, abs=1e-15) and pair.low <= 0 <= pair.high
+        assert pair.difference == pytest.approx(0, abs=1e-15) and pair.images.low <= 0 <= pair.images.high
     pair = bootstrap.compare({"a": [counts], "b": [counts.copy()]})["a", "b"]
-    assert pair == bootstrap.Comparison(0.0, 0.0, 0.0, 0.5)
+    assert pair == bootstrap.Comparison(0.0, bootstrap.Spread(0.0, 0.0, 0.5), None)
     systems = {"a": [counts], "b": [system(2)]}
     assert bootstrap.compare(systems, resamples=600) == bootstrap.compare(systems, resamples=600)
 

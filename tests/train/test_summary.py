@@ -1,5 +1,6 @@
 """Tables of a study: means by hand, columns that appear where they are known, classes, the bootstrap."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +103,23 @@ def test_comparisons(tmp_path):
     assert pairs == bootstrap.compare(regions) and len(regions["good"]) == 2
     assert pairs["good", "bad"].difference == pytest.approx(rows[0]["miou"] - rows[1]["miou"])
     lines = comparisons_to_markdown(pairs).splitlines()
-    assert lines[0] == "| better than, % | good | bad |" and lines[2] == "| good |  | 100.0 |"
+    assert lines[0] == "| better than, %: images drawn again | good | bad |" and lines[2] == "| good |  | 100.0 |"
+    assert lines[5] == "| better than, %: images and seeds drawn again | good | bad |" and lines[7] == lines[2]
     assert lines[-1].startswith("| good | bad | +0.") and lines[-1].endswith("| 100.0 |")
+
+
+def test_comparisons_where_one_has_one_seed():
+    spread, no = bootstrap.Spread(-0.1, 0.3, 0.75), None
+    pairs = {
+        pair: bootstrap.Comparison(0.1, spread, spread if set(pair) == {"a", "b"} else no)
+        for pair in itertools.permutations("abc", 2)
+    }
+    text = comparisons_to_markdown(pairs)
+    assert text.count("| a |  | 75.0 | 75.0 |") == 1 and text.count("| a |  | 75.0 | - |") == 1
+    assert "\n| a | c | +0.1000 | -0.1000 | +0.3000 | 75.0 | - | - | - |" in text
+    assert "seeds drawn again" not in comparisons_to_markdown(
+        {("a", "c"): pairs["a", "c"], ("c", "a"): pairs["c", "a"]}
+    )
 
 
 def test_the_table_of_reach_is_what_it_was():
