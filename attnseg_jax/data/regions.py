@@ -45,11 +45,11 @@ def levels(config: Any) -> int:
 def selected(config: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.data.regions` without the options of what its method does not use.
 
-    >>> selected({"method": "none", "count": 128, "cache": "", "slic": {"segments": (96,)}})
+    >>> selected({"method": "none", "count": 128, "sample": 0, "cache": "", "slic": {"segments": (96,)}})
     {'method': 'none'}
     """
     unused = [name for name in METHODS if name != config["method"]]
-    unused += ["count", "cache"] if config["method"] == "none" else []
+    unused += ["count", "sample", "cache"] if config["method"] == "none" else []
     return {key: value for key, value in config.items() if key not in unused}
 
 
@@ -61,6 +61,9 @@ def check(config: Any) -> None:
         return
     _version()
     check_least(path, 1, count=config.count)
+    check_least(path, 0, sample=config.sample)
+    if config.sample > config.count:
+        raise UserError(f"{path}.sample={config.sample} must be at most {path}.count={config.count}; 0 takes all")
     path, options, key = f"{path}.{config.method}", config[config.method], METHODS[config.method][1]
     values = tuple(options[key])
     if config.method == "felzenszwalb":
@@ -133,6 +136,15 @@ def numbered(regions: Regions, count: int) -> Regions:
     # One place more, which the -1 of pixels without a region looks up.
     table = np.full(len(areas) + 1, NO_REGION, np.int32)
     table[order] = np.arange(len(order))
+    return table[regions]
+
+
+def sampled(regions: Regions, number: int, rng: np.random.Generator) -> Regions:
+    """So many of the regions 0 to n - 1, each as likely, numbered densely in the same order; the others become -1."""
+    total = int(regions.max()) + 1
+    table = np.full(total + 1, NO_REGION, np.int32)
+    drawn = np.sort(rng.permutation(total)[:number])
+    table[drawn] = np.arange(len(drawn))
     return table[regions]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image
 
-from attnseg_jax.data.regions import NO_REGION, Regions, numbered
+from attnseg_jax.data.regions import NO_REGION, Regions, numbered, sampled
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _TRIES = 10
@@ -177,7 +177,8 @@ def _put(array: np.ndarray, crop: tuple[int, int], offset: tuple[int, int], fill
 def augment(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> dict[str, np.ndarray]:
     """The training augmentation of one sample by a `config.data`: {'image' [h, w, 3] normalised, 'label' [h, w]}.
 
-    With 'regions' int32 [h, w, l] where the sample has them; the rest does not depend on that.
+    With 'regions' int32 [h, w, l] where the sample has them, on which the rest does not depend; but where only some of
+    them are drawn (`config.regions.sample`), pixels without any have no label.
     """
     crop = tuple(config.crop)
     image, label, window = random_scale_crop(
@@ -202,4 +203,8 @@ def augment(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> di
     out = {"image": image, "label": label}
     if levels:
         out["regions"] = pad_regions(np.stack(levels, -1), crop, window.offset, config.regions.count)
+        if config.regions.sample:
+            # The last draw: what was drawn before is the same without it.
+            out["regions"] = sampled(out["regions"], config.regions.sample, rng)
+            out["label"] = np.where((out["regions"] == NO_REGION).all(-1), np.int32(IGNORE_LABEL), label)
     return out

@@ -28,7 +28,18 @@ FREEZE = {"backbone": ("none", "bn", "all"), "decoder": ("none", "all")}
 # its own group.
 KINDS: dict[str, type[nn.Module]] = {"segmenter": Segmenter, "rcnn": RCNN, "fast_rcnn": FastRCNN}
 # Filled by `build_model`, therefore not keys of a module's group.
-_FILLED = ("parent", "name", "dtype", "num_classes", "num_regions", "freeze", "freeze_decoder", "align_corners", *PARTS)
+_FILLED = (
+    "parent",
+    "name",
+    "dtype",
+    "num_classes",
+    "num_regions",
+    "num_sampled",
+    "freeze",
+    "freeze_decoder",
+    "align_corners",
+    *PARTS,
+)
 
 
 def options(module: type[nn.Module]) -> dict[str, Any]:
@@ -92,7 +103,7 @@ def _check_keys(path: str, given: Mapping[str, Any], known: tuple[str, ...]) -> 
 
 
 def build_model(
-    config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32, num_regions: int = 0
+    config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32, num_regions: int = 0, num_sampled: int = 0
 ) -> nn.Module:
     """Builds the model a config names.
 
@@ -101,6 +112,7 @@ def build_model(
       num_classes: channels of the logits.
       dtype: compute type; parameters, normalisation, softmax and logits are float32 in any case.
       num_regions: of an image, `config.data.regions.count` where there are regions; 0 if there are none.
+      num_sampled: of a training image, `config.data.regions.sample`; 0 if all are shown.
 
     Returns:
       A linen module; `model.apply(variables, image, train=...)` returns an `Output`. One that classifies regions takes
@@ -120,7 +132,12 @@ def build_model(
     if num_classes < 2:
         raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
     _check_regions(kind, num_regions)
-    filled = {"num_classes": num_classes, "num_regions": num_regions, "dtype": jnp.dtype(dtype)}
+    filled = {
+        "num_classes": num_classes,
+        "num_regions": num_regions,
+        "num_sampled": num_sampled,
+        "dtype": jnp.dtype(dtype),
+    }
     # All of them, so that a mistake in one that the kind does not have is found too.
     parts = {part: _build_names(part, config.get(part, {}), filled) for part in PARTS}
     filled |= {

@@ -8,7 +8,7 @@ from attnseg_jax.errors import check_known, check_least, check_rate
 from attnseg_jax.models.backbones.base import backbone_features
 from attnseg_jax.models.features import Output
 from attnseg_jax.models.layers import Dtype
-from attnseg_jax.models.rcnn import classifier_scores, painted
+from attnseg_jax.models.rcnn import classifier_scores, painted, shown
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.region_maps import mask_boxes, region_masks
 from attnseg_jax.ops.roi import roi_align, roi_max_pool
@@ -29,6 +29,7 @@ class FastRCNN(nn.Module):
       backbone: image -> `Features`; its deepest map is pooled.
       num_classes: channels of the logits.
       num_regions: regions of an image, `config.data.regions.count`.
+      num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
       freeze: what of the backbone stays: 'none', 'bn' or 'all'.
       pooling: 'align', means over interpolated samples; 'pool', maxima over whole cells, as the original.
       bins: of a box, on each axis.
@@ -40,6 +41,7 @@ class FastRCNN(nn.Module):
     backbone: nn.Module
     num_classes: int
     num_regions: int
+    num_sampled: int = 0
     freeze: str = "none"
     pooling: str = "align"
     bins: int = 7
@@ -62,17 +64,17 @@ class FastRCNN(nn.Module):
         check_least(_KEY, 1, bins=self.bins, channels=self.channels)
         check_rate(_KEY, dropout=self.dropout)
         features = backbone_features(self.backbone, image, self.freeze, train=train)
-        pooled = self._pool(features.deepest, regions, features.covered or image.shape[1:3])
+        pooled = self._pool(features.deepest, regions, shown(self, train), features.covered or image.shape[1:3])
         x = pooled.reshape(*pooled.shape[:2], -1)
         for i in (1, 2):
             x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return painted(classifier_scores(self.num_classes, x), regions)
 
-    def _pool(self, x: Array, regions: Array, covered: tuple[int, int]) -> Float[Array, "b r i j c"]:
+    def _pool(self, x: Array, regions: Array, slots: int, covered: tuple[int, int]) -> Float[Array, "b r i j c"]:
         """Features of every region's box, then those inside of it, side by side."""
         h, w = x.shape[1:3]
-        masks = region_masks(regions, self.num_regions)
+        masks = region_masks(regions, slots)
         masks = jnp.pad(masks, [(0, 0), *((0, n - m) for n, m in zip(covered, masks.shape[1:3])), (0, 0)])
         # The share of each cell that is the region's.
         cover = adaptive_avg_pool(masks.astype(jnp.float32), (h, w))

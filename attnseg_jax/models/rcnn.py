@@ -1,5 +1,7 @@
 """R-CNN for segmentation: every region's window through the backbone on its own."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
@@ -26,6 +28,7 @@ class RCNN(nn.Module):
       backbone: image -> `Features`; the mean of its deepest map stands for a window.
       num_classes: channels of the logits.
       num_regions: regions of an image, `config.data.regions.count`; a smaller number is filled with copies.
+      num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
       freeze: what of the backbone stays: 'none', 'bn' or 'all'.
       size: height and width of a window in pixels.
     """
@@ -33,6 +36,7 @@ class RCNN(nn.Module):
     backbone: nn.Module
     num_classes: int
     num_regions: int
+    num_sampled: int = 0
     freeze: str = "none"
     size: int = 64
 
@@ -49,7 +53,7 @@ class RCNN(nn.Module):
             of the others again, so the statistics are those of the regions where their number divides the slots'.
         """
         check_least("config.model.rcnn", 1, size=self.size)
-        masks, boxes = _filled(regions, self.num_regions)
+        masks, boxes = _filled(regions, shown(self, train))
         b, r = boxes.shape[:2]
         h, w, c = image.shape[1:]
         size = (self.size, self.size)
@@ -61,6 +65,11 @@ class RCNN(nn.Module):
         features = backbone_features(self.backbone, windows, self.freeze, train=train).deepest
         features = features.astype(jnp.float32).mean((1, 2)).reshape(b, r, -1)
         return painted(classifier_scores(self.num_classes, features), regions)
+
+
+def shown(model: Any, train: bool) -> int:
+    """How many regions of an image a model that classifies them is shown."""
+    return model.num_sampled or model.num_regions if train else model.num_regions
 
 
 def classifier_scores(num_classes: int, features: Float[Array, "b r c"]) -> Float[Array, "b r k"]:

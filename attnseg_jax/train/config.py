@@ -1,5 +1,6 @@
 """Configs: reading flags, the resolved form, its file and its hash."""
 
+import copy
 import functools
 import hashlib
 import importlib.util
@@ -69,6 +70,7 @@ def _tuples(value: Any) -> Any:
 # so that older workdirs can still be evaluated and continued.
 ADDED = {
     "data.regions": {"method": "none"},
+    "data.regions.sample": 0,
     "data.resolution": 1.0,
     "eval.size_multiple": 1,
     "init_from": "",
@@ -105,7 +107,7 @@ def load(workdir: str | Path) -> ConfigDict:
         node = values
         for group in groups:
             node = node.get(group, {})
-        node.setdefault(name, value)
+        node.setdefault(name, copy.deepcopy(value))
     return ConfigDict(_tuples(values)).lock()
 
 
@@ -199,9 +201,10 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
             _check_keys(config[key], known[key], f"{path}.{key}")
 
 
-def num_regions(config: ConfigDict) -> int:
-    """Regions that every image of the data has; 0 where the config asks for none."""
-    return config.data.regions.count if regions.used(config.data.regions) else 0
+def region_counts(config: ConfigDict) -> dict[str, int]:
+    """How many regions an image has, as `build_model` takes it; nothing where the config asks for none."""
+    given = config.data.regions
+    return {"num_regions": given.count, "num_sampled": given.sample} if regions.used(given) else {}
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:

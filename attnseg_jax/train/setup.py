@@ -18,7 +18,7 @@ from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
 from attnseg_jax.models.build import frozen_parts, parts_without_use, takes_regions
 from attnseg_jax.ops.losses import median_frequency_weights
-from attnseg_jax.train.config import check_values, num_regions
+from attnseg_jax.train.config import check_values, region_counts
 from attnseg_jax.train.losses import LOSSES, make_losses
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
@@ -90,7 +90,7 @@ def _loss_options(config: ConfigDict) -> dict[str, dict[str, Any]]:
 
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a run's config; errors as of `build_model`."""
-    return build_model(config.model, num_classes, dtype=config.dtype, num_regions=num_regions(config))
+    return build_model(config.model, num_classes, dtype=config.dtype, **region_counts(config))
 
 
 def abstract_inputs(config: ConfigDict, batch_size: int = 1) -> list[jax.ShapeDtypeStruct]:

@@ -12,4 +12,6 @@ def get_config() -> ConfigDict:
         config.model.kind = "rcnn"
         config.model.rcnn.size = 48
         config.data.regions.method = "felzenszwalb"
+        # With four images a step 128 regions, as many as the original's mini-batch has windows.
+        config.data.regions.sample = 32
     return config

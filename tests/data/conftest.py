@@ -40,6 +40,7 @@ def data_config():
                 "regions": {
                     "method": "none",
                     "count": 11,
+                    "sample": 0,
                     "cache": "",
                     "felzenszwalb": {"scales": (10.0, 300.0), "min_size": 4, "sigma": 0.5},
                     "slic": {"segments": (12, 3), "compactness": 10.0},

@@ -68,11 +68,36 @@ def test_ids_are_dense_and_of_one_level(config):
     assert max(seen) == 5
 
 
+def test_samples_of_the_regions(config):
+    """Images stay; pixels of no region that was drawn lose their label; evaluation shows all."""
+    full = train(config, 4)
+    config.regions.sample = 3
+    parts = train(config, 4)
+    lost = 0
+    for a, b in zip(full, parts, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        shown = b["regions"] >= 0
+        assert (a["regions"][shown] >= 0).all() and b["regions"].max() == 2
+        np.testing.assert_array_equal(b["label"], np.where(shown.any(-1), a["label"], 255))
+        lost += (a["label"] != b["label"]).sum()
+        for whole_one, part in zip(a["regions"], b["regions"]):
+            for new in np.unique(part[part >= 0]):
+                (old,) = np.unique(whole_one[part == new])
+                np.testing.assert_array_equal(whole_one == old, part == new)
+    assert lost > 100
+    assert any((a["regions"] != b["regions"]).any() for a, b in itertools.pairwise(parts))
+    shown = evaluate(config)
+    config.regions.sample = 0
+    for a, b in zip(evaluate(config), shown, strict=True):
+        np.testing.assert_array_equal(a["regions"], b["regions"])
+
+
 def test_threads_processes_and_resumes_change_nothing(config):
     def same(a, b):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x["regions"], y["regions"])
 
+    config.regions.sample = 4
     first = train(config, 4)
     config.threads = 4
     same(train(config, 4), first)

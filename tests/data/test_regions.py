@@ -80,7 +80,7 @@ def test_images_of_a_few_pixels(region_config, method, size):
 def test_levels_and_selected(region_config):
     config = region_config("slic", segments=(40, 20, 5))
     assert regions.levels(config) == 3 and regions.used(config) and not regions.used(region_config("none"))
-    assert set(regions.selected(config.to_dict())) == {"method", "count", "cache", "slic"}
+    assert set(regions.selected(config.to_dict())) == {"method", "count", "sample", "cache", "slic"}
     assert regions.selected(region_config("none").to_dict()) == {"method": "none"}
 
 
@@ -89,6 +89,8 @@ def test_levels_and_selected(region_config):
     [
         ("slik", {}, "config.data.regions.method='slik' is unknown: did you mean 'slic'?"),
         ("slic", {"count": 0}, "config.data.regions.count=0 must be at least 1"),
+        ("slic", {"sample": -1}, "config.data.regions.sample=-1 must be at least 0"),
+        ("slic", {"sample": 12}, r"regions.sample=12 must be at most config.data.regions.count=11; 0 takes all"),
         ("slic", {"segments": ()}, r"config.data.regions.slic.segments=\(\) must be integers above 0 from large to"),
         ("slic", {"segments": (20, 40)}, "from large to small"),
         ("slic", {"segments": (20.5,)}, "integers"),
@@ -109,7 +111,7 @@ def test_values_that_cannot_be(region_config, method, options, words):
     config = region_config("slic")
     config.method = method
     for key, value in options.items():
-        (config if key == "count" else config[method])[key] = value
+        (config if key in config else config[method])[key] = value
     with pytest.raises(UserError, match=words):
         regions.check(config)
 
@@ -165,6 +167,28 @@ def test_numbering_keeps_coarse_regions_then_large_ones():
     assert regions.numbered(found, 1)[0].T.tolist() == [[-1] * 6, [0, 0, 0, 0, 0, -1]]
     nothing = np.full((2, 3, 2), -1, np.int32)
     np.testing.assert_array_equal(regions.numbered(nothing, 3), nothing)
+
+
+def test_a_sample_of_the_regions():
+    """Parts of the whole, in its order; each region as often as any other."""
+    whole = regions.numbered(np.random.default_rng(3).integers(-1, 9, (6, 7, 2)).astype(np.int32), 99)
+    assert whole.min() == -1 and whole.max() == 8
+    seen = np.zeros(9)
+    for seed in range(300):
+        found = regions.sampled(whole, 4, np.random.default_rng(seed))
+        assert found.dtype == np.int32 and found.max() == 3
+        assert (found[whole < 0] == -1).all()
+        drawn = [np.unique(whole[found == new]) for new in range(4)]
+        assert all(len(old) == 1 and ((whole == old) == (found == new)).all() for new, old in enumerate(drawn))
+        drawn = np.concatenate(drawn)
+        assert (np.diff(drawn) > 0).all()
+        seen[drawn] += 1
+    # Binomial: five standard deviations.
+    assert np.abs(seen - 300 * 4 / 9).max() < 5 * np.sqrt(300 * 4 / 9 * 5 / 9)
+    for number in (9, 20):
+        np.testing.assert_array_equal(regions.sampled(whole, number, np.random.default_rng(0)), whole)
+    nothing = np.full((2, 3, 1), -1, np.int32)
+    np.testing.assert_array_equal(regions.sampled(nothing, 4, np.random.default_rng(0)), nothing)
 
 
 def oracle_by_loops(label, found, k):

@@ -197,6 +197,26 @@ def test_empty_slots_do_not_enter_the_statistics():
 
 
 @pytest.mark.parametrize("name", ["rcnn", "align"])
+def test_a_sample_in_training(name):
+    """Training counts the slots that are drawn, everything else all of them."""
+    config = {**KINDS[name], "backbone": {"name": "tiny", "tiny": {"width": 8}}}
+    config["fast_rcnn"] = {**config.get("fast_rcnn", {}), "dropout": 0.0}
+    six, three, drawn = (
+        build_model(config, CLASSES, num_regions=n, num_sampled=s) for n, s in ((6, 0), (3, 0), (6, 3))
+    )
+
+    def run(model, train):
+        apply = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+        return jax.jit(apply)(variables(name), IMAGE, boxes())
+
+    for train, same in ((True, three), (False, six)):
+        jax.tree.map(np.testing.assert_array_equal, run(drawn, train), run(same, train))
+    # The slots show in the shapes of the program.
+    shapes = [str(jax.make_jaxpr(lambda m=m: run(m, True))()) for m in (drawn, three, six)]
+    assert shapes[0] == shapes[1] != shapes[2]
+
+
+@pytest.mark.parametrize("name", ["rcnn", "align"])
 def test_a_frozen_backbone_has_no_gradient(name):
     config = {**KINDS[name], "backbone": {"name": "tiny", "tiny": {"width": 8}, "freeze": "all"}}
     frozen = build_model(config, CLASSES, num_regions=6)

@@ -50,7 +50,7 @@ def test_resolve_keeps_only_the_parts_in_use():
     assert "resnet18" in config.model.backbone  # resolving left the config as it was
     assert configs.resolve(config)["data"]["regions"] == {"method": "none"}
     config.data.regions.method = "slic"
-    assert set(configs.resolve(config)["data"]["regions"]) == {"method", "count", "cache", "slic"}
+    assert set(configs.resolve(config)["data"]["regions"]) == {"method", "count", "sample", "cache", "slic"}
     config.model.attention.name = "none+self"
     assert set(configs.resolve(config)["model"]["attention"]) == {"name", "none", "self"}
 
@@ -277,7 +277,7 @@ def test_the_default_config_is_what_json_can_hold():
 
 
 def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
-    values = json.loads(configs.to_json(default.get_config()))
+    values, before = json.loads(configs.to_json(default.get_config())), configs.config_hash(default.get_config())
     del values["eval"]["size_multiple"], values["init_from"], values["model"]["backbone"]["freeze"]
     del values["model"]["decoder"]["align_corners"], values["model"]["decoder"]["freeze"]
     del values["data"]["resolution"], values["data"]["regions"]
@@ -289,4 +289,4 @@ def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
     assert "segnet" not in config.model.decoder
     assert config.data.resolution == 1.0 and config.data.regions.method == "none"
     configs.check_values(config)
-    assert configs.config_hash(config) == configs.config_hash(default.get_config())
+    assert configs.config_hash(config) == before == configs.config_hash(default.get_config())
