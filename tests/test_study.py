@@ -1,5 +1,6 @@
 """The study command: what is trained, repeated, continued and written."""
 
+import datetime
 import json
 import os
 import signal
@@ -53,6 +54,12 @@ if not result.exists():
     iou = {name: 0.5 for name in ("red", "green", "blue", "white", "black")}
     miou = 0.5 + seed / 8
     result.write_text(json.dumps({"split": "val", "step": 6, "miou": miou, "pixel_accuracy": 0.75, "iou": iou}))
+if "--config.train.steps=12" in sys.argv:
+    if width == 9 and not (workdir.parent / "mended").exists():
+        print("error: no memory", file=sys.stderr)
+        sys.exit(2)
+    timing = workdir / "timing.jsonl"
+    timing.write_text('{"step": 4, "step_seconds": %d}\\n{"step": 12, "image_seconds": 0.5}\\n' % width)
 (workdir / "config.json").write_text((pathlib.Path(__file__).parent / f"{workdir.name}.json").read_text())
 with (pathlib.Path(__file__).parent / "calls").open("a") as file:
     file.write(workdir.name + "\\n")
@@ -75,7 +82,8 @@ def stub(call, monkeypatch, tmp_path, blocks_flags):
             f"C = {blocks_flags!r}\ndef get_study(): return [{', '.join(lines)}]\n"
         )
         for planned in study.plan(study.load_study(path), tmp_path):
-            (tmp_path / f"{planned.name}.json").write_text(configs.to_json(planned.config))
+            for one_of in (planned, study.to_time(planned)):
+                (tmp_path / f"{one_of.name}.json").write_text(configs.to_json(one_of.config))
         outcome = call(SCRIPT, f"--study={path}", f"--workdir={tmp_path / 'out'}", *argv)
         results = tmp_path / "out/results.json"
         return *outcome, json.loads(results.read_text()) if results.exists() else None
@@ -185,6 +193,42 @@ def test_stretches(stub, caplog):
     assert "--max_minutes=0 are over: 2 runs are left" in caplog.text and "- 2 more: not trained yet" in out
 
 
+def test_times_taken_together(stub, tmp_path):
+    """Of all systems with a finished run, also where these are gone, or of none; what is no result stays no result."""
+    stub([4, 9], "--only=4", seeds=(0, 1))
+    before = stub.calls()
+    os.rename(tmp_path / "out/runs", tmp_path / "gone")
+    code, out, _, records = stub([4, 8], "--only=4", "--time", seeds=(0, 1))
+    assert code == 0 and stub.calls()[: len(before)] == before
+    (timed,) = stub.calls()[len(before) :]
+    assert timed.startswith("w4-0-") and timed not in before and (tmp_path / "out/timing" / timed).exists()
+    assert len(records) == 2
+    today = datetime.date.today().isoformat()
+    for record in records.values():
+        assert record["timing"] == {"step_seconds": 4, "image_seconds": 0.5, "together": today}
+        assert record["result"]["miou"] == 0.5 + record["seed"] / 8
+    assert f"one after another on one machine, {today}." in out and "| 4 | 0.5 |" in out
+    # A system that breaks leaves all times as they are; what the first call left is not continued.
+    code, out, err, found = stub([4, 9], "--time")
+    assert code == 2 and err.splitlines()[-1].startswith(
+        "error: 1 of 2 runs failed, the first: w9 seed 0: no times: no m"
+    )
+    assert all(found[key] == record for key, record in records.items())
+    (tmp_path / "out/timing/mended").touch()
+    code, _, _, found = stub([4, 9], "--time")
+    assert code == 0 and [r["timing"]["step_seconds"] for r in found.values() if r["seed"] == 0] == [4, 9]
+
+
+def test_a_run_to_time_is_the_same_but_short(tmp_path):
+    runs = study.plan([study.Entry("a", {"optimizer.warmup_steps": 5}, DEFAULT)], tmp_path, "folder")
+    short = study.to_time(runs[0])
+    assert short.config.train.steps == 12 and short.config.data.dir == "folder" and short.key != runs[0].key
+    command = short.command(tmp_path)
+    for text in ("train.steps=12", "optimizer.warmup_steps=0", "data.check=False", "data.dir=folder", "seed=0"):
+        assert command.count(f"--config.{text}") == 1
+    assert runs[0].config.train.steps > 12 and "train.steps" not in runs[0].changes
+
+
 def test_dry_run(stub, tmp_path):
     code, out, _, records = stub([4, 6], "--dry_run", seeds=(0, 1))
     lines = out.splitlines()
@@ -272,10 +316,11 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
         f"            Entry('self', {{**C, 'train.steps': 60}}, {DEFAULT!r})]\n"
     )
 
-    def start(workdir):
+    def start(workdir, *more):
         command = [sys.executable, "-m", "attnseg_jax.cli.study", f"--study={path}", f"--workdir={tmp_path / workdir}"]
+        command += [f"--data_dir={blocks}", *more]
         return subprocess.Popen(
-            [*command, f"--data_dir={blocks}"], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu"),
         )  # fmt: skip
 
@@ -296,8 +341,14 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
     for key, record in found.items():
         for name in ("result", "counts", "cost"):
             assert record[name] == expected[key][name]
-        # All but the time it took, which a short run may not know.
-        assert [point[:2] for point in record["curve"]] == [point[:2] for point in expected[key]["curve"]]
+        assert record["curve"] == expected[key]["curve"]
+    out, err = start("b", "--time").communicate(timeout=400)
+    assert "one after another on one machine" in out, err
+    timed = json.loads((tmp_path / "b/results.json").read_text())
+    for key, record in timed.items():
+        # One batch of images is not timed: it has the compilation.
+        assert {"step_seconds", "peak_bytes", "together"} == record["timing"].keys()
+        assert {**record, "timing": 0} == {**expected[key], "timing": 0}
         assert record["timing"]["peak_bytes"] > 2**26
     names = {"results.json", "results.md", "results.png", "results_bootstrap.png", "results_sheet.png", "sheet.png"}
     assert names == {path.name for path in (tmp_path / "a").iterdir() if path.is_file()} - {".lock"}

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from attnseg_jax.data import regions
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import write_atomically
@@ -25,13 +23,15 @@ class Results:
     `versions` and `date`; a broken run's also `error`, a finished one's
 
     - `result` (see `infer.report.to_json`),
-    - `curve`, points of step, validation mIoU and seconds of training until then (see `training_seconds`),
-    - `timing`: `step_seconds`, `image_seconds` (medians) and `peak_bytes`, whichever is known,
+    - `curve`, points of step and validation mIoU,
+    - `timing` (see `timing`), and in it, where the systems of the study were timed together, when: `together`,
     - `counts`, the pixel counts of every image (see `infer.counts.ImageCounts.encode`),
     - once measured, `cost` (`infer.cost.ModuleCost` of one training crop).
 
-    Older records lack the seconds of the curve, `timing` and `counts`. The predictions that the first seed of an entry
-    leaves in `WORKDIR/maps` are kept as `STEM_predictions/LABEL-HASH-INDEX.png` beside the file `STEM.json`.
+    Older records lack `timing` and `counts`, or have a third number in the points of the curve, seconds.
+
+    The predictions that the first seed of an entry leaves in `WORKDIR/maps` are kept as
+    `STEM_predictions/LABEL-HASH-INDEX.png` beside the file `STEM.json`.
     """
 
     def __init__(self, path: str | Path):
@@ -78,6 +78,14 @@ class Results:
         """Notes what the model of a finished run costs."""
         self.records = self._read()
         self.records[run.key]["cost"] = cost
+        self.write()
+
+    def add_timing(self, runs: Sequence[PlannedRun], timing: dict[str, Any]) -> None:
+        """Notes for the finished ones of some runs how long their system took."""
+        self.records = self._read()
+        for run in runs:
+            if self.finished(run):
+                self.records[run.key]["timing"] = timing
         self.write()
 
     def _before(self, run: PlannedRun) -> float:
@@ -129,38 +137,22 @@ class Results:
             raise UserError(f"--results={self.path} cannot be written ({error.strerror}): name another file") from None
 
 
+def timing(workdir: Path) -> dict[str, float]:
+    """Of a run: `step_seconds`, `image_seconds` (medians) and `peak_bytes`, whichever it left."""
+    path = workdir / "timing.jsonl"
+    found = read_series(path) if path.exists() else {}
+    series = {name: found[name][1] for name in ("step_seconds", "image_seconds", "peak_bytes") if name in found}
+    return {name: max(v) if name == "peak_bytes" else statistics.median(v) for name, v in series.items()}
+
+
 def _measured(workdir: Path) -> dict[str, Any]:
     """Curve, timing and counts of a finished run, as far as its version left them."""
     metrics = read_series(workdir / "metrics.jsonl")
     steps, mious = metrics.get("val_miou", ([], []))
-    path = workdir / "timing.jsonl"
-    timing = read_series(path) if path.exists() else {}
-    series = {name: timing[name][1] for name in ("step_seconds", "image_seconds", "peak_bytes") if name in timing}
-    medians = {name: max(v) if name == "peak_bytes" else statistics.median(v) for name, v in series.items()}
-    points: list[Sequence[Any]] = [steps, mious]
-    if "step_seconds" in timing:
-        points.append(training_seconds(steps, metrics["loss"][0], dict(zip(*timing["step_seconds"]))))
-    found: dict[str, Any] = {"curve": [list(point) for point in zip(*points)]}
+    medians = timing(workdir)
+    found: dict[str, Any] = {"curve": [list(point) for point in zip(steps, mious)]}
     if medians:
         found["timing"] = medians
     if (workdir / "counts.json").exists():
         found["counts"] = json.loads((workdir / "counts.json").read_text())
     return found
-
-
-def training_seconds(steps: Sequence[int], reported: Sequence[int], paces: dict[int, float]) -> list[float]:
-    """Seconds of training until each of `steps`, without compilation, evaluation and saving.
-
-    Args:
-      steps: the steps asked for.
-      reported: steps of the log lines, ascending.
-      paces: seconds a step between a log line and the one before; where there is none, as for the lines in which a
-        process compiled, the median stands for it.
-
-    >>> training_seconds([0, 15, 30], [10, 20, 30], {20: 2.0, 30: 1.0})
-    [0.0, 25.0, 45.0]
-    """
-    middle = statistics.median(paces.values())
-    ends = np.array([0, *reported])
-    durations = np.diff(ends) * [paces.get(step, middle) for step in reported]
-    return np.interp(steps, ends, np.concatenate([[0.0], np.cumsum(durations)])).tolist()

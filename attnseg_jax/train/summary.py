@@ -38,8 +38,9 @@ def summary(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
     """A row for each label with a finished run, by mean mIoU.
 
     `label`, `seeds`, the keys of `COLUMNS` as means over the seeds (None where not known), `mious`, `curve` (step, mean
-    mIoU), `clock` (mean seconds of training until then, mean mIoU), `ious` (class -> mean IoU) and `counts`, the
-    encoded counts of the seeds that have them. `spread` is the largest less the smallest mIoU, None for one seed.
+    mIoU), `clock` (seconds of training that many steps, mean mIoU), `together` (when the times were taken together with
+    those of other systems; None for times of the runs), `ious` (class -> mean IoU) and `counts`, the encoded counts of
+    the seeds that have them. `spread` is the largest less the smallest mIoU, None for one seed.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
@@ -52,9 +53,13 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
     mious = [record["result"]["miou"] or 0.0 for record in records]
     costs = [record["cost"] for record in records if "cost" in record]
     timings = [record.get("timing", {}) for record in records]
-    curves = [{step: point for step, *point in record["curve"]} for record in records]
+    times = {
+        key: _mean(timing.get(key) for timing in timings) for key in ("peak_bytes", "step_seconds", "image_seconds")
+    }
+    curves = [{step: miou for step, miou, *_ in record["curve"]} for record in records]
     steps = sorted(set.intersection(*map(set, curves)))
-    means = [(step, [_mean(values) for values in zip(*(curve[step] for curve in curves))]) for step in steps]
+    curve = [(step, _mean(curve[step] for curve in curves)) for step in steps]
+    together = {timing.get("together") for timing in timings}
     ious = [record["result"].get("iou", {}) for record in records]
     return {
         "label": label,
@@ -67,12 +72,11 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
         "parameters": costs[0]["parameters"] if costs else None,
         "flops": costs[0]["forward"]["flops"] if costs else None,
         "temp_bytes": costs[0]["gradient"]["temp_bytes"] if costs else None,
-        **{
-            key: _mean(timing.get(key) for timing in timings) for key in ("peak_bytes", "step_seconds", "image_seconds")
-        },
+        **times,
+        "together": together.pop() if len(together) == 1 else None,
         "seconds": _mean(record["seconds"] or None for record in records),
-        "curve": [(step, values[0]) for step, values in means],
-        "clock": [(values[1], values[0]) for _, values in means if len(values) > 1],
+        "curve": curve,
+        "clock": [(step * pace, miou) for step, miou in curve] if (pace := times["step_seconds"]) else [],
         "ious": {name: _mean(iou.get(name) for iou in ious) for name in dict.fromkeys(n for iou in ious for n in iou)},
         "counts": [record["counts"] for record in records if "counts" in record],
     }
@@ -114,10 +118,21 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
         "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of",
         "its gradient on a CPU. Seconds: of a run's processes, compilation included.",
         *(meaning for key, meaning in OPTIONAL.items() if key in known),
+        *_when(rows, known),
     ]
     if failures:
         lines += ["", "Not finished:", "", *(f"- {name}: {error}" for name, error in failures)]
     return "\n".join(lines)
+
+
+def _when(rows: Sequence[Row], known: set[str]) -> list[str]:
+    """How far times can be compared."""
+    if not known & {"step_seconds", "image_seconds"}:
+        return []
+    together = {row.get("together") for row in rows}
+    if len(together) == 1 and (when := together.pop()):
+        return [f"These times and the peak: of all systems one after another on one machine, {when}."]
+    return ["These times: of the runs, each on the machine of its day; `--time` takes all of them one after another."]
 
 
 def classes_to_markdown(rows: Sequence[Row]) -> str:

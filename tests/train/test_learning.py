@@ -21,7 +21,7 @@ from configs import default
 IMAGES = 4
 STEPS = {"segnet": 150, "segnet_basic": 300}
 # For images of 64 x 96 pixels.
-REGIONS = {"felzenszwalb.scales": (20.0, 100.0), "felzenszwalb.min_size": 8, "count": 64}
+REGIONS = {"felzenszwalb.scales": (20.0, 100.0), "felzenszwalb.min_size": 8, "count": 64, "sample": 0}
 
 
 @pytest.fixture(autouse=True)

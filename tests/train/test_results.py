@@ -10,7 +10,7 @@ from records import finish, plan, write_lines
 from attnseg_jax.errors import UserError
 from attnseg_jax.infer.counts import ImageCounts
 from attnseg_jax.infer.visualize import read_map
-from attnseg_jax.train.results import Results, training_seconds
+from attnseg_jax.train.results import Results
 
 ROOT = Path(__file__).parents[2]
 # ml_collections reads config files that way.
@@ -25,8 +25,7 @@ def test_what_a_finished_run_left(tmp_path):
     results.add_result(run, tmp_path / "run", 30.0)
     record = json.loads((tmp_path / "r.json").read_text())[run.key]
     assert record["seconds"] == 42.0 and "error" not in record and record["result"]["pixel_accuracy"] == 0.5
-    # Steps 1 and 2 at the median pace of 3 s, 3 and 4 at 2 s, 5 and 6 at 4 s; evaluated after 3 and 6.
-    assert record["curve"] == [[3, 0.25, 8.0], [6, record["result"]["miou"], 18.0]]
+    assert record["curve"] == [[3, 0.25], [6, record["result"]["miou"]]]
     assert record["timing"] == {"step_seconds": 3.0, "image_seconds": 0.5, "peak_bytes": 2**21}
     np.testing.assert_array_equal(ImageCounts.decode(record["counts"]).near, found.near)
 
@@ -65,17 +64,20 @@ def test_predictions_that_cannot_be_kept(tmp_path):
         Results(tmp_path / "r.json").add_result(run, tmp_path / "run", 1.0)
 
 
-@pytest.mark.parametrize(
-    "steps, reported, paces, wanted",
-    [
-        ([4, 8], [4, 8], {4: 1.0, 8: 3.0}, [4.0, 16.0]),
-        # The first line of two processes has no pace: the median, 2, stands for it.
-        ([4, 6, 12], [4, 8, 12], {8: 2.0}, [8.0, 12.0, 24.0]),
-        ([], [4], {4: 1.0}, []),
-    ],
-)
-def test_training_seconds(steps, reported, paces, wanted):
-    assert training_seconds(steps, reported, paces) == wanted
+def test_times_taken_together_replace_those_of_the_runs(tmp_path):
+    """For the finished runs alone."""
+    runs = plan(tmp_path, ["a"], (3, 4, 5))
+    results = Results(tmp_path / "r.json")
+    for run in runs[:2]:
+        finish(tmp_path / run.name)
+        results.add_result(run, tmp_path / run.name, 1.0)
+    before = {run.key: dict(results.finished(run)) for run in runs[:2]}
+    results.add_failure(runs[2], 1.0, "killed")
+    results.add_timing(runs, {"step_seconds": 0.125})
+    found = json.loads((tmp_path / "r.json").read_text())
+    for run in runs[:2]:
+        assert found[run.key] == {**before[run.key], "timing": {"step_seconds": 0.125}}
+    assert "timing" not in found[runs[2].key]
 
 
 def test_a_timing_file_without_paces(tmp_path):

@@ -40,15 +40,12 @@ def test_summaries(tmp_path):
 
 
 def test_what_was_counted_and_timed(tmp_path):
-    """Two seeds, of which only one is timed: its seconds are the label's, and there is no curve over time."""
+    """Two seeds, of which only one is timed: its seconds are the label's."""
     runs = plan(tmp_path, ["a"])
     results, found = results_of(runs, tmp_path, {"a": 0.5})
     del results.records[runs[1].key]["timing"]
-    for point in results.records[runs[1].key]["curve"]:
-        del point[2:]
     (row,) = summary(runs, results)
     assert (row["step_seconds"], row["image_seconds"], row["peak_bytes"]) == (3.0, 0.5, 2**21)
-    assert row["clock"] == [] and [step for step, _ in row["curve"]] == [3, 6]
     near = [counts.boundary_iou.mean() for counts in found.values()]
     assert row["boundary_miou"] == pytest.approx(np.mean(near))
     ious = np.mean([counts.iou for counts in found.values()], 0)
@@ -56,12 +53,35 @@ def test_what_was_counted_and_timed(tmp_path):
 
 
 def test_the_curve_over_time(tmp_path):
+    """Steps by the mean of the paces, 3 and 5 s; older records have seconds of their own."""
     runs = plan(tmp_path, ["a"])
     results, _ = results_of(runs, tmp_path, {"a": 0.5})
-    for run, seconds in zip(runs, (4.0, 6.0)):
-        results.records[run.key]["curve"] = [[3, 0.25, seconds], [6, 0.5, 2 * seconds]]
+    for run, pace in zip(runs, (3.0, 5.0)):
+        results.records[run.key]["curve"] = [[3, 0.25, 99.0], [6, 0.5, 100.0]]
+        results.records[run.key]["timing"] = {"step_seconds": pace}
     (row,) = summary(runs, results)
-    assert row["clock"] == [(5.0, 0.25), (10.0, 0.5)] and row["curve"] == [(3, 0.25), (6, 0.5)]
+    assert row["clock"] == [(12.0, 0.25), (24.0, 0.5)] and row["curve"] == [(3, 0.25), (6, 0.5)]
+
+
+def test_when_the_times_were_taken(tmp_path):
+    runs = plan(tmp_path, ["a", "b"])
+    results, _ = results_of(runs, tmp_path, {"a": 0.5, "b": 0.3})
+    alone, together = (
+        "These times: of the runs, each on",
+        "of all systems one after another on one machine, 2026-11-27.",
+    )
+
+    def last():
+        return to_markdown(summary(runs, results)).splitlines()[-1]
+
+    assert last().startswith(alone)
+    results.add_timing(runs[:2], {"step_seconds": 2.0, "together": "2026-11-27"})
+    assert last().startswith(alone)
+    results.add_timing(runs[2:], {"step_seconds": 2.0, "together": "2026-11-27"})
+    assert last().endswith(together)
+    for run in runs:
+        results.records[run.key]["timing"] = {"peak_bytes": 2}
+    assert last().startswith("Peak MiB")
 
 
 def test_columns_appear_where_they_are_known(tmp_path):
