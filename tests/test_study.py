@@ -335,7 +335,7 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
     for workdir in ("a", "b"):
         out, err = start(workdir).communicate(timeout=400)
         assert out.split("\n\n")[0].count("\n| ") == 2, err
-        assert out.count("| better than, %: images drawn again |") == 1
+        assert out.count("| better than, %: other images |") == 1
     found, expected = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
     assert found.keys() == expected.keys() and len(found) == 2
     for key, record in found.items():

@@ -1,11 +1,13 @@
-"""Is one system better than another, or is it the choice of images, or of seeds? Paired bootstrap over both."""
+"""Is one system better than another, or is it the choice of images, or of seeds? Paired bootstrap and Welch's t."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import stdtr, stdtrit
 
 from attnseg_jax.infer.counts import iou
 
@@ -15,12 +17,12 @@ _CHUNK = 500  # resamples at once, for the sake of memory
 
 @dataclass(frozen=True)
 class Spread:
-    """What the difference of two systems becomes when something is drawn again.
+    """Where the difference of two systems lies.
 
     Attributes:
-      low: the difference that 2.5 % of the draws stay below.
-      high: the one that 2.5 % exceed.
-      confidence: share of the draws in which A is better; equal ones count half.
+      low: lower end of the interval of 95 %.
+      high: upper end.
+      confidence: that A is better.
     """
 
     low: float
@@ -34,8 +36,8 @@ class Comparison:
 
     Attributes:
       difference: mIoU of A less that of B, on the split as it is.
-      images: its spread over resampled images; what other images would give, from these very networks.
-      seeds: its spread over images and seeds; what training again would give. None where a system has one seed only.
+      images: what these very networks would give on other images.
+      seeds: what training again would give, on other images. None where a system has one seed only.
     """
 
     difference: float
@@ -48,10 +50,14 @@ def compare(
 ) -> dict[tuple[str, str], Comparison]:
     """The comparison of each ordered pair of systems; the diagonal is left out.
 
-    A split of as many images is drawn with replacement, the same one for all systems; a system's score there is the
-    mIoU of its summed counts, averaged over its seeds (Efron & Tibshirani 1993, ch. 13; Koehn 2004, W04-3250). For
-    `Comparison.seeds` the average is that of seeds drawn with replacement, for each system on its own: one fewer than
-    there are, since the variance of the mean of n drawn ones would be short by a factor of (n - 1) / n (Rao & Wu 1988).
+    For `Comparison.images` a split of as many images is drawn with replacement, the same one for all systems; a
+    system's score there is the mIoU of its summed counts, averaged over its seeds (Efron & Tibshirani 1993, ch. 13;
+    Koehn 2004, W04-3250). The interval is that of the middle 95 % of the draws, the confidence the share in which A is
+    better; equal ones count half.
+
+    A few seeds cannot be drawn again that way: three of them know little of how far seeds differ. For
+    `Comparison.seeds` that uncertainty is in Student's t: the variance of the difference is that over the drawn splits
+    and, for each system, that of its seeds by their number, with the degrees of freedom of Welch 1947.
 
     Args:
       systems: label -> counts of every image and class (true positives, false positives, false negatives), one array
@@ -69,25 +75,26 @@ def compare(
             # True positives and false negatives are the pixels of the truth.
             if counts.shape != first.shape or (counts[..., [0, 2]].sum(-1) != first[..., [0, 2]].sum(-1)).any():
                 raise ValueError(f"{label!r} was counted on other images than {next(iter(arrays))!r}")
-    whole = {label: _scores(seeds, np.ones((1, len(first)))).mean() for label, seeds in arrays.items()}
-    for_images, for_seeds = np.random.default_rng(seed).spawn(2)
+    whole = {label: _scores(seeds, np.ones((1, len(first))))[:, 0] for label, seeds in arrays.items()}
+    rng = np.random.default_rng(seed)
     parts: dict[str, list[np.ndarray]] = {label: [] for label in arrays}
     for start in range(0, resamples, _CHUNK):
         number = min(_CHUNK, resamples - start)
-        times = for_images.multinomial(len(first), np.full(len(first), 1 / len(first)), number).astype(np.float64)
+        times = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), number).astype(np.float64)
         for label, seeds in arrays.items():
-            parts[label].append(_scores(seeds, times))
-    scores = {label: np.concatenate(found, 1) for label, found in parts.items()}
-    images = {label: found.mean(0) for label, found in scores.items()}
-    drawn = {label: _drawn(found, for_seeds) for label, found in scores.items() if len(found) > 1}
-    return {
-        (a, b): Comparison(
-            float(whole[a] - whole[b]),
-            _spread(images[a] - images[b]),
-            _spread(drawn[a] - drawn[b]) if a in drawn and b in drawn else None,
+            parts[label].append(_scores(seeds, times).mean(0))
+    drawn = {label: np.concatenate(found) for label, found in parts.items()}
+
+    def comparison(a: str, b: str) -> Comparison:
+        differences = drawn[a] - drawn[b]
+        several = len(whole[a]) > 1 and len(whole[b]) > 1
+        return Comparison(
+            float(whole[a].mean() - whole[b].mean()),
+            _over_images(differences),
+            _over_seeds(whole[a], whole[b], differences.var(), len(first)) if several else None,
         )
-        for a, b in permutations(arrays, 2)
-    }
+
+    return {(a, b): comparison(a, b) for a, b in permutations(arrays, 2)}
 
 
 def _scores(seeds: Sequence[np.ndarray], times: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "s r"]:
@@ -101,14 +108,21 @@ def _scores(seeds: Sequence[np.ndarray], times: Float[np.ndarray, "r n"]) -> Flo
     return np.stack(means)
 
 
-def _drawn(scores: Float[np.ndarray, "s r"], rng: np.random.Generator) -> Float[np.ndarray, "r"]:
-    """The mean, on each split, of all seeds but one, drawn with replacement."""
-    s, r = scores.shape
-    times = rng.multinomial(s - 1, np.full(s, 1 / s), r)
-    return (times.T * scores).sum(0) / (s - 1)
-
-
-def _spread(differences: Float[np.ndarray, "r"]) -> Spread:
+def _over_images(differences: Float[np.ndarray, "r"]) -> Spread:
     low, high = np.quantile(differences, (0.025, 0.975))
     confidence = ((differences > 0) + 0.5 * (differences == 0)).mean()
     return Spread(float(low), float(high), float(confidence))
+
+
+def _over_seeds(a: Float[np.ndarray, "s"], b: Float[np.ndarray, "t"], of_images: float, images: int) -> Spread:
+    """By the scores of the seeds, and the variance of the difference over images, which are so many."""
+    difference = float(a.mean() - b.mean())
+    # A variance, and the degrees of freedom that it is known with.
+    parts = [(of_images, images - 1), *((scores.var(ddof=1) / len(scores), len(scores) - 1) for scores in (a, b))]
+    total = sum(variance for variance, _ in parts)
+    if not total:
+        return Spread(difference, difference, 0.5 + 0.5 * float(np.sign(difference)))
+    freedom = total**2 / sum(variance**2 / known for variance, known in parts if variance)
+    error = math.sqrt(total)
+    half = float(stdtrit(freedom, 0.975)) * error
+    return Spread(difference - half, difference + half, float(stdtr(freedom, difference / error)))

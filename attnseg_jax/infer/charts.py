@@ -100,13 +100,13 @@ def confidence_matrix(
 
     Args:
       labels: the systems, in the order of rows and columns.
-      confidences: what was drawn again -> (row, column) -> share of the draws; a panel for each.
+      confidences: what may be others, such as images -> (row, column) -> between 0 and 1; a panel for each.
       path: of the PNG.
     """
     side = 2.5 + 0.5 * len(labels)
     figure = Figure(figsize=(side * len(confidences) + 0.8, side), dpi=110, layout="constrained")
     panels = figure.subplots(1, len(confidences), squeeze=False, sharey=True)[0]
-    for axes, (drawn, shares) in zip(panels, confidences.items(), strict=True):
+    for axes, (others, shares) in zip(panels, confidences.items(), strict=True):
         values = np.array([[shares.get((a, b), np.nan) for b in labels] for a in labels])
         image = axes.imshow(100 * values, cmap="RdBu", vmin=0, vmax=100)
         for (y, x), value in np.ndenumerate(values):
@@ -116,9 +116,9 @@ def confidence_matrix(
                           color="white" if abs(value - 0.5) > 0.35 else "black")  # fmt: skip
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_title(f"{drawn} drawn again", fontsize=10)
+        axes.set_title(others, fontsize=10)
         axes.spines[:].set_visible(False)
-    figure.suptitle("mIoU of the row above that of the column, % of the draws", fontsize=10)
+    figure.suptitle("confidence, %, that the mIoU of the row is above that of the column", fontsize=10)
     figure.colorbar(image, ax=panels, shrink=0.8)
     _write(figure, path)
 

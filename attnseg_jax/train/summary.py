@@ -149,11 +149,11 @@ def classes_to_markdown(rows: Sequence[Row]) -> str:
 
 
 def confidences(pairs: Mapping[tuple[str, str], Comparison]) -> dict[str, dict[tuple[str, str], float]]:
-    """What was drawn again -> pair -> confidence that its first is better; seeds where any pair has several of them."""
+    """What may be others -> pair -> confidence that its first is better; seeds where any pair has several of them."""
     seeds = {pair: found.seeds.confidence for pair, found in pairs.items() if found.seeds}
     return {
-        "images": {pair: found.images.confidence for pair, found in pairs.items()},
-        **({"images and seeds": seeds} if seeds else {}),
+        "other images": {pair: found.images.confidence for pair, found in pairs.items()},
+        **({"other images and seeds": seeds} if seeds else {}),
     }
 
 
@@ -163,28 +163,28 @@ def comparisons_to_markdown(pairs: Mapping[tuple[str, str], Comparison]) -> str:
     >>> pair = Comparison(0.0612, Spread(0.031, 0.0914, 0.9987), None)
     >>> print(comparisons_to_markdown({("self", "fcn"): pair, ("fcn", "self"): Comparison(-0.0612,
     ...     Spread(-0.0914, -0.031, 0.0013), None)}))
-    | better than, %: images drawn again | self | fcn |
+    | better than, %: other images | self | fcn |
     |---|---|---|
     | self |  | 99.9 |
     | fcn | 0.1 |  |
     <BLANKLINE>
-    | A | B | mIoU of A less B | images: 95 % from | to | A better, % | images and seeds: 95 % from | to | A better, % |
+    | A | B | mIoU of A less B | other images: from | to | A better, % | and other seeds: from | to | A better, % |
     |---|---|---|---|---|---|---|---|---|
     | self | fcn | +0.0612 | +0.0310 | +0.0914 | 99.9 | - | - | - |
     """
     labels = list(dict.fromkeys(label for pair in pairs for label in pair))
     lines = []
-    for drawn, shares in confidences(pairs).items():
+    for others, shares in confidences(pairs).items():
         matrix = [[a, *("" if a == b else _cell(shares.get((a, b)), _percent) for b in labels)] for a in labels]
-        lines += [*_table([f"better than, %: {drawn} drawn again", *labels], matrix), ""]
+        lines += [*_table([f"better than, %: {others}", *labels], matrix), ""]
     listed = [
         [a, b, _signed(pair.difference), *_spread(pair.images), *_spread(pair.seeds)]
         for (a, b), pair in pairs.items()
         if labels.index(a) < labels.index(b)
     ]
     titles = ["A", "B", "mIoU of A less B"]
-    for drawn in ("images", "images and seeds"):
-        titles += [f"{drawn}: 95 % from", "to", "A better, %"]
+    for others in ("other images", "and other seeds"):
+        titles += [f"{others}: from", "to", "A better, %"]
     return "\n".join([*lines, *_table(titles, listed)])
 
 

@@ -1,9 +1,10 @@
-"""The paired bootstrap: by hand, against a loop over drawn images, and where the answer is known."""
+"""The paired bootstrap and Welch's t: by hand, against a loop over drawn images, and where the answer is known."""
 
 import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from attnseg_jax.infer import bootstrap
 
@@ -22,7 +23,7 @@ def test_against_a_loop():
     """The same draws, one image after another, mIoU over the classes that occur."""
     systems = {"a": [system(1), system(2)], "b": [system(3, right=0.45)]}
     found = bootstrap.compare(systems, resamples=60, seed=5)
-    draws = np.random.default_rng(5).spawn(1)[0].multinomial(N, np.full(N, 1 / N), 60)
+    draws = np.random.default_rng(5).multinomial(N, np.full(N, 1 / N), 60)
 
     def score(seeds, times):
         means = []
@@ -84,31 +85,59 @@ def test_the_interval_is_that_of_the_normal_distribution():
     assert pair.images.confidence > 0.999
 
 
-def test_seeds_of_two_and_three_by_hand():
-    """One image, which every draw holds: only the seeds are chance. Of two seeds one is drawn, of three two."""
-    truth = 100
-
-    def systems(*hits):
-        return [np.array([[[h, 0, truth - h]]]) for h in hits]
-
-    found = bootstrap.compare({"a": systems(80, 60), "b": systems(70, 50, 61)}, resamples=40_000)["a", "b"]
-    assert found.difference == pytest.approx(0.7 - 181 / 300)
-    assert (found.images.low, found.images.high) == pytest.approx((found.difference, found.difference))
-    assert found.images.confidence == 1
-    means = [(x + y) / 2 for x in (70, 50, 61) for y in (70, 50, 61)]
-    differences = [a - b for a in (80, 60) for b in means]
-    share = sum((d > 0) + (d == 0) / 2 for d in differences) / len(differences)
-    assert 0.5 < share < 1
-    assert found.seeds.confidence == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / 40_000))
-    # The extreme ones have a share of 1/18 each.
-    assert (found.seeds.low, found.seeds.high) == pytest.approx((min(differences) / 100, max(differences) / 100))
+def right(hits, of=100):
+    """One seed, one class: so many pixels are right in each image."""
+    hits = np.atleast_1d(hits)
+    return np.stack([hits, 0 * hits, of - hits], -1)[:, None]
 
 
-def test_the_variance_of_drawn_seeds_is_that_of_their_mean():
-    hits = np.array([61, 44, 57, 70])
-    scores = bootstrap._drawn(np.repeat(hits[:, None] / 100, 40_000, 1), np.random.default_rng(0))
-    assert scores.var() == pytest.approx(hits.var(ddof=1) / 100**2 / len(hits), rel=0.03)
-    assert scores.mean() == pytest.approx(hits.mean() / 100, abs=0.002)
+def test_seeds_on_one_image_are_welchs_test():
+    """The image is in every draw: only the seeds are chance."""
+    a, b = [80, 60], [70, 50, 61]
+    pair = bootstrap.compare({"a": [right(h) for h in a], "b": [right(h) for h in b]}, resamples=50)["a", "b"]
+    assert (pair.images.low, pair.images.high) == pytest.approx((0.7 - 181 / 300,) * 2) and pair.images.confidence == 1
+    wanted = stats.ttest_ind(np.array(a) / 100, np.array(b) / 100, equal_var=False, alternative="greater")
+    assert pair.seeds.confidence == pytest.approx(1 - wanted.pvalue)
+    both = stats.ttest_ind(np.array(a) / 100, np.array(b) / 100, equal_var=False).confidence_interval()
+    assert (pair.seeds.low, pair.seeds.high) == pytest.approx((both.low, both.high))
+
+
+def test_seeds_that_are_all_alike_leave_the_images():
+    rng = np.random.default_rng(2)
+    a, b = (right(rng.binomial(100, p, 300)) for p in (0.505, 0.5))
+    pair = bootstrap.compare({"a": [a, a], "b": [b, b, b]})["a", "b"]
+    assert 0.7 < pair.images.confidence < 0.999
+    assert pair.seeds.confidence == pytest.approx(pair.images.confidence, abs=0.01)
+    assert (pair.seeds.low, pair.seeds.high) == pytest.approx((pair.images.low, pair.images.high), abs=3e-4)
+    same = bootstrap.compare({"a": [right(50)] * 2, "b": [right(50)] * 2, "c": [right(40)] * 2}, resamples=9)
+    assert same["a", "b"].seeds == bootstrap.Spread(0.0, 0.0, 0.5)
+    assert same["a", "c"].seeds.confidence == 1 and same["c", "a"].seeds.confidence == 0
+
+
+def test_how_often_the_intervals_hold_the_truth():
+    """Images and seeds of equal systems are drawn 400 times; three seeds, which part unequally in the two systems."""
+    rng = np.random.default_rng(11)
+    held = {"images": 0, "seeds": 0}
+    for _ in range(400):
+        hard = rng.normal(0, 0.1, 30)
+
+        def seeds(spread, hard=hard):
+            shares = 0.5 + hard + rng.normal(0, spread, (3, 1)) + rng.normal(0, 0.02, (3, 30))
+            return [right(np.round(1000 * share).astype(int), of=1000) for share in shares]
+
+        pair = bootstrap.compare({"a": seeds(0.02), "b": seeds(0.01)}, resamples=200)["a", "b"]
+        for name in held:
+            spread = getattr(pair, name)
+            held[name] += spread.low <= 0 <= spread.high
+    assert held["images"] < 0.6 * 400
+    # Five standard deviations below 95 %; a few seeds make Welch's interval rather too wide.
+    assert 0.95 - 5 * math.sqrt(0.95 * 0.05 / 400) < held["seeds"] / 400 < 0.99
+
+
+def test_other_systems_change_nothing():
+    two = {"a": [system(1), system(2)], "b": [system(3), system(4)]}
+    pair = bootstrap.compare(two, resamples=40)["a", "b"]
+    assert bootstrap.compare({"c": [system(5)], **two}, resamples=40)["a", "b"] == pair
 
 
 def test_identical_systems_and_repeated_calls():

@@ -63,10 +63,10 @@ def test_curves_over_time_are_another_panel(drawn, tmp_path):
 def test_confidence_matrix(drawn, tmp_path):
     pairs = {("a", "b"): 0.975, ("b", "a"): 0.025, ("a", "c"): 0.5, ("c", "a"): 0.5, ("b", "c"): 0.0, ("c", "b"): 1.0}
     few = {("a", "b"): 1.0, ("b", "a"): 0.0}
-    given = {"images": pairs, "images and seeds": few}
+    given = {"other images": pairs, "other images and seeds": few}
     charts.confidence_matrix(["a", "b", "c"], given, tmp_path / "matrix.png")
     axes, second, _ = drawn[0].axes
-    assert (axes.get_title(), second.get_title()) == ("images drawn again", "images and seeds drawn again")
+    assert (axes.get_title(), second.get_title()) == ("other images", "other images and seeds")
     assert {text.get_position(): text.get_text() for text in second.texts} == {(1, 0): "100", (0, 1): "0"}
     found = {text.get_position(): text.get_text() for text in axes.texts}
     assert found == {(1, 0): "98", (0, 1): "2", (2, 0): "50", (0, 2): "50", (2, 1): "0", (1, 2): "100"}

@@ -45,7 +45,7 @@ def test_everything_there_is(data, tmp_path, monkeypatch):
     assert (tmp_path / "r.md").read_text() == text + "\n"
     heads = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
     both = ["| good", "| bad"]
-    better = [f"| better than, %: {drawn} drawn again" for drawn in ("images", "images and seeds")]
+    better = [f"| better than, %: other {others}" for others in ("images", "images and seeds")]
     assert heads == ["| label", *both, "| IoU", *both, better[0], *both, better[1], *both, "| A", "| good"]
     assert drawn == [
         ("r_sheet.png", ["good", "bad"], ["b0", "b4"], True),
