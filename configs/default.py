@@ -82,7 +82,7 @@ def get_config() -> ConfigDict:
     data.regions.method = "none"
     # Regions of an image, over all levels; what is missing is padded, those beyond it, fine and small, are dropped.
     data.regions.count = 128
-    # Of these, how many of a training image are shown, drawn anew each time; 0 is all. Pixels of others have no label.
+    # Of these, how many of a training image are shown, drawn anew each time; 0 is all. Pixels of none have no label.
     data.regions.sample = 0
     # Folder where the regions of images are kept; '' is attnseg_jax/regions in the user's cache (~/.cache).
     data.regions.cache = ""

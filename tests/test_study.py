@@ -13,11 +13,12 @@ from pathlib import Path
 import jax
 import pytest
 
+from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import locked_workdir
 from attnseg_jax.infer import cost
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import study
+from attnseg_jax.train import study, study_timing
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = "attnseg_jax/cli/study.py"
@@ -82,7 +83,7 @@ def stub(call, monkeypatch, tmp_path, blocks_flags):
             f"C = {blocks_flags!r}\ndef get_study(): return [{', '.join(lines)}]\n"
         )
         for planned in study.plan(study.load_study(path), tmp_path):
-            for one_of in (planned, study.to_time(planned)):
+            for one_of in (planned, study_timing.shortened(planned)):
                 (tmp_path / f"{one_of.name}.json").write_text(configs.to_json(one_of.config))
         outcome = call(SCRIPT, f"--study={path}", f"--workdir={tmp_path / 'out'}", *argv)
         results = tmp_path / "out/results.json"
@@ -194,39 +195,75 @@ def test_stretches(stub, caplog):
 
 
 def test_times_taken_together(stub, tmp_path):
-    """Of all systems with a finished run, also where these are gone, or of none; what is no result stays no result."""
-    stub([4, 9], "--only=4", seeds=(0, 1))
+    """Of all systems with a finished run, whose folder may be gone."""
+    stub([4, 8], "--only=4", seeds=(0, 1))
     before = stub.calls()
     os.rename(tmp_path / "out/runs", tmp_path / "gone")
     code, out, _, records = stub([4, 8], "--only=4", "--time", seeds=(0, 1))
-    assert code == 0 and stub.calls()[: len(before)] == before
     (timed,) = stub.calls()[len(before) :]
-    assert timed.startswith("w4-0-") and timed not in before and (tmp_path / "out/timing" / timed).exists()
-    assert len(records) == 2
+    assert code == 0 and timed.startswith("w4-0-") and timed not in before
     today = datetime.date.today().isoformat()
+    assert len(records) == 2
     for record in records.values():
         assert record["timing"] == {"step_seconds": 4, "image_seconds": 0.5, "together": today}
         assert record["result"]["miou"] == 0.5 + record["seed"] / 8
-    assert f"one after another on one machine, {today}." in out and "| 4 | 0.5 |" in out
-    # A system that breaks leaves all times as they are; what the first call left is not continued.
+    assert f"of all systems one after another on one machine, {today}." in out and "| 4 | 0.5 |" in out
+    assert not list((tmp_path / "out/timing").iterdir())
+
+
+def test_no_times_while_a_run_is_missing(stub, caplog):
+    code, _, _, records = stub([4], "--max_minutes=0", "--time")
+    assert code == 0 and stub.calls() == [] and "no times are taken, for 1 runs are not finished" in caplog.text
+    code, _, _, records = stub([4, 3], "--time")
+    assert code == 2 and not any("together" in str(record) for record in records.values())
+
+
+def test_a_system_that_breaks_leaves_all_times(stub, tmp_path):
+    stub([4, 9])
+    path = tmp_path / "out/results.json"
+    records = json.loads(path.read_text())
+    for record in records.values():
+        record["timing"] = {"step_seconds": 99, "together": "2000-01-01"}
+    path.write_text(json.dumps(records))
     code, out, err, found = stub([4, 9], "--time")
-    assert code == 2 and err.splitlines()[-1].startswith(
-        "error: 1 of 2 runs failed, the first: w9 seed 0: no times: no m"
-    )
-    assert all(found[key] == record for key, record in records.items())
+    assert code == 2 and out == ""
+    assert err.splitlines()[-1].startswith("error: --time: w9 seed 0 broke, no time is kept: no memory (see ")
+    assert found == records and not list((tmp_path / "out/timing").iterdir())
+    # As after a kill: what is there would be taken for finished.
+    (short,) = (study_timing.shortened(run) for run in study.plan(study.load_study(tmp_path / "list.py"), tmp_path)[1:])
+    left = tmp_path / "out/timing" / short.name
+    left.mkdir()
+    (left / "result.json").write_text("{}")
+    (left / "timing.jsonl").write_text('{"step": 4, "step_seconds": 7}\n')
     (tmp_path / "out/timing/mended").touch()
     code, _, _, found = stub([4, 9], "--time")
-    assert code == 0 and [r["timing"]["step_seconds"] for r in found.values() if r["seed"] == 0] == [4, 9]
+    assert code == 0 and sorted(record["timing"]["step_seconds"] for record in found.values()) == [4, 9]
+    assert not left.exists()
 
 
 def test_a_run_to_time_is_the_same_but_short(tmp_path):
     runs = study.plan([study.Entry("a", {"optimizer.warmup_steps": 5}, DEFAULT)], tmp_path, "folder")
-    short = study.to_time(runs[0])
+    short = study_timing.shortened(runs[0])
     assert short.config.train.steps == 12 and short.config.data.dir == "folder" and short.key != runs[0].key
     command = short.command(tmp_path)
     for text in ("train.steps=12", "optimizer.warmup_steps=0", "data.check=False", "data.dir=folder", "seed=0"):
         assert command.count(f"--config.{text}") == 1
     assert runs[0].config.train.steps > 12 and "train.steps" not in runs[0].changes
+
+
+def test_regions_are_found_before_times_are_taken(blocks, blocks_flags, tmp_path):
+    """Of both splits, once for each way to find them."""
+    flags = {**blocks_flags, "data.regions.method": "slic", "data.regions.cache": str(tmp_path / "cache")}
+    entries = [
+        study.Entry("a", {**flags, "model.kind": "rcnn"}, DEFAULT),
+        study.Entry("b", {**flags, "model.kind": "fast_rcnn"}, DEFAULT),
+        study.Entry("c", blocks_flags, DEFAULT),
+    ]
+    runs = study.plan(entries, tmp_path)
+    study_timing.warm(runs)
+    data = runs[0].config.data
+    total = sum(len(load_source(data, split)) for split in (data.train_split, data.eval_split))
+    assert len(list((tmp_path / "cache").iterdir())) == total
 
 
 def test_dry_run(stub, tmp_path):

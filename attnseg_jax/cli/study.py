@@ -7,14 +7,13 @@ The same command again goes on: a run whose result is in the results file is not
 and a broken one continues from its checkpoint. Beside the results file it writes tables (.md), plots (.png,
 _bootstrap.png) and predictions of a few images (_sheet.png; with the photographs WORKDIR/sheet.png).
 
-Runs of several days or machines take times that cannot be compared: --time takes those of all systems anew, one after
-another (about as long as 12 steps and an evaluation of each), on a machine that should have nothing else to do.
+Times of runs on several days or machines cannot be compared: --time takes those of all systems that have a finished run
+anew, one after another, by 12 steps and an evaluation of each. The machine should have nothing else to do.
 """
 
 import datetime
 import json
 import re
-import shutil
 import signal
 import statistics
 import sys
@@ -31,9 +30,9 @@ from tqdm import tqdm
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import expanded, locked_workdir
-from attnseg_jax.train import study, study_report
+from attnseg_jax.train import study, study_report, study_timing
 from attnseg_jax.train.logging import is_terminal
-from attnseg_jax.train.results import Results, timing
+from attnseg_jax.train.results import Results
 from attnseg_jax.train.study import PlannedRun
 
 
@@ -45,7 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "where the data are (default: where the configs say)")
     flags.DEFINE_string("only", "", "regular expression; only runs whose label holds it (default: all)")
     flags.DEFINE_float("max_minutes", None, "no run starts later than this (default: no limit)")
-    flags.DEFINE_bool("time", False, "when all is trained, take the times of all systems anew (default: false)")
+    flags.DEFINE_bool("time", False, "if nothing is left to train, take the times of all systems (default: false)")
     flags.DEFINE_bool("dry_run", False, "list what would run, with an estimate, and change nothing (default: false)")
 
 
@@ -71,8 +70,12 @@ def main() -> None:
         # A file that cannot be written would be noticed after hours.
         results.write()
         failures = _train(chosen, results, folder, held, values.max_minutes)
-        if values.time and not failures:
-            failures = _time(runs, results, folder, held)
+        if values.time:
+            missing = sum(not results.finished(run) for run in chosen)
+            if missing:
+                logging.warning("--time: no times are taken, for %d runs are not finished", missing)
+            else:
+                _time(runs, results, folder, held)
         study_report.measure(runs, results)
         text = study_report.write(runs, results, folder)
     print(text)
@@ -168,28 +171,25 @@ def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held
     return ""
 
 
-def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: BinaryIO) -> list[str]:
-    """Takes the times of all systems that have a finished run, and keeps them if that works out for all."""
-    labels = dict.fromkeys(run.entry.label for run in runs if results.finished(run))
-    first = [next(run for run in runs if run.entry.label == label) for label in labels]
-    shorts = [study.to_time(run) for run in first]
-    when = datetime.date.today().isoformat()
-    taken = {}
+def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: BinaryIO) -> None:
+    """Takes the times of all systems that have a finished run; they are kept if that works out for all."""
+    first = {run.entry.label: run for run in reversed(runs) if results.finished(run)}
+    shorts = [
+        study_timing.shortened(first[label])
+        for label in dict.fromkeys(run.entry.label for run in runs)
+        if label in first
+    ]
+    when, taken = datetime.date.today().isoformat(), {}
+    study_timing.warm(shorts)
     with _Board(shorts) as board:
         for short in shorts:
             workdir = folder / "timing" / short.name
-            # What an earlier call left would be continued, not timed.
-            shutil.rmtree(workdir, ignore_errors=True)
             board.start(short, workdir)
-            log = folder / "logs" / f"{short.name}.log"
-            _, error = study.train(short, workdir, log, held, board.show)
-            if error:
-                return [f"{short}: no times: {error} (see {log})"]
-            taken[short.entry.label] = timing(workdir)
-            board.finish(f"{short}: {taken[short.entry.label]}")
+            times = study_timing.measure(short, workdir, folder / "logs" / f"{short.name}.log", held, board.show)
+            taken[short.entry.label] = {**times, "together": when}
+            board.finish(f"{short.entry.label}: " + ", ".join(f"{name} {value:.4g}" for name, value in times.items()))
     for label, times in taken.items():
-        results.add_timing([run for run in runs if run.entry.label == label], {**times, "together": when})
-    return []
+        results.add_timing([run for run in runs if run.entry.label == label], times)
 
 
 class _Board:

@@ -41,6 +41,7 @@ def train_batches(
 
     Where `config.regions` has a method there are 'regions' int32 [b, h, w, l] too, without any change to the others:
     ids from 0 to `config.regions.count` - 1 at each of l levels, -1 where a pixel has none (see `regions.numbered`).
+    With `config.regions.sample` only so many are drawn, with ids below that, and pixels of none of them have no label.
     """
     rows = _local(batch_size, process_count)
     if not 0 <= seed < 2**32:

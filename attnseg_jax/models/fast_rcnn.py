@@ -8,7 +8,7 @@ from attnseg_jax.errors import check_known, check_least, check_rate
 from attnseg_jax.models.backbones.base import backbone_features
 from attnseg_jax.models.features import Output
 from attnseg_jax.models.layers import Dtype
-from attnseg_jax.models.rcnn import classifier_scores, painted, shown
+from attnseg_jax.models.rcnn import classifier_scores, painted, slot_count
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.region_maps import mask_boxes, region_masks
 from attnseg_jax.ops.roi import roi_align, roi_max_pool
@@ -64,7 +64,7 @@ class FastRCNN(nn.Module):
         check_least(_KEY, 1, bins=self.bins, channels=self.channels)
         check_rate(_KEY, dropout=self.dropout)
         features = backbone_features(self.backbone, image, self.freeze, train=train)
-        pooled = self._pool(features.deepest, regions, shown(self, train), features.covered or image.shape[1:3])
+        pooled = self._pool(features.deepest, regions, slot_count(self, train), features.covered or image.shape[1:3])
         x = pooled.reshape(*pooled.shape[:2], -1)
         for i in (1, 2):
             x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))

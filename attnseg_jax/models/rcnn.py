@@ -53,7 +53,7 @@ class RCNN(nn.Module):
             of the others again, so the statistics are those of the regions where their number divides the slots'.
         """
         check_least("config.model.rcnn", 1, size=self.size)
-        masks, boxes = _filled(regions, shown(self, train))
+        masks, boxes = _filled(regions, slot_count(self, train))
         b, r = boxes.shape[:2]
         h, w, c = image.shape[1:]
         size = (self.size, self.size)
@@ -67,7 +67,7 @@ class RCNN(nn.Module):
         return painted(classifier_scores(self.num_classes, features), regions)
 
 
-def shown(model: Any, train: bool) -> int:
+def slot_count(model: Any, train: bool) -> int:
     """How many regions of an image a model that classifies them is shown."""
     return model.num_sampled or model.num_regions if train else model.num_regions
 
@@ -78,7 +78,11 @@ def classifier_scores(num_classes: int, features: Float[Array, "b r c"]) -> Floa
 
 
 def painted(scores: Float[Array, "b r k"], regions: Int[Array, "b h w l"]) -> Output:
-    """Scores of regions as an `Output`: the largest at every pixel, and as `aux` those of each level."""
+    """Scores of regions as an `Output`: the largest at every pixel, and as `aux` those of each level.
+
+    Both are 0 where there is no region. A pixel that has one at another level only still counts in the loss of a level:
+    as the logarithm of the number of classes, and without a gradient.
+    """
     levels = paint(scores, regions)
     return Output(level_maximum(levels, regions), {f"level{i}": levels[..., i, :] for i in range(regions.shape[-1])})
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,23 +68,6 @@ class PlannedRun:
         """The command line that trains it."""
         values = [f"--config.{key}={value}" for key, value in self.changes.items()]
         return [sys.executable, str(SCRIPT), f"--config={self.file}", *values, f"--workdir={workdir}"]
-
-
-# Changes of a config that leave what a step and an evaluation do.
-_TIMED = {
-    "train.steps": 12,
-    "train.log_every": 2,
-    "train.eval_every": 12,
-    "optimizer.warmup_steps": 0,
-    "data.check": False,
-}
-
-
-def to_time(run: PlannedRun) -> PlannedRun:
-    """A run of a few steps and an evaluation, as long as those of `run`."""
-    config = run.config.copy_and_resolve_references()
-    config.update_from_flattened_dict(_TIMED)
-    return replace(run, changes={**run.changes, **_TIMED}, config=config, key=configs.config_hash(config))
 
 
 def file_name(label: str) -> str:

@@ -25,7 +25,7 @@ from attnseg_jax.train.summary import (
 )
 
 COSTS = {
-    "flops": ("GFLOP, one training crop forward", 1e-9),
+    "flops": ("GFLOP, a crop forward", 1e-9),
     "temp_bytes": ("MiB, its gradient's memory", 2**-20),
     "step_seconds": ("seconds a training step", 1.0),
     "image_seconds": ("seconds an image at evaluation", 1.0),

@@ -53,13 +53,15 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
     mious = [record["result"]["miou"] or 0.0 for record in records]
     costs = [record["cost"] for record in records if "cost" in record]
     timings = [record.get("timing", {}) for record in records]
+    together = max((timing["together"] for timing in timings if "together" in timing), default=None)
+    # Times of other machines and days are no part of a mean.
+    timings = [timing for timing in timings if timing.get("together") == together]
     times = {
         key: _mean(timing.get(key) for timing in timings) for key in ("peak_bytes", "step_seconds", "image_seconds")
     }
     curves = [{step: miou for step, miou, *_ in record["curve"]} for record in records]
     steps = sorted(set.intersection(*map(set, curves)))
     curve = [(step, _mean(curve[step] for curve in curves)) for step in steps]
-    together = {timing.get("together") for timing in timings}
     ious = [record["result"].get("iou", {}) for record in records]
     return {
         "label": label,
@@ -73,7 +75,7 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
         "flops": costs[0]["forward"]["flops"] if costs else None,
         "temp_bytes": costs[0]["gradient"]["temp_bytes"] if costs else None,
         **times,
-        "together": together.pop() if len(together) == 1 else None,
+        "together": together,
         "seconds": _mean(record["seconds"] or None for record in records),
         "curve": curve,
         "clock": [(step * pace, miou) for step, miou in curve] if (pace := times["step_seconds"]) else [],
@@ -103,7 +105,7 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
     |---|---|---|---|---|---|---|---|---|
     | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.5 | - | 120 |
     <BLANKLINE>
-    Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of
+    Means over the seeds; spread: largest less smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory of
     its gradient on a CPU. Seconds: of a run's processes, compilation included.
     """
     known = {key for row in rows for key in OPTIONAL if row.get(key) is not None}
@@ -115,7 +117,7 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
     lines = [
         *_table(["label", "seeds", *(title for _, title, _ in columns)], cells),
         "",
-        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: one training crop forward; MiB: memory of",
+        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory of",
         "its gradient on a CPU. Seconds: of a run's processes, compilation included.",
         *(meaning for key, meaning in OPTIONAL.items() if key in known),
         *_when(rows, known),
@@ -129,10 +131,15 @@ def _when(rows: Sequence[Row], known: set[str]) -> list[str]:
     """How far times can be compared."""
     if not known & {"step_seconds", "image_seconds"}:
         return []
-    together = {row.get("together") for row in rows}
-    if len(together) == 1 and (when := together.pop()):
-        return [f"These times and the peak: of all systems one after another on one machine, {when}."]
-    return ["These times: of the runs, each on the machine of its day; `--time` takes all of them one after another."]
+    days: dict[str | None, list[str]] = {}
+    for row in rows:
+        days.setdefault(row.get("together"), []).append(row["label"])
+    runs = days.pop(None, [])
+    texts = [f"of {', '.join(labels)} one after another on one machine, {day}" for day, labels in sorted(days.items())]
+    texts += [f"of {', '.join(runs)} those of the runs, each on the machine of its day"] if runs else []
+    if len(texts) == 1:
+        texts = ["of all systems" + texts[0].removeprefix(f"of {', '.join(row['label'] for row in rows)}")]
+    return [f"These times and the peak: {'; '.join(texts)}."]
 
 
 def classes_to_markdown(rows: Sequence[Row]) -> str:

@@ -66,22 +66,33 @@ def test_the_curve_over_time(tmp_path):
 def test_when_the_times_were_taken(tmp_path):
     runs = plan(tmp_path, ["a", "b"])
     results, _ = results_of(runs, tmp_path, {"a": 0.5, "b": 0.3})
-    alone, together = (
-        "These times: of the runs, each on",
-        "of all systems one after another on one machine, 2026-11-27.",
-    )
 
     def last():
-        return to_markdown(summary(runs, results)).splitlines()[-1]
+        return to_markdown(summary(runs, results)).splitlines()[-1].removeprefix("These times and the peak: ")
 
-    assert last().startswith(alone)
+    assert last() == "of all systems those of the runs, each on the machine of its day."
     results.add_timing(runs[:2], {"step_seconds": 2.0, "together": "2026-11-27"})
-    assert last().startswith(alone)
+    one, other = (
+        "of a one after another on one machine, 2026-11-27",
+        "of b those of the runs, each on the machine of its day.",
+    )
+    assert last() == f"{one}; {other}"
     results.add_timing(runs[2:], {"step_seconds": 2.0, "together": "2026-11-27"})
-    assert last().endswith(together)
+    assert last() == "of all systems one after another on one machine, 2026-11-27."
     for run in runs:
         results.records[run.key]["timing"] = {"peak_bytes": 2}
     assert last().startswith("Peak MiB")
+
+
+def test_times_of_runs_are_not_averaged_with_those_taken_together(tmp_path):
+    """A third seed finished later, on a slower machine; of two calls the later one counts."""
+    runs = plan(tmp_path, ["a"], (0, 1, 2))
+    results, _ = results_of(runs, tmp_path, {"a": 0.5})
+    results.records[runs[0].key]["timing"] = {"step_seconds": 5.0, "peak_bytes": 9, "together": "2026-11-26"}
+    results.records[runs[2].key]["timing"] = {"step_seconds": 2.0, "image_seconds": 1.0, "together": "2026-11-27"}
+    (row,) = summary(runs, results)
+    assert (row["step_seconds"], row["image_seconds"], row["peak_bytes"]) == (2.0, 1.0, None)
+    assert row["together"] == "2026-11-27" and row["clock"][0] == (6.0, 0.25)
 
 
 def test_columns_appear_where_they_are_known(tmp_path):
