@@ -1,4 +1,9 @@
-"""Fast R-CNN: regions pooled from one map of ResNet-18, boxes and free forms, two fully connected layers."""
+"""Fast R-CNN: regions pooled from one map of ResNet-18, boxes and free forms, two fully connected layers.
+
+    python train.py --config=configs/compare/fast_rcnn.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.374, 0.354, 0.305 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

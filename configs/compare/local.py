@@ -1,4 +1,9 @@
-"""ResNet-18 and similarity-weighted prediction: scores become the mean of those of pixels around that resemble it."""
+"""ResNet-18 and similarity-weighted prediction: scores become the mean of those of pixels around that resemble it.
+
+    python train.py --config=configs/compare/local.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.448, 0.437, 0.404 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,9 @@
-"""`fcn_lite0.py` and similarity-weighted prediction, as in `local.py`."""
+"""`fcn_lite0.py` and similarity-weighted prediction, as in `local.py`.
+
+    python train.py --config=configs/compare/local_lite0.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.528, 0.548, 0.535 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

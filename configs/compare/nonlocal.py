@@ -1,4 +1,9 @@
-"""ResNet-18 and a non-local block."""
+"""ResNet-18 and a non-local block.
+
+    python train.py --config=configs/compare/nonlocal.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.489, 0.459, 0.435 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

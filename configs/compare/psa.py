@@ -1,4 +1,9 @@
-"""ResNet-18 and point-wise spatial attention."""
+"""ResNet-18 and point-wise spatial attention.
+
+    python train.py --config=configs/compare/psa.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.498, 0.451, 0.451 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

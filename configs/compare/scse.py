@@ -1,4 +1,9 @@
-"""ResNet-18 and spatial and channel squeeze and excitation."""
+"""ResNet-18 and spatial and channel squeeze and excitation.
+
+    python train.py --config=configs/compare/scse.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.467, 0.437, 0.414 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,9 @@
-"""SegNet-Basic: four convolutions of 7x7 and poolings, and as many back by un-pooling."""
+"""SegNet-Basic: four convolutions of 7x7 and poolings, and as many back by un-pooling.
+
+    python train.py --config=configs/compare/segnet_basic.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.240, 0.226, 0.220 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

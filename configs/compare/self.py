@@ -1,4 +1,9 @@
-"""ResNet-18 and multi-head self-attention over all positions."""
+"""ResNet-18 and multi-head self-attention over all positions.
+
+    python train.py --config=configs/compare/self.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.460, 0.416, 0.444 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

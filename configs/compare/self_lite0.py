@@ -1,4 +1,9 @@
-"""`fcn_lite0.py` and multi-head self-attention over all positions."""
+"""`fcn_lite0.py` and multi-head self-attention over all positions.
+
+    python train.py --config=configs/compare/self_lite0.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.584, 0.580, 0.576 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

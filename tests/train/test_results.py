@@ -99,3 +99,25 @@ def test_the_records_of_reach_are_valid(tmp_path):
     results = Results(ROOT / "docs/reach/results.json")
     runs = study.plan(study.load_study(path), path.parent)
     assert len(runs) > 40 and all(results.finished(run) for run in runs)
+
+
+def test_the_figures_of_the_comparison_are_those_of_its_records():
+    """In the table of docs/comparison.md and in the docstrings of the configs; these keep their hash."""
+    from attnseg_jax.train import study
+    from attnseg_jax.train.summary import summary
+
+    path = ROOT / "configs/studies/camvid.py"
+    results = Results(ROOT / "docs/comparison/results.json")
+    runs = study.plan(study.load_study(path), path.parent)
+    rows = {row["label"]: row for row in summary(runs, results)}
+    assert rows.keys() == {run.entry.label for run in runs}
+    section = (ROOT / "docs/comparison.md").read_text().split("<!-- results -->")[1]
+    table = [line.replace("*", "") for line in section.splitlines() if line.startswith("| `")]
+    for label, row in rows.items():
+        figures = [row["miou"], row["spread"], row["pixel_accuracy"], row["boundary_miou"]]
+        cells = " | ".join("-" if figure is None else f"{figure:.3f}" for figure in figures)
+        name = f"`{label}`" if len(row["seeds"]) == 3 else f"`{label}` (seed 0)"
+        assert f"| {name} | {cells} |" in table
+        if len(row["seeds"]) == 3:
+            text = " ".join((ROOT / f"configs/compare/{label}.py").read_text().split())
+            assert f"seeds 0, 1 and 2: {', '.join(f'{miou:.3f}' for miou in row['mious'])} (docs" in text
