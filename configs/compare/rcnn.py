@@ -1,4 +1,9 @@
-"""R-CNN: ResNet-18 on two windows of every region, whose scores are painted back."""
+"""R-CNN: ResNet-18 on two windows of every region, whose scores are painted back.
+
+    python train.py --config=configs/compare/rcnn.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.303, 0.319, 0.302 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 
