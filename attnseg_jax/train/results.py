@@ -81,11 +81,11 @@ class Results:
         self.write()
 
     def add_timing(self, runs: Sequence[PlannedRun], timing: dict[str, Any]) -> None:
-        """Notes for the finished ones of some runs how long their system took."""
+        """Notes for the finished ones of some runs how long their system took; what else their `timing` says stays."""
         self.records = self._read()
         for run in runs:
             if self.finished(run):
-                self.records[run.key]["timing"] = timing
+                self.records[run.key].setdefault("timing", {}).update(timing)
         self.write()
 
     def _before(self, run: PlannedRun) -> float:

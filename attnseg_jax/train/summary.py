@@ -55,10 +55,8 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
     timings = [record.get("timing", {}) for record in records]
     together = max((timing["together"] for timing in timings if "together" in timing), default=None)
     # Times of other machines and days are no part of a mean.
-    timings = [timing for timing in timings if timing.get("together") == together]
-    times = {
-        key: _mean(timing.get(key) for timing in timings) for key in ("peak_bytes", "step_seconds", "image_seconds")
-    }
+    comparable = [timing for timing in timings if timing.get("together") == together]
+    times = {key: _mean(timing.get(key) for timing in comparable) for key in ("step_seconds", "image_seconds")}
     curves = [{step: miou for step, miou, *_ in record["curve"]} for record in records]
     steps = sorted(set.intersection(*map(set, curves)))
     curve = [(step, _mean(curve[step] for curve in curves)) for step in steps]
@@ -74,6 +72,7 @@ def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
         "parameters": costs[0]["parameters"] if costs else None,
         "flops": costs[0]["forward"]["flops"] if costs else None,
         "temp_bytes": costs[0]["gradient"]["temp_bytes"] if costs else None,
+        "peak_bytes": _mean(timing.get("peak_bytes") for timing in timings),
         **times,
         "together": together,
         "seconds": _mean(record["seconds"] or None for record in records),
@@ -139,7 +138,7 @@ def _when(rows: Sequence[Row], known: set[str]) -> list[str]:
     texts += [f"of {', '.join(runs)} those of the runs, each on the machine of its day"] if runs else []
     if len(texts) == 1:
         texts = ["of all systems" + texts[0].removeprefix(f"of {', '.join(row['label'] for row in rows)}")]
-    return [f"These times and the peak: {'; '.join(texts)}."]
+    return [f"These times: {'; '.join(texts)}."]
 
 
 def classes_to_markdown(rows: Sequence[Row]) -> str:

@@ -76,7 +76,9 @@ def test_times_taken_together_replace_those_of_the_runs(tmp_path):
     results.add_timing(runs, {"step_seconds": 0.125})
     found = json.loads((tmp_path / "r.json").read_text())
     for run in runs[:2]:
-        assert found[run.key] == {**before[run.key], "timing": {"step_seconds": 0.125}}
+        assert found[run.key] == {
+            **before[run.key], "timing": {"step_seconds": 0.125, "image_seconds": 0.5, "peak_bytes": 2**21}
+        }  # fmt: skip
     assert "timing" not in found[runs[2].key]
 
 
