@@ -173,12 +173,11 @@ def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held
 
 def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: BinaryIO) -> None:
     """Takes the times of all systems that have a finished run; they are kept if that works out for all."""
-    first = {run.entry.label: run for run in reversed(runs) if results.finished(run)}
-    shorts = [
-        study_timing.shortened(first[label])
-        for label in dict.fromkeys(run.entry.label for run in runs)
-        if label in first
-    ]
+    first: dict[str, PlannedRun] = {}
+    for run in runs:
+        if results.finished(run):
+            first.setdefault(run.entry.label, run)
+    shorts = [study_timing.shortened(run) for run in first.values()]
     when, taken = datetime.date.today().isoformat(), {}
     study_timing.warm(shorts)
     with _Board(shorts) as board:

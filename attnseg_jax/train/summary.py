@@ -133,11 +133,11 @@ def _when(rows: Sequence[Row], known: set[str]) -> list[str]:
     days: dict[str | None, list[str]] = {}
     for row in rows:
         days.setdefault(row.get("together"), []).append(row["label"])
-    runs = days.pop(None, [])
-    texts = [f"of {', '.join(labels)} one after another on one machine, {day}" for day, labels in sorted(days.items())]
-    texts += [f"of {', '.join(runs)} those of the runs, each on the machine of its day"] if runs else []
-    if len(texts) == 1:
-        texts = ["of all systems" + texts[0].removeprefix(f"of {', '.join(row['label'] for row in rows)}")]
+    texts = []
+    # Those that were not taken together come last.
+    for day, labels in sorted(days.items(), key=lambda item: (item[0] is None, item[0])):
+        how = f"one after another on one machine, {day}" if day else "those of the runs, each on the machine of its day"
+        texts.append(f"of {'all systems' if len(days) == 1 else ', '.join(labels)} {how}")
     return [f"These times: {'; '.join(texts)}."]
 
 

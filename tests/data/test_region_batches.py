@@ -92,12 +92,13 @@ def test_samples_of_the_regions(config):
         np.testing.assert_array_equal(a["regions"], b["regions"])
 
 
-def test_threads_processes_and_resumes_change_nothing(config):
+@pytest.mark.parametrize("sample", [0, 4])
+def test_threads_processes_and_resumes_change_nothing(config, sample):
     def same(a, b):
         for x, y in zip(a, b, strict=True):
             np.testing.assert_array_equal(x["regions"], y["regions"])
 
-    config.regions.sample = 4
+    config.regions.sample = sample
     first = train(config, 4)
     config.threads = 4
     same(train(config, 4), first)

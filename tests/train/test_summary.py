@@ -46,6 +46,7 @@ def test_what_was_counted_and_timed(tmp_path):
     del results.records[runs[1].key]["timing"]
     (row,) = summary(runs, results)
     assert (row["step_seconds"], row["image_seconds"], row["peak_bytes"]) == (3.0, 0.5, 2**21)
+    assert [step for step, _ in row["curve"]] == [3, 6]
     near = [counts.boundary_iou.mean() for counts in found.values()]
     assert row["boundary_miou"] == pytest.approx(np.mean(near))
     ious = np.mean([counts.iou for counts in found.values()], 0)
@@ -138,7 +139,7 @@ def test_comparisons(tmp_path):
     lines = comparisons_to_markdown(pairs).splitlines()
     assert lines[0] == "| better than, %: other images | good | bad |" and lines[2] == "| good |  | 100.0 |"
     assert lines[5] == "| better than, %: other images and seeds | good | bad |"
-    assert lines[-1].startswith("| good | bad | +0.")
+    assert lines[-1].startswith("| good | bad | +0.") and lines[-1].split(" | ")[5] == "100.0"
 
 
 def test_comparisons_where_one_has_one_seed():
