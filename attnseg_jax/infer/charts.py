@@ -68,11 +68,7 @@ def score_against_cost(
         empty.remove()
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         _dress(axes, "validation mIoU, mean and range over seeds", title)
-        axes.set_xscale("log")
-        known = [row[key] for row in rows if row[key]]
-        axes.xaxis.set_major_locator(LogLocator(subs=_subs(max(known) / min(known))))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _logarithmic(axes, [row[key] for row in rows if row[key]])
         named: list[tuple[float, float]] = []
         for i, row in enumerate(rows):
             if row[key]:
@@ -86,6 +82,8 @@ def score_against_cost(
                     named.append((x, mean))
     for axes, (key, title) in zip(panels[len(costs) :], curves.items()):
         _dress(axes, "validation mIoU, mean over seeds", title)
+        if key == "clock":
+            _logarithmic(axes, [seconds for row in rows for seconds, _ in row.get(key, ())])
         for i, row in enumerate(rows):
             if row.get(key):
                 axes.plot(*zip(*row[key]), label=row["label"], markersize=4, **_style(i))
@@ -123,9 +121,14 @@ def confidence_matrix(
     _write(figure, path)
 
 
-def _subs(ratio: float) -> tuple[float, ...]:
-    """Where the labels of a logarithmic axis stand within each power of ten, for costs of such a range."""
-    return (1, 1.5, 2, 3, 4, 6, 8) if ratio < 10 else (1, 2, 5) if ratio < 300 else (1,)
+def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """Makes the horizontal axis logarithmic, with as many labels as suit the range of `values`."""
+    ratio = max(values) / min(values)
+    subs = (1, 1.5, 2, 3, 4, 6, 8) if ratio < 10 else (1, 2, 5) if ratio < 300 else (1,)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _style(i: int) -> dict[str, Any]:

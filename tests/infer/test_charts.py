@@ -53,6 +53,8 @@ def test_curves_over_time_are_another_panel(drawn, tmp_path):
     charts.score_against_cost(rows, costs, tmp_path / "study.png")
     _, steps, clock = drawn[0].axes
     assert (steps.get_xlabel(), clock.get_xlabel()) == ("step", "seconds of training")
+    # One system may take fifty times as long as another.
+    assert (steps.get_xscale(), clock.get_xscale()) == ("linear", "log")
     assert [line.get_label() for line in steps.lines] == ["a", "b"]
     assert [(line.get_label(), line.get_xydata().tolist()) for line in clock.lines] == [("a", [[7.5, 0.5]])]
     # No more than three beside each other; what is left of the last line stays empty.
