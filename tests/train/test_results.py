@@ -118,7 +118,7 @@ def test_the_figures_of_the_comparison_are_those_of_its_records():
     for label, row in rows.items():
         figures = [row["miou"], row["spread"], row["pixel_accuracy"], row["boundary_miou"]]
         cells = " | ".join("-" if figure is None else f"{figure:.3f}" for figure in figures)
-        name = f"`{label}`" if len(row["seeds"]) == 3 else f"`{label}` (seed 0)"
+        name = f"`{label}`" if len(row["seeds"]) == 3 else f"`{label}` ({len(row['seeds'])} of 3 seeds)"
         assert f"| {name} | {cells} |" in table
         if len(row["seeds"]) == 3:
             text = " ".join((ROOT / f"configs/compare/{label}.py").read_text().split())
