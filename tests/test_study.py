@@ -324,6 +324,7 @@ def test_a_folder_in_use(stub, tmp_path):
         (["--study=right.py", "--workdir=out", "--results=empty.json"], ["--results=empty.json is not JSON"]),
         (["--study=right.py", "--workdir=out", "--results=folder.json"], ["--results=folder.json cannot be read"]),
         (["--study=right.py", "--workdir=out", "--max_minutes=soon"], ["max_minutes", "soon"]),
+        (["--study=right.py", "--workdir=out", "--max_minutes=-3"], ["max_minutes=-3", "non-negative"]),
     ],
     ids=lambda x: " ".join(x),
 )

@@ -43,7 +43,7 @@ def define_flags() -> None:
     flags.DEFINE_string("results", None, "JSON that results are added to (default: WORKDIR/results.json)")
     flags.DEFINE_string("data_dir", None, "where the data are (default: where the configs say)")
     flags.DEFINE_string("only", "", "regular expression; only runs whose label holds it (default: all)")
-    flags.DEFINE_float("max_minutes", None, "no run starts later than this (default: no limit)")
+    flags.DEFINE_float("max_minutes", None, "no run starts later than this (default: no limit)", lower_bound=0)
     flags.DEFINE_bool("time", False, "if nothing is left to train, take the times of all systems (default: false)")
     flags.DEFINE_bool("dry_run", False, "list what would run, with an estimate, and change nothing (default: false)")
 
