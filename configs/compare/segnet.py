@@ -1,4 +1,9 @@
-"""SegNet: VGG-16 with batch normalisation, un-pooling by the indices of its poolings."""
+"""SegNet: VGG-16 with batch normalisation, un-pooling by the indices of its poolings.
+
+    python train.py --config=configs/compare/segnet.py --config.data.dir=path/to/camvid --config.seed=0
+
+Validation mIoU of the seeds 0, 1 and 2: 0.247, 0.238, 0.227 (docs/comparison.md).
+"""
 
 from ml_collections import ConfigDict
 

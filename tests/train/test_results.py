@@ -104,7 +104,8 @@ def test_the_records_of_reach_are_valid(tmp_path):
 
 
 def test_the_figures_of_the_comparison_are_those_of_its_records():
-    """In the table of docs/comparison.md and in the docstrings of the configs; these keep their hash."""
+    """In the tables of README and docs/comparison.md and in the docstrings of the configs; these keep their hash."""
+    from attnseg_jax.infer.report import short
     from attnseg_jax.train import study
     from attnseg_jax.train.summary import summary
 
@@ -113,13 +114,16 @@ def test_the_figures_of_the_comparison_are_those_of_its_records():
     runs = study.plan(study.load_study(path), path.parent)
     rows = {row["label"]: row for row in summary(runs, results)}
     assert rows.keys() == {run.entry.label for run in runs}
-    section = (ROOT / "docs/comparison.md").read_text().split("<!-- results -->")[1]
-    table = [line.replace("*", "") for line in section.splitlines() if line.startswith("| `")]
+    doc, readme = (
+        [line.replace("*", "") for line in (ROOT / name).read_text().splitlines() if line.startswith("| `")]
+        for name in ("docs/comparison.md", "README.md")
+    )
     for label, row in rows.items():
-        figures = [row["miou"], row["spread"], row["pixel_accuracy"], row["boundary_miou"]]
-        cells = " | ".join("-" if figure is None else f"{figure:.3f}" for figure in figures)
-        name = f"`{label}`" if len(row["seeds"]) == 3 else f"`{label}` ({len(row['seeds'])} of 3 seeds)"
-        assert f"| {name} | {cells} |" in table
-        if len(row["seeds"]) == 3:
-            text = " ".join((ROOT / f"configs/compare/{label}.py").read_text().split())
-            assert f"seeds 0, 1 and 2: {', '.join(f'{miou:.3f}' for miou in row['mious'])} (docs" in text
+        assert row["seeds"] == [0, 1, 2]
+        scores = [f"{row[key]:.3f}" for key in ("miou", "spread", "pixel_accuracy", "boundary_miou")]
+        assert f"| `{label}` | {' | '.join(scores)} |" in doc
+        costs = [f"{row['parameters'] * 1e-6:.1f}", short(row["flops"] * 1e-9)]
+        times = [short(row["step_seconds"]), short(row["image_seconds"])]
+        assert f"| `{label}` | {' | '.join([scores[0], scores[3], *costs, *times])} |" in readme
+        text = " ".join((ROOT / f"configs/compare/{label}.py").read_text().split())
+        assert f"seeds 0, 1 and 2: {', '.join(f'{miou:.3f}' for miou in row['mious'])} (docs" in text
