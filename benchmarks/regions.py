@@ -1,89 +1,119 @@
 """Time and memory of R-CNN, by the size of its windows, beside Fast R-CNN's with the same backbone and regions.
 
-    python benchmarks/regions.py --windows 48 227
+    python benchmarks/regions.py --windows 48 96 227
 
-The models are those of `configs/compare/`, evaluating one image; what is in it and where its regions are does not
+The models are those of `configs/compare/`, in evaluation; what is in the images and where their regions are does not
 matter, since all shapes are fixed. Finding the regions is not measured. Prints a table and, as its last line, the same
-as JSON. Times are medians; programs that need more memory than `--limit-gib` are compiled only.
+as JSON. Times are medians; all that is compared takes turns. Programs that need more memory than `--limit-gib` are
+compiled only.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import statistics
 import sys
+import time
+from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from attnseg_jax.infer.cost import Cost, program_cost
 from attnseg_jax.models import build_model
 from configs.compare import fast_rcnn, rcnn
 
 CLASSES = 11
+FAST = "fast_rcnn"
 
 
 def main() -> None:
-    """Measure Fast R-CNN and every size of window in turn."""
+    """Build Fast R-CNN and R-CNN with every size of window, then time them in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", nargs="+", type=int, default=[48, 96], help="sides of R-CNN's windows")
     parser.add_argument("--regions", type=int, default=128, help="of an image")
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--height", type=int, default=180)
     parser.add_argument("--width", type=int, default=240)
-    parser.add_argument("--repeats", type=int, default=5, help="0 measures memory only")
+    parser.add_argument("--repeats", type=int, default=3, help="0 measures memory only")
     parser.add_argument("--limit-gib", type=float, default=8.0, help="memory above which a program is not run")
     args = parser.parse_args()
+    if args.regions < 2 or min(*args.windows, args.batch, args.height, args.width) < 1 or args.repeats < 0:
+        parser.error("--regions must be at least 2, --repeats at least 0, all other sizes at least 1")
 
-    print(f"{'system':10} {'window':>6} {'GFLOP':>8} {'temp MiB':>9} {'ms':>9} {'to Fast R-CNN':>14}")
-    fast = measure(args, fast_rcnn.get_config().model)
-    rows = [show("fast_rcnn", None, fast, fast)]
+    configs = {FAST: fast_rcnn.get_config().model}
     for size in args.windows:
         config = rcnn.get_config().model
         config.rcnn.size = size
-        rows.append(show("rcnn", size, measure(args, config), fast))
-    print(json.dumps({"device": jax.devices()[0].device_kind, "cpus": os.cpu_count(), **vars(args), "rows": rows}))
+        configs[f"rcnn {size}"] = config
+    costs, runs = {}, {}
+    for name, config in configs.items():
+        costs[name], run = prepare(args, config)
+        if costs[name].temp_bytes <= args.limit_gib * 2**30:
+            runs[name] = run
+    seconds = alternate(runs, args.repeats) if args.repeats else {}
+
+    print(f"{'system':10} {'GFLOP':>9} {'temp MiB':>9} {'ms an image':>12} {'to Fast R-CNN':>14}")
+    rows = [show(args, name, costs[name], seconds) for name in configs]
+    cpus = len(os.sched_getaffinity(0))
+    print(json.dumps({"device": jax.devices()[0].device_kind, "cpus": cpus, **vars(args), "rows": rows}))
 
 
-def measure(args: argparse.Namespace, config) -> Cost:
-    """The cost of one image through the model of a config."""
+def prepare(args: argparse.Namespace, config: ConfigDict) -> tuple[Cost, Callable[[], float]]:
+    """What a batch costs in the model of a config, and a function that runs it and returns the seconds it took."""
     model = build_model(config, CLASSES, num_regions=args.regions)
     rng = np.random.default_rng(0)
-    image = jnp.asarray(rng.standard_normal((1, args.height, args.width, 3)), jnp.float32)
+    image = jnp.asarray(rng.standard_normal((args.batch, args.height, args.width, 3)), jnp.float32)
     # Stripes, half of them in each of two levels.
     across, down = args.regions - args.regions // 2, args.regions // 2
     levels = [
-        np.broadcast_to(np.arange(args.width) * across // args.width, image.shape[1:3]),
-        np.broadcast_to(across + np.arange(args.height)[:, None] * down // args.height, image.shape[1:3]),
+        np.broadcast_to(np.arange(args.width) * across // args.width, image.shape[:3]),
+        np.broadcast_to(across + np.arange(args.height)[:, None] * down // args.height, image.shape[:3]),
     ]
-    regions = jnp.asarray(np.stack(levels, axis=-1)[None], jnp.int32)
+    regions = jnp.asarray(np.stack(levels, axis=-1), jnp.int32)
     variables = jax.jit(model.init)(jax.random.key(0), image, regions)
-    return program_cost(
-        lambda *inputs: model.apply(*inputs).logits,
-        variables,
-        image,
-        regions,
-        repeats=args.repeats,
-        max_bytes=args.limit_gib * 2**30,
-    )
+    arrays = (variables, image, regions)
+
+    def predict(*inputs):
+        return model.apply(*inputs).logits
+
+    compiled = jax.jit(predict).lower(*arrays).compile()
+
+    def run() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arrays))
+        return time.perf_counter() - start
+
+    return program_cost(predict, *arrays), run
 
 
-def show(system: str, window: int | None, cost: Cost, fast: Cost) -> dict:
-    """Print a row of the table and return it."""
-    ms, against = cost.milliseconds, fast.milliseconds
-    ratio = ms / against if ms and against else None
-    print(f"{system:10} {window or '-':>6} {cost.flops * 1e-9:8.1f} {cost.temp_bytes * 2**-20:9.1f}", end="")
-    print(" ".join(["", f"{ms:9.1f}" if ms else f"{'-':>9}", f"{ratio:14.2f}" if ratio else f"{'-':>14}"]), flush=True)
-    return {
-        "system": system,
-        "window": window,
-        "flops": cost.flops,
+def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Median seconds of every system. A turn runs twice, the second counts: the first meets a cold cache."""
+    rounds = [{name: (run(), run())[1] for name, run in runs.items()} for _ in range(repeats)]
+    return {name: statistics.median(times[name] for times in rounds) for name in runs}
+
+
+def show(args: argparse.Namespace, name: str, cost: Cost, seconds: dict[str, float]) -> dict:
+    """Print a row of the table and return it; FLOPs and time are those of one image, memory that of the batch."""
+    row = {
+        "system": name,
+        "flops": cost.flops / args.batch,
         "temp_bytes": cost.temp_bytes,
-        "milliseconds": ms,
-        "ratio": ratio,
+        "seconds": None,
+        "ratio": None,
     }
+    print(f"{name:10} {row['flops'] * 1e-9:9.1f} {cost.temp_bytes * 2**-20:9.1f}", end="")
+    if name in seconds:
+        row["seconds"] = seconds[name] / args.batch
+        row["ratio"] = seconds[name] / seconds[FAST] if FAST in seconds else None
+        print(f" {row['seconds'] * 1e3:12.1f}", f"{row['ratio']:14.2f}" if row["ratio"] else "", end="")
+    print(flush=True)
+    return row
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Comparison:
     Attributes:
       difference: mIoU of A less that of B, on the split as it is.
       images: what these very networks would give on other images.
-      seeds: what training again would give, on other images. None where a system has one seed only.
+      seeds: what the means over many seeds would give, on other images. None where a system has one seed only.
     """
 
     difference: float
