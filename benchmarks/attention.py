@@ -13,10 +13,8 @@ import itertools
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -24,6 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import alternate, timed
 
 from attnseg_jax.ops.attention import IMPLS, dot_product_attention
 
@@ -117,29 +116,10 @@ def program(impl: str, name: str) -> Callable:
     return {"forward": forward, "gradient": gradient}[name]
 
 
-def timed(compiled: Callable, arrays: list[jax.Array]) -> Callable[[], float]:
-    """A function that runs the program once and returns the seconds it took."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arrays))
-        return time.perf_counter() - start
-
-    return run
-
-
 def ask(torch: subprocess.Popen, name: str) -> float:
     """One run by the torch process."""
     print(name, file=torch.stdin, flush=True)
     return float(torch.stdout.readline())
-
-
-def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of every way. A turn runs twice, the second counts: the first meets a cold cache."""
-    rounds = []
-    for _ in range(repeats if runs else 0):
-        rounds.append({way: (run(), run())[1] for way, run in runs.items()})
-    return {way: statistics.median(times[way] for times in rounds) for way in runs}
 
 
 def show(row: dict) -> dict:

@@ -11,10 +11,8 @@ import argparse
 import json
 import os
 import pathlib
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -23,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from timing import alternate, timed
 
 from attnseg_jax.ops.conv import conv
 
@@ -131,27 +130,10 @@ def program(way: str, name: str, case: str) -> Callable:
     return gradient if name != "forward" else lambda x, kernel, g: convolve(x, kernel)
 
 
-def timed(compiled: Callable, arrays: tuple) -> Callable[[], float]:
-    """A function that runs the program once and returns the seconds it took."""
-
-    def run() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arrays))
-        return time.perf_counter() - start
-
-    return run
-
-
 def ask(torch: subprocess.Popen, name: str) -> float:
     """One run by the torch process."""
     print(name, file=torch.stdin, flush=True)
     return float(torch.stdout.readline())
-
-
-def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of every way. A turn runs twice, the second counts: the first meets a cold cache."""
-    rounds = [{way: (run(), run())[1] for way, run in runs.items()} for _ in range(repeats)]
-    return {way: statistics.median(times[way] for times in rounds) for way in runs}
 
 
 def show(row: dict) -> dict:

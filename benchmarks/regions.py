@@ -12,9 +12,7 @@ import argparse
 import json
 import os
 import pathlib
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -23,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from timing import alternate, timed
 
 from attnseg_jax.infer.cost import Cost, program_cost
 from attnseg_jax.models import build_model
@@ -56,7 +55,7 @@ def main() -> None:
         costs[name], run = prepare(args, config)
         if costs[name].temp_bytes <= args.limit_gib * 2**30:
             runs[name] = run
-    seconds = alternate(runs, args.repeats) if args.repeats else {}
+    seconds = alternate(runs, args.repeats)
 
     print(f"{'system':10} {'GFLOP':>9} {'temp MiB':>9} {'ms an image':>12} {'to Fast R-CNN':>14}")
     rows = [show(args, name, costs[name], seconds) for name in configs]
@@ -82,20 +81,8 @@ def prepare(args: argparse.Namespace, config: ConfigDict) -> tuple[Cost, Callabl
     def predict(*inputs):
         return model.apply(*inputs).logits
 
-    compiled = jax.jit(predict).lower(*arrays).compile()
-
-    def run() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(compiled(*arrays))
-        return time.perf_counter() - start
-
+    run = timed(jax.jit(predict).lower(*arrays).compile(), arrays)
     return program_cost(predict, *arrays), run
-
-
-def alternate(runs: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of every system. A turn runs twice, the second counts: the first meets a cold cache."""
-    rounds = [{name: (run(), run())[1] for name, run in runs.items()} for _ in range(repeats)]
-    return {name: statistics.median(times[name] for times in rounds) for name in runs}
 
 
 def show(args: argparse.Namespace, name: str, cost: Cost, seconds: dict[str, float]) -> dict:
