@@ -14,6 +14,7 @@ from attnseg_jax.ops import norm as norm_ops
 Dtype = jnp.dtype | type
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+he_normal = nn.initializers.he_normal()
 # PyTorch's own. Queries and keys that are compared without a scale need it: fan-out scaling makes the first softmax
 # one-hot, and a one-hot softmax has no gradient.
 torch_default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -69,9 +70,9 @@ class Conv(nn.Module):
         return y
 
 
-def classifier(num_classes: int, name: str, kernel_size: int = 1) -> Conv:
+def classifier(num_classes: int, name: str, kernel_size: int = 1, init: Callable = classifier_init) -> Conv:
     """A convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
-    return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=classifier_init, name=name)
+    return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=init, name=name)
 
 
 def _bound(axis_name: str) -> bool:

@@ -8,7 +8,7 @@ from flax import linen as nn
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.backbones.vgg import POOL_INDICES
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
+from attnseg_jax.models.layers import ConvBN, Dtype, classifier, he_normal
 from attnseg_jax.ops import pool
 
 
@@ -74,4 +74,5 @@ class SegNet(nn.Module):
                 finer = x.shape[-1] if last or i < depth - 1 else indices[stages[stage - 1][0]].shape[-1]
                 conv = ConvBN(finer, self.kernel_size, relu=self.relu, dtype=self.dtype, name=f"stage{stride}_{i}")
                 x = conv(x, train=train)
-        return Output(classifier(self.num_classes, "classifier", last_size)(x))
+        # A start as small as that of other heads starves the long decoder of gradient for hundreds of steps.
+        return Output(classifier(self.num_classes, "classifier", last_size, he_normal)(x))
