@@ -19,7 +19,7 @@ from attnseg_jax.train.step import make_eval_step, make_train_step
 from configs import default
 
 IMAGES = 4
-STEPS = {"segnet": 150, "segnet_basic": 300}
+STEPS = {"segnet": 150, "segnet_basic": 150}
 # For images of 64 x 96 pixels.
 REGIONS = {"felzenszwalb.scales": (20.0, 100.0), "felzenszwalb.min_size": 8, "count": 64, "sample": 0}
 
