@@ -45,9 +45,8 @@ def test_the_decoder_mirrors_vgg16():
 def test_the_classifier_starts_as_large_as_its_input(size):
     """The variance of its weights is 2 / fan-in: with a deviation of 0.01 SegNet did not learn four images."""
     decoder = SegNet(300, depths=(1,), classifier_size=size)
-    kernel = decoder.init(jax.random.key(0), encode(jnp.ones((1, 8, 6, 64)), stages=1))["params"]["classifier"][
-        "kernel"
-    ]
+    variables = decoder.init(jax.random.key(0), encode(jnp.ones((1, 8, 6, 64)), stages=1))
+    kernel = variables["params"]["classifier"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / np.prod(kernel.shape[:3])), rtol=0.02)
 
 
