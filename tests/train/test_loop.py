@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import assert_same_run, final_state, lines
+from workdirs import assert_same_run, final_state, lines
 
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import locked_workdir

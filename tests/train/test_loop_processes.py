@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import assert_same_run, final_state, lines
+from workdirs import assert_same_run, final_state, lines
 
 from attnseg_jax.infer.counts import ImageCounts
 
