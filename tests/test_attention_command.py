@@ -11,8 +11,9 @@ from PIL import Image
 from attnseg_jax.cli import attention
 from attnseg_jax.models.maps import GateMap
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import evaluation
+from attnseg_jax.train import restore
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.restore import look, predict, restore_run
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.state import eval_variables
 
@@ -69,17 +70,17 @@ def test_an_image_of_any_size_that_is_no_part_of_the_data(draw, workdir, tmp_pat
 def test_an_image_is_resized_as_the_data_were(workdir, tmp_path):
     path = tmp_path / "street.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 22), np.uint8)).save(path)
-    restored = evaluation.restore_run(str(workdir))
+    restored = restore_run(str(workdir))
     restored.config.data.resolution = 0.5
     image, name, _ = attention._image(str(path), restored)
     assert image.shape == (18, 11, 3) and name == "street.png"
 
 
 def test_maps_belong_to_the_model_and_its_prediction(workdir):
-    restored = evaluation.restore_run(str(workdir))
+    restored = restore_run(str(workdir))
     record = restored.source[1]
-    prediction, looked_at = evaluation.look(restored, record["image"])
-    np.testing.assert_array_equal(prediction, evaluation.predict(restored, [record])[0])
+    prediction, looked_at = look(restored, record["image"])
+    np.testing.assert_array_equal(prediction, predict(restored, [record])[0])
     assert list(looked_at) == ["self0"]
     assert looked_at["self0"].query_size == looked_at["self0"].key_size == (6, 8)
     assert not isinstance(looked_at["self0"], GateMap)
@@ -120,9 +121,9 @@ def test_mistakes_are_one_line_and_write_nothing(draw, workdir, given, words, tm
 def test_a_model_without_attention_says_what_it_has(draw, workdir, make_config, monkeypatch, tmp_path):
     config = make_config(model__attention__name="none")
     run = make_run(config, 5)
-    restored = evaluation.restore_run(str(workdir))
+    restored = restore_run(str(workdir))
     plain = replace(restored, config=config, model=run.model, variables=eval_variables(_state(run)))
-    monkeypatch.setattr(evaluation, "restore_run", lambda *_, **__: plain)
+    monkeypatch.setattr(restore, "restore_run", lambda *_, **__: plain)
     code, out, err = draw(workdir=workdir, image=0, out=tmp_path / "drawn")
     assert code == 2 and out == ""
     assert "backbone 'tiny', attention 'none', decoder 'fcn'" in err and "config.model.attention.name" in err

@@ -18,7 +18,7 @@ from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
-from attnseg_jax.train import evaluation
+from attnseg_jax.train.restore import Restored, look, restore_run
 
 
 def define_flags() -> None:
@@ -39,12 +39,10 @@ def main() -> None:
     given = flags.FLAGS
     if not given.image:
         raise UserError("--image is missing: name an image file, or give the number of an image of the split")
-    restored = evaluation.restore_run(
-        given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir
-    )
+    restored = restore_run(given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir)
     image, name, stem = _image(given.image, restored)
     points = _points(given.at, image.shape[:2])
-    prediction, attention = evaluation.look(restored, image)
+    prediction, attention = look(restored, image)
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
     scene = Scene(image, points, prediction, info.class_names, info.palette, title)
@@ -56,7 +54,7 @@ def main() -> None:
     print(*paths, sep="\n")
 
 
-def _image(which: str, restored: evaluation.Restored) -> tuple[np.ndarray, str, str]:
+def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
     """Pixels uint8 [h, w, 3], a title, and a name for the folder."""
     path = expanded(which)
     if path.is_file():

@@ -11,7 +11,8 @@ from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import target
 from attnseg_jax.infer.visualize import prediction_sheet
-from attnseg_jax.train import evaluation
+from attnseg_jax.train.evaluation import sample_indices
+from attnseg_jax.train.restore import predict, restore_run
 
 
 def define_flags() -> None:
@@ -36,8 +37,8 @@ def main() -> None:
     out = target("--out", flags.FLAGS.out)
     records, columns = [], {}
     for title, _, workdir in pairs:
-        restored = evaluation.restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)
-        indices = evaluation.sample_indices(len(restored.source), flags.FLAGS.samples)
+        restored = restore_run(workdir, split=flags.FLAGS.split, data_dir=flags.FLAGS.data_dir)
+        indices = sample_indices(len(restored.source), flags.FLAGS.samples)
         if not records:
             info, resolution = restored.source.info, restored.config.data.resolution
             records = [restored.source[i] for i in indices]
@@ -48,7 +49,7 @@ def main() -> None:
                 f"{workdir} has config.data.resolution={restored.config.data.resolution:g}, {pairs[0][2]} "
                 f"{resolution:g}: compare runs on the same data"
             )
-        columns[title] = evaluation.predict(restored, records)
+        columns[title] = predict(restored, records)
     prediction_sheet(
         [record["image"] for record in records],
         [record["label"] for record in records],

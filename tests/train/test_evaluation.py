@@ -16,10 +16,11 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.infer import boundary
 from attnseg_jax.infer.counts import ImageCounts
 from attnseg_jax.infer.visualize import read_map
-from attnseg_jax.train import evaluation, loop
+from attnseg_jax.train import evaluation, loop, restore
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import Pace, evaluate_run, predict, restore_run, sample_indices
+from attnseg_jax.train.evaluation import Pace, evaluate_run, sample_indices
 from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.restore import predict, restore_run
 from attnseg_jax.train.setup import make_run
 
 ROOT = Path(__file__).parents[2]
@@ -111,11 +112,9 @@ def test_the_scores_are_those_of_the_averaged_parameters(trained, evaluated):
 
 def test_best_and_numbered_checkpoints_and_another_split(trained, evaluated, monkeypatch):
     """One compilation serves all: the run's parts are handed from call to call."""
-    from attnseg_jax.train import evaluation
-
     workdir, result, config = trained
     run = make_run(config, 5, training=False)
-    monkeypatch.setattr(evaluation, "make_run", lambda *_, **__: run)
+    monkeypatch.setattr(restore, "make_run", lambda *_, **__: run)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     at_two = next(x for x in lines if x["step"] == 2 and "val_miou" in x)
     best = evaluate_run(str(workdir), checkpoint="best")

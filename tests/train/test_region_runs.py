@@ -9,7 +9,7 @@ from tiny import largest_difference, optimizer_config
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
-from attnseg_jax.train import evaluation, loop
+from attnseg_jax.train import evaluation, loop, restore
 from attnseg_jax.train.config import config_hash
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import make_parallel
@@ -77,15 +77,15 @@ def test_a_run_and_its_evaluation(make_config, tmp_path):
     assert len(list((tmp_path / "regions").iterdir())) == 17
     found = evaluation.evaluate_run(tmp_path / "run")
     assert json.loads(found.json) == result
-    restored = evaluation.restore_run(tmp_path / "run")
+    restored = restore.restore_run(tmp_path / "run")
     confusion = np.zeros((5, 5), int)
     records = [restored.source[i] for i in range(len(restored.source))]
-    for record, prediction in zip(records, evaluation.predict(restored, records), strict=True):
+    for record, prediction in zip(records, restore.predict(restored, records), strict=True):
         valid = record["label"] != 255
         np.add.at(confusion, (record["label"][valid], prediction[valid]), 1)
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
     with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
-        evaluation.look(restored, records[0]["image"])
+        restore.look(restored, records[0]["image"])
 
 
 def test_where_regions_are_kept_does_not_change_the_hash(make_config, tmp_path):
