@@ -1,6 +1,5 @@
 """The study command: what is trained, repeated, continued and written."""
 
-import datetime
 import json
 import os
 import signal
@@ -13,84 +12,15 @@ from pathlib import Path
 import jax
 import pytest
 
-from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import locked_workdir
-from attnseg_jax.infer import cost
-from attnseg_jax.train import config as configs
-from attnseg_jax.train import study, study_timing
+from attnseg_jax.train import study
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = "attnseg_jax/cli/study.py"
 DEFAULT = str(ROOT / "configs/default.py")
 # ml_collections reads config files that way.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
-
-
-# Below, train.py is another script: quick, and as obedient or as broken as a test needs it.
-
-STUB = """
-import json, os, pathlib, signal, sys, time
-workdir = pathlib.Path(next(a for a in sys.argv if a.startswith("--workdir=")).partition("=")[2])
-seed = int(next(a for a in sys.argv if a.startswith("--config.seed=")).partition("=")[2])
-width = int(next(a for a in sys.argv if ".tiny.width=" in a).partition(".tiny.width=")[2])
-workdir.mkdir(parents=True, exist_ok=True)
-result, metrics = workdir / "result.json", workdir / "metrics.jsonl"
-if width == 3:
-    print("error: the loss is not finite", file=sys.stderr)
-    sys.exit(2)
-if width == 7:
-    print("step 2/6")
-    os.kill(os.getpid(), signal.SIGKILL)
-if width == 5 and not (workdir / "saved").exists():
-    def stop(*_):
-        (workdir / "saved").touch()
-        print("stopped by a signal", file=sys.stderr)
-        sys.exit(143)
-    signal.signal(signal.SIGTERM, stop)
-    metrics.write_text('{"step": 2, "loss": 1}\\n')
-    time.sleep(30)
-if not result.exists():
-    metrics.write_text('{"step": 3, "val_miou": 0.25}\\n{"step": 6, "val_miou": %g}\\n' % (0.5 + seed / 8))
-    iou = {name: 0.5 for name in ("red", "green", "blue", "white", "black")}
-    miou = 0.5 + seed / 8
-    result.write_text(json.dumps({"split": "val", "step": 6, "miou": miou, "pixel_accuracy": 0.75, "iou": iou}))
-if "--config.train.steps=12" in sys.argv:
-    if width == 9 and not (workdir.parent / "mended").exists():
-        print("error: no memory", file=sys.stderr)
-        sys.exit(2)
-    timing = workdir / "timing.jsonl"
-    timing.write_text('{"step": 4, "step_seconds": %d}\\n{"step": 12, "image_seconds": 0.5}\\n' % width)
-(workdir / "config.json").write_text((pathlib.Path(__file__).parent / f"{workdir.name}.json").read_text())
-with (pathlib.Path(__file__).parent / "calls").open("a") as file:
-    file.write(workdir.name + "\\n")
-"""
-
-
-@pytest.fixture
-def stub(call, monkeypatch, tmp_path, blocks_flags):
-    """Writes a study and runs the command on it; returns (exit code, output, errors, results)."""
-    (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(study, "SCRIPT", tmp_path / "train.py")
-    one = cost.Cost(2.5e6, 3e6, 2**20)
-    monkeypatch.setattr(cost, "module_cost", lambda model, *_, **__: cost.ModuleCost(model.backbone.width, one, one))
-
-    def run(widths, *argv, seeds=(0,)):
-        lines = [f"E('w{w}', {{**C, 'model.backbone.tiny.width': {w}}}, {DEFAULT!r}, {seeds})" for w in widths]
-        path = tmp_path / "list.py"
-        path.write_text(
-            "from attnseg_jax.train.study import Entry as E\n"
-            f"C = {blocks_flags!r}\ndef get_study(): return [{', '.join(lines)}]\n"
-        )
-        for planned in study.plan(study.load_study(path), tmp_path):
-            for one_of in (planned, study_timing.shortened(planned)):
-                (tmp_path / f"{one_of.name}.json").write_text(configs.to_json(one_of.config))
-        outcome = call(SCRIPT, f"--study={path}", f"--workdir={tmp_path / 'out'}", *argv)
-        results = tmp_path / "out/results.json"
-        return *outcome, json.loads(results.read_text()) if results.exists() else None
-
-    run.calls = lambda: (tmp_path / "calls").read_text().split() if (tmp_path / "calls").exists() else []
-    return run
 
 
 def test_results_table_and_plot(stub, tmp_path):
@@ -192,78 +122,6 @@ def test_stretches(stub, caplog):
     code, out, _, records = stub([4, 6], "--max_minutes=0")
     assert code == 0 and records == {} and stub.calls() == []
     assert "--max_minutes=0 are over: 2 runs are left" in caplog.text and "- 2 more: not trained yet" in out
-
-
-def test_times_taken_together(stub, tmp_path):
-    """Of all systems with a finished run, whose folder may be gone."""
-    stub([4, 8], "--only=4", seeds=(0, 1))
-    before = stub.calls()
-    os.rename(tmp_path / "out/runs", tmp_path / "gone")
-    code, out, _, records = stub([4, 8], "--only=4", "--time", seeds=(0, 1))
-    (timed,) = stub.calls()[len(before) :]
-    assert code == 0 and timed.startswith("w4-0-") and timed not in before
-    today = datetime.date.today().isoformat()
-    assert len(records) == 2
-    for record in records.values():
-        assert record["timing"] == {"step_seconds": 4, "image_seconds": 0.5, "together": today}
-        assert record["result"]["miou"] == 0.5 + record["seed"] / 8
-    assert f"of all systems one after another on one machine, {today}." in out and "| 4 | 0.5 |" in out
-    assert not list((tmp_path / "out/timing").iterdir())
-
-
-def test_no_times_while_a_run_is_missing(stub, caplog):
-    code, _, _, records = stub([4], "--max_minutes=0", "--time")
-    assert code == 0 and stub.calls() == [] and "no times are taken, for 1 runs are not finished" in caplog.text
-    code, _, _, records = stub([4, 3], "--time")
-    assert code == 2 and not any("together" in str(record) for record in records.values())
-
-
-def test_a_system_that_breaks_leaves_all_times(stub, tmp_path):
-    stub([4, 9])
-    path = tmp_path / "out/results.json"
-    records = json.loads(path.read_text())
-    for record in records.values():
-        record["timing"] = {"step_seconds": 99, "together": "2000-01-01"}
-    path.write_text(json.dumps(records))
-    code, out, err, found = stub([4, 9], "--time")
-    assert code == 2 and out == ""
-    assert err.splitlines()[-1].startswith("error: --time: w9 seed 0 broke, no time is kept: no memory (see ")
-    assert found == records and not list((tmp_path / "out/timing").iterdir())
-    # As after a kill: what is there would be taken for finished.
-    (short,) = (study_timing.shortened(run) for run in study.plan(study.load_study(tmp_path / "list.py"), tmp_path)[1:])
-    left = tmp_path / "out/timing" / short.name
-    left.mkdir()
-    (left / "result.json").write_text("{}")
-    (left / "timing.jsonl").write_text('{"step": 4, "step_seconds": 7}\n')
-    (tmp_path / "out/timing/mended").touch()
-    code, _, _, found = stub([4, 9], "--time")
-    assert code == 0 and sorted(record["timing"]["step_seconds"] for record in found.values()) == [4, 9]
-    assert not left.exists()
-
-
-def test_a_run_to_time_is_the_same_but_short(tmp_path):
-    runs = study.plan([study.Entry("a", {"optimizer.warmup_steps": 5}, DEFAULT)], tmp_path, "folder")
-    short = study_timing.shortened(runs[0])
-    assert short.config.train.steps == 12 and short.config.data.dir == "folder" and short.key != runs[0].key
-    command = short.command(tmp_path)
-    for text in ("train.steps=12", "optimizer.warmup_steps=0", "data.check=False", "data.dir=folder", "seed=0"):
-        assert command.count(f"--config.{text}") == 1
-    assert runs[0].config.train.steps > 12 and "train.steps" not in runs[0].changes
-
-
-def test_regions_are_found_before_times_are_taken(blocks, blocks_flags, tmp_path):
-    """Of both splits, once for each way to find them."""
-    flags = {**blocks_flags, "data.regions.method": "slic", "data.regions.cache": str(tmp_path / "cache")}
-    entries = [
-        study.Entry("a", {**flags, "model.kind": "rcnn"}, DEFAULT),
-        study.Entry("b", {**flags, "model.kind": "fast_rcnn"}, DEFAULT),
-        study.Entry("c", blocks_flags, DEFAULT),
-    ]
-    runs = study.plan(entries, tmp_path)
-    study_timing.warm(runs)
-    data = runs[0].config.data
-    total = sum(len(load_source(data, split)) for split in (data.train_split, data.eval_split))
-    assert len(list((tmp_path / "cache").iterdir())) == total
 
 
 def test_dry_run(stub, tmp_path):
