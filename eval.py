@@ -9,7 +9,7 @@ Prints a table and, as the last line, the same as JSON. Needs nothing but the wo
 from absl import flags
 
 from attnseg_jax.cli import entry
-from attnseg_jax.train import evaluation
+from attnseg_jax.inference import evaluation
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; required")
 SPLIT = flags.DEFINE_string("split", "val", "split to score (default: val, the run's validation split)")

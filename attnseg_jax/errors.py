@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or a command; its message is one line that names the culprit and the cure."""
+    """A mistake in a config, a file or a command; its message is one line that names the culprit and the hint."""
 
 
 class Stopped(Exception):

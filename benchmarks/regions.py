@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from timing import alternate, timed
 
-from attnseg_jax.infer.cost import Cost, program_cost
+from attnseg_jax.cost import Cost, program_cost
 from attnseg_jax.models import build_model
 from configs.compare import fast_rcnn, rcnn
 

@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.distributed = False
 
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
-    # hf://owner/name[@revision]/file, or a name of attnseg_jax/models/catalogue.py; '' is off. A classifier of another
+    # hf://owner/name[@revision]/file, or a name of attnseg_jax/weights/catalogue.py; '' is off. A classifier of another
     # number of classes stays at its initialisation, as does an attention mechanism where the weights come without any.
     # A checkpoint in the own workdir goes before.
     config.init_from = ""

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.cli import attention
-from attnseg_jax.models.maps import GateMap
+from attnseg_jax.inference import restore
+from attnseg_jax.inference.restore import predict, predict_with_records, restore_run
+from attnseg_jax.models.records import GateMap
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import restore
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.restore import look, predict, restore_run
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.state import eval_variables
 
@@ -78,13 +78,13 @@ def test_an_image_is_resized_as_the_data_were(workdir, tmp_path):
 
 def test_maps_belong_to_the_model_and_its_prediction(workdir):
     restored = restore_run(str(workdir))
-    record = restored.source[1]
-    prediction, looked_at = look(restored, record["image"])
-    np.testing.assert_array_equal(prediction, predict(restored, [record])[0])
-    assert list(looked_at) == ["self0"]
-    assert looked_at["self0"].query_size == looked_at["self0"].key_size == (6, 8)
-    assert not isinstance(looked_at["self0"], GateMap)
-    np.testing.assert_allclose(looked_at["self0"].weights.sum(-1), 1, atol=1e-5)
+    sample = restored.source[1]
+    prediction, record = predict_with_records(restored, sample["image"])
+    np.testing.assert_array_equal(prediction, predict(restored, [sample])[0])
+    assert list(record) == ["self0"]
+    assert record["self0"].query_size == record["self0"].key_size == (6, 8)
+    assert not isinstance(record["self0"], GateMap)
+    np.testing.assert_allclose(record["self0"].weights.sum(-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.models.weight_files import read_weights, weights_bytes
+from attnseg_jax.weights.files import read_weights, weights_bytes
 
 RNG = np.random.default_rng(0)
 # Every bit pattern of 16 bits is one of bfloat16, not-a-number and infinities too.

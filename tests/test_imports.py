@@ -43,12 +43,20 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "ops": {"errors"},
-    "models": {"ops", "errors"},
     "data": {"ops.labels", "files", "errors"},
-    "infer": {"models", "ops", "data", "files", "errors"},
+    "models": {"ops", "errors"},
+    "evaluation": {"ops", "files", "errors"},
+    "plots": {"evaluation", "models", "data", "ops", "files", "errors"},
+    "cost": {"models", "ops", "errors"},
+    "weights": {"models", "ops", "files", "errors"},
     "train.checkpoint": {"errors"},
-    "train": {"infer", "models", "ops", "data", "files", "errors"},
-    "cli": {"train", "infer", "models", "ops", "data", "files", "errors"},
+    "train": {"weights", "plots", "evaluation", "models", "data", "ops", "files", "errors"},
+    "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "errors"},
+    "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "errors"},
+    "cli": {
+        *("study", "inference", "train", "cost", "weights", "plots", "evaluation", "models", "data", "ops", "files"),
+        "errors",
+    },
 }
 
 

@@ -19,7 +19,7 @@ loaded()
 from attnseg_jax.ops import attention, losses
 loaded()
 model = attnseg_jax.build_model({{}}, num_classes=7)
-import attnseg_jax.models.pretrained
+import attnseg_jax.weights.rename
 loaded()
 """
 

@@ -17,8 +17,8 @@ from attnseg_jax.data.decode import decode_image
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.infer.attention_sheet import Scene, attention_sheet
-from attnseg_jax.train.restore import Restored, look, restore_run
+from attnseg_jax.inference.restore import Restored, predict_with_records, restore_run
+from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
 
 
 def define_flags() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     restored = restore_run(given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir)
     image, name, stem = _image(given.image, restored)
     points = _points(given.at, image.shape[:2])
-    prediction, attention = look(restored, image)
+    prediction, attention = predict_with_records(restored, image)
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
     scene = Scene(image, points, prediction, info.class_names, info.palette, title)

@@ -12,8 +12,8 @@ from absl import flags
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded, write_atomically
-from attnseg_jax.models.sources import locate
-from attnseg_jax.models.weight_files import format_of, read_weights
+from attnseg_jax.weights.files import format_of, read_weights
+from attnseg_jax.weights.locate import locate
 
 
 def define_flags() -> None:

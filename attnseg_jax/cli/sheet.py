@@ -10,9 +10,9 @@ from absl import flags
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import target
-from attnseg_jax.infer.visualize import prediction_sheet
+from attnseg_jax.inference.restore import predict, restore_run
+from attnseg_jax.plots.segmentation import prediction_sheet
 from attnseg_jax.train.evaluation import sample_indices
-from attnseg_jax.train.restore import predict, restore_run
 
 
 def define_flags() -> None:

@@ -30,10 +30,10 @@ from tqdm import tqdm
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import expanded, locked_workdir
-from attnseg_jax.train import study, study_report, study_timing
+from attnseg_jax.study import entries, report, timing
+from attnseg_jax.study.entries import PlannedRun
+from attnseg_jax.study.records import Results
 from attnseg_jax.train.logging import is_terminal
-from attnseg_jax.train.results import Results
-from attnseg_jax.train.study import PlannedRun
 
 
 def define_flags() -> None:
@@ -54,11 +54,11 @@ def main() -> None:
     for flag in ("study", "workdir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing: see --help")
-    if not study.SCRIPT.is_file():
-        raise UserError(f"{study.SCRIPT} is missing: studies need a checkout of the repository")
+    if not entries.SCRIPT.is_file():
+        raise UserError(f"{entries.SCRIPT} is missing: studies need a checkout of the repository")
     # The runs need the accelerators; what this process computes are costs.
     jax.config.update("jax_platforms", "cpu")
-    runs = study.plan(study.load_study(values.study), Path(values.study).parent, values.data_dir)
+    runs = entries.plan(entries.load_study(values.study), Path(values.study).parent, values.data_dir)
     chosen = _chosen(runs, values.only)
     folder = expanded(values.workdir)
     results = Results(expanded(values.results) if values.results else folder / "results.json")
@@ -76,8 +76,8 @@ def main() -> None:
                 logging.warning("--time: no times are taken, for %d runs are not finished", missing)
             else:
                 _time(runs, results, folder, held)
-        study_report.measure(runs, results)
-        text = study_report.write(runs, results, folder)
+        report.measure(runs, results)
+        text = report.write(runs, results, folder)
     print(text)
     if failures:
         raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
@@ -156,7 +156,7 @@ def _train(
 def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held: BinaryIO, board: "_Board") -> str:
     since = time.perf_counter()
     try:
-        trained, error = study.train(run, workdir, log, held, board.show)
+        trained, error = entries.train(run, workdir, log, held, board.show)
     except (KeyboardInterrupt, Stopped):
         results.add_failure(run, time.perf_counter() - since, "stopped")
         raise
@@ -177,14 +177,14 @@ def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: Bina
     for run in runs:
         if results.finished(run):
             first.setdefault(run.entry.label, run)
-    shorts = [study_timing.shortened(run) for run in first.values()]
+    shorts = [timing.shortened(run) for run in first.values()]
     when, taken = datetime.date.today().isoformat(), {}
-    study_timing.warm(shorts)
+    timing.warm(shorts)
     with _Board(shorts) as board:
         for short in shorts:
             workdir = folder / "timing" / short.name
             board.start(short, workdir)
-            times = study_timing.measure(short, workdir, folder / "logs" / f"{short.name}.log", held, board.show)
+            times = timing.measure(short, workdir, folder / "logs" / f"{short.name}.log", held, board.show)
             taken[short.entry.label] = {**times, "together": when}
             board.finish(f"{short.entry.label}: " + ", ".join(f"{name} {value:.4g}" for name, value in times.items()))
     for label, times in taken.items():

@@ -106,7 +106,7 @@ def _augment(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> B
     return {**augment(sample, rng, config), "valid": np.bool_(True)}
 
 
-def whole(sample: dict[str, Any], config: Any, size: tuple[int, int] | None = None) -> Batch:
+def evaluation_sample(sample: dict[str, Any], config: Any, size: tuple[int, int] | None = None) -> Batch:
     """A sample as evaluation sees it: 'image', 'label' and, with a method, 'regions' as in `eval_batches`, without b.
 
     Padded at the end to `size` (h, w) where that is given.
@@ -124,7 +124,7 @@ def _row(place: tuple[int, tuple[int, int]], source: Source, config: Any) -> Bat
     index, size = place
     row = {"valid": np.bool_(index >= 0), "index": np.int32(index)}
     if index >= 0:
-        return row | whole(source[index], config, size)
+        return row | evaluation_sample(source[index], config, size)
     row |= {"image": np.zeros((*size, 3), np.float32), "label": np.full(size, IGNORE_LABEL, np.int32)}
     if regions.used(config.regions):
         row["regions"] = np.full((*size, regions.levels(config.regions)), regions.NO_REGION, np.int32)

@@ -34,10 +34,10 @@ def check(given: str) -> None:
     try:
         make_folder(path)
     except OSError as error:
-        raise UserError(_cure(path, error)) from error
+        raise UserError(_hint(path, error)) from error
 
 
-def _cure(path: Path, error: OSError) -> str:
+def _hint(path: Path, error: OSError) -> str:
     return (
         f"{path}: region maps cannot be kept here ({error.strerror}); choose another folder with "
         "config.data.regions.cache, or another user's cache with XDG_CACHE_HOME"
@@ -69,4 +69,4 @@ def write(path: Path, regions: Int32[np.ndarray, "h w l"]) -> None:
     try:
         write_atomically(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
-        raise UserError(_cure(path.parent, error)) from error
+        raise UserError(_hint(path.parent, error)) from error

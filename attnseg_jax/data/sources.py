@@ -44,7 +44,7 @@ class Source(Protocol):
 def load_source(config: Any, split: str) -> Source:
     """The source a `config.data` describes for `split`; TFDS is imported only when `config.source` asks for it.
 
-    Images and labels are resized by `config.resolution`.  Raises UserError, with the cure, for whatever is missing or
+    Images and labels are resized by `config.resolution`.  Raises UserError, with the hint, for whatever is missing or
     does not fit.
     """
     source = _load(config, split)

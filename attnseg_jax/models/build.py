@@ -11,8 +11,8 @@ from attnseg_jax.errors import UserError, check_known, nearest
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
-from attnseg_jax.models.fast_rcnn import FastRCNN
-from attnseg_jax.models.rcnn import RCNN
+from attnseg_jax.models.regions.fast_rcnn import FastRCNN
+from attnseg_jax.models.regions.rcnn import RCNN
 from attnseg_jax.models.segmenter import Segmenter
 from attnseg_jax.ops.attention import check_impl
 

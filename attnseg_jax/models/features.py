@@ -7,7 +7,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.maps import LookedAt
+from attnseg_jax.models.records import AttentionRecord
 
 
 @struct.dataclass
@@ -21,34 +21,34 @@ class Features:
       aux: name -> auxiliary logits `[b, y, x, k]` at any size, trained with `config.loss.aux_weight`.
       presence: name -> logits `[b, k]` of "the image shows this class", trained with `config.loss.presence_weight`.
       attention: name -> what an attention mechanism did, for looking at; unused ones cost nothing under jit.
-      covered: height and width in pixels of what the maps cover, where a backbone padded the image at the bottom and
-        right; None for the image itself.
-      more: what to set in the config for maps of more strides, where the backbone has such an option; for messages.
+      padded_size: height and width in pixels of what the maps cover, where a backbone padded the image at the bottom
+        and right; None for the image itself.
+      hint: what to set in the config for maps of more strides, where the backbone has such an option; for messages.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
     extras: dict[str, Any] = struct.field(default_factory=dict)
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
-    attention: dict[str, LookedAt] = struct.field(default_factory=dict)
-    covered: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
-    more: str = struct.field(pytree_node=False, default="")
+    attention: dict[str, AttentionRecord] = struct.field(default_factory=dict)
+    padded_size: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
+    hint: str = struct.field(pytree_node=False, default="")
 
     @property
     def deepest(self) -> Float[Array, "b h w c"]:
         """The map of the largest nominal stride."""
         return self.maps[max(self.maps)]
 
-    def at(self, stride: int, key: str, cure: str) -> Float[Array, "b h w c"]:
+    def at(self, stride: int, key: str, hint: str) -> Float[Array, "b h w c"]:
         """The map of a nominal stride, which `key` of the config asks for.
 
         Raises:
-          UserError: the backbone has none; it names the strides there are and `cure`.
+          UserError: the backbone has none; it names the strides there are and `hint`.
         """
         if stride not in self.maps:
             raise UserError(
                 f"{key} asks for a map of stride {stride}; the backbone has {', '.join(map(str, sorted(self.maps)))}: "
-                + (f"set {self.more}, or {cure}" if self.more else cure)
+                + (f"set {self.hint}, or {hint}" if self.hint else hint)
             )
         return self.maps[stride]
 
@@ -64,12 +64,12 @@ class Features:
         """The same features with logits of the classes an image shows, named likewise."""
         return self.replace(presence={**self.presence, _free(name, self.presence): logits})
 
-    def with_attention(self, name: str, looked_at: LookedAt) -> "Features":
+    def with_attention(self, name: str, record: AttentionRecord) -> "Features":
         """The same features with a map under `name` and the first free number, such as `self0`."""
-        return self.replace(attention=numbered(self.attention, {name: looked_at}))
+        return self.replace(attention=numbered(self.attention, {name: record}))
 
 
-def numbered(present: dict[str, LookedAt], new: dict[str, LookedAt]) -> dict[str, LookedAt]:
+def numbered(present: dict[str, AttentionRecord], new: dict[str, AttentionRecord]) -> dict[str, AttentionRecord]:
     """`present` with every entry of `new` under its name and the first free number, in place of one it already has.
 
     >>> numbered({"self0": "a"}, {"self": "b", "gate": "c"})
@@ -105,4 +105,4 @@ class Output:
     logits: Float[Array, "b h w k"]
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
-    attention: dict[str, LookedAt] = struct.field(default_factory=dict)
+    attention: dict[str, AttentionRecord] = struct.field(default_factory=dict)

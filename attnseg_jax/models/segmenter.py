@@ -52,13 +52,13 @@ class Segmenter(nn.Module):
             raise UserError(
                 "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "
                 f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
-                + (f", or set {features.more}" if features.more else "")
+                + (f", or set {features.hint}" if features.hint else "")
             )
         logits, refined = self.attention.refine(decoded.logits, features)
         h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
-            x = resize(x.astype(jnp.float32), features.covered or (h, w), align_corners=self.align_corners)
+            x = resize(x.astype(jnp.float32), features.padded_size or (h, w), align_corners=self.align_corners)
             return x[:, :h, :w]
 
         aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}

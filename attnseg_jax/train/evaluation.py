@@ -1,28 +1,26 @@
-"""Evaluation of a whole split, by the steps of a run that trains or of one that is read back, and its picture."""
+"""Evaluation of a whole split by the steps of a run, and its picture."""
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
-from attnseg_jax.files import expanded, target, write_atomically
-from attnseg_jax.infer import report, visualize
-from attnseg_jax.infer.counts import Counter
-from attnseg_jax.infer.evaluate import Collector, Scores, evaluate
+from attnseg_jax.evaluation.counts import Counter
+from attnseg_jax.evaluation.scores import Collector, Scores, evaluate
+from attnseg_jax.files import write_atomically
+from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import track
 from attnseg_jax.train.parallel import Parallel
-from attnseg_jax.train.restore import restore_run
 
 
 def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
@@ -89,7 +87,7 @@ def evaluate_split(
     if picture and collector.predictions:
         records = {index: source[index] for index in sorted(collector.predictions)}
         maps = {index: _cut(collector.predictions[index], record["label"]) for index, record in records.items()}
-        visualize.prediction_sheet(
+        segmentation.prediction_sheet(
             [record["image"] for record in records.values()],
             [record["label"] for record in records.values()],
             list(maps.values()),
@@ -99,7 +97,7 @@ def evaluate_split(
             titles=[record["id"] for record in records.values()],
         )
         for index, prediction in maps.items() if keep else ():
-            visualize.write_map(prediction, palette, keep / "maps" / f"{index}.png")
+            segmentation.write_map(prediction, palette, keep / "maps" / f"{index}.png")
     return scores
 
 
@@ -139,48 +137,3 @@ def _over_processes(counts: np.ndarray) -> np.ndarray:
 def _cut(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The prediction without the padding of `config.eval.size_multiple`."""
     return prediction[: label.shape[0], : label.shape[1]]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `evaluate_run` found.
-
-    Attributes:
-      table: readable scores.
-      json: the same as one line of JSON.
-      picture: where the samples were drawn.
-    """
-
-    table: str
-    json: str
-    picture: Path
-
-
-def evaluate_run(
-    workdir: str | None,
-    split: str = "val",
-    checkpoint: str = "latest",
-    data_dir: str | None = None,
-    picture: str | None = None,
-    distributed: bool = False,
-) -> Result:
-    """Restores a run and scores a split; arguments and errors as in `restore_run`.
-
-    Args:
-      workdir: folder of the run.
-      split: name of a split.
-      checkpoint: `latest`, `best` or a step.
-      data_dir: where the data are now.
-      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
-      distributed: as in `restore_run`.
-    """
-    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
-    path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
-    drawn = run.config.eval.samples > 0
-    if drawn:
-        target("--picture", path)
-    scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
-    if drawn:
-        logging.info("picture: %s", path)
-    names = run.source.info.class_names
-    return Result(report.table(scores, names), report.to_json(run.split, run.step, scores, names), path)

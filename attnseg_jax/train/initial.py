@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import write_atomically
-from attnseg_jax.models.layouts import Fitted, fit
-from attnseg_jax.models.pretrained import listed
-from attnseg_jax.models.sources import locate
-from attnseg_jax.models.weight_files import read_weights
 from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
 from attnseg_jax.train.state import TrainState
+from attnseg_jax.weights.files import read_weights
+from attnseg_jax.weights.layouts import Fitted, fit
+from attnseg_jax.weights.locate import locate
+from attnseg_jax.weights.rename import listed
 
 # What is recorded in the workdir.
 RECORD = "initial.json"
@@ -104,14 +104,14 @@ class Initial:
     fitted: Fitted
     record: dict[str, Any]
 
-    def put_into(self, state: TrainState) -> TrainState:
+    def load_into(self, state: TrainState) -> TrainState:
         """`state` with these weights, in the average of the parameters too."""
         params = _replace(state.params, self.fitted.variables["params"])
         statistics = _replace(state.batch_stats, self.fitted.variables["batch_stats"])
         ema = None if state.ema is None else _replace(state.ema, self.fitted.variables["params"])
         return state.replace(params=params, batch_stats=statistics, ema=ema)
 
-    def say(self) -> None:
+    def log(self) -> None:
         """Logs where the weights come from, and every name that is left over on either side."""
         record, fitted = self.record, self.fitted
         logging.info("initial state: %s=%s (layout %s)", record["key"], record["source"], record["layout"])

@@ -17,9 +17,9 @@ from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from attnseg_jax.evaluation.scores import Scores
+from attnseg_jax.evaluation.tables import finite
 from attnseg_jax.files import write_atomically
-from attnseg_jax.infer.evaluate import Scores
-from attnseg_jax.infer.report import finite
 
 
 class MetricWriter:

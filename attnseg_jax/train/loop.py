@@ -19,9 +19,10 @@ from attnseg_jax.data import region_cache, regions
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.evaluation import tables
+from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.files import check_folder, locked_workdir, write_atomically
-from attnseg_jax.infer import report, visualize
-from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.plots import segmentation
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
@@ -40,7 +41,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     was loaded. A finished run is not trained again, its result is returned.
 
     Returns:
-      The JSON object of the final evaluation (see `infer.report.to_json`).
+      The JSON object of the final evaluation (see `evaluation.tables.to_json`).
 
     Raises:
       UserError: a mistake in config, data or workdir, before anything is written; a loss that is not finite, after
@@ -194,8 +195,8 @@ def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path, initial:
     if initial is None:
         logging.info("initial state: from scratch")
         return train.create()
-    initial.say()
-    return initial.put_into(train.create())
+    initial.log()
+    return initial.load_into(train.create())
 
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:
@@ -262,9 +263,9 @@ def _evaluate_and_save(
 def _finish(
     config: ConfigDict, workdir: Path, step: int, class_names: tuple[str, ...], scores: Scores
 ) -> dict[str, Any]:
-    text = report.to_json(config.data.eval_split, step, scores, class_names)
+    text = tables.to_json(config.data.eval_split, step, scores, class_names)
     if jax.process_index() == 0:
-        visualize.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        segmentation.curves(workdir / "metrics.jsonl", workdir / "curves.png")
         # Written last: it marks the run as finished.
         write_atomically(workdir / "result.json", (text + "\n").encode())
     return json.loads(text)

@@ -4,7 +4,7 @@ python -m attnseg_jax.cli.study --study=configs/studies/camvid.py --workdir=runs
     --data_dir=path/to/camvid --results=docs/comparison/results.json
 """
 
-from attnseg_jax.train.study import Entry
+from attnseg_jax.study.entries import Entry
 
 SYSTEMS = (
     "fcn",

@@ -6,7 +6,7 @@ python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/
 from absl import logging
 
 from attnseg_jax.models import ATTENTION, DECODERS
-from attnseg_jax.train.study import Entry
+from attnseg_jax.study.entries import Entry
 
 # The six best of the first pass, by label.
 BEST = ("nonlocal", "linear", "scse", "psa", "encnet", "danet")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.data import regions
-from attnseg_jax.data.pipeline import eval_batches, train_batches, whole
+from attnseg_jax.data.pipeline import eval_batches, evaluation_sample, train_batches
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.data.transforms import augment
 from attnseg_jax.errors import UserError
@@ -158,13 +158,13 @@ def test_evaluation_pads_with_no_region(config):
 
 def test_one_sample_as_evaluation_sees_it(config):
     sample = load_source(config, "train")[1]
-    row = whole(sample, config)
+    row = evaluation_sample(sample, config)
     batch = next(batch for batch in evaluate(config) if 1 in batch["index"])
     place = batch["index"].tolist().index(1)
     assert set(row) == {"image", "label", "regions"}
     for key, value in row.items():
         np.testing.assert_array_equal(value, batch[key][place])
-    assert set(whole(sample, without(config))) == {"image", "label"}
+    assert set(evaluation_sample(sample, without(config))) == {"image", "label"}
 
 
 def test_regions_of_resized_images(config):
@@ -172,7 +172,7 @@ def test_regions_of_resized_images(config):
     sample = load_source(config, "train")[1]
     assert sample["image"].shape == (11, 15, 3)
     wanted = regions.numbered(regions.propose(sample["image"], config.regions), config.regions.count)
-    np.testing.assert_array_equal(whole(sample, config)["regions"], wanted)
+    np.testing.assert_array_equal(evaluation_sample(sample, config)["regions"], wanted)
 
 
 def test_errors_of_the_cache_come_through_the_threads(config, tmp_path):

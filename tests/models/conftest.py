@@ -1,14 +1,10 @@
-"""Random variables without compiling an initialisation; makes `torch_opcodes` importable."""
+"""Random variables without compiling an initialisation."""
 
 import functools
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 def _fill(path, leaf, rng):

@@ -11,8 +11,8 @@ from flax import linen as nn
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features, Segmenter
-from attnseg_jax.models.attention import Attention, MultiHeadAttention, NoAttention, SelfAttention, Stack
-from attnseg_jax.models.attention.self_attention import sincos_positions
+from attnseg_jax.models.attention import Attention, NoAttention, SelfAttention, Stack
+from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
 from attnseg_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
@@ -140,8 +140,8 @@ def test_the_weights_of_every_layer_sum_to_one(random_variables):
     image = jnp.asarray(RNG.standard_normal((2, 13, 17, 3)), jnp.float32)
     weights = FAST_COMPILE(model.apply)(random_variables(model, image), image).attention
     assert sorted(weights) == ["self0", "self1", "self2", "self3"]
-    for looked_at in weights.values():
-        value = looked_at.weights
+    for record in weights.values():
+        value = record.weights
         assert value.shape == (2, 3, 20, 20) and value.min() >= 0
         np.testing.assert_allclose(value.sum(-1), np.ones((2, 3, 20)), rtol=1e-6)
     assert abs(weights["self0"].weights - weights["self2"].weights).max() > 1e-3

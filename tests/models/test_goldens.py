@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import MULTI_HEAD_ATTENTION
 
 from attnseg_jax import build_model
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.attention import MultiHeadAttention
-from attnseg_jax.models.decoders.fcn import TORCHVISION_FCN
-from attnseg_jax.models.layers import BatchNorm
-from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, RESNET, from_torch, match
+from attnseg_jax.models.layers.attention import MultiHeadAttention
+from attnseg_jax.models.layers.conv import BatchNorm
 from attnseg_jax.ops import losses
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.resnet import RESNET
+from attnseg_jax.weights.rules.torchvision import TORCHVISION_FCN
 
 load = functools.cache(Golden)
 
@@ -122,9 +124,9 @@ def test_self_attention():
     case = load("attn_mha_self")
     x = jnp.asarray(case.inputs()["x"])
     model = MultiHeadAttention(heads=4)
-    y, looked_at = model.apply(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
+    y, record = model.apply(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", looked_at.weights)
+    assert_golden(case, "weights", record.weights)
 
 
 def test_masked_cross_attention():
@@ -134,6 +136,6 @@ def test_masked_cross_attention():
     mask = jnp.asarray(inputs["key_padding_mask"] == 0)[:, None, None]
     model = MultiHeadAttention(heads=4)
     variables = variables_of(model, case, MULTI_HEAD_ATTENTION, x, kv)
-    y, looked_at = model.apply(variables, x, kv, mask=mask)
+    y, record = model.apply(variables, x, kv, mask=mask)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", looked_at.weights)
+    assert_golden(case, "weights", record.weights)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.models.layers import BatchNorm, Conv, ConvBN, layer_norm
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, layer_norm
 
 X = jax.random.normal(jax.random.key(0), (8, 5, 7, 3)) * jnp.linspace(1, 3, 8).reshape(8, 1, 1, 1) + 2.0
 

@@ -9,7 +9,7 @@ import jax, jax.numpy as jnp
 from jaxtyping import TypeCheckError, install_import_hook
 with install_import_hook("attnseg_jax.models", "beartype.beartype"):
     from attnseg_jax import models
-    import attnseg_jax.models.pretrained
+    import attnseg_jax.weights.rename
 
 def run(model, train):
     def logits(key, image):  # a struct would leave eval_shape with abstract fields, which are no arrays

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from attnseg_jax.infer import cost
+from attnseg_jax import cost
+from attnseg_jax.study import entries, timing
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import study, study_timing
 
 SCRIPT = "attnseg_jax/cli/study.py"
 DEFAULT = str(Path(__file__).parents[2] / "configs/default.py")
@@ -54,7 +54,7 @@ with (pathlib.Path(__file__).parent / "calls").open("a") as file:
 def stub(call, monkeypatch, tmp_path, blocks_flags):
     """Writes a study and runs the command on it; returns (exit code, output, errors, results)."""
     (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(study, "SCRIPT", tmp_path / "train.py")
+    monkeypatch.setattr(entries, "SCRIPT", tmp_path / "train.py")
     one = cost.Cost(2.5e6, 3e6, 2**20)
     monkeypatch.setattr(cost, "module_cost", lambda model, *_, **__: cost.ModuleCost(model.backbone.width, one, one))
 
@@ -62,11 +62,11 @@ def stub(call, monkeypatch, tmp_path, blocks_flags):
         lines = [f"E('w{w}', {{**C, 'model.backbone.tiny.width': {w}}}, {DEFAULT!r}, {seeds})" for w in widths]
         path = tmp_path / "list.py"
         path.write_text(
-            "from attnseg_jax.train.study import Entry as E\n"
+            "from attnseg_jax.study.entries import Entry as E\n"
             f"C = {blocks_flags!r}\ndef get_study(): return [{', '.join(lines)}]\n"
         )
-        for planned in study.plan(study.load_study(path), tmp_path):
-            for one_of in (planned, study_timing.shortened(planned)):
+        for planned in entries.plan(entries.load_study(path), tmp_path):
+            for one_of in (planned, timing.shortened(planned)):
                 (tmp_path / f"{one_of.name}.json").write_text(configs.to_json(one_of.config))
         outcome = call(SCRIPT, f"--study={path}", f"--workdir={tmp_path / 'out'}", *argv)
         results = tmp_path / "out/results.json"

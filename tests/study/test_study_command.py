@@ -14,7 +14,7 @@ import pytest
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import locked_workdir
-from attnseg_jax.train import study
+from attnseg_jax.study import entries
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "attnseg_jax/cli/study.py"
@@ -83,10 +83,10 @@ def test_a_run_that_is_killed(stub):
 
 def test_another_config_than_planned_is_no_result(stub, tmp_path):
     stub([4])
-    (run,) = study.plan(study.load_study(tmp_path / "list.py"), tmp_path)
+    (run,) = entries.plan(entries.load_study(tmp_path / "list.py"), tmp_path)
     (tmp_path / f"{run.name}.json").write_text("{}")
     with locked_workdir(tmp_path / "other", "another study") as held:
-        trained, error = study.train(run, tmp_path / "other" / run.name, tmp_path / "log", held)
+        trained, error = entries.train(run, tmp_path / "other" / run.name, tmp_path / "log", held)
     assert trained and "became another config" in error
 
 
@@ -187,7 +187,7 @@ def test_a_folder_in_use(stub, tmp_path):
     ids=lambda x: " ".join(x),
 )
 def test_mistakes_are_one_line(argv, words, call, tmp_path):
-    head = "from attnseg_jax.train.study import Entry\n"
+    head = "from attnseg_jax.study.entries import Entry\n"
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "wrong.py").write_text("def get_study(): return ['none']")
     (tmp_path / "right.py").write_text(head + f"def get_study(): return [Entry('none', {{}}, {DEFAULT!r})]")
@@ -206,7 +206,7 @@ def test_a_real_study(blocks, blocks_flags, tmp_path):
     changes = {key: value for key, value in blocks_flags.items() if key != "data.dir"}
     path = tmp_path / "list.py"
     path.write_text(
-        "from attnseg_jax.train.study import Entry\n"
+        "from attnseg_jax.study.entries import Entry\n"
         f"C = {changes!r}\n"
         f"def get_study():\n    return [Entry('none', {{**C, 'model.attention.name': 'none'}}, {DEFAULT!r}),\n"
         f"            Entry('self', {{**C, 'train.steps': 60}}, {DEFAULT!r})]\n"

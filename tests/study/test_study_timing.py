@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attnseg_jax.data.sources import load_source
-from attnseg_jax.train import study, study_timing
+from attnseg_jax.study import entries, timing
 
 DEFAULT = str(Path(__file__).parents[2] / "configs/default.py")
 # ml_collections reads config files that way.
@@ -51,7 +51,7 @@ def test_a_system_that_breaks_leaves_all_times(stub, tmp_path):
     assert err.splitlines()[-1].startswith("error: --time: w9 seed 0 broke, no time is kept: no memory (see ")
     assert found == records and not list((tmp_path / "out/timing").iterdir())
     # As after a kill: what is there would be taken for finished.
-    (short,) = (study_timing.shortened(run) for run in study.plan(study.load_study(tmp_path / "list.py"), tmp_path)[1:])
+    (short,) = (timing.shortened(run) for run in entries.plan(entries.load_study(tmp_path / "list.py"), tmp_path)[1:])
     left = tmp_path / "out/timing" / short.name
     left.mkdir()
     (left / "result.json").write_text("{}")
@@ -63,8 +63,8 @@ def test_a_system_that_breaks_leaves_all_times(stub, tmp_path):
 
 
 def test_a_run_to_time_is_the_same_but_short(tmp_path):
-    runs = study.plan([study.Entry("a", {"optimizer.warmup_steps": 5}, DEFAULT)], tmp_path, "folder")
-    short = study_timing.shortened(runs[0])
+    runs = entries.plan([entries.Entry("a", {"optimizer.warmup_steps": 5}, DEFAULT)], tmp_path, "folder")
+    short = timing.shortened(runs[0])
     assert short.config.train.steps == 12 and short.config.data.dir == "folder" and short.key != runs[0].key
     command = short.command(tmp_path)
     for text in ("train.steps=12", "optimizer.warmup_steps=0", "data.check=False", "data.dir=folder", "seed=0"):
@@ -75,13 +75,13 @@ def test_a_run_to_time_is_the_same_but_short(tmp_path):
 def test_regions_are_found_before_times_are_taken(blocks, blocks_flags, tmp_path):
     """Of both splits, once for each way to find them."""
     flags = {**blocks_flags, "data.regions.method": "slic", "data.regions.cache": str(tmp_path / "cache")}
-    entries = [
-        study.Entry("a", {**flags, "model.kind": "rcnn"}, DEFAULT),
-        study.Entry("b", {**flags, "model.kind": "fast_rcnn"}, DEFAULT),
-        study.Entry("c", blocks_flags, DEFAULT),
+    systems = [
+        entries.Entry("a", {**flags, "model.kind": "rcnn"}, DEFAULT),
+        entries.Entry("b", {**flags, "model.kind": "fast_rcnn"}, DEFAULT),
+        entries.Entry("c", blocks_flags, DEFAULT),
     ]
-    runs = study.plan(entries, tmp_path)
-    study_timing.warm(runs)
+    runs = entries.plan(systems, tmp_path)
+    timing.warm(runs)
     data = runs[0].config.data
     total = sum(len(load_source(data, split)) for split in (data.train_split, data.eval_split))
     assert len(list((tmp_path / "cache").iterdir())) == total

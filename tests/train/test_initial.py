@@ -13,14 +13,14 @@ import weights
 from flax import traverse_util
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.infer.evaluate import Scores
-from attnseg_jax.models.pretrained import flatten
-from attnseg_jax.models.weight_files import read_weights, weights_bytes
+from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.initial import fit_given, read_given, write_record
 from attnseg_jax.train.setup import make_run
+from attnseg_jax.weights.files import read_weights, weights_bytes
+from attnseg_jax.weights.rename import flatten
 from configs import camvid_resnet18_attention
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_the_state_holds_the_weights_and_nothing_else_changes(key, make_config, 
     run = make_run(config, CLASSES)
     initial = fit_given(read_given(config), run.abstract, CLASSES)
     before = some_state(run, seed=1)
-    after = initial.put_into(before)
+    after = initial.load_into(before)
     assert jax.tree.structure(after) == jax.tree.structure(before)
     source = {n: x for n, x in read_weights(file).items() if key == "init_from" or n.split(".")[1] == "backbone"}
     for collection in ("params", "batch_stats", "ema"):
@@ -127,7 +127,7 @@ def test_other_classes_are_warned_of(make_config, file, caplog):
     config = make_config(init_from=str(file))
     initial = fit_given(read_given(config), make_run(config, 7).abstract, 7)
     with caplog.at_level(logging.INFO):
-        initial.say()
+        initial.log()
     assert f"initial state: config.init_from={file} (layout attnseg_jax)" in caplog.text
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert "params.decoder.head.classifier.bias" in warning.getMessage()
@@ -270,7 +270,7 @@ def test_a_file_of_torchvision_fits_the_camvid_config(freeze, torchvision_file, 
     run = make_run(config, CLASSES)
     with caplog.at_level(logging.INFO):
         initial = fit_given(read_given(config), run.abstract, CLASSES)
-        initial.say()
+        initial.log()
     assert initial.record["layout"] == "torchvision_resnet"
     assert "of the file not used: fc.weight, fc.bias" in caplog.text
     kernel = initial.fitted.variables["params"]["backbone"]["layer4_1"]["conv2"]["kernel"]

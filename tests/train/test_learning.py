@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from attnseg_jax.data import regions
-from attnseg_jax.data.pipeline import whole
+from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.sources import load_source
-from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.optimizer import make_optimizer
@@ -49,7 +49,7 @@ def learn(name, tmp_path):
     config.model.fast_rcnn.dropout = 0.0
     config.model.rcnn.size = 32
     source = load_source(config.data, "train")
-    rows = [whole(source[i], config.data) for i in range(IMAGES)]
+    rows = [evaluation_sample(source[i], config.data) for i in range(IMAGES)]
     batch = {key: np.stack([row[key] for row in rows]) for key in rows[0]} | {"valid": np.ones(IMAGES, bool)}
     classes = source.info.num_classes
     model, (rule, schedule) = make_model(config, classes), make_optimizer(config.optimizer, steps)

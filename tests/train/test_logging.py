@@ -12,7 +12,7 @@ import pytest
 from absl import logging as absl_logging
 from tqdm import tqdm
 
-from attnseg_jax.infer.evaluate import Scores
+from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import logging as module
 from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, track
 

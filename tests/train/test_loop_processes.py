@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from workdirs import assert_same_run, final_state, lines
 
-from attnseg_jax.infer.counts import ImageCounts
+from attnseg_jax.evaluation.counts import ImageCounts
 
 ROOT = Path(__file__).parents[2]
 

@@ -36,7 +36,7 @@ def test_two_processes_equal_one(mode, tmp_path):
     )
     processes = [
         subprocess.Popen(
-            [sys.executable, ROOT / "tests/train/process.py", mode, tmp_path],
+            [sys.executable, ROOT / "tests/helpers/process.py", mode, tmp_path],
             env=dict(environment, JAX_PROCESS_ID=str(index)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

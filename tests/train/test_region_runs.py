@@ -9,7 +9,8 @@ from tiny import largest_difference, optimizer_config
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
-from attnseg_jax.train import evaluation, loop, restore
+from attnseg_jax.inference import evaluation, restore
+from attnseg_jax.train import loop
 from attnseg_jax.train.config import config_hash
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import make_parallel
@@ -85,7 +86,7 @@ def test_a_run_and_its_evaluation(make_config, tmp_path):
         np.add.at(confusion, (record["label"][valid], prediction[valid]), 1)
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
     with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
-        restore.look(restored, records[0]["image"])
+        restore.predict_with_records(restored, records[0]["image"])
 
 
 def test_where_regions_are_kept_does_not_change_the_hash(make_config, tmp_path):

@@ -18,9 +18,11 @@ from attnseg_jax.models.attention.ocr import OCR
 from attnseg_jax.models.attention.psa import PSA
 from attnseg_jax.models.attention.scse import SCSE
 from attnseg_jax.models.attention.se import SE
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, SelfAttention
+from attnseg_jax.models.attention.self_attention import SelfAttention
 from attnseg_jax.models.attention.stack import Stack
-from attnseg_jax.models.attention.window import ShiftedWindowAttention, SwinBlock, WindowAttention
+from attnseg_jax.models.attention.window import WindowAttention
+from attnseg_jax.models.layers.attention import MultiHeadAttention
+from attnseg_jax.models.layers.swin import ShiftedWindowAttention, SwinBlock
 
 ATTENTION = {
     "none": NoAttention,

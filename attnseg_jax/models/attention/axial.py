@@ -7,15 +7,12 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import BatchNorm, Conv, ConvBN, Dtype
-from attnseg_jax.models.maps import AttentionMap
-from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.ops import axial as axial_ops
+from attnseg_jax.models.layers.attention import head_width
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, Dtype
+from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.ops.attention import axial as axial_ops
 
-# csrhddlam/axial-deeplab, AxialAttention: `AxisAttention`.
-AXIAL: Rules = ((r"\bqkv_transform\.", "qkv."),)
 _KEY = "config.model.attention.axial"
 
 
@@ -24,7 +21,7 @@ class AxisAttention(nn.Module):
 
     Queries and keys are half as wide as values. The table of positions, one vector for each offset and the same for
     all heads, has the size of the map it is initialised on; on a smaller map it is cropped, on a larger one stretched
-    (`attnseg_jax.ops.axial.fit_offsets`).
+    (`attnseg_jax.ops.attention.axial.fit_offsets`).
 
     Attributes:
       heads: number of heads; the channels of each are even.
@@ -63,8 +60,8 @@ class AxisAttention(nn.Module):
         y = BatchNorm(dtype=self.dtype, name="bn_output")(y, train=train).reshape(b, h, w, c, 2).sum(-1)
         weights = weights.transpose((0, 2, 1, 3, 4) if self.width else (0, 2, 3, 1, 4))
         weights = weights.reshape(b, self.heads, h * w, h)
-        looked_at = AttentionMap(weights, axial_ops.axial_keys(size, width=self.width), size, size)
-        return y.swapaxes(1, 2) if self.width else y, looked_at
+        record = AttentionMap(weights, axial_ops.axial_keys(size, width=self.width), size, size)
+        return y.swapaxes(1, 2) if self.width else y, record
 
     def _weights(self, scores: Array, train: bool) -> Array:
         """Normalises the similarities of every kind and head, and their sum over the keys: `[b, w, a, h, h]`."""
@@ -114,8 +111,8 @@ class AxialAttention(Attention):
             )
         y = ConvBN(channels, 1, dtype=self.dtype, name="down")(x, train=train)
         for name in ("height", "width"):
-            y, looked_at = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
-            features = features.with_attention(f"axial_{name}", looked_at)
+            y, record = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
+            features = features.with_attention(f"axial_{name}", record)
         y = Conv(x.shape[-1], 1, dtype=self.dtype, name="up")(nn.relu(y))
         y = BatchNorm(dtype=self.dtype, name="bn_up")(y, train=train)
         return features.with_deepest(nn.relu(x + y))

@@ -6,9 +6,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.maps import LookedAt
+from attnseg_jax.models.records import AttentionRecord
 
-Maps = dict[str, LookedAt]
+Records = dict[str, AttentionRecord]
 
 
 def lead_width(channels: int, x: Float[Array, "b h w c"]) -> int:
@@ -40,12 +40,12 @@ class Attention(nn.Module):
         """Returns the features after attention; it may add auxiliary logits and maps to look at."""
         raise NotImplementedError
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Records]:
         """Returns the decoder's logits, at the decoder's resolution, after refinement (none here)."""
         return logits, {}
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Maps]:
+    ) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns a decoder's skip of nominal `stride`, weighted by the coarser `signal` (unchanged here)."""
         return skip, {}

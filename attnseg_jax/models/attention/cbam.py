@@ -5,19 +5,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.attention.se import ChannelScores, gated, pooled, reduced
 from attnseg_jax.models.features import Features, numbered
-from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
-from attnseg_jax.models.maps import GateMap
-from attnseg_jax.models.pretrained import Rules
-
-# Jongchan/attention-module, MODELS/cbam.py, CBAM: `CBAMBlock`.
-CBAM_ORIGINAL: Rules = (
-    (r"\bChannelGate\.mlp\.1\.", "scores.down."),
-    (r"\bChannelGate\.mlp\.3\.", "scores.up."),
-    (r"\bSpatialGate\.spatial\.", "spatial_"),
-)
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
+from attnseg_jax.models.records import GateMap
 
 
 class CBAMBlock(nn.Module):
@@ -36,7 +28,7 @@ class CBAMBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w c"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns the gated map; the gates `[b, 1, 1, c]` and `[b, h, w, 1]` as `cbam_channel` and `cbam_spatial`."""
         scores = ChannelScores(self.reduction, True, self.dtype, name="scores")
         channel = nn.sigmoid(scores(pooled(x)) + scores(x.max((1, 2), keepdims=True)))

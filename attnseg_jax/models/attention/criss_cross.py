@@ -7,20 +7,10 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, torch_default_init
-from attnseg_jax.models.maps import AttentionMap
-from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.ops import criss_cross as criss_cross_ops
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, torch_default_init
+from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.ops.attention import criss_cross as criss_cross_ops
 
-# speedinghzl/CCNet: its `CrissCrossAttention` is `CrissCross`; its `RCCAModule` is the attention and the decoder of a
-# `Segmenter` of `criss_cross` and `fcn` with convs=0.
-CCNET: Rules = (
-    (r"\b(query|key|value)_conv\.", r"\1."),
-    (r"\.0\.", ".conv."),
-    (r"\.1\.", ".bn."),
-    (r"^bottleneck\.3\.", "decoder.head.classifier."),
-    (r"^(conva|convb|bottleneck|cca)\.", r"attention.\1."),
-)
 _LEAST_CHANNELS = 64
 _SLOPE = 0.01
 
@@ -100,8 +90,8 @@ class CrissCrossAttention(Attention):
 
         y = convolve(x, channels, "conva")
         y, maps = CrissCross(self.recurrence, self.reduction, self.dtype, name="cca")(y)
-        for looked_at in maps:
-            features = features.with_attention("criss_cross", looked_at)
+        for record in maps:
+            features = features.with_attention("criss_cross", record)
         y = convolve(y, channels, "convb")
         both = jnp.concatenate([x.astype(self.dtype), y], axis=-1)
         return features.with_deepest(convolve(both, self.out_channels or max(c // 4, 1), "bottleneck"))

@@ -7,30 +7,11 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier, torch_default_init
-from attnseg_jax.models.maps import AttentionMap, DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, classifier, torch_default_init
+from attnseg_jax.models.records import AttentionMap, DotProductMap
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops.channel_attention import channel_attention, channel_weights
+from attnseg_jax.ops.attention.danet import channel_attention, channel_weights
 
-# PAM_Module and CAM_Module of encoding/nn/da_att.py: `PositionAttention`, `ChannelAttention`.
-DANET_MODULES: Rules = ((r"\b(query|key|value)_conv\.", r"\1."),)
-
-# DANetHead of encoding/models/sseg/danet.py: `Segmenter` with attention `danet` and the decoder `fcn`, `convs=0`.
-DANET_HEAD: Rules = (
-    *DANET_MODULES,
-    (r"^sa\.", "attention.position."),
-    (r"^sc\.", "attention.channel."),
-    (r"^conv5a\.", "attention.position_in."),
-    (r"^conv5c\.", "attention.channel_in."),
-    (r"^conv51\.", "attention.position_out."),
-    (r"^conv52\.", "attention.channel_out."),
-    (r"_(in|out)\.0\.", r"_\1.conv."),
-    (r"_(in|out)\.1\.", r"_\1.bn."),
-    (r"^conv6\.1\.", "attention.position_classifier."),
-    (r"^conv7\.1\.", "attention.channel_classifier."),
-    (r"^conv8\.1\.", "decoder.head.classifier."),
-)
 _KEY = "config.model.attention.danet"
 
 
@@ -60,8 +41,8 @@ class PositionAttention(nn.Module):
         q, k, v = project(width, "query"), project(width, "key"), project(c, "value")
         y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl").reshape(x.shape)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
-        looked_at = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=(h, w))
-        return x + gamma.astype(self.dtype).reshape(1, 1, 1, 1) * y, looked_at
+        record = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=(h, w))
+        return x + gamma.astype(self.dtype).reshape(1, 1, 1, 1) * y, record
 
 
 class ChannelAttention(nn.Module):
@@ -126,11 +107,11 @@ class DANet(Attention):
         outputs = []
         for branch, attend in branches.items():
             x = ConvBN(channels, dtype=self.dtype, name=f"{branch}_in")(deepest, train=train)
-            x, looked_at = attend(x)
+            x, record = attend(x)
             x = ConvBN(channels, dtype=self.dtype, name=f"{branch}_out")(x, train=train)
             outputs.append(x)
             dropped = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
             logits = classifier(self.num_classes, f"{branch}_classifier")(dropped)
             name = f"danet_{branch}"
-            features = features.with_attention(name, looked_at).with_aux(name, logits)
+            features = features.with_attention(name, record).with_aux(name, logits)
         return features.with_deepest(outputs[0] + outputs[1])

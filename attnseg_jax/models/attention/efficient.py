@@ -6,19 +6,11 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, check_dropout, head_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
-from attnseg_jax.models.maps import DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.attention import MultiHeadAttention, check_dropout, head_width
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.records import DotProductMap
 
-# SegformerAttention: `EfficientAttention`.
-SEGFORMER_ATTENTION: Rules = (
-    (r"\bself\.sr\.", "reduce."),
-    (r"\bself\.layer_norm\.", "norm."),
-    (r"\bself\.(query|key|value)\.", r"attention.\1."),
-    (r"\boutput\.dense\.", "attention.out."),
-)
 _KEY = "config.model.attention.efficient"
 
 
@@ -73,8 +65,8 @@ class EfficientAttention(nn.Module):
             impl_key=self.impl_key,
             name="attention",
         )
-        y, looked_at = attend(x.reshape(b, h * w, c), reduced.reshape(b, -1, c), train=train)
-        return y.reshape(b, h, w, c), looked_at.replace(query_size=(h, w), key_size=key_size)
+        y, record = attend(x.reshape(b, h * w, c), reduced.reshape(b, -1, c), train=train)
+        return y.reshape(b, h, w, c), record.replace(query_size=(h, w), key_size=key_size)
 
 
 class Efficient(Attention):
@@ -121,7 +113,7 @@ class Efficient(Attention):
             attend = EfficientAttention(
                 self.heads, self.reduction, self.dropout, self.impl, self.dtype, name=f"attention{i}"
             )
-            y, looked_at = attend(y.astype(self.dtype), train=train)
-            features = features.with_attention("efficient", looked_at)
+            y, record = attend(y.astype(self.dtype), train=train)
+            features = features.with_attention("efficient", record)
             x = x + y
         return features.with_deepest(x)

@@ -10,26 +10,9 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype
-from attnseg_jax.models.maps import AttentionMap
-from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.ops.em_attention import em_attention
-
-# EMANet's EMAU: `EMAUnit`.
-EMAU: Rules = (
-    (r"\bconv2\.0\.", "conv2.conv."),
-    (r"\bconv2\.1\.", "conv2.bn."),
-)
-
-# EMANet of network.py without its backbone: `Segmenter` with attention `ema` and the decoder `fcn`, `channels=256`.
-EMANET_HEAD: Rules = (
-    (r"^fc0\.", "attention.lead."),
-    (r"^emau\.", "attention.unit."),
-    (r"^fc1\.0\.", "decoder.head.conv."),
-    (r"^fc2\.", "decoder.head.classifier."),
-    (r"^(attention\.unit\.conv2)\.0\.", r"\1.conv."),
-    (r"^(attention\.unit\.conv2)\.1\.", r"\1.bn."),
-)
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype
+from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.ops.attention.ema import em_attention
 
 
 def _initial_bases(key: Array, shape: tuple[int, int, int]) -> Array:

@@ -8,13 +8,9 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import BatchNorm, ConvBN, Dtype
-from attnseg_jax.models.maps import AttentionMap, GateMap
-from attnseg_jax.models.pretrained import Rules
-from attnseg_jax.ops.encoding import encode
-
-# mmsegmentation's and PyTorch-Encoding's layer `Encoding`: `Encoding`, name by name.
-ENCODING: Rules = ()
+from attnseg_jax.models.layers.conv import BatchNorm, ConvBN, Dtype
+from attnseg_jax.models.records import AttentionMap, GateMap
+from attnseg_jax.ops.attention.encnet import encode
 
 
 class Encoding(nn.Module):
@@ -28,7 +24,7 @@ class Encoding(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k c"], Float[Array, "b n k"]]:
-        """Returns float32 sums of residuals and the assignments of the positions, see `ops.encoding.encode`."""
+        """Returns float32 sums of residuals and the assignments of the positions, see `ops.attention.encnet.encode`."""
         b, h, w, c = x.shape
         limit = (self.codewords * c) ** -0.5
 

@@ -5,25 +5,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
-from attnseg_jax.models.maps import GateMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
+from attnseg_jax.models.records import GateMap
 from attnseg_jax.ops.resize import resize
-
-# ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `OktayGate`.
-OKTAY: Rules = ((r"\bW\.0\.", "out_conv."), (r"\bW\.1\.", "out_bn."))
-
-# LeeJunHyun/Image_Segmentation, network.py, Attention_block: `LeeGate`.
-LEEJUNHYUN: Rules = (
-    (r"\bW_g\.0\.", "signal_conv."),
-    (r"\bW_g\.1\.", "signal_bn."),
-    (r"\bW_x\.0\.", "skip_conv."),
-    (r"\bW_x\.1\.", "skip_bn."),
-    (r"\bpsi\.0\.", "psi_conv."),
-    (r"\bpsi\.1\.", "psi_bn."),
-)
 
 
 class OktayGate(nn.Module):
@@ -113,7 +99,7 @@ class Gate(Attention):
     @nn.compact
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Maps]:
+    ) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns the gated skip and, as `gate4_` at stride 4, the gate `[b, h, w, 1]`.
 
         Raises:

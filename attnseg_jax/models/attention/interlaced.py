@@ -7,28 +7,12 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype
-from attnseg_jax.models.maps import AttentionMap, DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype
+from attnseg_jax.models.records import AttentionMap, DotProductMap
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops import interlace
+from attnseg_jax.ops.attention import interlaced
 
-# ISA_Module and ISA_Block of lib/models/modules/isa_block.py: `InterlacedContext` (one down factor),
-# `InterlacedBlock`.
-ISA: Rules = (
-    (r"\bstages\.0\.", "block."),
-    (r"\blong_range_sa\.", "far."),
-    (r"\bshort_range_sa\.", "near."),
-    (r"\bf_value\.", "value."),
-    (r"\bf_(key|query)\.([01])\.", r"\g<1>0.\2."),
-    (r"\bf_(key|query)\.2\.", r"\g<1>1.0."),
-    (r"\bf_(key|query)\.3\.", r"\g<1>1.1."),
-    (r"\b(W|conv_bn)\.", "out."),
-    (r"\b(key0|key1|query0|query1|out)\.0\.", r"\1.conv."),
-    (r"\b(key0|key1|query0|query1|out)\.1\.0\.", r"\1.bn."),
-)
-
-Maps = dict[str, AttentionMap]
+Records = dict[str, AttentionMap]
 _KEY = "config.model.attention.interlaced"
 
 
@@ -91,7 +75,7 @@ class InterlacedBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Records]:
         """Returns the result and what each stage, `far` and `near`, attends to.
 
         Raises:
@@ -103,21 +87,21 @@ class InterlacedBlock(nn.Module):
                 f"{_KEY}.factors={self.factors} does not fit a map of {h}x{w} positions: "
                 "choose two numbers from 1 to its height and width, or give larger images"
             )
-        x = interlace.pad_to_multiple(x, self.factors)
+        x = interlaced.pad_to_multiple(x, self.factors)
         padded = x.shape[1:3]
         maps = {}
-        for reach in interlace.REACHES:
-            groups = interlace.split(x, self.factors, reach)
+        for reach in interlaced.REACHES:
+            groups = interlaced.split(x, self.factors, reach)
             attend = GroupAttention(
                 self.key_channels, self.value_channels, self.channels, self.impl, self.dtype, name=reach
             )
-            y, looked_at = attend(groups, train=train)
-            weights = looked_at.weights.reshape(*groups.shape[:3], -1)
-            weights = interlace.crop_to_size(interlace.join(weights, padded, self.factors, reach), (h, w))
-            keys = interlace.member_positions((h, w), self.factors, reach)
+            y, record = attend(groups, train=train)
+            weights = record.weights.reshape(*groups.shape[:3], -1)
+            weights = interlaced.crop_to_size(interlaced.join(weights, padded, self.factors, reach), (h, w))
+            keys = interlaced.member_positions((h, w), self.factors, reach)
             maps[reach] = AttentionMap(weights.reshape(b, 1, h * w, -1), keys, query_size=(h, w), key_size=(h, w))
-            x = interlace.join(y, padded, self.factors, reach)
-        return interlace.crop_to_size(x, (h, w)), maps
+            x = interlaced.join(y, padded, self.factors, reach)
+        return interlaced.crop_to_size(x, (h, w)), maps
 
 
 class InterlacedContext(nn.Module):
@@ -135,7 +119,7 @@ class InterlacedContext(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Records]:
         """Returns the result and what each stage, `far` and `near`, attends to."""
         block = InterlacedBlock(
             self.key_channels,
@@ -200,6 +184,6 @@ class Interlaced(Attention):
             name="context",
         )
         x, maps = context(x, train=train)
-        for reach, looked_at in maps.items():
-            features = features.with_attention(f"interlaced_{reach}", looked_at)
+        for reach, record in maps.items():
+            features = features.with_attention(f"interlaced_{reach}", record)
         return features.with_deepest(x)

@@ -6,11 +6,11 @@ from jaxtyping import Array
 
 from attnseg_jax.errors import check_known, check_least
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.attention.self_attention import head_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Dtype, layer_norm
-from attnseg_jax.models.maps import DotProductMap
-from attnseg_jax.ops import linear_attention as linear_ops
+from attnseg_jax.models.layers.attention import head_width
+from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.records import DotProductMap
+from attnseg_jax.ops.attention import linear as linear_ops
 
 
 class LinearAttention(Attention):
@@ -56,7 +56,7 @@ class LinearAttention(Attention):
 
         q, k, v = project("query"), project("key"), project("value")
         factors = linear_ops.linear_factors(q, k, form=self.form)
-        looked_at = DotProductMap(*factors, scale=1.0, softmax=False, query_size=(h, w), key_size=(h, w))
-        features = features.with_attention("linear", looked_at)
+        record = DotProductMap(*factors, scale=1.0, softmax=False, query_size=(h, w), key_size=(h, w))
+        features = features.with_attention("linear", record)
         y = linear_ops.linear_attention(q, k, v, form=self.form).reshape(b, h, w, self.heads * d)
         return features.with_deepest(x + nn.Dense(c, dtype=self.dtype, name="out")(y))

@@ -5,12 +5,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.base import Attention, Maps
-from attnseg_jax.models.attention.self_attention import head_width
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Dtype, layer_norm
-from attnseg_jax.models.maps import AttentionMap
-from attnseg_jax.ops import local as local_ops
+from attnseg_jax.models.layers.attention import head_width
+from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.ops.attention import local as local_ops
 from attnseg_jax.ops.resize import resize
 
 VALUES = ("features", "logits")
@@ -73,7 +73,7 @@ class LocalAttention(Attention):
         return features.with_deepest(x + y).with_attention("local", self._map(weights))
 
     @nn.compact
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Records]:
         """Returns the averaged logits and their map of weights `local`, or the logits where `value` is `features`.
 
         Raises:

@@ -7,24 +7,14 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError, check_known, check_least
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import BatchNorm, Conv, Dtype, torch_default_init
-from attnseg_jax.models.maps import DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype, torch_default_init
+from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops.averaging import dot_product_average
+from attnseg_jax.ops.attention.non_local import dot_product_average
 from attnseg_jax.ops.pool import max_pool
 
 FORMS = ("embedded_gaussian", "gaussian", "dot_product")
 
-# NONLocalBlock2D of lib/non_local_*.py: `NonLocalBlock`.
-NONLOCAL: Rules = (
-    (r"^(g|phi)\.0\.", r"\1."),
-    (r"^theta\.", "query."),
-    (r"^phi\.", "key."),
-    (r"^g\.", "value."),
-    (r"^W\.1\.", "norm."),
-    (r"^W\.(0\.)?", "out."),
-)
 _KEY = "config.model.attention.nonlocal"
 
 
@@ -71,9 +61,9 @@ class NonLocalBlock(nn.Module):
         if self.sub_sample:
             key, value = max_pool(key, 2), max_pool(value, 2)
         q, k, v = (t.reshape(b, -1, 1, t.shape[-1]) for t in (query, key, value))
-        looked_at = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=key.shape[1:3])
+        record = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=key.shape[1:3])
         if self.form == "dot_product":
-            looked_at = looked_at.replace(scale=1.0 / k.shape[1], softmax=False)
+            record = record.replace(scale=1.0 / k.shape[1], softmax=False)
             y = dot_product_average(q, k, v)
         else:
             y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
@@ -81,7 +71,7 @@ class NonLocalBlock(nn.Module):
         y = Conv(c, 1, use_bias=True, dtype=self.dtype, kernel_init=out_init, name="out")(y.reshape(b, h, w, channels))
         if self.norm:
             y = BatchNorm(dtype=self.dtype, scale_init=nn.initializers.zeros, name="norm")(y, train=train)
-        return x + y, looked_at
+        return x + y, record
 
 
 class NonLocal(Attention):
@@ -111,5 +101,5 @@ class NonLocal(Attention):
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """Returns the features with the deepest map attended over; the map goes to `attention['nonlocal0']`."""
         block = NonLocalBlock(self.form, self.channels, self.sub_sample, self.norm, self.impl, self.dtype, name="block")
-        x, looked_at = block(features.deepest, train=train)
-        return features.with_deepest(x).with_attention("nonlocal", looked_at)
+        x, record = block(features.deepest, train=train)
+        return features.with_deepest(x).with_attention("nonlocal", record)

@@ -7,39 +7,13 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import UserError, check_least, check_rate
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.maps import AttentionMap, DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier
+from attnseg_jax.models.records import AttentionMap, DotProductMap
 from attnseg_jax.ops import attention as attention_ops
+from attnseg_jax.ops.attention.ocr import region_means, region_weights
 from attnseg_jax.ops.pool import max_pool
-from attnseg_jax.ops.regions import region_means, region_weights
 from attnseg_jax.ops.resize import resize
 
-# SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: `ObjectContext`,
-# `ObjectAttention`.
-OCR_MODULES: Rules = (
-    (r"\bobject_context_block\.", "attend."),
-    (r"\bconv_bn_dropout\.", "out."),
-    (r"\bf_(pixel|object)\.([01])\.", r"\g<1>0.\2."),
-    (r"\bf_(pixel|object)\.2\.", r"\g<1>1.0."),
-    (r"\bf_(pixel|object)\.3\.", r"\g<1>1.1."),
-    (r"\bf_(down|up)\.", r"\1."),
-    (r"\b(pixel0|pixel1|object0|object1|down|up|out)\.0\.", r"\1.conv."),
-    (r"\b(pixel0|pixel1|object0|object1|down|up|out)\.1\.0\.", r"\1.bn."),
-)
-
-# SpatialOCRNet of lib/models/nets/ocrnet.py without its backbone: `Segmenter` with attention `ocr`, `aux_stride=16`,
-# and the decoder `fcn`, `convs=0`.
-OCRNET_HEAD: Rules = (
-    (r"^spatial_ocr_head\.", "attention.context."),
-    (r"^conv_3x3\.0\.", "attention.lead_in.conv."),
-    (r"^conv_3x3\.1\.0\.", "attention.lead_in.bn."),
-    (r"^dsn_head\.0\.", "attention.aux_conv.conv."),
-    (r"^dsn_head\.1\.0\.", "attention.aux_conv.bn."),
-    (r"^dsn_head\.3\.", "attention.aux_classifier."),
-    (r"^head\.", "decoder.head.classifier."),
-    *OCR_MODULES,
-)
 _KEY = "config.model.attention.ocr"
 
 
@@ -115,10 +89,10 @@ class ObjectContext(nn.Module):
     ) -> tuple[Float[Array, "b h w d"], DotProductMap]:
         """Returns the map and how much of each region every position takes."""
         attend = ObjectAttention(self.key_channels, self.scale, self.impl, self.dtype, name="attend")
-        context, looked_at = attend(x, regions, train=train)
+        context, record = attend(x, regions, train=train)
         y = jnp.concatenate([context, x], axis=-1)
         y = ConvBN(self.channels, 1, dtype=self.dtype, use_bias=True, name="out")(y, train=train)
-        return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y), looked_at
+        return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y), record
 
 
 class OCR(Attention):
@@ -189,9 +163,9 @@ class OCR(Attention):
             self.dtype,
             name="context",
         )
-        x, looked_at = context(x, region_means(x, weights), train=train)
+        x, record = context(x, region_means(x, weights), train=train)
         features = features.with_attention("ocr_regions", AttentionMap(weights[:, None], key_size=size))
-        return features.with_attention("ocr_pixels", looked_at).with_deepest(x)
+        return features.with_attention("ocr_pixels", record).with_deepest(x)
 
     def _predict(self, features: Features, channels: int, train: bool) -> Array:
         stride = self.aux_stride or max(features.maps)

@@ -5,24 +5,14 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.features import Features, numbered
-from attnseg_jax.models.layers import ConvBN, Dtype
-from attnseg_jax.models.maps import AttentionMap, DotProductMap, LookedAt
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype
+from attnseg_jax.models.records import AttentionMap, AttentionRecord, DotProductMap
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops.point_wise import scores_of_positions
+from attnseg_jax.ops.attention.psa import scores_of_positions
 from attnseg_jax.ops.resize import resize
 
-# hszhao/semseg, model/psanet.py, PSA: `PSABlock`. The names do not tell the mask's size: before, reshape
-# `attention.3.weight` and `attention_p.3.weight` `[mask_h * mask_w, c, 1, 1]` to `[mask_h, mask_w, c]`.
-PSANET: Rules = (
-    (r"^(reduce|attention)_p\.", r"branch1.\1."),
-    (r"^(reduce|attention)\.", r"branch0.\1."),
-    (r"\battention\.3\.weight$", "planes"),
-    (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
-    (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
-)
 _KEY = "config.model.attention.psa"
 KINDS = {"collect": ("collect",), "distribute": ("distribute",), "both": ("collect", "distribute")}
 # The scale of PyTorch's default for convolutions: scores are small at first, attention is nearly uniform.
@@ -51,15 +41,15 @@ class PSABranch(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> tuple[Float[Array, "b i j d"], LookedAt]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> tuple[Float[Array, "b i j d"], AttentionRecord]:
         """Returns the attended, shrunken map and its weights; rows are targets, keys their sources."""
         x = ConvBN(self.channels, 1, dtype=self.dtype, name="reduce")(x, train=train)
         size = tuple((n - 1) // self.shrink + 1 for n in x.shape[1:3])
         x = resize(x, size, align_corners=True)
         y = ConvBN(self.channels, 1, dtype=self.dtype, name="attention")(x, train=train)
         planes = self.param("planes", _planes_init, (*self._mask_size(size), self.channels), jnp.float32)
-        mixed, looked_at = (self._compact if self.compact else self._over_complete)(x, y, planes)
-        return mixed.reshape(x.shape), looked_at.replace(query_size=size, key_size=size)
+        mixed, record = (self._compact if self.compact else self._over_complete)(x, y, planes)
+        return mixed.reshape(x.shape), record.replace(query_size=size, key_size=size)
 
     def _mask_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         if self.mask_size:
@@ -69,7 +59,7 @@ class PSABranch(nn.Module):
             return self.get_variable("params", "planes").shape[:2]
         return size if self.compact else tuple(2 * n - 1 for n in size)
 
-    def _compact(self, x: Array, y: Array, planes: Array) -> tuple[Array, LookedAt]:
+    def _compact(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:
         b, h, w, c = x.shape
         # Resampling the kernel is resampling the planes that it predicts.
         planes = resize(planes[None], (h, w), align_corners=True).astype(self.dtype)
@@ -80,7 +70,7 @@ class PSABranch(nn.Module):
         mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
         return mixed, DotProductMap(q, k, scale=1.0)
 
-    def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, LookedAt]:
+    def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:
         b, h, w, c = x.shape
         scores = jnp.einsum("bhwc,ijc->bhwij", y, planes.astype(self.dtype), preferred_element_type=jnp.float32)
         scores = scores_of_positions(scores)
@@ -107,7 +97,7 @@ class PSABlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Records]:
         """Returns a map of twice the channels; weights go out as `psa_collect` and `psa_distribute`."""
         c = x.shape[-1]
         parts, maps = [], {}

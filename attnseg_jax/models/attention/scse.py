@@ -4,15 +4,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.attention.se import gated, pooled, reduced
 from attnseg_jax.models.features import Features, numbered
-from attnseg_jax.models.layers import Conv, Dtype
-from attnseg_jax.models.maps import GateMap
-from attnseg_jax.models.pretrained import Rules
-
-# segmentation_models_pytorch, base/modules.py, SCSEModule: `SCSEBlock`.
-SMP_SCSE: Rules = ((r"\bcSE\.1\.", "down."), (r"\bcSE\.3\.", "up."), (r"\bsSE\.0\.", "spatial."))
+from attnseg_jax.models.layers.conv import Conv, Dtype
+from attnseg_jax.models.records import GateMap
 
 
 class SCSEBlock(nn.Module):
@@ -27,7 +23,7 @@ class SCSEBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns the gated map; the gates `[b, 1, 1, c]` and `[b, h, w, 1]` as `scse_channel` and `scse_spatial`."""
 
         def project(x: Array, features: int, name: str) -> Array:
@@ -38,7 +34,7 @@ class SCSEBlock(nn.Module):
         channel, spatial = (
             nn.sigmoid(scores.astype(jnp.float32)) for scores in (project(hidden, c, "up"), project(x, 1, "spatial"))
         )
-        maps: Maps = {"scse_channel": GateMap(channel), "scse_spatial": GateMap(spatial)}
+        maps: Records = {"scse_channel": GateMap(channel), "scse_spatial": GateMap(spatial)}
         return gated(x, channel) + gated(x, spatial), maps
 
 

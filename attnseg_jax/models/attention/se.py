@@ -5,14 +5,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.features import Features, numbered
-from attnseg_jax.models.layers import Dtype
-from attnseg_jax.models.maps import GateMap
-from attnseg_jax.models.pretrained import Rules
-
-# moskomule/senet.pytorch, senet/se_module.py, SELayer: `SqueezeExcitation`.
-SENET: Rules = ((r"\bfc\.0\.", "scores.down."), (r"\bfc\.2\.", "scores.up."))
+from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.records import GateMap
 
 
 def reduced(channels: int, reduction: int, *, key: str = "reduction") -> int:
@@ -73,7 +69,7 @@ class SqueezeExcitation(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Maps]:
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns the gated map and, as `se`, the gate `[b, 1, 1, c]`."""
         gate = nn.sigmoid(ChannelScores(self.reduction, False, self.dtype, name="scores")(pooled(x)))
         return gated(x, gate), {"se": GateMap(gate)}

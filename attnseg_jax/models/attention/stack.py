@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.base import Attention, Maps
+from attnseg_jax.models.attention.base import Attention, Records
 from attnseg_jax.models.features import Features, numbered
 
 
@@ -26,9 +26,9 @@ class Stack(Attention):
             features = part(features, train=train)
         return features
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Maps]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Records]:
         """Returns the logits after all parts."""
-        maps: Maps = {}
+        maps: Records = {}
         for part in self.parts:
             logits, new = part.refine(logits, features)
             maps = numbered(maps, new)
@@ -36,9 +36,9 @@ class Stack(Attention):
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Maps]:
+    ) -> tuple[Float[Array, "b h w c"], Records]:
         """Returns the skip after all gates."""
-        maps: Maps = {}
+        maps: Records = {}
         for part in self.parts:
             skip, new = part.gate(skip, signal, stride=stride, train=train)
             maps = numbered(maps, new)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import frozen_norms
+from attnseg_jax.models.layers.conv import frozen_norms
 
 
 def backbone_features(backbone: nn.Module, image: Float[Array, "b h w c"], freeze: str, *, train: bool) -> Features:

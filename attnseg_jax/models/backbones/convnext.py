@@ -8,38 +8,16 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.backbones.base import check_size
-from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
-from attnseg_jax.models.pretrained import Rules
-
-# torchvision.models.convnext_tiny, convnext_small and convnext_base: `ConvNeXt`.
-TORCHVISION_CONVNEXT: Rules = (
-    (r"^classifier\..*", None),
-    (r"\bfeatures\.0\.0\.", "down1_conv."),
-    (r"\bfeatures\.0\.1\.", "down1_norm."),
-    *((rf"\bfeatures\.{2 * i - 2}\.0\.", rf"down{i}_norm.") for i in (2, 3, 4)),
-    *((rf"\bfeatures\.{2 * i - 2}\.1\.", rf"down{i}_conv.") for i in (2, 3, 4)),
-    *((rf"\bfeatures\.{2 * i - 1}\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
-    (r"\bblock\.0\.", "conv."),
-    (r"\bblock\.2\.", "norm."),
-    (r"\bblock\.3\.", "mlp_in."),
-    (r"\bblock\.5\.", "mlp_out."),
-)
-
-# Their classifier: `heads.MeanHead` with `norm`.
-TORCHVISION_CONVNEXT_HEAD: Rules = (
-    (r"^classifier\.0\.", "norm."),
-    (r"^classifier\.2\.", "head."),
-    (r"^(?!(head|norm)\.).*", None),
-)
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
 
 _LEAST_SIZE = 32
 _init = nn.initializers.truncated_normal(0.02)
 
 
 class ConvNeXtBlock(nn.Module):
-    """`x + scale * mlp(norm(conv(x)))`, the convolution depthwise 7x7, the perceptron four times as wide.
+    """`x + scale * mlp(norm(conv(x)))`, the convolution depthwise 7x7, the MLP four times as wide.
 
     Attributes:
       layer_scale: what the branch's factors start at; 0 leaves them out.
@@ -57,7 +35,7 @@ class ConvNeXtBlock(nn.Module):
         c = x.shape[-1]
         y = Conv(c, 7, groups=c, use_bias=True, dtype=self.dtype, kernel_init=_init, name="conv")(x)
         y = layer_norm("norm")(y).astype(self.dtype)
-        y = perceptron(y, 4 * c, self.dtype)
+        y = mlp(y, 4 * c, self.dtype)
         y = scale_channels(self, "layer_scale", y, self.layer_scale) if self.layer_scale else y
         return x + drop_path(y, self.drop_path, train=train)
 

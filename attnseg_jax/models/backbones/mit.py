@@ -6,28 +6,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
+from attnseg_jax.models.attention.efficient import EfficientAttention
 from attnseg_jax.models.backbones.base import check_size
-from attnseg_jax.models.branches import drop_path, drop_path_rates
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
-from attnseg_jax.models.pretrained import Rules
-
-# transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
-# begin with `(r"^segformer\.", "backbone.")`.
-TRANSFORMERS_SEGFORMER: Rules = (
-    (r"^classifier\..*", None),
-    (r"^segformer\.", ""),
-    (r"\bencoder\.patch_embeddings\.(\d)\.proj\.", r"patch_embed\1."),
-    (r"\bencoder\.patch_embeddings\.(\d)\.layer_norm\.", r"patch_norm\1."),
-    (r"\bencoder\.layer_norm\.(\d)\.", r"norm\1."),
-    (r"\bencoder\.block\.(\d)\.(\d+)\.", r"block\1_\2."),
-    (r"(\bblock\d_\d+)\.layer_norm_([12])\.", r"\1.norm\2."),
-    (r"(\bblock\d_\d+)\.mlp\.dense1\.", r"\1.mlp_in."),
-    (r"(\bblock\d_\d+)\.mlp\.dwconv\.dwconv\.", r"\1.mlp_conv."),
-    (r"(\bblock\d_\d+)\.mlp\.dense2\.", r"\1.mlp_out."),
-    *SEGFORMER_ATTENTION,
-)
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.residual import drop_path, drop_path_rates
 
 # As transformers 5 computes; NVlabs' code has 1e-6 in the blocks and after the stages.
 _EPSILON = 1e-5
@@ -38,7 +21,7 @@ _LEAST_SIZE = 29
 
 
 class MixBlock(nn.Module):
-    """`x + attend(norm(x))`, then `x + mix(norm(x))`, a perceptron with a depthwise 3x3 convolution inside.
+    """`x + attend(norm(x))`, then `x + mix(norm(x))`, a MLP with a depthwise 3x3 convolution inside.
 
     Attributes:
       heads: number of heads, a divisor of the channels.
@@ -58,7 +41,7 @@ class MixBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the map after attention and perceptron."""
+        """Returns the map after attention and MLP."""
         c = x.shape[-1]
         y = layer_norm("norm1", _EPSILON)(x).astype(self.dtype)
         attend = EfficientAttention(

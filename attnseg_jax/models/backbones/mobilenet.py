@@ -5,33 +5,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import check_output_stride
-from attnseg_jax.models.backbones.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Dtype
-from attnseg_jax.models.pretrained import Rules
-
-# torchvision.models.mobilenet_v3_large: the backbone, also inside torchvision's segmentation models, and its head.
-TORCHVISION_MOBILENET_V3: Rules = (
-    (r"^classifier\.[03]\.(weight|bias)$", None),
-    (r"^features\.", ""),
-    (r"^(backbone\.)?0\.", r"\1stem."),
-    (r"^(backbone\.)?16\.", r"\1last."),
-    (r"^(backbone\.)?(\d+)\.block\.", r"\1block\2."),
-    (r"\bblock1\.0\.", "block1.depthwise."),
-    (r"\bblock1\.1\.", "block1.project."),
-    (r"\b(block\d+)\.0\.", r"\1.expand."),
-    (r"\b(block\d+)\.1\.", r"\1.depthwise."),
-    (r"\b(block\d+)\.2\.fc1\.", r"\1.squeeze.reduce."),
-    (r"\b(block\d+)\.2\.fc2\.", r"\1.squeeze.expand."),
-    (r"\b(block\d+)\.[23]\.", r"\1.project."),
-    (r"\b(stem|last|expand|depthwise|project)\.0\.", r"\1.conv."),
-    (r"\b(stem|last|expand|depthwise|project)\.1\.", r"\1.bn."),
-)
-TORCHVISION_MOBILENET_V3_HEAD: Rules = (
-    (r"^(?!classifier\.).*", None),
-    (r"^classifier\.0\.", "hidden."),
-    (r"^classifier\.3\.", "classifier."),
-)
+from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
 
 # Kernel, expanded channels, channels, squeeze-and-excitation, hard swish (else a rectifier), stride.
 _LARGE = (
@@ -96,26 +72,3 @@ class MobileNetV3Large(nn.Module):
             maps.setdefault(nominal, x)
         last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, dtype=self.dtype, name="last")
         return Features({**maps, nominal: last(x, train=train)})
-
-
-class MobileNetV3Head(nn.Module):
-    """Scores of the classes of a whole image: mean, linear layer to 1280 channels, hard swish, dropout, linear layer.
-
-    Attributes:
-      num_classes: number of scores.
-      dropout: rate before the last layer, in training.
-      dtype: compute type; the scores are float32.
-    """
-
-    num_classes: int
-    dropout: float = 0.2
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
-        """Returns float32 scores."""
-        x = features.deepest.mean((1, 2), dtype=jnp.float32)
-        init = nn.initializers.normal(0.01)
-        x = nn.hard_swish(nn.Dense(1280, dtype=self.dtype, kernel_init=init, name="hidden")(x))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, dtype=jnp.float32, kernel_init=init, name="classifier")(x)

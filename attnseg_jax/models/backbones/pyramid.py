@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.ops import conv as conv_ops
 from attnseg_jax.ops import pool
 

@@ -10,7 +10,7 @@ from attnseg_jax.errors import check_least
 from attnseg_jax.models.backbones.base import check_size
 from attnseg_jax.models.backbones.vgg import POOL_INDICES
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import ConvBN, Dtype
+from attnseg_jax.models.layers.conv import ConvBN, Dtype
 from attnseg_jax.ops import pool
 
 

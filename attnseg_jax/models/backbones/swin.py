@@ -6,23 +6,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.window import SWIN, SwinBlock
 from attnseg_jax.models.backbones.base import check_size
-from attnseg_jax.models.branches import drop_path_rates
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
-from attnseg_jax.models.pretrained import Rules
-
-# torchvision.models.swin_t, swin_s and swin_b: `Swin`.
-TORCHVISION_SWIN: Rules = (
-    (r"^head\..*", None),
-    (r"\brelative_position_index$", None),
-    (r"\bfeatures\.0\.0\.", "patch_embed."),
-    (r"\bfeatures\.0\.2\.", "patch_norm."),
-    *((rf"\bfeatures\.{2 * i}\.", rf"merge{i}.") for i in (1, 2, 3)),
-    *((rf"\bfeatures\.{2 * i - 1}\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
-    *SWIN,
-)
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.residual import drop_path_rates
+from attnseg_jax.models.layers.swin import SwinBlock
 
 _WINDOW = 7
 _PATCH = 4

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import ConvBN, Dtype
+from attnseg_jax.models.layers.conv import ConvBN, Dtype
 
 
 class Tiny(nn.Module):

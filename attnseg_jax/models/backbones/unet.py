@@ -9,17 +9,8 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.backbones.base import check_size
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import ConvBN, Dtype
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype
 from attnseg_jax.ops.pool import max_pool
-
-# U_Net and AttU_Net: `UNetEncoder`.
-LEEJUNHYUN_UNET: Rules = (
-    (r"^Conv(\d)\.conv\.0\.", r"conv\1_1.conv."),
-    (r"^Conv(\d)\.conv\.1\.", r"conv\1_1.bn."),
-    (r"^Conv(\d)\.conv\.3\.", r"conv\1_2.conv."),
-    (r"^Conv(\d)\.conv\.4\.", r"conv\1_2.bn."),
-)
 
 
 class UNetEncoder(nn.Module):

@@ -8,21 +8,8 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import check_output_stride, check_size
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import BatchNorm, Conv, Dtype
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
 from attnseg_jax.ops import pool
-
-# torchvision.models.vgg*: `VGG16`, `VGG16_BN` and others of the family.
-TORCHVISION_VGG: Rules = (
-    (r"^classifier\..*", None),
-    (r"^features\.(\d+)\.", r"features\1."),
-)
-
-# The same files: `VGGHead`.
-TORCHVISION_VGG_HEAD: Rules = (
-    (r"^features\..*", None),
-    (r"^classifier\.(\d+)\.", r"classifier\1."),
-)
 
 # Name in `Features.extras` of {stride of a map: where in it the maxima of its pooling stand}.
 POOL_INDICES = "pool_indices"
@@ -105,32 +92,3 @@ class VGG16_BN(VGG):
     depths = (2, 2, 3, 3, 3)
     norm = True
     key = "vgg16_bn"
-
-
-class VGGHead(nn.Module):
-    """The classifier: the deepest map averaged to 7 x 7 and three fully connected layers.
-
-    Attributes:
-      num_classes: number of class scores.
-      dropout: rate after the first and the second layer, in training.
-      dtype: compute type; the scores are float32.
-    """
-
-    num_classes: int
-    dropout: float = 0.5
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
-        """Returns the class scores of every image."""
-        x = pool.adaptive_avg_pool(features.deepest, 7)
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # the published weights count channels first
-        for number in (0, 3):
-            dense = nn.Dense(
-                4096, dtype=self.dtype, kernel_init=nn.initializers.normal(0.01), name=f"classifier{number}"
-            )
-            x = nn.Dropout(self.dropout, deterministic=not train)(nn.relu(dense(x)))
-        dense = nn.Dense(
-            self.num_classes, dtype=jnp.float32, kernel_init=nn.initializers.normal(0.01), name="classifier6"
-        )
-        return dense(x)

@@ -7,59 +7,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention import MultiHeadAttention
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
-from attnseg_jax.models.branches import drop_path, drop_path_rates, perceptron, scale_channels
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers import Conv, Dtype, layer_norm
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.attention import MultiHeadAttention
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
 from attnseg_jax.ops.resize import resize
-
-# timm's VisionTransformer, and the .pth files of facebookresearch/dinov2 (with `layer_scale`): `ViT`.
-TIMM_VIT: Rules = (
-    (r"^head\..*", None),
-    (r"^mask_token$", None),
-    (r"\bcls_token$", "class_token"),
-    (r"\bpos_embed$", "positions"),
-    (r"\bpatch_embed\.proj\.", "patch_embed."),
-    (r"\bblocks\.(\d+)\.", r"block\1."),
-    (r"(\bblock\d+)\.attn\.qkv\.(weight|bias)$", tuple(rf"\1.attention.{x}.\2" for x in ("query", "key", "value"))),
-    (r"(\bblock\d+)\.attn\.proj\.", r"\1.attention.out."),
-    (r"(\bblock\d+)\.mlp\.fc1\.", r"\1.mlp_in."),
-    (r"(\bblock\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
-    (r"(\bblock\d+)\.ls([12])\.gamma$", r"\1.layer_scale\2"),
-)
-
-_TRANSFORMERS: Rules = (
-    (r"^(vit|dinov2)\.", ""),
-    (r"^(classifier|pooler)\..*", None),
-    (r"\bembeddings\.mask_token$", None),
-    (r"\bembeddings\.cls_token$", "class_token"),
-    (r"\bembeddings\.position_embeddings$", "positions"),
-    (r"\bembeddings\.patch_embeddings\.projection\.", "patch_embed."),
-    (r"\bencoder\.layer\.(\d+)\.", r"block\1."),
-    (r"(\bblock\d+)\.attention\.attention\.", r"\1.attention."),
-    (r"(\bblock\d+)\.attention\.output\.dense\.", r"\1.attention.out."),
-    (r"^layernorm\.", "norm."),
-)
-
-# transformers' ViTModel and ViTForImageClassification: `ViT`.
-TRANSFORMERS_VIT: Rules = (
-    *_TRANSFORMERS,
-    (r"(\bblock\d+)\.layernorm_before\.", r"\1.norm1."),
-    (r"(\bblock\d+)\.layernorm_after\.", r"\1.norm2."),
-    (r"(\bblock\d+)\.intermediate\.dense\.", r"\1.mlp_in."),
-    (r"(\bblock\d+)\.output\.dense\.", r"\1.mlp_out."),
-)
-
-# transformers' Dinov2Model and Dinov2ForImageClassification: `ViT` with `layer_scale`, patches of 14 pixels and
-# `position_antialias=False`.
-TRANSFORMERS_DINOV2: Rules = (
-    *_TRANSFORMERS,
-    (r"(\bblock\d+)\.layer_scale([12])\.lambda1$", r"\1.layer_scale\2"),
-    (r"(\bblock\d+)\.mlp\.fc1\.", r"\1.mlp_in."),
-    (r"(\bblock\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
-)
 
 # Patch -> nominal stride; the others have no maps a decoder asks for.
 _STRIDES = {8: 8, 14: 16, 16: 16}
@@ -71,7 +24,7 @@ class Block(nn.Module):
 
     Attributes:
       heads: number of heads, a divisor of the channels.
-      mlp_ratio: hidden width of the perceptron, in channels.
+      mlp_ratio: hidden width of the MLP, in channels.
       layer_scale: what the factors of both branches start at; 0 leaves them out.
       drop_path: rate at which a branch is dropped, in training.
       norm_epsilon: added to the variance in layer normalisation.
@@ -91,7 +44,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool = False) -> Float[Array, "b n c"]:
-        """Returns the tokens after attention and perceptron."""
+        """Returns the tokens after attention and MLP."""
         y = layer_norm("norm1", self.norm_epsilon)(x).astype(self.dtype)
         attend = MultiHeadAttention(
             self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
@@ -99,7 +52,7 @@ class Block(nn.Module):
         y, _ = attend(y, y)
         x = x + self._branch("layer_scale1", y, train)
         y = layer_norm("norm2", self.norm_epsilon)(x).astype(self.dtype)
-        y = perceptron(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
+        y = mlp(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
         return x + self._branch("layer_scale2", y, train)
 
     def _branch(self, name: str, y: Array, train: bool) -> Array:
@@ -111,8 +64,8 @@ class ViT(nn.Module):
     """Blocks of self-attention over the patches and a class token; one map, or with `pyramid` four.
 
     The map is that of the patches after the last normalisation; `extras["class_token"]` is the class token's `[b, c]`
-    there. An image that the patches do not divide is padded with zeros at the bottom and right, as Segmenter does, and
-    `Features.covered` says so. The map's nominal stride is 16 for patches of 14 pixels, too. O(n^2 c) in the patches.
+    there. An image that the patches do not divide is padded with zeros at the bottom and right, as Segmenter does:
+    `Features.padded_size`. The map's nominal stride is 16 for patches of 14 pixels, too. O(n^2 c) in the patches.
 
     A subclass names the channels (`width`), blocks (`depth`), attention heads (`heads`) and itself in a config (`key`).
 
@@ -158,8 +111,8 @@ class ViT(nn.Module):
         self._check(path)
         p, c = self.patch_size, self.width
         b, h, w, _ = image.shape
-        covered = (-(-h // p) * p, -(-w // p) * p)
-        image = jnp.pad(image, [(0, 0), (0, covered[0] - h), (0, covered[1] - w), (0, 0)])
+        padded_size = (-(-h // p) * p, -(-w // p) * p)
+        image = jnp.pad(image, [(0, 0), (0, padded_size[0] - h), (0, padded_size[1] - w), (0, 0)])
         x = Conv(c, p, p, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
         grid = x.shape[1:3]
         init = nn.initializers.truncated_normal(0.02)
@@ -184,11 +137,13 @@ class ViT(nn.Module):
         tokens = layer_norm("norm", self.norm_epsilon)(tokens).astype(self.dtype)
         x = tokens[:, 1:].reshape(b, *grid, c)
         stride = _STRIDES[p]
-        maps, more = {stride: x}, f"{path}.pyramid=True for {', '.join(map(str, STRIDES))}"
+        maps, hint = {stride: x}, f"{path}.pyramid=True for {', '.join(map(str, STRIDES))}"
         if self.pyramid:
-            more = ""
+            hint = ""
             maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
-        return Features(maps, {"class_token": tokens[:, 0]}, covered=None if covered == (h, w) else covered, more=more)
+        return Features(
+            maps, {"class_token": tokens[:, 0]}, padded_size=None if padded_size == (h, w) else padded_size, hint=hint
+        )
 
     def _positions(self, table: Array, grid: tuple[int, int]) -> Array:
         """The table for this many rows and columns of patches; the class token's row stays as it is."""
@@ -234,18 +189,3 @@ class ViTL(ViT):
 
     width, depth, heads = 1024, 24, 16
     key = "vit_l"
-
-
-class ViTHead(nn.Module):
-    """Class scores of whole images: a linear layer on the class token.
-
-    Attributes:
-      num_classes: number of scores.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: Features) -> Float[Array, "b k"]:
-        """Returns float32 scores."""
-        return nn.Dense(self.num_classes, name="head")(features.extras["class_token"].astype(jnp.float32))

@@ -8,16 +8,12 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.features import Features, numbered
-from attnseg_jax.models.maps import LookedAt
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.resize import resize
-
-# What all models of segmentation_models_pytorch have in common; the encoder's own table goes before it.
-SMP: Rules = ((r"^encoder\.", "backbone."), (r"^segmentation_head\.0\.", "decoder.classifier."))
 
 
 def maps_of(
-    features: Features, strides: Collection[int], name: str, cure: str = ""
+    features: Features, strides: Collection[int], name: str, hint: str = ""
 ) -> dict[int, Float[Array, "b _y _x _c"]]:
     """The maps of these nominal strides, fine to coarse, each once.
 
@@ -25,27 +21,27 @@ def maps_of(
       features: of the backbone.
       strides: asked for.
       name: of the decoder in the config.
-      cure: what the user can do about a map that is not there; by default what mends the key `strides`.
+      hint: what the user can do about a map that is not there; by default what mends the key `strides`.
 
     Raises:
-      UserError: the backbone has no map of one of the strides, or none is asked for and no cure given.
+      UserError: the backbone has no map of one of the strides, or none is asked for and no hint given.
     """
     path = f"config.model.decoder.{name}"
-    if not strides and not cure:
+    if not strides and not hint:
         raise UserError(f"{path}.strides=() names no map: name some, such as (4, 8, 16, 32)")
-    cure = cure or "change strides, or choose another backbone or decoder"
-    return {stride: features.at(stride, path, cure) for stride in sorted(set(strides))}
+    hint = hint or "change strides, or choose another backbone or decoder"
+    return {stride: features.at(stride, path, hint) for stride in sorted(set(strides))}
 
 
 def gated(
     gate: Callable | None,
     skip: Float[Array, "b h w c"],
     signal: Float[Array, "b y x d"],
-    attention: dict[str, LookedAt],
+    attention: dict[str, AttentionRecord],
     *,
     stride: int,
     train: bool,
-) -> tuple[Float[Array, "b h w c"], dict[str, LookedAt]]:
+) -> tuple[Float[Array, "b h w c"], dict[str, AttentionRecord]]:
     """The skip of a nominal stride after the mechanism's gate, if it has one, and `attention` with what it did."""
     if gate is None:
         return skip, attention

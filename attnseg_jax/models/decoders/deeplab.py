@@ -7,50 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import check_least, check_rate
-from attnseg_jax.models.decoders.base import SMP, gated, maps_of
-from attnseg_jax.models.decoders.blocks import ASPP, SeparableConvBN
-from attnseg_jax.models.decoders.fcn import TORCHVISION_AUX, auxiliary
+from attnseg_jax.models.decoders.base import gated, maps_of
+from attnseg_jax.models.decoders.fcn import auxiliary
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.blocks import ASPP, SeparableConvBN
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
-
-# torchvision.models.segmentation.deeplabv3_*: `Segmenter` with the decoder `deeplabv3`, `aux=True`, after the
-# backbone's table.
-TORCHVISION_DEEPLABV3: Rules = (
-    *TORCHVISION_AUX,
-    (r"^classifier\.0\.convs\.4\.1\.", "decoder.aspp.pool.conv."),
-    (r"^classifier\.0\.convs\.4\.2\.", "decoder.aspp.pool.bn."),
-    (r"^classifier\.0\.convs\.(\d)\.0\.", r"decoder.aspp.branch\1.conv."),
-    (r"^classifier\.0\.convs\.(\d)\.1\.", r"decoder.aspp.branch\1.bn."),
-    (r"^classifier\.0\.project\.0\.", "decoder.aspp.project.conv."),
-    (r"^classifier\.0\.project\.1\.", "decoder.aspp.project.bn."),
-    (r"^classifier\.1\.", "decoder.conv.conv."),
-    (r"^classifier\.2\.", "decoder.conv.bn."),
-    (r"^classifier\.4\.", "decoder.classifier."),
-)
-
-# segmentation_models_pytorch.DeepLabV3Plus: `Segmenter` with the decoder `deeplabv3plus`, `rates=(12, 24, 36)`, after
-# the encoder's table.
-SMP_DEEPLABV3PLUS: Rules = (
-    *SMP,
-    (r"^decoder\.aspp\.0\.convs\.4\.1\.", "decoder.aspp.pool.conv."),
-    (r"^decoder\.aspp\.0\.convs\.4\.2\.", "decoder.aspp.pool.bn."),
-    (r"^decoder\.aspp\.0\.convs\.0\.0\.", "decoder.aspp.branch0.conv."),
-    (r"^decoder\.aspp\.0\.convs\.(\d)\.1\.", r"decoder.aspp.branch\1.bn."),
-    (r"^decoder\.aspp\.0\.convs\.(\d)\.0\.0\.", r"decoder.aspp.branch\1.depthwise."),
-    (r"^decoder\.aspp\.0\.convs\.(\d)\.0\.1\.", r"decoder.aspp.branch\1.pointwise."),
-    (r"^decoder\.aspp\.0\.project\.0\.", "decoder.aspp.project.conv."),
-    (r"^decoder\.aspp\.0\.project\.1\.", "decoder.aspp.project.bn."),
-    (r"^decoder\.aspp\.1\.0\.", "decoder.smooth.depthwise."),
-    (r"^decoder\.aspp\.1\.1\.", "decoder.smooth.pointwise."),
-    (r"^decoder\.aspp\.2\.", "decoder.smooth.bn."),
-    (r"^decoder\.block1\.0\.", "decoder.low.conv."),
-    (r"^decoder\.block1\.1\.", "decoder.low.bn."),
-    (r"^decoder\.block2\.0\.0\.", "decoder.fuse.depthwise."),
-    (r"^decoder\.block2\.0\.1\.", "decoder.fuse.pointwise."),
-    (r"^decoder\.block2\.1\.", "decoder.fuse.bn."),
-)
 
 # Pixels of the image between the taps of the three branches: rates of 6, 12 and 18 at output stride 16.
 _REACH = (96, 192, 288)

@@ -9,28 +9,8 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import check_least, check_rate
 from attnseg_jax.models.decoders.base import gated, maps_of
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.pretrained import RESNET, Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
-
-# The auxiliary head of torchvision.models.segmentation's models: `auxiliary` in a `Segmenter`.
-TORCHVISION_AUX: Rules = (
-    (r"^aux_classifier\.0\.", "decoder.aux_head.conv.conv."),
-    (r"^aux_classifier\.1\.", "decoder.aux_head.conv.bn."),
-    (r"^aux_classifier\.4\.", "decoder.aux_head.classifier."),
-)
-
-# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn`, `aux=True`.
-TORCHVISION_FCN: Rules = (
-    *RESNET,
-    *TORCHVISION_AUX,
-    (r"^classifier\.0\.", "decoder.head.conv.conv."),
-    (r"^classifier\.1\.", "decoder.head.conv.bn."),
-    (r"^classifier\.4\.", "decoder.head.classifier."),
-)
-
-# The auxiliary head in hszhao/semseg, by the same numbers.
-SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
 
 class FCNHead(nn.Module):

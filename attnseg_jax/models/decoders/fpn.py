@@ -7,26 +7,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least, check_rate
-from attnseg_jax.models.decoders.base import SMP, drop_channels, group_norm, maps_of, sum_down
+from attnseg_jax.models.decoders.base import drop_channels, group_norm, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import Conv, Dtype, classifier
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import Conv, Dtype, classifier
 from attnseg_jax.ops.resize import resize
-
-# segmentation_models_pytorch.FPN: `Segmenter` with the decoder `fpn`, after the encoder's table.
-SMP_FPN: Rules = (
-    *SMP,
-    (r"^decoder\.p5\.", "decoder.lateral32."),
-    (r"^decoder\.p4\.skip_conv\.", "decoder.lateral16."),
-    (r"^decoder\.p3\.skip_conv\.", "decoder.lateral8."),
-    (r"^decoder\.p2\.skip_conv\.", "decoder.lateral4."),
-    (r"^decoder\.seg_blocks\.0\.block\.", "decoder.block32_"),
-    (r"^decoder\.seg_blocks\.1\.block\.", "decoder.block16_"),
-    (r"^decoder\.seg_blocks\.2\.block\.", "decoder.block8_"),
-    (r"^decoder\.seg_blocks\.3\.block\.", "decoder.block4_"),
-    (r"(decoder\.block\d+_\d)\.block\.0\.", r"\1.conv."),
-    (r"(decoder\.block\d+_\d)\.block\.1\.", r"\1.norm."),
-)
 
 UPSAMPLINGS = ("nearest", "bilinear")
 MERGES = ("add", "cat")

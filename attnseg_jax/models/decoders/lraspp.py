@@ -8,19 +8,9 @@ from flax import linen as nn
 from attnseg_jax.errors import check_least
 from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, classifier
-from attnseg_jax.models.maps import GateMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, classifier
+from attnseg_jax.models.records import GateMap
 from attnseg_jax.ops.resize import resize
-
-# torchvision.models.segmentation.lraspp_*: the decoder of a `Segmenter`, after the backbone's table.
-TORCHVISION_LRASPP: Rules = (
-    (r"^classifier\.cbr\.0\.", "decoder.conv.conv."),
-    (r"^classifier\.cbr\.1\.", "decoder.conv.bn."),
-    (r"^classifier\.scale\.1\.", "decoder.scale."),
-    (r"^classifier\.low_classifier\.", "decoder.low_classifier."),
-    (r"^classifier\.high_classifier\.", "decoder.high_classifier."),
-)
 
 
 class LRASPP(nn.Module):
@@ -48,8 +38,8 @@ class LRASPP(nn.Module):
           UserError: the backbone has no map of the finer stride; no channels.
         """
         check_least("config.model.decoder.lraspp", 1, channels=self.channels)
-        cure = "change low_stride, or choose another backbone or decoder"
-        low = maps_of(features, (self.low_stride,), "lraspp", cure)[self.low_stride]
+        hint = "change low_stride, or choose another backbone or decoder"
+        low = maps_of(features, (self.low_stride,), "lraspp", hint)[self.low_stride]
         x = features.deepest
         mean = x.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)
         scale = Conv(self.channels, 1, dtype=self.dtype, name="scale")(mean)

@@ -8,39 +8,12 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import check_least, check_rate
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width
-from attnseg_jax.models.backbones.vit import TIMM_VIT
 from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers import Dtype, layer_norm
-from attnseg_jax.models.maps import DotProductMap
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.attention import MultiHeadAttention, head_width
+from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.records import DotProductMap
 
 _EPSILON = 1e-5
-
-# Segmenter's `MaskTransformer`: `MaskTransformer`.
-SEGMENTER_MASK: Rules = (
-    (r"\bcls_emb$", "class_tokens"),
-    (r"\bblocks\.(\d+)\.norm([12])\.", r"norm\2_\1."),
-    (r"\bblocks\.(\d+)\.attn\.", r"attention\1."),
-    (r"\bblocks\.(\d+)\.mlp\.fc([12])\.", r"mlp\2_\1."),
-    (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
-    (r"(attention\d+)\.proj\.", r"\1.out."),
-)
-
-# Segmenter's `Segmenter`: a whole model of a backbone `vit_*` (`norm_epsilon=1e-5`, `position_resize="bilinear"`,
-# `position_antialias=False`) and the decoder `mask_transformer`, or `fcn` with `convs=0` for its linear one.
-SEGMENTER: Rules = (
-    (r"^encoder\.head\..*", None),
-    (r"^encoder\.", "backbone."),
-    # The backbone's table must not see blocks of the same name.
-    (r"^decoder\.blocks\.", "decoder.layers."),
-    *TIMM_VIT,
-    (r"^decoder\.layers\.", "decoder.blocks."),
-    *SEGMENTER_MASK,
-    (r"^decoder\.head\.weight$", "decoder.head.classifier.pointwise"),
-    (r"^decoder\.head\.bias$", "decoder.head.classifier.bias"),
-    (r"^decoder\.(?!head\.)", "decoder.transformer."),
-)
 
 
 class MaskTransformer(nn.Module):
@@ -51,8 +24,8 @@ class MaskTransformer(nn.Module):
       channels: of all tokens; 0 keeps the map's.
       layers: number of transformer layers (norm first).
       heads: number of heads.
-      mlp_ratio: hidden width of a layer's perceptron, in channels.
-      dropout: rate after attention and in the perceptron, in training; weights are not dropped, for memory's sake.
+      mlp_ratio: hidden width of a layer's MLP, in channels.
+      dropout: rate after attention and in the MLP, in training; weights are not dropped, for memory's sake.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax, normalisation and logits are float32.
       impl_key: what an error calls `impl`.
@@ -100,8 +73,8 @@ class MaskTransformer(nn.Module):
             attend = MultiHeadAttention(
                 self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name=f"attention{i}"
             )
-            y, looked_at = attend(y, y)
-            maps.append(DotProductMap(looked_at.q[:, patches:], looked_at.k[:, :patches], key_size=(h, w)))
+            y, record = attend(y, y)
+            maps.append(DotProductMap(record.q[:, patches:], record.k[:, :patches], key_size=(h, w)))
             tokens = tokens + drop(y)
             y = dense(int(c * self.mlp_ratio), f"mlp1_{i}")(norm(f"norm2_{i}", tokens))
             y = dense(c, f"mlp2_{i}")(drop(nn.gelu(y, approximate=False)))
@@ -132,8 +105,8 @@ class MaskTransformerDecoder(nn.Module):
       channels: of all tokens; 0 keeps the map's.
       layers: number of transformer layers.
       heads: number of heads.
-      mlp_ratio: hidden width of a layer's perceptron, in channels.
-      dropout: rate after attention and in the perceptron, in training; weights are not dropped, for memory's sake.
+      mlp_ratio: hidden width of a layer's MLP, in channels.
+      dropout: rate after attention and in the MLP, in training; weights are not dropped, for memory's sake.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax, normalisation and logits are float32.
     """
@@ -152,7 +125,7 @@ class MaskTransformerDecoder(nn.Module):
         """Returns logits at the size of the deepest map; `attention['mask_transformer0']` is what classes attend to.
 
         Raises:
-          UserError: heads that do not divide the channels, a perceptron without hidden channels, another option out of
+          UserError: heads that do not divide the channels, a MLP without hidden channels, another option out of
             its range.
         """
         x = features.deepest
@@ -176,6 +149,6 @@ class MaskTransformerDecoder(nn.Module):
         )
         logits, maps = transformer(x, train=train)
         attention: dict = {}
-        for looked_at in maps:
-            attention = numbered(attention, {"mask_transformer": looked_at})
+        for record in maps:
+            attention = numbered(attention, {"mask_transformer": record})
         return Output(logits, attention=attention)

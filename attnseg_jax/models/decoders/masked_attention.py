@@ -8,12 +8,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from attnseg_jax.errors import check_least
-from attnseg_jax.models.attention.self_attention import MultiHeadAttention, head_width, sincos_positions
 from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers import Conv, ConvBN, Dtype, layer_norm
-from attnseg_jax.models.maps import DotProductMap
-from attnseg_jax.models.pretrained import MULTI_HEAD_ATTENTION, Rules
+from attnseg_jax.models.layers.attention import MultiHeadAttention, head_width, sincos_positions
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
+from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops.mask_classification import semantic_logits
 from attnseg_jax.ops.resize import resize
 
@@ -21,25 +20,13 @@ _KEY = "config.model.decoder.masked_attention"
 _MAX_CHANNELS = 256
 _EPSILON = 1e-5
 
-# transformers' `Mask2FormerMaskedAttentionDecoderLayer`: `MaskedAttentionLayer`.
-MASK2FORMER_LAYER: Rules = (
-    *MULTI_HEAD_ATTENTION,
-    (r"\bq_proj\.", "query."),
-    (r"\bk_proj\.", "key."),
-    (r"\bv_proj\.", "value."),
-    (r"\b(self|cross)_attn_layer_norm\.", r"\1_norm."),
-    (r"\b(self|cross)_attn\.", r"\1_attention."),
-    (r"\bfc([12])\.", r"mlp\1."),
-    (r"\bfinal_layer_norm\.", "mlp_norm."),
-)
-
 
 class MaskedAttentionLayer(nn.Module):
-    """Queries attend to the pixels of their mask, then to one another, then a perceptron; norms after each sum.
+    """Queries attend to the pixels of their mask, then to one another, then a MLP; norms after each sum.
 
     Attributes:
       heads: number of heads.
-      hidden: hidden width of the perceptron.
+      hidden: hidden width of the MLP.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax, normalisation and the queries are float32.
     """
@@ -64,14 +51,14 @@ class MaskedAttentionLayer(nn.Module):
         def attend(name: str) -> MultiHeadAttention:
             return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, impl_key=f"{_KEY}.impl", name=name)
 
-        y, looked_at = attend("cross_attention")(x + query_positions, memory + positions, memory, mask=mask)
+        y, record = attend("cross_attention")(x + query_positions, memory + positions, memory, mask=mask)
         x = layer_norm("cross_norm", _EPSILON)(x + y)
         at = x + query_positions
         y, _ = attend("self_attention")(at, at, x)
         x = layer_norm("self_norm", _EPSILON)(x + y)
         y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="mlp1")(x))
         y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
-        return layer_norm("mlp_norm", _EPSILON)(x + y), looked_at
+        return layer_norm("mlp_norm", _EPSILON)(x + y), record
 
 
 class MaskedAttentionDecoder(nn.Module):
@@ -88,7 +75,7 @@ class MaskedAttentionDecoder(nn.Module):
       queries: number of queries.
       layers: number of layers (9 in the original).
       heads: number of heads.
-      mlp_ratio: hidden width of a layer's perceptron, in channels.
+      mlp_ratio: hidden width of a layer's MLP, in channels.
       strides: nominal strides of the maps to use; () takes all from 4 on.
       aux: trains the prediction before each layer too.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
@@ -140,8 +127,8 @@ class MaskedAttentionDecoder(nn.Module):
             positions = jnp.asarray(sincos_positions(h, w, c).reshape(1, h * w, c), self.dtype)
             layer = MaskedAttentionLayer(self.heads, int(c * self.mlp_ratio), self.impl, self.dtype, name=f"layer{i}")
             mask = open_pixels(mask_logits, (h, w))
-            x, looked_at = layer(x, memory, mask, query_positions=query_positions, positions=positions)
-            attention = numbered(attention, {"masked_attention": looked_at.replace(key_size=(h, w))})
+            x, record = layer(x, memory, mask, query_positions=query_positions, positions=positions)
+            attention = numbered(attention, {"masked_attention": record.replace(key_size=(h, w))})
             class_logits, mask_logits = shared(x, pixels)
         return Output(semantic_logits(class_logits, mask_logits), aux, attention=attention)
 
@@ -165,11 +152,11 @@ class MaskedAttentionDecoder(nn.Module):
         """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""
         norm = layer_norm("norm", _EPSILON)
         classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
-        perceptron = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
+        MLP = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
 
         def predict(x: Array, pixels: Array) -> tuple[Array, Array]:
             x = norm(x)
-            y = perceptron[2](nn.relu(perceptron[1](nn.relu(perceptron[0](x)))))
+            y = MLP[2](nn.relu(MLP[1](nn.relu(MLP[0](x)))))
             return classes(x), jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
 
         return predict

@@ -6,50 +6,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import UserError, check_least, check_rate
-from attnseg_jax.models.decoders.base import SMP, drop_channels, maps_of, sum_down
-from attnseg_jax.models.decoders.blocks import PyramidPooling
-from attnseg_jax.models.decoders.fcn import SEMSEG_AUX, auxiliary
+from attnseg_jax.models.decoders.base import drop_channels, maps_of, sum_down
+from attnseg_jax.models.decoders.fcn import auxiliary
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier, layer_norm
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.blocks import PyramidPooling
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier, layer_norm
 from attnseg_jax.ops.resize import resize
-
-# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp`, `aux=True`, after the backbone's table.
-SEMSEG_PSPNET: Rules = (
-    *SEMSEG_AUX,
-    (r"^ppm\.features\.0\.", "decoder.pool.bin1."),
-    (r"^ppm\.features\.1\.", "decoder.pool.bin2."),
-    (r"^ppm\.features\.2\.", "decoder.pool.bin3."),
-    (r"^ppm\.features\.3\.", "decoder.pool.bin6."),
-    (r"(\.pool\.bin\d)\.1\.", r"\1.conv."),
-    (r"(\.pool\.bin\d)\.2\.", r"\1.bn."),
-    (r"^cls\.0\.", "decoder.conv.conv."),
-    (r"^cls\.1\.", "decoder.conv.bn."),
-    (r"^cls\.4\.", "decoder.classifier."),
-)
-
-# segmentation_models_pytorch.UPerNet: `Segmenter` with the decoder `uper`, `norm_maps=True`, after the encoder's table.
-SMP_UPERNET: Rules = (
-    *SMP,
-    (r"^decoder\.feature_norms\.0\.", "decoder.norm4."),
-    (r"^decoder\.feature_norms\.1\.", "decoder.norm8."),
-    (r"^decoder\.feature_norms\.2\.", "decoder.norm16."),
-    (r"^decoder\.feature_norms\.3\.", "decoder.norm32."),
-    (r"^decoder\.psp\.blocks\.0\.1\.", "decoder.pool.bin1."),
-    (r"^decoder\.psp\.blocks\.1\.1\.", "decoder.pool.bin2."),
-    (r"^decoder\.psp\.blocks\.2\.1\.", "decoder.pool.bin3."),
-    (r"^decoder\.psp\.blocks\.3\.1\.", "decoder.pool.bin6."),
-    (r"^decoder\.psp\.out_conv\.", "decoder.lateral32."),
-    (r"^decoder\.fpn_lateral_blocks\.0\.conv_norm_relu\.", "decoder.lateral16."),
-    (r"^decoder\.fpn_lateral_blocks\.1\.conv_norm_relu\.", "decoder.lateral8."),
-    (r"^decoder\.fpn_lateral_blocks\.2\.conv_norm_relu\.", "decoder.lateral4."),
-    (r"^decoder\.fpn_conv_blocks\.0\.", "decoder.smooth16."),
-    (r"^decoder\.fpn_conv_blocks\.1\.", "decoder.smooth8."),
-    (r"^decoder\.fpn_conv_blocks\.2\.", "decoder.smooth4."),
-    (r"^decoder\.fusion_block\.", "decoder.fuse."),
-    (r"^(decoder\.(?:pool\.bin\d|lateral\d+|smooth\d+|fuse))\.0\.", r"\1.conv."),
-    (r"^(decoder\.(?:pool\.bin\d|lateral\d+|smooth\d+|fuse))\.1\.", r"\1.bn."),
-)
 
 
 class PSP(nn.Module):

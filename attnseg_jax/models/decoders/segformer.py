@@ -1,4 +1,4 @@
-"""SegFormer's decoder of perceptrons (Xie et al. 2021), after transformers' `modeling_segformer.py`."""
+"""SegFormer's decoder of MLPs (Xie et al. 2021), after transformers' `modeling_segformer.py`."""
 
 from collections.abc import Callable
 
@@ -6,26 +6,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import check_least, check_rate
-from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER
 from attnseg_jax.models.decoders.base import maps_of
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier
 from attnseg_jax.ops.resize import resize
-
-# transformers' SegformerForSemanticSegmentation: `Segmenter` with a backbone `mit_*` and the decoder `segformer`
-# (`channels=768` from B2 on).
-TRANSFORMERS_SEGFORMER_SEGMENTATION: Rules = (
-    (r"^decode_head\.linear_c\.0\.proj\.", "decoder.linear4."),
-    (r"^decode_head\.linear_c\.1\.proj\.", "decoder.linear8."),
-    (r"^decode_head\.linear_c\.2\.proj\.", "decoder.linear16."),
-    (r"^decode_head\.linear_c\.3\.proj\.", "decoder.linear32."),
-    (r"^decode_head\.linear_fuse\.", "decoder.fuse.conv."),
-    (r"^decode_head\.batch_norm\.", "decoder.fuse.bn."),
-    (r"^decode_head\.classifier\.", "decoder.classifier."),
-    (r"^segformer\.", "backbone."),
-    *TRANSFORMERS_SEGFORMER,
-)
 
 
 class SegFormer(nn.Module):

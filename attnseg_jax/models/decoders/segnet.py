@@ -8,7 +8,7 @@ from flax import linen as nn
 from attnseg_jax.errors import UserError, check_least
 from attnseg_jax.models.backbones.vgg import POOL_INDICES
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier, he_normal
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier, he_normal
 from attnseg_jax.ops import pool
 
 

@@ -7,48 +7,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.gate import LEEJUNHYUN
-from attnseg_jax.models.attention.scse import SMP_SCSE, SCSEBlock
-from attnseg_jax.models.decoders.base import SMP, gated
+from attnseg_jax.models.attention.scse import SCSEBlock
+from attnseg_jax.models.decoders.base import gated
 from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers import ConvBN, Dtype, classifier
-from attnseg_jax.models.maps import LookedAt
-from attnseg_jax.models.pretrained import Rules
+from attnseg_jax.models.layers.conv import ConvBN, Dtype, classifier
+from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.resize import resize
-
-# segmentation_models_pytorch.Unet of depth 5, with scSE or without: `Segmenter` with the decoder `unet`, after the
-# encoder's table.
-SMP_UNET: Rules = (
-    *SMP,
-    (r"^decoder\.blocks\.4\.attention1\..*", None),  # it belongs to a skip, and the last block has none
-    (r"^decoder\.blocks\.0\.", "decoder.block16."),
-    (r"^decoder\.blocks\.1\.", "decoder.block8."),
-    (r"^decoder\.blocks\.2\.", "decoder.block4."),
-    (r"^decoder\.blocks\.3\.", "decoder.block2."),
-    (r"^decoder\.blocks\.4\.", "decoder.block1."),
-    (r"^(decoder\.block\d+\.conv\d)\.0\.", r"\1.conv."),
-    (r"^(decoder\.block\d+\.conv\d)\.1\.", r"\1.bn."),
-    (r"^(decoder\.block\d+)\.attention(\d)\.attention\.", r"\1.scse\2."),
-    *SMP_SCSE,
-)
-
-# LeeJunHyun/Image_Segmentation, network.py, AttU_Net without its encoder: `Segmenter` with attention `gate`,
-# `form="leejunhyun"`, and the decoder `unet`, `form="leejunhyun"`, `channels=(512, 256, 128, 64)`.
-LEEJUNHYUN_ATTUNET: Rules = (
-    (r"^(Up|Att|Up_conv)5\.", r"\g<1>_8."),
-    (r"^(Up|Att|Up_conv)4\.", r"\g<1>_4."),
-    (r"^(Up|Att|Up_conv)3\.", r"\g<1>_2."),
-    (r"^(Up|Att|Up_conv)2\.", r"\g<1>_1."),
-    (r"^Up_(\d)\.up\.1\.", r"decoder.block\1.up.conv."),
-    (r"^Up_(\d)\.up\.2\.", r"decoder.block\1.up.bn."),
-    (r"^Up_conv_(\d)\.conv\.0\.", r"decoder.block\1.conv1.conv."),
-    (r"^Up_conv_(\d)\.conv\.1\.", r"decoder.block\1.conv1.bn."),
-    (r"^Up_conv_(\d)\.conv\.3\.", r"decoder.block\1.conv2.conv."),
-    (r"^Up_conv_(\d)\.conv\.4\.", r"decoder.block\1.conv2.bn."),
-    (r"^Att_(\d)\.", r"attention.gate\1."),
-    *LEEJUNHYUN,
-    (r"^Conv_1x1\.", "decoder.classifier."),
-)
 
 FORMS = ("smp", "leejunhyun")
 
@@ -77,10 +41,10 @@ class UNetBlock(nn.Module):
         x: Float[Array, "b y x c"],
         skip: Float[Array, "b h w d"] | None,
         gate: Callable | None,
-        attention: dict[str, LookedAt],
+        attention: dict[str, AttentionRecord],
         *,
         train: bool,
-    ) -> tuple[Float[Array, "b h w o"], dict[str, LookedAt]]:
+    ) -> tuple[Float[Array, "b h w o"], dict[str, AttentionRecord]]:
         """Returns the finer map, twice as large where there is no skip, and `attention` with what the gates did."""
         lee = self.form == "leejunhyun"
 

@@ -90,7 +90,7 @@ def check_impl(
       mask_shape: shape of the mask, None without one.
 
     Raises:
-      UserError: with the reason and the cure.
+      UserError: with the reason and the hint.
 
     >>> check_impl("chunked", dtype="float32", widths=(64, 32))
     >>> check_impl("chunkd")

@@ -9,14 +9,14 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
+from layout_rules import AXIAL
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import AxialAttention, AxisAttention
-from attnseg_jax.models.attention.axial import AXIAL
-from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.ops.axial import fit_offsets
+from attnseg_jax.ops.attention.axial import fit_offsets
+from attnseg_jax.weights.rename import from_torch, match
 
 RNG = np.random.default_rng(0)
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -73,10 +73,10 @@ def test_against_numpy(random_variables, train):
         both[b, y, i, a, :, 1] += weights[b, y, i, j, a] * p["relative"][4:, i - j + 7]
     expected = norm(both.reshape(2, 5, 8, 24), "bn_output").reshape(2, 5, 8, 12, 2).sum(-1)
     run = FAST_COMPILE(functools.partial(model.apply, train=train, mutable=["batch_stats"]))
-    (found, looked_at), _ = run(variables, MAP)
+    (found, record), _ = run(variables, MAP)
     np.testing.assert_allclose(found, expected, atol=3e-5)
-    np.testing.assert_allclose(looked_at.weights, weights.transpose(0, 4, 1, 2, 3).reshape(2, 3, 40, 8), atol=1e-5)
-    np.testing.assert_array_equal(looked_at.keys[13], 8 + np.arange(8))
+    np.testing.assert_allclose(record.weights, weights.transpose(0, 4, 1, 2, 3).reshape(2, 3, 40, 8), atol=1e-5)
+    np.testing.assert_array_equal(record.keys[13], 8 + np.arange(8))
 
 
 @pytest.mark.parametrize("width", [False, True])
@@ -139,9 +139,9 @@ def test_at_first_it_reaches_everything():
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
     assert sorted(out.attention) == ["axial_height0", "axial_width0"]
     for name, length in (("axial_height0", 5), ("axial_width0", 8)):
-        looked_at = out.attention[name]
-        assert looked_at.weights.shape == (2, 3, 40, length) and looked_at.keys.shape == (40, length)
-        np.testing.assert_allclose(looked_at.weights.sum(-1), 1, rtol=1e-5)
+        record = out.attention[name]
+        assert record.weights.shape == (2, 3, 40, length) and record.keys.shape == (40, length)
+        np.testing.assert_allclose(record.weights.sum(-1), 1, rtol=1e-5)
 
 
 def test_bfloat16(random_variables):

@@ -9,15 +9,17 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
+from layout_rules import CBAM_ORIGINAL, SENET
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import CBAM, SCSE, SE
-from attnseg_jax.models.attention.cbam import CBAM_ORIGINAL, CBAMBlock
-from attnseg_jax.models.attention.scse import SMP_SCSE, SCSEBlock
-from attnseg_jax.models.attention.se import SENET, SqueezeExcitation
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.attention.cbam import CBAMBlock
+from attnseg_jax.models.attention.scse import SCSEBlock
+from attnseg_jax.models.attention.se import SqueezeExcitation
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.smp import SMP_SCSE
 
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((2, 5, 7, 12)).astype(np.float32)
@@ -44,7 +46,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def perceptron(v, p, channel):
+def mlp(v, p, channel):
     """Output `channel` of two dense layers, one hidden unit after the other."""
     total = p["up"].get("bias", np.zeros(12))[channel]
     for j in range(p["down"]["kernel"].shape[-1]):
@@ -57,13 +59,13 @@ def perceptron(v, p, channel):
 
 def se(image, p, _):
     v = [image[..., i].mean() for i in range(12)]
-    gate = [sigmoid(perceptron(v, p["scores"], i)) for i in range(12)]
+    gate = [sigmoid(mlp(v, p["scores"], i)) for i in range(12)]
     return np.stack([image[..., i] * gate[i] for i in range(12)], -1), {"se": np.reshape(gate, (1, 1, 12))}
 
 
 def scse(image, p, _):
     v = [image[..., i].mean() for i in range(12)]
-    channel = [sigmoid(perceptron(v, p, i)) for i in range(12)]
+    channel = [sigmoid(mlp(v, p, i)) for i in range(12)]
     spatial, y = np.zeros((5, 7, 1)), np.zeros_like(image)
     for i, j in np.ndindex(5, 7):
         spatial[i, j] = sigmoid(image[i, j] @ p["spatial"]["kernel"][0, 0] + p["spatial"]["bias"])
@@ -74,7 +76,7 @@ def scse(image, p, _):
 
 def cbam(image, p, statistics):
     mean, largest = ([f(image[..., i]) for i in range(12)] for f in (np.mean, np.max))
-    channel = [sigmoid(perceptron(mean, p["scores"], i) + perceptron(largest, p["scores"], i)) for i in range(12)]
+    channel = [sigmoid(mlp(mean, p["scores"], i) + mlp(largest, p["scores"], i)) for i in range(12)]
     y = image * np.reshape(channel, (1, 1, 12))
     kernel, norm, buffer = p["spatial_conv"]["kernel"], p["spatial_bn"], statistics["spatial_bn"]
     half, spatial = len(kernel) // 2, np.zeros((5, 7, 1))

@@ -9,14 +9,14 @@ import pytest
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import CCNET
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features, Segmenter
 from attnseg_jax.models.attention import CrissCross, CrissCrossAttention
-from attnseg_jax.models.attention.criss_cross import CCNET
 from attnseg_jax.models.decoders import DECODERS
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.weights.rename import from_torch, match
 
 RNG = np.random.default_rng(0)
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -109,10 +109,10 @@ def test_what_goes_out(random_variables):
     out, _ = run(random_variables(model, FEATURES), FEATURES)
     assert out.deepest.shape == (2, 5, 8, 3) and sorted(out.attention) == [f"criss_cross{i}" for i in range(3)]
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
-    for looked_at in out.attention.values():
-        assert looked_at.weights.shape == (2, 1, 40, 13) and looked_at.keys.shape == (40, 13)
-        np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 1, 40)), rtol=1e-5)
-        assert (looked_at.weights[:, 0][:, looked_at.keys < 0] == 0).all()
+    for record in out.attention.values():
+        assert record.weights.shape == (2, 1, 40, 13) and record.keys.shape == (40, 13)
+        np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 1, 40)), rtol=1e-5)
+        assert (record.weights[:, 0][:, record.keys < 0] == 0).all()
 
 
 @pytest.mark.parametrize("backbone, channels, key", [("tiny", 64, 8), ("resnet50", 512, 64)])

@@ -10,17 +10,17 @@ import pytest
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import EMAU
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import EMAUnit, ExpectationMaximization
-from attnseg_jax.models.attention.ema import EMAU
 from attnseg_jax.models.features import Output
-from attnseg_jax.models.pretrained import from_torch, match
 from attnseg_jax.train.parallel import make_parallel
 from attnseg_jax.train.state import create_state
 from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.weights.rename import from_torch, match
 
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
 
@@ -86,11 +86,11 @@ def test_the_joint(random_variables):
     features = Features({2: jnp.ones((2, 10, 14, 3)), 4: jnp.asarray(X, jnp.bfloat16)})
     variables = random_variables(model, features)
     out = model.apply(variables, features.with_deepest(features.deepest[:, :3]))
-    looked_at = out.attention["ema0"]
+    record = out.attention["ema0"]
     assert out.deepest.shape == (2, 3, 7, 9) and out.deepest.dtype == jnp.bfloat16
-    assert looked_at.weights.shape == (2, 1, 21, 4) and looked_at.weights.dtype == jnp.float32
-    assert looked_at.query_size == (3, 7) and looked_at.key_size is None
-    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 1, 21)), rtol=1e-6)
+    assert record.weights.shape == (2, 1, 21, 4) and record.weights.dtype == jnp.float32
+    assert record.query_size == (3, 7) and record.key_size is None
+    np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 1, 21)), rtol=1e-6)
     wide = jax.eval_shape(ExpectationMaximization().init, jax.random.key(0), Features({32: jnp.ones((1, 2, 3, 2048))}))
     assert wide["params"]["lead"]["conv"]["kernel"].shape == (3, 3, 2048, 512)
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from golden import Golden
 from layout import assert_golden, nhwc
+from layout_rules import ENCODING
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import ContextEncoding, Encoding
-from attnseg_jax.models.attention.encnet import ENCODING
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.weights.rename import from_torch, match
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)

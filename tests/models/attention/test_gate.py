@@ -9,11 +9,13 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
+from layout_rules import OKTAY
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention.gate import FORMS, LEEJUNHYUN, OKTAY, Gate, LeeGate, OktayGate
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.attention.gate import FORMS, Gate, LeeGate, OktayGate
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.unet import LEEJUNHYUN
 
 RNG = np.random.default_rng(0)
 SKIP = RNG.standard_normal((2, 5, 8, 6)).astype(np.float32)
@@ -141,11 +143,11 @@ def test_gates_every_skip_of_a_model(random_variables, form):
     assert sorted(variables["params"]["attention"]) == ["gate2", "gate4"]
     apply = jax.jit(model.apply)
     out = apply(variables, IMAGE)
-    assert {key: looked_at.values.shape for key, looked_at in out.attention.items()} == {
+    assert {key: record.values.shape for key, record in out.attention.items()} == {
         "gate4_0": (2, 4, 5, 1),
         "gate2_0": (2, 7, 9, 1),
     }
-    assert all((looked_at.values > 0).all() and (looked_at.values < 1).all() for looked_at in out.attention.values())
+    assert all((record.values > 0).all() and (record.values < 1).all() for record in out.attention.values())
     psi = ("psi", "bias") if form == "oktay" else ("psi_bn", "bias")
     for stride in (2, 4):
         changed = jax.tree.map(lambda a: a, variables)

@@ -42,10 +42,10 @@ def test_against_numpy(random_variables, form):
     out = FAST_COMPILE(model.apply)(variables, features)
     np.testing.assert_allclose(out.deepest, expected.reshape(2, 5, 7, 9), atol=1e-5)
     np.testing.assert_array_equal(out.maps[2], features.maps[2])
-    looked_at = out.attention["linear0"]
-    np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
-    np.testing.assert_allclose(looked_at.rows(jnp.array([30, 4])), weights[:, :, [30, 4]], atol=1e-6)
-    assert looked_at.query_size == looked_at.key_size == (5, 7) and looked_at.keys is None
+    record = out.attention["linear0"]
+    np.testing.assert_allclose(record.weights, weights, atol=1e-6)
+    np.testing.assert_allclose(record.rows(jnp.array([30, 4])), weights[:, :, [30, 4]], atol=1e-6)
+    assert record.query_size == record.key_size == (5, 7) and record.keys is None
 
 
 def test_another_size_and_bfloat16(random_variables):

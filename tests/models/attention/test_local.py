@@ -72,10 +72,10 @@ def test_features_against_numpy(random_variables):
     out = FAST_COMPILE(model.apply)(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, MAP + mixed @ p["out"]["kernel"] + p["out"]["bias"], atol=1e-5)
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
-    looked_at = out.attention["local0"]
-    assert looked_at.query_size == looked_at.key_size == (5, 8) and looked_at.weights.shape == (2, 3, 40, 9)
-    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 40)), rtol=1e-5)
-    shares, keys = np.asarray(looked_at.weights), np.asarray(looked_at.keys)
+    record = out.attention["local0"]
+    assert record.query_size == record.key_size == (5, 8) and record.weights.shape == (2, 3, 40, 9)
+    np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 40)), rtol=1e-5)
+    shares, keys = np.asarray(record.weights), np.asarray(record.keys)
     for (b, y, x, a), row in weights.items():
         n = y * 8 + x
         shown = {divmod(int(key), 8): w for key, w in zip(keys[n], shares[b, a, n]) if key >= 0}

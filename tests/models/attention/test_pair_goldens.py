@@ -8,17 +8,20 @@ import pytest
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import DANET_HEAD, DANET_MODULES, ISA, NONLOCAL
 
 from attnseg_jax.models import Features, Segmenter
 from attnseg_jax.models.attention import DANet
-from attnseg_jax.models.attention.danet import DANET_HEAD, DANET_MODULES, ChannelAttention, PositionAttention
-from attnseg_jax.models.attention.efficient import SEGFORMER_ATTENTION, EfficientAttention
-from attnseg_jax.models.attention.interlaced import ISA, InterlacedBlock, InterlacedContext
-from attnseg_jax.models.attention.non_local import NONLOCAL, NonLocalBlock
-from attnseg_jax.models.attention.ocr import OCR_MODULES, ObjectAttention, ObjectContext
+from attnseg_jax.models.attention.danet import ChannelAttention, PositionAttention
+from attnseg_jax.models.attention.efficient import EfficientAttention
+from attnseg_jax.models.attention.interlaced import InterlacedBlock, InterlacedContext
+from attnseg_jax.models.attention.non_local import NonLocalBlock
+from attnseg_jax.models.attention.ocr import ObjectAttention, ObjectContext
 from attnseg_jax.models.decoders import FCN
-from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.ops.regions import region_means, region_weights
+from attnseg_jax.ops.attention.ocr import region_means, region_weights
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mit import SEGFORMER_ATTENTION
+from attnseg_jax.weights.rules.originals import OCR_MODULES
 
 
 def apply(model, case, rules, *inputs):
@@ -44,11 +47,11 @@ def apply(model, case, rules, *inputs):
 )
 def test_block(name, model, rules):
     case = Golden(name)
-    y, looked_at = apply(model, case, rules, nhwc(case.inputs()["x"]))
+    y, record = apply(model, case, rules, nhwc(case.inputs()["x"]))
     assert_golden(case, "y", nchw(y))
     if "weights" in case.info["outputs"]:
         shape = case.info["outputs"]["weights"]["shape"]
-        assert_golden(case, "weights", looked_at.weights.reshape(shape))
+        assert_golden(case, "weights", record.weights.reshape(shape))
 
 
 @pytest.mark.parametrize(

@@ -199,13 +199,13 @@ ORACLES = {
 }
 
 
-def dense(looked_at):
+def dense(record):
     """Weights `[b, a, n, m]`; keys outside the map are left out."""
-    weights = np.asarray(looked_at.weights)
-    if looked_at.keys is None:
+    weights = np.asarray(record.weights)
+    if record.keys is None:
         return weights
-    result = np.zeros((*weights.shape[:3], np.prod(looked_at.key_size) + 1))
-    np.put_along_axis(result, np.broadcast_to(looked_at.keys, weights.shape), weights, -1)
+    result = np.zeros((*weights.shape[:3], np.prod(record.key_size) + 1))
+    np.put_along_axis(result, np.broadcast_to(record.keys, weights.shape), weights, -1)
     return result[..., :-1]  # -1 is the one beyond
 
 

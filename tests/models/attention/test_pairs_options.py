@@ -16,9 +16,9 @@ from attnseg_jax.models.attention.efficient import EfficientAttention
 from attnseg_jax.models.attention.interlaced import GroupAttention, InterlacedBlock, InterlacedContext
 from attnseg_jax.models.attention.non_local import NonLocalBlock
 from attnseg_jax.models.attention.ocr import ObjectContext
-from attnseg_jax.models.maps import DotProductMap
+from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops import interlace
+from attnseg_jax.ops.attention import interlaced
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((2, 13, 17, 12)), jnp.float32)
@@ -161,18 +161,18 @@ def test_what_does_not_fill_a_kernel_is_no_key(model, random_variables):
     assert seen[12, 16] and not seen[12, :16].any()
 
 
-@pytest.mark.parametrize("reach", interlace.REACHES)
+@pytest.mark.parametrize("reach", interlaced.REACHES)
 def test_a_stage_sees_exactly_its_group(reach, random_variables):
     factors = (3, 5)
     model = GroupAttention(8, 11, 10)
     x = X[:, :12, :15]
-    groups = interlace.split(x, factors, reach)
+    groups = interlaced.split(x, factors, reach)
     variables = random_variables(model, groups)
 
     class Stage:
         def apply(self, variables, x):
-            y, _ = model.apply(variables, interlace.split(x, factors, reach))
-            return (interlace.join(y, (12, 15), factors, reach),)
+            y, _ = model.apply(variables, interlaced.split(x, factors, reach))
+            return (interlaced.join(y, (12, 15), factors, reach),)
 
     seen = gradient_of_a_position(Stage(), variables, x, 7, 3)
     rows, columns = np.ogrid[:12, :15]
@@ -206,14 +206,14 @@ def test_regions_of_an_earlier_mechanism(random_variables):
 @pytest.mark.parametrize("form", ["embedded_gaussian", "dot_product"])
 def test_non_local_weights_are_computed_when_asked_for(form, random_variables):
     model = NonLocalBlock(form, channels=9)
-    _, looked_at = FAST_COMPILE(model.apply)(random_variables(model, X), X)
-    assert isinstance(looked_at, DotProductMap)
-    assert (looked_at.query_size, looked_at.key_size) == ((13, 17), (6, 8))
-    weights = looked_at.weights
+    _, record = FAST_COMPILE(model.apply)(random_variables(model, X), X)
+    assert isinstance(record, DotProductMap)
+    assert (record.query_size, record.key_size) == ((13, 17), (6, 8))
+    weights = record.weights
     assert weights.shape == (2, 1, 221, 48)
     if form == "dot_product":
         assert weights.min() < 0
-        expected = np.einsum("bnad,bmad->banm", *(np.asarray(t, np.float64) for t in (looked_at.q, looked_at.k))) / 48
+        expected = np.einsum("bnad,bmad->banm", *(np.asarray(t, np.float64) for t in (record.q, record.k))) / 48
         np.testing.assert_allclose(weights, expected, atol=1e-6)
     else:
         np.testing.assert_allclose(weights.sum(-1), np.ones((2, 1, 221)), rtol=1e-6)

@@ -9,14 +9,15 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
+from layout_rules import PSANET
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import PSA
-from attnseg_jax.models.attention.psa import PSANET, PSABlock
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.attention.psa import PSABlock
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.weights.rename import from_torch, match
 
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((2, 7, 8, 6)).astype(np.float32)  # shrinks to 4 x 4, or 3 x 3 by 3
@@ -107,9 +108,9 @@ def test_against_loops(random_variables, x, options):
             branch = p[f"branch{i}"], statistics[f"branch{i}"]
             part, weights = attended(x[b], *branch, name == "distribute", model.compact, model.shrink)
             parts.append(part)
-            looked_at = out.attention[f"psa_{name}0"]
-            assert looked_at.query_size == looked_at.key_size == part.shape[:2]
-            np.testing.assert_allclose(looked_at.weights[b, 0], weights, atol=1e-6)
+            record = out.attention[f"psa_{name}0"]
+            assert record.query_size == record.key_size == part.shape[:2]
+            np.testing.assert_allclose(record.weights[b, 0], weights, atol=1e-6)
         y = conv_bn_relu(np.concatenate(parts, -1), p["proj"], statistics["proj"])
         np.testing.assert_allclose(out.deepest[b], np.concatenate([x[b], aligned(y, *x.shape[1:3])], -1), atol=1e-5)
 
@@ -122,8 +123,8 @@ def test_parameters_keep_the_mask_of_the_initial_size(random_variables, compact)
     assert params["branch0"]["planes"].shape == ((4, 4, 5) if compact else (7, 7, 5))
     out = FAST_COMPILE(model.apply)(variables, features(LARGER))
     assert out.deepest.shape == (3, 9, 13, 12)
-    for looked_at in out.attention.values():
-        np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((3, 1, 35)), rtol=1e-5)
+    for record in out.attention.values():
+        np.testing.assert_allclose(record.weights.sum(-1), np.ones((3, 1, 35)), rtol=1e-5)
     fixed = PSA(compact=compact, channels=5, mask_size=(4, 4) if compact else (7, 7))
     np.testing.assert_array_equal(FAST_COMPILE(fixed.apply)(variables, features(LARGER)).deepest, out.deepest)
     if not compact:
@@ -160,10 +161,10 @@ def test_softmax_stays_float32_under_bfloat16(random_variables, compact):
     exact = FAST_COMPILE(model().apply)(variables, features(MAP))
     rounded = FAST_COMPILE(model(dtype=jnp.bfloat16).apply)(variables, features(MAP.astype(jnp.bfloat16)))
     assert rounded.deepest.dtype == jnp.bfloat16
-    for name, looked_at in rounded.attention.items():
-        assert looked_at.weights.dtype == jnp.float32
-        np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 1, 16)), rtol=1e-5)
-        assert 0 < abs(looked_at.weights - exact.attention[name].weights).max() < 0.02
+    for name, record in rounded.attention.items():
+        assert record.weights.dtype == jnp.float32
+        np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 1, 16)), rtol=1e-5)
+        assert 0 < abs(record.weights - exact.attention[name].weights).max() < 0.02
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from layout import assert_golden, nchw, nhwc
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import ShiftedWindowAttention, SwinBlock, WindowAttention
-from attnseg_jax.models.attention.window import SWIN
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.attention import WindowAttention
+from attnseg_jax.models.layers.swin import ShiftedWindowAttention, SwinBlock
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.swin import SWIN
 
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((2, 5, 8, 12)).astype(np.float32)
@@ -59,8 +60,8 @@ def test_against_numpy(random_variables, size, window, shift):
     padded[:, :5, :8] = MAP
     q, k, v = np.split(padded @ p["qkv"]["kernel"] + p["qkv"]["bias"], 3, axis=-1)
     expected = np.zeros(MAP.shape)
-    found, looked_at = FAST_COMPILE(model.apply)(variables, MAP)
-    weights, keys = np.asarray(looked_at.weights), np.asarray(looked_at.keys)
+    found, record = FAST_COMPILE(model.apply)(variables, MAP)
+    weights, keys = np.asarray(record.weights), np.asarray(record.keys)
     for b, y, x in np.ndindex(2, *size):
         seen = seen_from(y, x, size, window, shift)
         for head in range(3):

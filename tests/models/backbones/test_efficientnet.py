@@ -9,24 +9,20 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
+from classifiers import EfficientNetLiteHead
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import EFFICIENTNET_LITE_PYTORCH_HEAD, TIMM_EFFICIENTNET_LITE_HEAD
 from PIL import Image
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.backbones.efficientnet import (
-    EFFICIENTNET_LITE_PYTORCH,
-    EFFICIENTNET_LITE_PYTORCH_HEAD,
-    TIMM_EFFICIENTNET_LITE,
-    TIMM_EFFICIENTNET_LITE_HEAD,
-    EfficientNetLite0,
-    EfficientNetLiteHead,
-)
-from attnseg_jax.models.backbones.inverted import InvertedResidual
-from attnseg_jax.models.pretrained import from_torch, match
-from attnseg_jax.models.torch_file import read_torch
+from attnseg_jax.models.backbones.efficientnet import EfficientNetLite0
+from attnseg_jax.models.layers.inverted import InvertedResidual
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
+from attnseg_jax.weights.torch_file import read_torch
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # As timm publishes them, with the classifier of 1000 classes.

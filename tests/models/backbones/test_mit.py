@@ -6,16 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import MeanHead
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import CLASS_HEAD
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.backbones.mit import TRANSFORMERS_SEGFORMER, MiTB0, MixBlock
-from attnseg_jax.models.heads import CLASS_HEAD, MeanHead
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.mit import MiTB0, MixBlock
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mit import TRANSFORMERS_SEGFORMER
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # The encoders' depths and, in millions, their sizes in the paper's table 1a; these are rounded either way.

@@ -4,20 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import MobileNetV3Head
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import TORCHVISION_MOBILENET_V3_HEAD
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.backbones.mobilenet import (
-    TORCHVISION_MOBILENET_V3,
-    TORCHVISION_MOBILENET_V3_HEAD,
-    MobileNetV3Head,
-    MobileNetV3Large,
-)
-from attnseg_jax.models.layers import Conv, ConvBN, classifier
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
+from attnseg_jax.models.layers.conv import Conv, ConvBN, classifier
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 
 
 def abstract(model, *inputs):

@@ -8,8 +8,9 @@ from flax import linen as nn
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.backbones.resnet import MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C, Block
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.resnet import Block
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.resnet import MMSEG_RESNET_V1C, SEMSEG_RESNET_V1C
 
 
 def abstract(model, size=(61, 83)):

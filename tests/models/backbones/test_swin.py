@@ -6,18 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import MeanHead
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import CLASS_HEAD
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.attention import SwinBlock
 from attnseg_jax.models.backbones import UNPUBLISHED
-from attnseg_jax.models.backbones.swin import TORCHVISION_SWIN, PatchMerging, Swin, SwinT
-from attnseg_jax.models.heads import CLASS_HEAD, MeanHead
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.swin import PatchMerging, Swin, SwinT
+from attnseg_jax.models.layers.swin import SwinBlock
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # torchvision's, with their 1000 classes.

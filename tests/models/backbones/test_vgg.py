@@ -6,14 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import VGGHead
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import TORCHVISION_VGG_HEAD
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES, Features
-from attnseg_jax.models.backbones.vgg import POOL_INDICES, TORCHVISION_VGG, TORCHVISION_VGG_HEAD, VGGHead
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.vgg import POOL_INDICES
 from attnseg_jax.ops import pool
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
 
 
 def abstract(model, *inputs):

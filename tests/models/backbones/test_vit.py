@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from classifiers import ViTHead
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.backbones.pyramid import SimplePyramid
-from attnseg_jax.models.backbones.vit import TRANSFORMERS_VIT, Block, ViT, ViTHead, ViTTi
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.vit import Block, ViT, ViTTi
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.vit import TRANSFORMERS_VIT
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # timm's vit_*_patch16_224 with their 1000 classes.
@@ -80,7 +82,7 @@ def test_transformers_names():
 
 
 @pytest.mark.parametrize(
-    "options, size, map_size, covered",
+    "options, size, map_size, padded_size",
     [
         ({}, (45, 58), (3, 4), (48, 64)),
         ({}, (16, 7), (1, 1), (16, 16)),
@@ -88,13 +90,13 @@ def test_transformers_names():
         ({"patch_size": 8}, (40, 64), (5, 8), None),
     ],
 )
-def test_sizes_that_do_not_divide(options, size, map_size, covered):
+def test_sizes_that_do_not_divide(options, size, map_size, padded_size):
     model = Small(**options, position_size=(3, 5))
     features, variables = abstract(model, size, 5)
     assert {stride: x.shape for stride, x in features.maps.items()} == {
         8 if options.get("patch_size") == 8 else 16: (2, *map_size, 12)
     }
-    assert features.covered == covered
+    assert features.padded_size == padded_size
     assert variables["params"]["positions"].shape == (1, 16, 12)
     assert variables["params"]["patch_embed"]["kernel"].shape[2] == 5
 
@@ -177,13 +179,13 @@ def test_sizes_of_the_pyramid(patch_size, sizes):
     assert [name for name in variables["params"] if UNPUBLISHED.match(f"{name}.")] == ["pyramid"]
     assert [features.maps[stride].shape[1] for stride in (4, 8, 16, 32)] == sizes
     assert {x.shape[-1] for x in features.maps.values()} == {10}
-    assert features.more == ""
+    assert features.hint == ""
 
 
 def test_a_stride_of_the_pyramid_alone():
     model = build_model({"backbone": {"name": "vit_ti"}, "decoder": {"name": "fpn"}}, 7)
-    cure = r"has 16: set config\.model\.backbone\.vit_ti\.pyramid=True for 4, 8, 16, 32, or change strides"
-    with pytest.raises(UserError, match=cure):
+    hint = r"has 16: set config\.model\.backbone\.vit_ti\.pyramid=True for 4, 8, 16, 32, or change strides"
+    with pytest.raises(UserError, match=hint):
         abstract(model, (45, 58))
 
 

@@ -5,15 +5,17 @@ import functools
 import jax
 import jax.numpy as jnp
 import pytest
+from classifiers import ViTHead
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from layout_rules import CLASS_HEAD
 
 from attnseg_jax import build_model
-from attnseg_jax.models.backbones.vit import TIMM_VIT, TRANSFORMERS_DINOV2, Block, ViT, ViTHead, ViTTi
-from attnseg_jax.models.decoders.mask_transformer import SEGMENTER
-from attnseg_jax.models.heads import CLASS_HEAD
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.backbones.vit import Block, ViT, ViTTi
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.originals import SEGMENTER
+from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV2
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SEGMENTER_OPTIONS = {"norm_epsilon": 1e-5, "position_resize": "bilinear", "position_antialias": False}
@@ -60,7 +62,7 @@ def test_timm(name):
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), loaded)
     scores = from_torch(case.state_dict(), CLASS_HEAD)
     features, logits, seen = watched(model, head)(variables, {"params": scores["params"]}, x)
-    assert sorted(features.maps) == [16] and features.covered is None
+    assert sorted(features.maps) == [16] and features.padded_size is None
     for i in (2, 5, 8, 11):
         patches = seen[f"block{i}"][1][:, 1:].reshape(features.deepest.shape)
         assert_golden(case, f"block{i}", nchw(patches))

@@ -9,18 +9,15 @@ from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax import build_model
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Segmenter
-from attnseg_jax.models.attention.ema import EMANET_HEAD
-from attnseg_jax.models.backbones.mobilenet import TORCHVISION_MOBILENET_V3
-from attnseg_jax.models.backbones.resnet import EMANET_RESNET_V1C, SEMSEG_RESNET_V1C
-from attnseg_jax.models.decoders.deeplab import SMP_DEEPLABV3PLUS, TORCHVISION_DEEPLABV3
-from attnseg_jax.models.decoders.fpn import SMP_FPN
-from attnseg_jax.models.decoders.lraspp import TORCHVISION_LRASPP
-from attnseg_jax.models.decoders.pyramid import SEMSEG_PSPNET, SMP_UPERNET
-from attnseg_jax.models.decoders.segformer import TRANSFORMERS_SEGFORMER_SEGMENTATION
-from attnseg_jax.models.decoders.unet import SMP_UNET
-from attnseg_jax.models.layouts import MODELS
-from attnseg_jax.models.pretrained import RESNET, from_torch, match
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.weights.layouts import MODELS
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mit import TRANSFORMERS_SEGFORMER_SEGMENTATION
+from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.weights.rules.originals import EMANET_HEAD, SEMSEG_PSPNET
+from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
+from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
+from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_LRASPP
 
 FAST = {"xla_backend_optimization_level": 0}  # it compiles faster
 

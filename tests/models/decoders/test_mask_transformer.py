@@ -15,8 +15,8 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.decoders import MaskTransformer
-from attnseg_jax.models.decoders.mask_transformer import SEGMENTER_MASK
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.originals import SEGMENTER_MASK
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 9)).astype(np.float32)
@@ -35,7 +35,7 @@ def test_masks_of_the_original():
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), params(case.state_dict()))
     masks, maps = FAST_COMPILE(model.apply)(variables, x)
     assert_golden(case, "masks", nchw(masks))
-    assert [looked_at.weights.shape for looked_at in maps] == [(2, 4, 7, 35)] * 2
+    assert [record.weights.shape for record in maps] == [(2, 4, 7, 35)] * 2
 
 
 def norm(x, p, eps=1e-5):
@@ -73,9 +73,9 @@ def test_against_numpy(random_variables):
     expected = norm(expected, p["mask_norm"]).reshape(2, 3, 5, 7)
     masks, maps = FAST_COMPILE(model.apply)(variables, X)
     np.testing.assert_allclose(masks, expected, atol=2e-5)
-    for looked_at, weights in zip(maps, class_weights, strict=True):
-        np.testing.assert_allclose(looked_at.weights, weights, atol=1e-6)
-        assert looked_at.query_size is None and looked_at.key_size == (3, 5)
+    for record, weights in zip(maps, class_weights, strict=True):
+        np.testing.assert_allclose(record.weights, weights, atol=1e-6)
+        assert record.query_size is None and record.key_size == (3, 5)
 
 
 def test_gradients(random_variables):
@@ -95,9 +95,9 @@ def test_of_a_whole_model(random_variables):
     variables = random_variables(model, image)
     out = FAST_COMPILE(model.apply)(variables, image[:, :9])
     assert out.logits.shape == (2, 9, 17, 7) and out.logits.dtype == jnp.float32
-    looked_at = out.attention["mask_transformer0"]
-    assert looked_at.weights.shape == (2, 3, 7, 15) and looked_at.key_size == (3, 5)
-    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 7)), rtol=1e-6)
+    record = out.attention["mask_transformer0"]
+    assert record.weights.shape == (2, 3, 7, 15) and record.key_size == (3, 5)
+    np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 7)), rtol=1e-6)
 
     decoder = model.decoder
     inner = {"params": variables["params"]["decoder"]}

@@ -9,14 +9,15 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden
+from layout_rules import MASK2FORMER_LAYER
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention.self_attention import sincos_positions
 from attnseg_jax.models.decoders import MaskedAttentionDecoder, MaskedAttentionLayer
-from attnseg_jax.models.decoders.masked_attention import MASK2FORMER_LAYER, open_pixels
-from attnseg_jax.models.pretrained import from_torch, match
+from attnseg_jax.models.decoders.masked_attention import open_pixels
+from attnseg_jax.models.layers.attention import sincos_positions
+from attnseg_jax.weights.rename import from_torch, match
 
 RNG = np.random.default_rng(0)
 SIZES = {2: (10, 14), 4: (5, 7), 8: (3, 4)}
@@ -34,9 +35,9 @@ def test_layer_of_the_original():
     positions = dict(query_positions=inputs["query_pos"], positions=inputs["pos"])
     target = jax.eval_shape(functools.partial(model.init, **positions), jax.random.key(0), *args)
     variables = match(target, {"params": from_torch(case.state_dict(), MASK2FORMER_LAYER)["params"]})
-    y, looked_at = FAST_COMPILE(model.apply)(variables, *args, **positions)
+    y, record = FAST_COMPILE(model.apply)(variables, *args, **positions)
     assert_golden(case, "y", y)
-    weights = np.asarray(looked_at.weights)
+    weights = np.asarray(record.weights)
     assert weights.shape == (2, 4, 9, 35)
     assert (weights[np.broadcast_to(inputs["mask"][:, None] == 1, weights.shape)] == 0).all()
 
@@ -143,9 +144,9 @@ def test_against_numpy(random_variables):
             x = norm(x, leaf["cross_norm"])
             x = norm(x + attend(x + at, x + at, x, leaf["self_attention"], True), leaf["self_norm"])
             x = norm(x + dense(np.maximum(dense(x, leaf["mlp1"]), 0), leaf["mlp2"]), leaf["mlp_norm"])
-            looked_at = out.attention[f"masked_attention{i}"]
-            np.testing.assert_array_equal(looked_at.mask[b, 0], allowed)
-            assert looked_at.key_size == SIZES[stride] and looked_at.query_size is None
+            record = out.attention[f"masked_attention{i}"]
+            np.testing.assert_array_equal(record.mask[b, 0], allowed)
+            assert record.key_size == SIZES[stride] and record.query_size is None
             logits, masks = predict(x, pixels)
         np.testing.assert_allclose(out.logits[b], logits, atol=1e-4)
     assert closed > 20 and sorted(out.aux) == ["masked_attention0", "masked_attention1"]
@@ -159,9 +160,9 @@ def test_another_size_and_bfloat16(random_variables):
     variables = random_variables(model, Features({4: jnp.asarray(MAPS[4])}))
     out = FAST_COMPILE(model.apply)(variables, Features({4: jnp.asarray(MAPS[4][:, :3], jnp.bfloat16)}))
     assert out.logits.shape == (2, 3, 7, 7) and out.logits.dtype == jnp.float32 and not out.aux
-    looked_at = out.attention["masked_attention0"]
-    assert looked_at.q.dtype == jnp.bfloat16 and looked_at.weights.dtype == jnp.float32
-    np.testing.assert_allclose(looked_at.weights.sum(-1), np.ones((2, 3, 5)), rtol=1e-5)
+    record = out.attention["masked_attention0"]
+    assert record.q.dtype == jnp.bfloat16 and record.weights.dtype == jnp.float32
+    np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 5)), rtol=1e-5)
 
 
 def test_every_parameter_learns(random_variables):

@@ -1,0 +1,97 @@
+"""Pixel counts of every image of a split: what scores, tables and resampling need, without the predictions."""
+
+import base64
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from attnseg_jax.evaluation import boundary
+from attnseg_jax.ops.metrics import ratio
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCounts:
+    """Pixels of each image and class: true positives, false positives, false negatives.
+
+    Attributes:
+      region: [n, 3] for each of k classes, of all pixels that are not ignored.
+      near: the same of the pixels near contours (see `evaluation.boundary.counts`).
+    """
+
+    region: Int[np.ndarray, "n k 3"]
+    near: Int[np.ndarray, "n k 3"]
+
+    @property
+    def iou(self) -> Float[np.ndarray, "k"]:
+        """Intersection over union of the split: of the sums of its images' counts."""
+        return iou(self.region.sum(0))
+
+    @property
+    def boundary_iou(self) -> Float[np.ndarray, "k"]:
+        """Boundary IoU of the split: of the sums of its images' counts."""
+        return iou(self.near.sum(0))
+
+    def encode(self) -> dict[str, Any]:
+        """As JSON can hold it: the sizes, and in base64 the zlib-compressed bytes of `region` and `near`.
+
+        The bytes are those of little-endian 32-bit integers, first the lowest byte of all, then the second of all, ...:
+        so they take a third of what the numbers in decimal would.
+        """
+        both = np.stack([self.region, self.near]).astype("<i4")
+        planes = both.reshape(-1, 1).view(np.uint8).T
+        text = base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
+        return {"images": both.shape[1], "classes": both.shape[2], "zlib": text}
+
+    @classmethod
+    def decode(cls, record: Mapping[str, Any]) -> "ImageCounts":
+        """What `encode` returned.
+
+        >>> counts = ImageCounts(np.full((2, 5, 3), 70000), np.full((2, 5, 3), 3))
+        >>> ImageCounts.decode(counts.encode()).region[1, 4].tolist()
+        [70000, 70000, 70000]
+        """
+        planes = np.frombuffer(zlib.decompress(base64.b64decode(record["zlib"])), np.uint8).reshape(4, -1)
+        numbers = np.ascontiguousarray(planes.T).view("<i4").astype(np.int64)
+        region, near = numbers.reshape(2, record["images"], record["classes"], 3)
+        return cls(region, near)
+
+
+def iou(counts: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
+    """Intersection over union of counts (true positives, false positives, false negatives); NaN where all are 0.
+
+    >>> iou(np.array([[3, 1, 0], [0, 0, 0]])).tolist()
+    [0.75, nan]
+    """
+    return ratio(counts[..., 0], counts.sum(-1))
+
+
+class Counter:
+    """An `on_batch` of `evaluation.scores.evaluate` that counts every image; with several processes, its own rows.
+
+    Args:
+      length: images of the split.
+      num_classes: classes k.
+      size: place of an image in the split -> (h, w) without padding.
+    """
+
+    def __init__(self, length: int, num_classes: int, size: Callable[[int], tuple[int, int]]):
+        self._counts = np.zeros((length, 2, num_classes, 3), np.int32)
+        self._size = size
+
+    def __call__(self, batch: Mapping[str, Any], predictions: Array | np.ndarray) -> None:
+        """Counts the rows of a batch, `label` and `predictions` [b, h, w], whose `index` [b] is not negative."""
+        predictions = np.asarray(predictions)
+        for row, index in enumerate(np.asarray(batch["index"])):
+            if index >= 0:
+                h, w = self._size(int(index))
+                label, guess = batch["label"][row, :h, :w], predictions[row, :h, :w]
+                self._counts[index] = boundary.counts(label, guess, self._counts.shape[2])
+
+    def result(self, add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> ImageCounts:
+        """The counts; `add` sums an int32 array over the processes."""
+        counts = np.asarray(add(self._counts), np.int64)
+        return ImageCounts(counts[:, 0], counts[:, 1])

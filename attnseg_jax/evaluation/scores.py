@@ -1,0 +1,131 @@
+"""Scores of a whole split from the confusion counts of its batches."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer
+
+from attnseg_jax.evaluation.counts import ImageCounts
+from attnseg_jax.ops import metrics
+
+Batch = Mapping[str, Any]
+EvalFn = Callable[[Batch], tuple[Array | np.ndarray, Array | np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of a split, between 0 and 1; NaN where no pixel decides.
+
+    Fields: `miou` mean of `iou` over the classes that are not NaN, `pixel_accuracy` share of correct pixels,
+    `class_accuracy` mean accuracy over the classes that the truth holds, `iou` [k] per class, `confusion` int64 [k, k]
+    pixel counts (rows truth, columns prediction), `images` the counts of each image where they were taken,
+    `image_seconds` how long an image took.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    class_accuracy: float
+    iou: Float[np.ndarray, "k"]
+    confusion: Int[np.ndarray, "k k"]
+    images: ImageCounts | None = None
+    image_seconds: float = float("nan")
+
+    @classmethod
+    def from_confusion(cls, confusion: Integer[np.ndarray, "k k"]) -> "Scores":
+        """The scores of pixel counts [k, k], rows truth, columns prediction.
+
+        >>> Scores.from_confusion(np.array([[3, 1], [0, 4]])).pixel_accuracy
+        0.875
+        """
+        confusion = np.asarray(confusion, np.int64)
+        values = metrics.scores(confusion)
+        return cls(
+            miou=float(values["miou"]),
+            pixel_accuracy=float(values["pixel_accuracy"]),
+            class_accuracy=float(values["class_accuracy"]),
+            iou=np.asarray(values["iou"], np.float64),
+            confusion=confusion,
+        )
+
+    @property
+    def boundary_iou(self) -> Float[np.ndarray, "k"]:
+        """Boundary IoU per class [k] (see `evaluation.boundary`); NaN without `images`."""
+        return np.full(self.iou.shape, np.nan) if self.images is None else self.images.boundary_iou
+
+    @property
+    def boundary_miou(self) -> float:
+        """Mean boundary IoU over the classes that have one."""
+        return metrics.mean_of_known(self.boundary_iou)
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, "k"]:
+        """Share of each class's pixels [k] that were found; NaN for a class the truth lacks."""
+        return metrics.ratio(np.diagonal(self.confusion), self.confusion.sum(1))
+
+    @property
+    def share(self) -> Float[np.ndarray, "k"]:
+        """Share of the counted pixels [k] that the truth gives to each class; NaN when no pixel counts."""
+        return metrics.ratio(self.confusion.sum(1), self.confusion.sum())
+
+
+class Collector:
+    """An `on_batch` that keeps the predictions of chosen images in `predictions`, dataset index -> [h, w].
+
+    With several processes each one keeps those of its own rows.
+    """
+
+    def __init__(self, indices: Iterable[int]):
+        self.indices = frozenset(int(i) for i in indices)
+        self.predictions: dict[int, np.ndarray] = {}
+
+    def __call__(self, batch: Batch, predictions: Array | np.ndarray) -> None:
+        """Looks for the chosen images in `batch['index']` [b]; fetches `predictions` [b, h, w] only if it has some."""
+        rows = [(row, int(i)) for row, i in enumerate(np.asarray(batch["index"])) if int(i) in self.indices]
+        if rows:
+            predictions = np.asarray(predictions)
+            self.predictions.update({index: predictions[row].copy() for row, index in rows})
+
+
+def evaluate(
+    eval_fn: EvalFn,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    on_batch: Callable[[Batch, Array | np.ndarray], None] | None = None,
+    progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+) -> Scores:
+    """Scores of all `batches`, counted in int64 on the host.
+
+    `eval_fn(batch)` takes a numpy batch (`image` [b, h, w, c], `label` [b, h, w], ...) and returns its confusion
+    counts, integers [k, k] with rows truth and columns prediction, and its predictions, integers [b, h, w] of the same
+    rows. Padding rows need labels of 255, which `ops.metrics.confusion_matrix` leaves out.
+
+    `on_batch(batch, predictions)` sees every batch (see `Collector`). `progress` wraps the iterable, for a bar
+    (`functools.partial(tqdm, desc="val")`).
+
+    With several processes `eval_fn`'s counts are those of all of them (as `train.parallel.Parallel.evaluate` gives).
+
+    Raises ValueError if the counts are not [num_classes, num_classes].
+    """
+    total = np.zeros((num_classes, num_classes), np.int64)
+    pending = None
+    for batch in progress(batches):
+        dispatched = (batch, *eval_fn(batch))
+        # Batch n - 1 is read while the device works on batch n.
+        if pending is not None:
+            _absorb(total, on_batch, *pending)
+        pending = dispatched
+    if pending is not None:
+        _absorb(total, on_batch, *pending)
+    return Scores.from_confusion(total)
+
+
+def _absorb(total, on_batch, batch, confusion, predictions):
+    confusion = np.asarray(confusion)
+    if confusion.shape != total.shape:
+        raise ValueError(f"eval_fn returned counts of shape {confusion.shape}, expected {total.shape}")
+    total += confusion
+    if on_batch is not None:
+        on_batch(batch, predictions)

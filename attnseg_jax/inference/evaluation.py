@@ -1,0 +1,56 @@
+"""Scores of a run that is read back, on any split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import logging
+
+from attnseg_jax.evaluation import tables
+from attnseg_jax.files import expanded, target
+from attnseg_jax.inference.restore import restore_run
+from attnseg_jax.train.evaluation import evaluate_split
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `evaluate_run` found.
+
+    Attributes:
+      table: readable scores.
+      json: the same as one line of JSON.
+      picture: where the samples were drawn.
+    """
+
+    table: str
+    json: str
+    picture: Path
+
+
+def evaluate_run(
+    workdir: str | None,
+    split: str = "val",
+    checkpoint: str = "latest",
+    data_dir: str | None = None,
+    picture: str | None = None,
+    distributed: bool = False,
+) -> Result:
+    """Restores a run and scores a split; arguments and errors as in `restore_run`.
+
+    Args:
+      workdir: folder of the run.
+      split: name of a split.
+      checkpoint: `latest`, `best` or a step.
+      data_dir: where the data are now.
+      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
+      distributed: as in `restore_run`.
+    """
+    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
+    path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
+    drawn = run.config.eval.samples > 0
+    if drawn:
+        target("--picture", path)
+    scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
+    if drawn:
+        logging.info("picture: %s", path)
+    names = run.source.info.class_names
+    return Result(tables.table(scores, names), tables.to_json(run.split, run.step, scores, names), path)

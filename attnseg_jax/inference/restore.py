@@ -1,0 +1,142 @@
+"""A run read back from its workdir, and what it makes of images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import linen as nn
+from jaxtyping import Array, Int, PyTree, UInt8
+from ml_collections import ConfigDict
+
+from attnseg_jax.data import region_cache, regions
+from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.sources import Source, load_source
+from attnseg_jax.data.transforms import normalise
+from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
+from attnseg_jax.models.build import PARTS, takes_regions
+from attnseg_jax.models.records import AttentionRecord
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.parallel import Parallel, initialize_distributed
+from attnseg_jax.train.setup import make_run
+from attnseg_jax.train.state import eval_variables
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run read back from its workdir.
+
+    Attributes:
+      config: the run's config.
+      split: name of the split asked for.
+      source: its images.
+      model: the linen module.
+      parallel: the run's evaluation step over the devices of this machine.
+      variables: parameters and statistics, on those devices.
+      step: the checkpoint's step.
+    """
+
+    config: ConfigDict
+    split: str
+    source: Source
+    model: nn.Module
+    parallel: Parallel
+    variables: PyTree
+    step: int
+
+
+def restore_run(
+    workdir: str | None,
+    *,
+    split: str = "val",
+    checkpoint: str = "latest",
+    data_dir: str | None = None,
+    distributed: bool = False,
+) -> Restored:
+    """Reads a run back; changes nothing on disk.
+
+    Args:
+      workdir: folder of the run.
+      split: name of a split; `val` is the run's own validation split, whatever its name.
+      checkpoint: `latest`, `best` (by validation mIoU) or a step.
+      data_dir: stands for the run's `config.data.dir`.
+      distributed: join the other processes of a pod, which all call this.
+
+    Raises:
+      UserError: workdir, checkpoint, split or data are not there.
+    """
+    if not workdir:
+        raise UserError("--workdir is missing: name the folder of a run of train.py")
+    folder = expanded(workdir)
+    config = configs.load(folder)
+    if data_dir is not None:
+        config.data.dir = data_dir
+    # Not the run's own value: what a pod trained may be scored on one machine.
+    initialize_distributed(distributed)
+    if regions.used(config.data.regions):
+        try:
+            region_cache.check(config.data.regions.cache)
+        except UserError as error:
+            if not config.data.regions.cache:
+                raise
+            logging.warning("%s; the user's cache is taken instead", error)
+            config.data.regions.cache = ""
+    split = config.data.eval_split if split == "val" else split
+    source = load_source(config.data, split)
+    run = make_run(config, len(source.info.class_names), training=False)
+    with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+        step, state = _restore(checkpoints, checkpoint, run.abstract)
+    variables = run.parallel.put_state(eval_variables(state))
+    return Restored(config, split, source, run.model, run.parallel, variables, step)
+
+
+def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8[np.ndarray, "h w"]]:
+    """The predicted train ids of records of any source, one after another, at full size."""
+    data = restored.config.data
+    predictions = []
+    for record in records:
+        batch = {name: x[None] for name, x in evaluation_sample(record, data).items()} | {"valid": np.ones(1, bool)}
+        predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0])
+    return predictions
+
+
+def predict_with_records(
+    restored: Restored, image: UInt8[np.ndarray, "h w 3"]
+) -> tuple[Int[np.ndarray, "h w"], dict[str, AttentionRecord]]:
+    """The predicted train ids of one image of any origin, and what the model attended to on the way, by name.
+
+    Raises:
+      UserError: no part of the model leaves anything to look at.
+    """
+    data, kind = restored.config.data, restored.config.model.kind
+    if takes_regions(kind):
+        raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
+
+    def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, AttentionRecord]]:
+        output = restored.model.apply(variables, image, train=False)
+        if not output.attention:
+            parts = ", ".join(f"{part} {restored.config.model[part].name!r}" for part in PARTS)
+            raise UserError(
+                f"the model leaves no attention to look at; it has {parts}: train one with another "
+                "config.model.attention.name, such as 'self'"
+            )
+        return output.logits.argmax(-1)[0], output.attention
+
+    prediction, attention = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
+    return np.asarray(prediction), attention
+
+
+def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:
+    if which.isdecimal():
+        return int(which), checkpoints.restore(int(which), abstract)
+    choices = {"latest": checkpoints.restore_latest, "best": checkpoints.restore_best}
+    if which not in choices:
+        raise UserError(f"--checkpoint={which} must be latest, best or a step ({sorted(checkpoints.steps())})")
+    restored = choices[which](abstract)
+    if restored is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint: train first")
+    return restored

@@ -1,0 +1,40 @@
+"""What the residual branches of transformers and ConvNeXt share: MLP, LayerScale, stochastic depth."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.errors import check_rate
+from attnseg_jax.models.layers.conv import Dtype
+
+
+def drop_path_rates(rate: float, depth: int, *, path: str) -> list[float]:
+    """Rates that grow linearly from 0 in the first of `depth` blocks to `rate` in the last (Huang et al. 2016).
+
+    Raises:
+      UserError: a rate below 0, or one of 1 and more, which leaves nothing; `path` leads to the key `drop_path`.
+
+    >>> drop_path_rates(0.5, 3, path="config.model.backbone.swin_t")
+    [0.0, 0.25, 0.5]
+    """
+    check_rate(path, drop_path=rate)
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def drop_path(branch: Float[Array, "b *n c"], rate: float, *, train: bool) -> Float[Array, "b *n c"]:
+    """In training zeros a whole image's branch at this rate and makes up for it in the others; called in a module."""
+    return nn.Dropout(rate, broadcast_dims=tuple(range(1, branch.ndim)), deterministic=not train)(branch)
+
+
+def scale_channels(
+    module: nn.Module, name: str, branch: Float[Array, "b *n c"], initial: float
+) -> Float[Array, "b *n c"]:
+    """LayerScale (Touvron et al. 2021, arXiv:2103.17239): the branch times a parameter of `module` per channel."""
+    scale = module.param(name, nn.initializers.constant(initial), (branch.shape[-1],), jnp.float32)
+    return branch * scale.astype(branch.dtype).reshape((1,) * (branch.ndim - 1) + (-1,))
+
+
+def mlp(x: Float[Array, "b *n c"], width: int, dtype: Dtype) -> Float[Array, "b *n c"]:
+    """Two linear layers around an exact GELU, `mlp_in` and `mlp_out` of the module it is called in."""
+    y = nn.Dense(width, dtype=dtype, name="mlp_in")(x)
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(nn.gelu(y, approximate=False))

@@ -1,0 +1,90 @@
+"""What a mechanism leaves for looking at: who attends to what, and what a gate lets through.
+
+All of it is part of a model's output; under jit what nobody uses is not computed. `keys` and the sizes say where a
+weight belongs in the picture, so that one drawing routine serves every mechanism.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from attnseg_jax.ops import attention as attention_ops
+
+Size = tuple[int, int] | None
+
+
+@struct.dataclass
+class AttentionMap:
+    """Weights that every query gives to its keys.
+
+    Attributes:
+      weights: float32 `[b, a, n, s]`; each row sums to 1, or to 0 where a query may attend to nothing.
+      keys: `[n, s]`, position `y * width + x` of each key on the map of `key_size`, -1 outside it; None where the `s`
+        keys are all positions in order.
+      query_size: height and width of the queries' map, `n = h * w`; None where queries are no pixels (class tokens).
+      key_size: height and width of the keys' map; None where keys are no pixels (regions, channels).
+    """
+
+    weights: Float[Array, "b a n s"]
+    keys: Int[Array, "n s"] | None = None
+    query_size: Size = struct.field(pytree_node=False, default=None)
+    key_size: Size = struct.field(pytree_node=False, default=None)
+
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r s"]:
+        """The weights of some queries, by their numbers."""
+        return jnp.take(self.weights, queries, axis=2)
+
+
+@struct.dataclass
+class DotProductMap:
+    """An `AttentionMap` over all keys that is computed when asked for: an `n x m` array may be far too large to keep.
+
+    Attributes:
+      q: queries `[b, n, a, d]`.
+      k: keys `[b, m, a, d]`.
+      bias: as in `dot_product_attention`.
+      mask: likewise.
+      scale: likewise.
+      softmax: False where the weights are `scale * q . k` as they are, of either sign, without bias and mask.
+      query_size: as in `AttentionMap`.
+      key_size: likewise.
+    """
+
+    q: Float[Array, "b n a d"]
+    k: Float[Array, "b m a d"]
+    bias: Float[Array, "#b #a #n #m"] | None = None
+    mask: Bool[Array, "#b #a #n #m"] | None = None
+    scale: float | None = struct.field(pytree_node=False, default=None)
+    softmax: bool = struct.field(pytree_node=False, default=True)
+    query_size: Size = struct.field(pytree_node=False, default=None)
+    key_size: Size = struct.field(pytree_node=False, default=None)
+    keys = None
+
+    @property
+    def weights(self) -> Float[Array, "b a n m"]:
+        """All weights, float32."""
+        if not self.softmax:
+            return self.scale * jnp.einsum("bnad,bmad->banm", self.q, self.k, preferred_element_type=jnp.float32)
+        return attention_ops.attention_weights(self.q, self.k, bias=self.bias, mask=self.mask, scale=self.scale)
+
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
+        """The weights of some queries, by their numbers; those of the others are not computed."""
+
+        def of(x: Array | None) -> Array | None:
+            return x if x is None or x.shape[2] == 1 else jnp.take(x, queries, axis=2)
+
+        return self.replace(q=jnp.take(self.q, queries, axis=1), bias=of(self.bias), mask=of(self.mask)).weights
+
+
+@struct.dataclass
+class GateMap:
+    """Factors that a gate gives to a map.
+
+    Attributes:
+      values: float32 `[b, y, x, c]` between 0 and 1: `y = x = 1` for a gate of channels, `c = 1` for one of positions.
+    """
+
+    values: Float[Array, "b y x c"]
+
+
+AttentionRecord = AttentionMap | DotProductMap | GateMap

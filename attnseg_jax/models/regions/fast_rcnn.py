@@ -1,0 +1,92 @@
+"""Fast R-CNN for segmentation: regions pooled from one map of the whole image, trained end to end."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from attnseg_jax.errors import check_known, check_least, check_rate
+from attnseg_jax.models.backbones.base import backbone_features
+from attnseg_jax.models.features import Output
+from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.regions.rcnn import classifier_scores, painted, slot_count
+from attnseg_jax.ops.pool import adaptive_avg_pool
+from attnseg_jax.ops.region_maps import mask_boxes, region_masks
+from attnseg_jax.ops.roi import roi_align, roi_max_pool
+
+POOLING = ("align", "pool")
+_KEY = "config.model.fast_rcnn"
+
+
+class FastRCNN(nn.Module):
+    """Classifies the regions of an image from one map of it and paints their scores back to the pixels.
+
+    After Girshick 2015 (arXiv:1504.08083), with the free-form pooling and the differentiable region-to-pixel maximum of
+    Caesar et al. 2016 (arXiv:1607.07671): the backbone's deepest map is pooled over the bins of a region's box, once
+    whole and once inside of the region only; two fully connected layers and a classifier follow, and the loss is the
+    pixels'. Without the regression of boxes: regions have no more to be found.
+
+    Attributes:
+      backbone: image -> `Features`; its deepest map is pooled.
+      num_classes: channels of the logits.
+      num_regions: regions of an image, `config.data.regions.count`.
+      num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
+      freeze: what of the backbone stays: 'none', 'bn' or 'all'.
+      pooling: 'align', means over interpolated samples; 'pool', maxima over whole cells, as the original.
+      bins: of a box, on each axis.
+      channels: of the two fully connected layers.
+      dropout: rate after each, in training.
+      dtype: compute type; logits are float32.
+    """
+
+    backbone: nn.Module
+    num_classes: int
+    num_regions: int
+    num_sampled: int = 0
+    freeze: str = "none"
+    pooling: str = "align"
+    bins: int = 7
+    channels: int = 512
+    dropout: float = 0.5
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b h w c"], regions: Int[Array, "b h w l"], *, train: bool = False
+    ) -> Output:
+        """Returns float32 logits at the size of `image`, 0 for a pixel of no region, and those of each level as `aux`.
+
+        Args:
+          image: normalised.
+          regions: number of the region that a pixel belongs to at each level, or -1.
+          train: as of the backbone, and whether units are dropped.
+        """
+        check_known(_KEY, POOLING, pooling=self.pooling)
+        check_least(_KEY, 1, bins=self.bins, channels=self.channels)
+        check_rate(_KEY, dropout=self.dropout)
+        features = backbone_features(self.backbone, image, self.freeze, train=train)
+        pooled = self._pool(
+            features.deepest, regions, slot_count(self, train), features.padded_size or image.shape[1:3]
+        )
+        x = pooled.reshape(*pooled.shape[:2], -1)
+        for i in (1, 2):
+            x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return painted(classifier_scores(self.num_classes, x), regions)
+
+    def _pool(self, x: Array, regions: Array, slots: int, padded_size: tuple[int, int]) -> Float[Array, "b r i j c"]:
+        """Features of every region's box, then those inside of it, side by side."""
+        h, w = x.shape[1:3]
+        masks = region_masks(regions, slots)
+        masks = jnp.pad(masks, [(0, 0), *((0, n - m) for n, m in zip(padded_size, masks.shape[1:3])), (0, 0)])
+        # The share of each cell that is the region's.
+        cover = adaptive_avg_pool(masks.astype(jnp.float32), (h, w))
+        bins = (self.bins, self.bins)
+        if self.pooling == "pool":
+            # The original rounds corners, by which a small region may miss the cells that it lies in.
+            cells = jnp.maximum(mask_boxes(cover > 0) - jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(1, 1, 4), 0)
+            inside = jnp.moveaxis(cover > 0, -1, 1)
+            parts = [roi_max_pool(x, cells, bins), roi_max_pool(x, cells, bins, inside=inside)]
+        else:
+            boxes = mask_boxes(masks) * jnp.array([w / padded_size[1], h / padded_size[0]] * 2).reshape(1, 1, 4)
+            parts = [roi_align(x, boxes, bins), roi_align(x, boxes, bins, inside=jnp.moveaxis(cover, -1, 1))]
+        return jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,187 @@
+"""Studies: a list of configs and seeds, each trained by train.py in a process of its own."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.setup import make_model
+
+SCRIPT = Path(__file__).parents[2] / "train.py"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a study.
+
+    Attributes:
+      label: its name in tables; runs of one label differ by their seed only.
+      overrides: dotted config key -> value.
+      config: config file, relative to the study's file.
+      seeds: a run for each.
+    """
+
+    label: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    config: str = "../default.py"
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """A run of a study.
+
+    Attributes:
+      entry: the line it belongs to.
+      seed: its seed.
+      file: the config file.
+      changes: dotted config key -> value, all differences from the file.
+      config: the config.
+      key: its hash, which does not depend on where the data are.
+    """
+
+    entry: Entry
+    seed: int
+    file: Path
+    changes: dict[str, Any]
+    config: ConfigDict
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.entry.label} seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return f"{file_name(self.entry.label)}-{self.seed}-{self.key}"
+
+    def command(self, workdir: Path) -> list[str]:
+        """The command line that trains it."""
+        values = [f"--config.{key}={value}" for key, value in self.changes.items()]
+        return [sys.executable, str(SCRIPT), f"--config={self.file}", *values, f"--workdir={workdir}"]
+
+
+def file_name(label: str) -> str:
+    """A label as part of a file's name.
+
+    >>> file_name("criss_cross R=2")
+    'criss_cross_R_2'
+    """
+    return re.sub(r"[^A-Za-z0-9+.-]+", "_", label)
+
+
+def load_study(path: str | Path) -> list[Entry]:
+    """The entries that `get_study()` of a file returns; UserError where there is no such thing."""
+    entries = configs.call_in_file(f"--study={path}", path, "get_study")
+    if not (isinstance(entries, Sequence) and entries and all(isinstance(entry, Entry) for entry in entries)):
+        raise UserError(f"--study={path}: get_study() must return a list of attnseg_jax.study.entries.Entry")
+    return list(entries)
+
+
+def plan(entries: Sequence[Entry], folder: Path, data_dir: str | None = None) -> list[PlannedRun]:
+    """The runs of a study, in order; nothing is compiled.
+
+    Args:
+      entries: the study.
+      folder: what the entries' config files are relative to.
+      data_dir: stands for `config.data.dir` of all configs, which keep their hash.
+
+    Raises:
+      UserError: an entry whose config cannot be read or built, two entries of one label, two runs of one config.
+    """
+    runs: dict[str, PlannedRun] = {}
+    labels: dict[str, str] = {}
+    for entry in entries:
+        other = labels.setdefault(file_name(entry.label), entry.label)
+        if other != entry.label:
+            raise UserError(f"files of {other!r} and {entry.label!r} would have the same names: rename one of them")
+        if sum(entry.label == one.label for one in entries) > 1:
+            raise UserError(f"two entries of the study are called {entry.label!r}: seeds of one config are one entry")
+        for seed in entry.seeds:
+            try:
+                run = _plan(entry, seed, folder, data_dir)
+            except (UserError, TypeError, ValueError) as error:
+                raise UserError(f"entry {entry.label!r}: {error}") from error
+            if run.key in runs:
+                raise UserError(f"'{runs[run.key]}' and '{run}' have the same config {run.key}: remove one of them")
+            runs[run.key] = run
+    return list(runs.values())
+
+
+def _plan(entry: Entry, seed: int, folder: Path, data_dir: str | None) -> PlannedRun:
+    file = Path(os.path.normpath(folder / entry.config))
+    config = configs.read_file(str(file))
+    if "seed" in entry.overrides:
+        raise UserError("config.seed is set by seeds, not by overrides")
+    changes = {**entry.overrides, "seed": seed}
+    for key, value in changes.items():
+        configs.check_key(config, key)
+        config.update_from_flattened_dict({key: value})
+    configs.check_values(config)
+    make_model(config, 2)
+    key = configs.config_hash(config)
+    if data_dir is not None:
+        changes["data.dir"] = config.data.dir = data_dir
+    return PlannedRun(entry, seed, file, changes, config, key)
+
+
+def train(
+    run: PlannedRun, workdir: Path, log: Path, held: BinaryIO, on_wait: Callable[[], None] = lambda: None
+) -> tuple[bool, str]:
+    """Trains a run, or continues it, and waits; when this process is told to stop, the run saves its step and stops.
+
+    Args:
+      run: the run.
+      workdir: its folder.
+      log: file its output is appended to.
+      held: the locked file of the study's folder; the run holds it too.
+      on_wait: called about once a second.
+
+    Returns:
+      Whether it trained now, rather than before; what went wrong, or nothing.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    result = workdir / "result.json"
+    before = result.stat().st_mtime_ns if result.exists() else None
+    with log.open("ab") as output:
+        # In a session of its own the keyboard's interrupt does not reach it: it would lose the steps since it saved.
+        child = subprocess.Popen(
+            run.command(workdir), stdout=output, stderr=output, pass_fds=[held.fileno()], start_new_session=True
+        )
+        try:
+            while child.poll() is None:
+                on_wait()
+                try:
+                    child.wait(1.0)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        finally:
+            if child.poll() is None:
+                child.kill()
+    if child.returncode:
+        return True, _reason(child.returncode, log)
+    if (workdir / "config.json").read_text() != configs.to_json(run.config):
+        return True, f"the values on its command line became another config, see {workdir / 'config.json'}"
+    # A finished run is left as it is.
+    return result.stat().st_mtime_ns != before, ""
+
+
+def _reason(code: int, log: Path) -> str:
+    if code < 0:
+        # It had no time for a last word; 9 is mostly the system's, for want of memory.
+        return f"killed by {signal.Signals(-code).name}"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].removeprefix("error: ") if lines else f"ended with code {code}"

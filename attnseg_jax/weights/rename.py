@@ -1,0 +1,141 @@
+"""Published PyTorch weights -> variables of this package's modules, by tables of name rules.
+
+A layout is a tuple of rules `(regex, replacement)`. Each name of a state dict goes through all of them in order
+(`re.sub`); the dotted result is the path of the parameter here, but for its last word, which says what the array is
+and is translated for all layouts alike (see `from_torch`). A replacement is
+
+- a string: the new spelling;
+- a tuple of strings: the array is cut into as many equal pieces along its first axis, one for each spelling;
+- None: the array is not used.
+
+Another layout is another table, no code; `match` tells what a table forgot. To put a backbone's weights into a whole
+model append `(r"^", "backbone.")` to its table.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.errors import UserError
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# Last word and number of axes -> collection, name here, order of the axes; None is a new one, and one that is left out
+# has a single element. A table calls the weight of a linear layer that is a 1x1 convolution here `pointwise`.
+_LEAVES = {
+    ("weight", 1): ("params", "scale", (0,)),
+    ("weight", 2): ("params", "kernel", (1, 0)),
+    ("weight", 3): ("params", "kernel", (2, 1, 0)),
+    ("weight", 4): ("params", "kernel", (2, 3, 1, 0)),
+    ("pointwise", 2): ("params", "kernel", (None, None, 1, 0)),
+    ("layer_scale", 3): ("params", "layer_scale", (0,)),
+    ("running_mean", 1): ("batch_stats", "mean", (0,)),
+    ("running_var", 1): ("batch_stats", "var", (0,)),
+    ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
+}
+_UNUSED = ("num_batches_tracked",)
+_SHOWN = 8
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, dict[str, Any]]:
+    """Variables `{'params': ..., 'batch_stats': ...}` from a PyTorch state dict of NumPy arrays.
+
+    The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
+    `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
+    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]` and a `layer_scale` of 3 loses its last two; the
+    `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies there
+    too; any other word stays, with its array as it is.
+
+    Args:
+      state_dict: PyTorch names -> arrays.
+      rules: one of the tables of this module, or another like them.
+
+    Raises:
+      UserError: two names of the state dict become one, or an array does not divide into its pieces.
+
+    >>> rules = ((r"^in_proj_bias$", ("query.bias", "key.bias", "value.bias")),)
+    >>> from_torch({"in_proj_bias": np.arange(6.0)}, rules)["params"]["key"]
+    {'bias': array([2., 3.])}
+    """
+    variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    for source, array in state_dict.items():
+        for name, piece in _rename(source, np.asarray(array), rules):
+            *path, leaf = name.split(".")
+            if leaf in _UNUSED:
+                continue
+            collection, leaf, axes = _LEAVES.get((leaf, piece.ndim), ("params", leaf, tuple(range(piece.ndim))))
+            node = variables[collection]
+            for word in path:
+                node = node.setdefault(word, {})
+                if not isinstance(node, dict):
+                    raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
+            if leaf in node:
+                raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
+            node[leaf] = _arrange(piece, axes)
+    return variables
+
+
+def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns `loaded` if it has exactly the names and shapes of `variables` (arrays or `jax.eval_shape`'s).
+
+    Raises:
+      UserError: lists the names that only one side has and those of another shape.
+
+    >>> match({"params": {"a": np.ones(2)}}, {"params": {"b": np.ones(2)}})
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: the weights are not this model's; missing: params.a; unused: params.b
+    """
+    target, given = dict(flatten(variables)), dict(flatten(loaded))
+    faults = {
+        "missing": [name for name in target if name not in given],
+        "unused": [name for name in given if name not in target],
+        "other shape": [
+            f"{name} {given[name].shape} instead of {target[name].shape}"
+            for name in target
+            if name in given and given[name].shape != target[name].shape
+        ],
+    }
+    if any(faults.values()):
+        parts = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
+        raise UserError(f"the weights are not this model's; {'; '.join(parts)}")
+    return loaded
+
+
+def _rename(name, array, rules):
+    """The pairs (new name, array) one entry of a state dict becomes."""
+    for i, (pattern, replacement) in enumerate(rules):
+        if not re.search(pattern, name):
+            continue
+        if replacement is None:
+            return
+        if isinstance(replacement, tuple):
+            if not array.ndim or array.shape[0] % len(replacement):
+                raise UserError(f"{name} of shape {array.shape} does not divide into {len(replacement)} pieces")
+            for spelling, piece in zip(replacement, np.split(array, len(replacement))):
+                yield from _rename(re.sub(pattern, spelling, name), piece, rules[i + 1 :])
+            return
+        name = re.sub(pattern, replacement, name)
+    yield name, array
+
+
+def _arrange(array, axes):
+    kept = [axis for axis in axes if axis is not None]
+    single = [axis for axis in range(array.ndim) if axis not in kept]
+    return array.transpose(*kept, *single).reshape([1 if axis is None else array.shape[axis] for axis in axes])
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The pairs (dotted name, array) of a nested mapping."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many there are beside them."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

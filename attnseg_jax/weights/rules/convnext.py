@@ -1,0 +1,17 @@
+"""Names of published ConvNeXts."""
+
+from attnseg_jax.weights.rename import Rules
+
+# torchvision.models.convnext_tiny, convnext_small and convnext_base: `ConvNeXt`.
+TORCHVISION_CONVNEXT: Rules = (
+    (r"^classifier\..*", None),
+    (r"\bfeatures\.0\.0\.", "down1_conv."),
+    (r"\bfeatures\.0\.1\.", "down1_norm."),
+    *((rf"\bfeatures\.{2 * i - 2}\.0\.", rf"down{i}_norm.") for i in (2, 3, 4)),
+    *((rf"\bfeatures\.{2 * i - 2}\.1\.", rf"down{i}_conv.") for i in (2, 3, 4)),
+    *((rf"\bfeatures\.{2 * i - 1}\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
+    (r"\bblock\.0\.", "conv."),
+    (r"\bblock\.2\.", "norm."),
+    (r"\bblock\.3\.", "mlp_in."),
+    (r"\bblock\.5\.", "mlp_out."),
+)

@@ -1,0 +1,41 @@
+"""Names of SegFormer's encoders and of the whole model."""
+
+from attnseg_jax.weights.rename import Rules
+
+# SegformerAttention: `EfficientAttention`.
+SEGFORMER_ATTENTION: Rules = (
+    (r"\bself\.sr\.", "reduce."),
+    (r"\bself\.layer_norm\.", "norm."),
+    (r"\bself\.(query|key|value)\.", r"attention.\1."),
+    (r"\boutput\.dense\.", "attention.out."),
+)
+
+# transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
+# begin with `(r"^segformer\.", "backbone.")`.
+TRANSFORMERS_SEGFORMER: Rules = (
+    (r"^classifier\..*", None),
+    (r"^segformer\.", ""),
+    (r"\bencoder\.patch_embeddings\.(\d)\.proj\.", r"patch_embed\1."),
+    (r"\bencoder\.patch_embeddings\.(\d)\.layer_norm\.", r"patch_norm\1."),
+    (r"\bencoder\.layer_norm\.(\d)\.", r"norm\1."),
+    (r"\bencoder\.block\.(\d)\.(\d+)\.", r"block\1_\2."),
+    (r"(\bblock\d_\d+)\.layer_norm_([12])\.", r"\1.norm\2."),
+    (r"(\bblock\d_\d+)\.mlp\.dense1\.", r"\1.mlp_in."),
+    (r"(\bblock\d_\d+)\.mlp\.dwconv\.dwconv\.", r"\1.mlp_conv."),
+    (r"(\bblock\d_\d+)\.mlp\.dense2\.", r"\1.mlp_out."),
+    *SEGFORMER_ATTENTION,
+)
+
+# transformers' SegformerForSemanticSegmentation: `Segmenter` with a backbone `mit_*` and the decoder `segformer`
+# (`channels=768` from B2 on).
+TRANSFORMERS_SEGFORMER_SEGMENTATION: Rules = (
+    (r"^decode_head\.linear_c\.0\.proj\.", "decoder.linear4."),
+    (r"^decode_head\.linear_c\.1\.proj\.", "decoder.linear8."),
+    (r"^decode_head\.linear_c\.2\.proj\.", "decoder.linear16."),
+    (r"^decode_head\.linear_c\.3\.proj\.", "decoder.linear32."),
+    (r"^decode_head\.linear_fuse\.", "decoder.fuse.conv."),
+    (r"^decode_head\.batch_norm\.", "decoder.fuse.bn."),
+    (r"^decode_head\.classifier\.", "decoder.classifier."),
+    (r"^segformer\.", "backbone."),
+    *TRANSFORMERS_SEGFORMER,
+)

@@ -1,0 +1,83 @@
+"""Names of authors' own repositories: PSPNet, EMANet, OCRNet, Segmenter."""
+
+from attnseg_jax.weights.rename import Rules
+from attnseg_jax.weights.rules.torchvision import TORCHVISION_AUX
+from attnseg_jax.weights.rules.vit import TIMM_VIT
+
+# The auxiliary head in hszhao/semseg, by the same numbers.
+SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
+
+# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp`, `aux=True`, after the backbone's table.
+SEMSEG_PSPNET: Rules = (
+    *SEMSEG_AUX,
+    (r"^ppm\.features\.0\.", "decoder.pool.bin1."),
+    (r"^ppm\.features\.1\.", "decoder.pool.bin2."),
+    (r"^ppm\.features\.2\.", "decoder.pool.bin3."),
+    (r"^ppm\.features\.3\.", "decoder.pool.bin6."),
+    (r"(\.pool\.bin\d)\.1\.", r"\1.conv."),
+    (r"(\.pool\.bin\d)\.2\.", r"\1.bn."),
+    (r"^cls\.0\.", "decoder.conv.conv."),
+    (r"^cls\.1\.", "decoder.conv.bn."),
+    (r"^cls\.4\.", "decoder.classifier."),
+)
+
+# EMANet of network.py without its backbone: `Segmenter` with attention `ema` and the decoder `fcn`, `channels=256`.
+EMANET_HEAD: Rules = (
+    (r"^fc0\.", "attention.lead."),
+    (r"^emau\.", "attention.unit."),
+    (r"^fc1\.0\.", "decoder.head.conv."),
+    (r"^fc2\.", "decoder.head.classifier."),
+    (r"^(attention\.unit\.conv2)\.0\.", r"\1.conv."),
+    (r"^(attention\.unit\.conv2)\.1\.", r"\1.bn."),
+)
+
+# SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: `ObjectContext`,
+# `ObjectAttention`.
+OCR_MODULES: Rules = (
+    (r"\bobject_context_block\.", "attend."),
+    (r"\bconv_bn_dropout\.", "out."),
+    (r"\bf_(pixel|object)\.([01])\.", r"\g<1>0.\2."),
+    (r"\bf_(pixel|object)\.2\.", r"\g<1>1.0."),
+    (r"\bf_(pixel|object)\.3\.", r"\g<1>1.1."),
+    (r"\bf_(down|up)\.", r"\1."),
+    (r"\b(pixel0|pixel1|object0|object1|down|up|out)\.0\.", r"\1.conv."),
+    (r"\b(pixel0|pixel1|object0|object1|down|up|out)\.1\.0\.", r"\1.bn."),
+)
+
+# SpatialOCRNet of lib/models/nets/ocrnet.py without its backbone: `Segmenter` with attention `ocr`, `aux_stride=16`,
+# and the decoder `fcn`, `convs=0`.
+OCRNET_HEAD: Rules = (
+    (r"^spatial_ocr_head\.", "attention.context."),
+    (r"^conv_3x3\.0\.", "attention.lead_in.conv."),
+    (r"^conv_3x3\.1\.0\.", "attention.lead_in.bn."),
+    (r"^dsn_head\.0\.", "attention.aux_conv.conv."),
+    (r"^dsn_head\.1\.0\.", "attention.aux_conv.bn."),
+    (r"^dsn_head\.3\.", "attention.aux_classifier."),
+    (r"^head\.", "decoder.head.classifier."),
+    *OCR_MODULES,
+)
+
+# Segmenter's `MaskTransformer`: `MaskTransformer`.
+SEGMENTER_MASK: Rules = (
+    (r"\bcls_emb$", "class_tokens"),
+    (r"\bblocks\.(\d+)\.norm([12])\.", r"norm\2_\1."),
+    (r"\bblocks\.(\d+)\.attn\.", r"attention\1."),
+    (r"\bblocks\.(\d+)\.mlp\.fc([12])\.", r"mlp\2_\1."),
+    (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
+    (r"(attention\d+)\.proj\.", r"\1.out."),
+)
+
+# Segmenter's `Segmenter`: a whole model of a backbone `vit_*` (`norm_epsilon=1e-5`, `position_resize="bilinear"`,
+# `position_antialias=False`) and the decoder `mask_transformer`, or `fcn` with `convs=0` for its linear one.
+SEGMENTER: Rules = (
+    (r"^encoder\.head\..*", None),
+    (r"^encoder\.", "backbone."),
+    # The backbone's table must not see blocks of the same name.
+    (r"^decoder\.blocks\.", "decoder.layers."),
+    *TIMM_VIT,
+    (r"^decoder\.layers\.", "decoder.blocks."),
+    *SEGMENTER_MASK,
+    (r"^decoder\.head\.weight$", "decoder.head.classifier.pointwise"),
+    (r"^decoder\.head\.bias$", "decoder.head.classifier.bias"),
+    (r"^decoder\.(?!head\.)", "decoder.transformer."),
+)

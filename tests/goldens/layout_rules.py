@@ -1,0 +1,148 @@
+"""Names of originals that no published file of weights needs: single modules and classifiers."""
+
+from attnseg_jax.weights.rename import Rules
+
+# csrhddlam/axial-deeplab, AxialAttention: `AxisAttention`.
+AXIAL: Rules = ((r"\bqkv_transform\.", "qkv."),)
+
+# Jongchan/attention-module, MODELS/cbam.py, CBAM: `CBAMBlock`.
+CBAM_ORIGINAL: Rules = (
+    (r"\bChannelGate\.mlp\.1\.", "scores.down."),
+    (r"\bChannelGate\.mlp\.3\.", "scores.up."),
+    (r"\bSpatialGate\.spatial\.", "spatial_"),
+)
+
+# speedinghzl/CCNet: its `CrissCrossAttention` is `CrissCross`; its `RCCAModule` is the attention and the decoder of a
+# `Segmenter` of `criss_cross` and `fcn` with convs=0.
+CCNET: Rules = (
+    (r"\b(query|key|value)_conv\.", r"\1."),
+    (r"\.0\.", ".conv."),
+    (r"\.1\.", ".bn."),
+    (r"^bottleneck\.3\.", "decoder.head.classifier."),
+    (r"^(conva|convb|bottleneck|cca)\.", r"attention.\1."),
+)
+
+# PAM_Module and CAM_Module of encoding/nn/da_att.py: `PositionAttention`, `ChannelAttention`.
+DANET_MODULES: Rules = ((r"\b(query|key|value)_conv\.", r"\1."),)
+
+# DANetHead of encoding/models/sseg/danet.py: `Segmenter` with attention `danet` and the decoder `fcn`, `convs=0`.
+DANET_HEAD: Rules = (
+    *DANET_MODULES,
+    (r"^sa\.", "attention.position."),
+    (r"^sc\.", "attention.channel."),
+    (r"^conv5a\.", "attention.position_in."),
+    (r"^conv5c\.", "attention.channel_in."),
+    (r"^conv51\.", "attention.position_out."),
+    (r"^conv52\.", "attention.channel_out."),
+    (r"_(in|out)\.0\.", r"_\1.conv."),
+    (r"_(in|out)\.1\.", r"_\1.bn."),
+    (r"^conv6\.1\.", "attention.position_classifier."),
+    (r"^conv7\.1\.", "attention.channel_classifier."),
+    (r"^conv8\.1\.", "decoder.head.classifier."),
+)
+
+# EMANet's EMAU: `EMAUnit`.
+EMAU: Rules = (
+    (r"\bconv2\.0\.", "conv2.conv."),
+    (r"\bconv2\.1\.", "conv2.bn."),
+)
+
+# mmsegmentation's and PyTorch-Encoding's layer `Encoding`: `Encoding`, name by name.
+ENCODING: Rules = ()
+
+# ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `OktayGate`.
+OKTAY: Rules = ((r"\bW\.0\.", "out_conv."), (r"\bW\.1\.", "out_bn."))
+
+# ISA_Module and ISA_Block of lib/models/modules/isa_block.py: `InterlacedContext` (one down factor),
+# `InterlacedBlock`.
+ISA: Rules = (
+    (r"\bstages\.0\.", "block."),
+    (r"\blong_range_sa\.", "far."),
+    (r"\bshort_range_sa\.", "near."),
+    (r"\bf_value\.", "value."),
+    (r"\bf_(key|query)\.([01])\.", r"\g<1>0.\2."),
+    (r"\bf_(key|query)\.2\.", r"\g<1>1.0."),
+    (r"\bf_(key|query)\.3\.", r"\g<1>1.1."),
+    (r"\b(W|conv_bn)\.", "out."),
+    (r"\b(key0|key1|query0|query1|out)\.0\.", r"\1.conv."),
+    (r"\b(key0|key1|query0|query1|out)\.1\.0\.", r"\1.bn."),
+)
+
+# NONLocalBlock2D of lib/non_local_*.py: `NonLocalBlock`.
+NONLOCAL: Rules = (
+    (r"^(g|phi)\.0\.", r"\1."),
+    (r"^theta\.", "query."),
+    (r"^phi\.", "key."),
+    (r"^g\.", "value."),
+    (r"^W\.1\.", "norm."),
+    (r"^W\.(0\.)?", "out."),
+)
+
+# hszhao/semseg, model/psanet.py, PSA: `PSABlock`. The names do not tell the mask's size: before, reshape
+# `attention.3.weight` and `attention_p.3.weight` `[mask_h * mask_w, c, 1, 1]` to `[mask_h, mask_w, c]`.
+PSANET: Rules = (
+    (r"^(reduce|attention)_p\.", r"branch1.\1."),
+    (r"^(reduce|attention)\.", r"branch0.\1."),
+    (r"\battention\.3\.weight$", "planes"),
+    (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
+    (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
+)
+
+# moskomule/senet.pytorch, senet/se_module.py, SELayer: `SqueezeExcitation`.
+SENET: Rules = ((r"\bfc\.0\.", "scores.down."), (r"\bfc\.2\.", "scores.up."))
+
+# Their classifier: `heads.MeanHead` with `norm`.
+TORCHVISION_CONVNEXT_HEAD: Rules = (
+    (r"^classifier\.0\.", "norm."),
+    (r"^classifier\.2\.", "head."),
+    (r"^(?!(head|norm)\.).*", None),
+)
+
+TIMM_EFFICIENTNET_LITE_HEAD: Rules = (
+    (r"^(?!conv_head|bn2|classifier).*", None),
+    (r"^conv_head\.", "conv.conv."),
+    (r"^bn2\.", "conv.bn."),
+)
+
+EFFICIENTNET_LITE_PYTORCH_HEAD: Rules = (
+    (r"^(?!_conv_head|_bn1|_fc).*", None),
+    (r"^_conv_head\.", "conv.conv."),
+    (r"^_bn1\.", "conv.bn."),
+    (r"^_fc\.", "classifier."),
+)
+
+TORCHVISION_MOBILENET_V3_HEAD: Rules = (
+    (r"^(?!classifier\.).*", None),
+    (r"^classifier\.0\.", "hidden."),
+    (r"^classifier\.3\.", "classifier."),
+)
+
+# The same files: `VGGHead`.
+TORCHVISION_VGG_HEAD: Rules = (
+    (r"^features\..*", None),
+    (r"^classifier\.(\d+)\.", r"classifier\1."),
+)
+
+# torch.nn.MultiheadAttention: `attention.MultiHeadAttention`.
+MULTI_HEAD_ATTENTION: Rules = (
+    (r"\bin_proj_(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
+    (r"\bq_proj_weight$", "query.weight"),
+    (r"\bk_proj_weight$", "key.weight"),
+    (r"\bv_proj_weight$", "value.weight"),
+    (r"\bout_proj\.", "out."),
+)
+
+# transformers' `Mask2FormerMaskedAttentionDecoderLayer`: `MaskedAttentionLayer`.
+MASK2FORMER_LAYER: Rules = (
+    *MULTI_HEAD_ATTENTION,
+    (r"\bq_proj\.", "query."),
+    (r"\bk_proj\.", "key."),
+    (r"\bv_proj\.", "value."),
+    (r"\b(self|cross)_attn_layer_norm\.", r"\1_norm."),
+    (r"\b(self|cross)_attn\.", r"\1_attention."),
+    (r"\bfc([12])\.", r"mlp\1."),
+    (r"\bfinal_layer_norm\.", "mlp_norm."),
+)
+
+# The linear classifier of timm's, torchvision's and transformers' models: `MeanHead`, `backbones.vit.ViTHead`.
+CLASS_HEAD: Rules = ((r"^classifier\.", "head."), (r"^(?!head\.).*", None))

@@ -1,0 +1,252 @@
+"""eval.py finds what train.py reported, from the workdir alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.evaluation import boundary
+from attnseg_jax.evaluation.counts import ImageCounts
+from attnseg_jax.inference import restore
+from attnseg_jax.inference.evaluation import evaluate_run
+from attnseg_jax.inference.restore import predict, restore_run
+from attnseg_jax.plots.segmentation import read_map
+from attnseg_jax.train import evaluation, loop
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import Pace, sample_indices
+from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.setup import make_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def trained(make_config, tmp_path_factory):
+    """(workdir, result, config) of three steps with an evaluation after each; the second is made the best.
+
+    A step only shifts the averaged parameters, which spares compiling a real one.
+    """
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    config = make_config(train__steps=3, train__eval_every=1)
+    scores = iter([0.2, 0.9, 0.3])
+
+    class Marked(Checkpoints):
+        def save(self, step, state, metrics=None):
+            super().save(step, state, {"miou": next(scores)})
+
+    def train(self, state, batch):
+        rng = np.random.default_rng(int(state.step))
+        ema = jax.tree.map(lambda x: jax.device_put(x + rng.normal(0, 0.2, x.shape), x.sharding), state.ema)
+        metrics = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1, "confusion": np.eye(5, dtype=int)}
+        return state.replace(step=state.step + 1, ema=ema), metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Checkpoints", Marked)
+        patch.setattr(Parallel, "train", train)
+        return workdir, loop.run(config, workdir), config
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    return evaluate_run(str(trained[0]))
+
+
+def test_the_validation_scores_of_the_run(trained, evaluated):
+    result = trained[1]
+    assert json.loads(evaluated.json) == result
+    assert "\n" not in evaluated.json
+    assert result["step"] == 3 and result["split"] == "val"
+
+
+def test_the_table(trained, evaluated):
+    rows = {line[:14].strip(): line[14:].split() for line in evaluated.table.splitlines()}
+    result = trained[1]
+    for name, iou in result["iou"].items():
+        assert rows[name][0] == ("absent" if iou is None else f"{iou:.4f}")
+    assert rows["mIoU"] == [f"{result['miou']:.4f}"]
+    assert rows["pixel accuracy"] == [f"{result['pixel_accuracy']:.4f}"]
+
+
+def test_the_picture(trained, evaluated):
+    assert evaluated.picture == trained[0] / "eval" / "val_3.png"
+    with Image.open(evaluated.picture) as image, Image.open(trained[0] / "predictions/step_3.png") as other:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(other))
+
+
+def test_a_picture_that_cannot_be_written(trained, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate_split", None)
+    with pytest.raises(UserError, match=r"--picture=/dev/null/p\.png cannot be used"):
+        evaluate_run(str(trained[0]), picture="/dev/null/p.png")
+    with pytest.raises(UserError, match=r"--picture=.* is a folder: name a file"):
+        evaluate_run(str(trained[0]), picture=str(trained[0]))
+
+
+def test_the_scores_are_those_of_the_averaged_parameters(trained, evaluated):
+    """An oracle: one image at a time, in NumPy, with the average that the config asks for."""
+    workdir, result, config = trained
+    run = make_run(config, 5)
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        _, state = checkpoints.restore_latest(run.abstract)
+    confusion = np.zeros((5, 5), int)
+    predict = jax.jit(
+        lambda image: run.model.apply({"params": state.ema, "batch_stats": state.batch_stats}, image).logits
+    )
+    root = Path(config.data.dir)
+    for path in sorted((root / "images/val").iterdir()):
+        image = (np.asarray(Image.open(path)) - np.array(config.data.mean)) / np.array(config.data.std)
+        truth = np.asarray(Image.open(root / "masks/val" / path.name))
+        prediction = np.asarray(predict(image[None].astype(np.float32)))[0].argmax(-1)
+        np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
+    hits = np.diagonal(confusion)
+    assert confusion.sum() == 5 * 24 * 30
+    assert result["pixel_accuracy"] == pytest.approx(hits.sum() / confusion.sum(), abs=2e-4)
+    iou = hits / (confusion.sum(0) + confusion.sum(1) - hits)
+    np.testing.assert_allclose(list(result["iou"].values()), iou, atol=2e-3)
+
+
+def test_best_and_numbered_checkpoints_and_another_split(trained, evaluated, monkeypatch):
+    """One compilation serves all: the run's parts are handed from call to call."""
+    workdir, result, config = trained
+    run = make_run(config, 5, training=False)
+    monkeypatch.setattr(restore, "make_run", lambda *_, **__: run)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    at_two = next(x for x in lines if x["step"] == 2 and "val_miou" in x)
+    best = evaluate_run(str(workdir), checkpoint="best")
+    assert json.loads(best.json)["step"] == 2 and json.loads(best.json)["miou"] == at_two["val_miou"]
+    assert evaluate_run(str(workdir), checkpoint="2").json == best.json
+    assert best.picture.name == "val_2.png"
+
+    train = json.loads(evaluate_run(str(workdir), split="train").json)
+    assert train["split"] == "train" and train["step"] == 3 and train["miou"] != result["miou"]
+
+    picture = workdir.parent / "new" / "mine.png"
+    assert evaluate_run(str(workdir), picture=str(picture)).picture == picture
+    assert picture.exists()
+
+    for bad, message in (
+        ({"checkpoint": "7"}, r"no checkpoint of step 7; there are \[2, 3\]"),
+        ({"checkpoint": "bset"}, r"--checkpoint=bset must be latest, best or a step \(\[2, 3\]\)"),
+        ({"checkpoint": "-1"}, r"--checkpoint=-1 must be"),
+        ({"split": "tset"}, r"no split 'tset' in it; expected .*images/tset"),
+        ({"data_dir": "nowhere"}, r"config\.data\.dir=nowhere: there is no such folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_run(str(workdir), **bad)
+
+    # The data moved, and what `val` means is the run's own business.
+    moved = shutil.copytree(workdir, workdir.parent / "moved")
+    values = json.loads((moved / "config.json").read_text())
+    values["data"] |= {"dir": "gone", "eval_split": "train"}
+    (moved / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"config\.data\.dir=gone"):
+        evaluate_run(str(moved))
+    found = json.loads(evaluate_run(str(moved), data_dir=config.data.dir).json)
+    assert found == train
+    assert json.loads((moved / "config.json").read_text()) == values
+
+    shutil.rmtree(moved / "checkpoints")
+    with pytest.raises(UserError, match=r"moved/checkpoints: no checkpoints here; train first"):
+        evaluate_run(str(moved), data_dir=config.data.dir)
+    (moved / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"moved/checkpoints holds no checkpoint: train first"):
+        evaluate_run(str(moved), data_dir=config.data.dir)
+
+
+def test_an_evaluation_changes_nothing_but_its_own_folder(trained, evaluated):
+    workdir = trained[0]
+    names = {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "curves.png",
+        "tensorboard",
+        "predictions",
+        "checkpoints",
+        ".lock",
+    }
+    assert {path.name for path in workdir.iterdir()} == names | {"counts.json", "maps", "timing.jsonl", "eval"}
+
+
+@pytest.mark.parametrize("workdir, message", [(None, "--workdir is missing"), ("nowhere", "nowhere/config.json does")])
+def test_a_workdir_that_is_none(workdir, message):
+    with pytest.raises(UserError, match=message):
+        evaluate_run(workdir)
+
+
+def test_on_another_number_of_devices(trained):
+    """eval.py itself, on one device where the run had eight; nothing but the result on standard output."""
+    workdir, result, _ = trained
+    run = subprocess.run(
+        [sys.executable, ROOT / "eval.py", f"--workdir={workdir}", f"--picture={workdir / 'eval/one.png'}"],
+        env=dict(os.environ, XLA_FLAGS="", JAX_PLATFORMS="cpu"), capture_output=True, text=True, cwd=workdir.parent,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    *table, last = run.stdout.splitlines()
+    found = json.loads(last)
+    assert table[0].split() == ["class", "IoU", "accuracy", "pixels", "boundary"]
+    assert found.pop("iou") == pytest.approx(result["iou"], abs=2e-3)
+    assert found.pop("boundary_iou") == pytest.approx(result["boundary_iou"], abs=2e-3)
+    assert found == {key: pytest.approx(result[key], abs=2e-3) for key in found} | {"split": "val"}
+
+
+@pytest.mark.parametrize("length, samples, wanted", [(5, 2, [0, 4]), (3, 7, [0, 1, 2]), (1, 4, [0]), (9, 0, [])])
+def test_sample_indices(length, samples, wanted):
+    assert sample_indices(length, samples) == wanted
+
+
+def test_predictions_of_records_give_the_scores(trained):
+    """What `cli.sheet` draws is what is scored, one image at a time."""
+    workdir, result, _ = trained
+    restored = restore_run(str(workdir))
+    records = [restored.source[i] for i in range(len(restored.source))]
+    confusion = np.zeros((5, 5), int)
+    for record, prediction in zip(records, predict(restored, records), strict=True):
+        truth = record["label"]
+        assert prediction.shape == truth.shape
+        np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
+    assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
+
+
+def test_what_the_last_evaluation_leaves(trained):
+    """The counts of every image and the predictions of those drawn, as one image after another gives them."""
+    workdir, result, config = trained
+    restored = restore_run(str(workdir))
+    records = [restored.source[i] for i in range(len(restored.source))]
+    predictions = predict(restored, records)
+    counts = ImageCounts.decode(json.loads((workdir / "counts.json").read_text()))
+    for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
+        region, near = boundary.counts(record["label"], prediction, 5)
+        np.testing.assert_array_equal(counts.region[i], region)
+        np.testing.assert_array_equal(counts.near[i], near)
+    np.testing.assert_allclose(counts.iou, list(result["iou"].values()))
+    assert result["boundary_miou"] == pytest.approx(np.nanmean(counts.boundary_iou))
+    drawn = sample_indices(len(records), config.eval.samples)
+    assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
+    for index in drawn:
+        np.testing.assert_array_equal(read_map(workdir / "maps" / f"{index}.png"), predictions[index])
+
+
+def test_what_is_timed(trained):
+    lines = [json.loads(line) for line in (trained[0] / "timing.jsonl").read_text().splitlines()]
+    # The first report has the compilation; all five images are one batch, which has it too.
+    assert [x["step"] for x in lines if "step_seconds" in x] == [2, 3]
+    memory = [x["peak_bytes"] for x in lines if "peak_bytes" in x]
+    assert len(memory) == 3 and memory == sorted(memory) and 2**26 < memory[0] < 2**40
+    assert all(x.get("image_seconds") is None for x in lines)
+
+
+def test_pace():
+    now = iter([100.0, 101.0, 104.0])
+    pace = Pace(lambda: next(now))
+    assert np.isnan(pace.image_seconds)
+    for valid in ([True] * 4, [True] * 4, [True, True, False, False]):
+        pace({"valid": np.array(valid)}, None)
+    assert pace.image_seconds == 4 / 6

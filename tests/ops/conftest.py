@@ -1,6 +1,0 @@
-"""Makes `loss_oracles` importable."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,76 @@
+"""Charts: what is drawn, and that it is a picture."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax.plots import charts
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that were written."""
+    figures = []
+    write = charts._write
+    monkeypatch.setattr(charts, "_write", lambda figure, path: (figures.append(figure), write(figure, path)))
+    return figures
+
+
+def test_cost_against_size(drawn, tmp_path):
+    panels = {"ms": {"a": [(512, 4.0), (128, 2.0)], "b": []}, "MiB": {"a": [(128, 0), (512, 3.0)], "b": [(128, 1.0)]}}
+    charts.cost_against_size(panels, tmp_path / "cost.png")
+    first, second = drawn[0].axes
+    assert [(line.get_label(), *map(list, line.get_data())) for line in first.lines] == [("a", [128, 512], [2.0, 4.0])]
+    assert [(line.get_label(), list(line.get_ydata())) for line in second.lines] == [("a", [3.0]), ("b", [1.0])]
+    assert first.get_xscale() == first.get_yscale() == "log"
+    # A mechanism looks the same in all panels.
+    assert first.lines[0].get_color() == second.lines[0].get_color() != second.lines[1].get_color()
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["a", "b"]
+    assert np.ptp(np.asarray(Image.open(tmp_path / "cost.png").convert("L"))) > 100
+
+
+def test_score_against_cost(drawn, tmp_path):
+    rows = [
+        {"label": "a", "mious": [0.25, 0.75], "flops": 2e9, "temp": None, "curve": [(3, 0.1), (6, 0.5)]},
+        {"label": "b", "mious": [0.5], "flops": None, "temp": None, "curve": []},
+    ]
+    charts.score_against_cost(rows, {"flops": ("GFLOP", 1e-9), "temp": ("MiB", 1.0)}, tmp_path / "study.png")
+    cost, curves = drawn[0].axes  # nobody knows `temp`
+    (bar,) = cost.containers
+    assert bar.get_label() == "a" and np.array(bar[0].get_data()).ravel().tolist() == [2.0, 0.5]
+    assert bar[2][0].get_segments()[0].tolist() == [[2.0, 0.25], [2.0, 0.75]]
+    assert cost.get_xlabel() == "GFLOP"
+    assert [line.get_label() for line in curves.lines] == ["a"]
+    assert (tmp_path / "study.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_curves_over_time_are_another_panel(drawn, tmp_path):
+    rows = [
+        {"label": "a", "mious": [0.5], "flops": 2e9, "curve": [(3, 0.5)], "clock": [(7.5, 0.5)]},
+        {"label": "b", "mious": [0.5], "flops": 3e9, "curve": [(3, 0.25)], "clock": []},
+    ]
+    costs = {"flops": ("GFLOP", 1e-9)}
+    charts.score_against_cost(rows, costs, tmp_path / "study.png")
+    _, steps, clock = drawn[0].axes
+    assert (steps.get_xlabel(), clock.get_xlabel()) == ("step", "seconds of training")
+    # One system may take fifty times as long as another.
+    assert (steps.get_xscale(), clock.get_xscale()) == ("linear", "log")
+    assert [line.get_label() for line in steps.lines] == ["a", "b"]
+    assert [(line.get_label(), line.get_xydata().tolist()) for line in clock.lines] == [("a", [[7.5, 0.5]])]
+    # No more than three beside each other; what is left of the last line stays empty.
+    charts.score_against_cost([{**rows[0], "ms": 1.0}], {**costs, "ms": ("ms", 1.0)}, tmp_path / "study.png")
+    assert len(drawn[1].axes) == 4 and len({axes.get_position().y0 for axes in drawn[1].axes}) == 2
+
+
+def test_confidence_matrix(drawn, tmp_path):
+    pairs = {("a", "b"): 0.975, ("b", "a"): 0.025, ("a", "c"): 0.5, ("c", "a"): 0.5, ("b", "c"): 0.0, ("c", "b"): 1.0}
+    few = {("a", "b"): 1.0, ("b", "a"): 0.0}
+    given = {"other images": pairs, "other images and seeds": few}
+    charts.confidence_matrix(["a", "b", "c"], given, tmp_path / "matrix.png")
+    axes, second, _ = drawn[0].axes
+    assert (axes.get_title(), second.get_title()) == ("other images", "other images and seeds")
+    assert {text.get_position(): text.get_text() for text in second.texts} == {(1, 0): "100", (0, 1): "0"}
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found == {(1, 0): "98", (0, 1): "2", (2, 0): "50", (0, 2): "50", (2, 1): "0", (1, 2): "100"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert (tmp_path / "matrix.png").read_bytes()[1:4] == b"PNG"

@@ -1,0 +1,180 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.files import write_atomically
+from attnseg_jax.plots.segmentation import WRONG, comparison_sheet, curves, prediction_sheet, read_map, write_map
+
+NAMES = ("sky", "road", "tram")
+PALETTE = np.array([[10, 200, 30], [200, 10, 250], [20, 30, 220]], np.uint8)
+INPUT = (90, 120, 60)
+
+
+def _row(height=13, width=17):
+    """Left half sky, right half road, a void line on top; the prediction calls the lowest rows road."""
+    image = np.full((height, width, 3), INPUT, np.uint8)
+    label = np.zeros((height, width), np.uint8)
+    label[:, width // 2 :] = 1
+    label[0] = 255
+    prediction = np.where(label == 255, 0, label).astype(np.int32)
+    prediction[-4:] = 1
+    return image, label, prediction
+
+
+def _count(picture: np.ndarray, color) -> int:
+    return int((picture == np.array(color, np.uint8)).all(-1).sum())
+
+
+def _draw(path, rows, **kwargs):
+    images, labels, predictions = zip(*rows)
+    prediction_sheet(images, labels, predictions, NAMES, PALETTE, path, **kwargs)
+    return np.asarray(Image.open(path))
+
+
+def test_sheet_shows_every_pixel_in_its_palette_colour(tmp_path):
+    picture = _draw(tmp_path / "new" / "sheet.png", [_row()])
+    factor = 15  # 17 pixels are enlarged to 255, the first multiple of 240 or more.
+    cell = factor * factor
+    swatch = 600  # bounds the pixels of a legend's swatch
+    sky_truth, road_truth = 12 * 8, 12 * 9
+    sky_guess, road_guess = 17 + 8 * 8, 8 * 9 + 4 * 17
+    assert 0 <= _count(picture, INPUT) - 13 * 17 * cell < 10
+    assert 0 < _count(picture, PALETTE[0]) - (sky_truth + sky_guess) * cell < swatch
+    assert 0 < _count(picture, PALETTE[1]) - (road_truth + road_guess) * cell < swatch
+    assert _count(picture, PALETTE[2]) == 0  # neither drawn nor in the legend
+    assert 0 < _count(picture, WRONG) - 4 * 8 * cell < swatch
+    assert 0 <= _count(picture, (200, 200, 200)) - 17 * cell < 200  # void in the errors
+
+
+def test_columns_stand_side_by_side_and_void_is_striped(tmp_path):
+    picture = _draw(tmp_path / "sheet.png", [_row()])
+    columns = np.flatnonzero((picture == np.uint8(INPUT)).all(-1).sum(0) > 100)
+    assert columns.tolist() == list(range(24, 24 + 255))
+    top = np.flatnonzero((picture == np.uint8(INPUT)).all(-1)[:, 24:279].all(1))[0]
+    void = picture[top : top + 15, 24 + 255 + 12 : 24 + 2 * 255 + 12]
+    assert len(np.unique(void.reshape(-1, 3), axis=0)) == 2
+    np.testing.assert_array_equal(picture[top + 20, 24 + 255 + 12 + 5], PALETTE[0])
+    np.testing.assert_array_equal(picture[top + 20, 24 + 2 * 255 + 12 - 5], PALETTE[1])
+    np.testing.assert_array_equal(picture[top + 13 * 15 - 2, 24 + 3 * (255 + 12) + 5], WRONG)
+    assert picture[top + 20, 24 + 3 * (255 + 12) + 5].max() < 100  # correct: dim and gray
+
+
+def test_sheet_grows_with_rows_captions_and_columns(tmp_path):
+    one = _draw(tmp_path / "one.png", [_row()])
+    two = _draw(tmp_path / "two.png", [_row(), _row(14, 17)])
+    assert two.shape[0] - one.shape[0] == 14 * 15 + 12
+    assert two.shape[1] == one.shape[1] == 4 * 255 + 3 * 12 + 2 * 24
+    assert _draw(tmp_path / "titles.png", [_row()], titles=["one"]).shape[0] > one.shape[0]
+    assert _draw(tmp_path / "plain.png", [_row()], errors=False).shape[1] == one.shape[1] - 255 - 12
+
+
+def test_named_predictions_get_a_column_each(tmp_path):
+    image, label, prediction = _row()
+    pair = {"without attention": [prediction], "with attention": [np.where(label == 255, 2, label)]}
+    for errors, panels in ((False, 4), (True, 6)):
+        path = tmp_path / f"{errors}.png"
+        prediction_sheet([image], [label], pair, NAMES, PALETTE, path, errors=errors)
+        picture = np.asarray(Image.open(path))
+        assert picture.shape[1] == panels * 255 + (panels - 1) * 12 + 2 * 24
+        assert (_count(picture, WRONG) > 0) == errors
+        assert _count(picture, PALETTE[2]) > 17 * 225  # tram is in the last column only
+
+
+def test_large_images_are_reduced_by_a_whole_factor(tmp_path):
+    picture = _draw(tmp_path / "large.png", [_row(701, 1399)])
+    assert picture.shape[1] == 4 * 466 + 3 * 12 + 2 * 24  # 1399 / 3, rounded
+    assert _count(picture, INPUT) >= 466 * 233
+
+
+def test_an_all_void_truth_can_be_drawn(tmp_path):
+    image, label, prediction = _row()
+    assert _draw(tmp_path / "void.png", [(image, np.full_like(label, 255), prediction)]).size
+
+
+def test_sheet_refuses_what_does_not_fit(tmp_path):
+    image, label, prediction = _row()
+    with pytest.raises(ValueError, match="row 0"):
+        prediction_sheet([image], [label[:-1]], [prediction], NAMES, PALETTE, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="argument"):
+        prediction_sheet([image, image], [label], [prediction], NAMES, PALETTE, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_are_drawn_from_a_torn_file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": s, "loss": 2 / s, "miou": s / 50, "learning_rate": 1e-3 / s} for s in range(1, 40)]
+    lines += [{"step": 20, "val_miou": 0.3, "val_pixel_accuracy": 0.8, "val_iou/sky": None}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "lo')
+    curves(path, tmp_path / "curves.png")
+    drawn = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    path.write_text("")
+    curves(path, tmp_path / "empty.png")
+    empty = np.asarray(Image.open(tmp_path / "empty.png").convert("RGB"))
+    loss, val_miou = (0x30, 0x63, 0x8E), (0xD1, 0x49, 0x5B)
+    for color in (loss, val_miou):
+        assert _count(drawn, color) > 10
+        assert _count(empty, color) == 0
+
+
+def test_curves_name_the_file_that_is_missing_or_broken(tmp_path):
+    with pytest.raises(UserError, match=r"metrics\.jsonl: no such file"):
+        curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\noops\n{"step": 2}\n')
+    with pytest.raises(UserError, match="line 2 is not JSON"):
+        curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_no_pyplot_and_no_training_libraries():
+    code = (
+        "import sys, attnseg_jax.plots.segmentation, attnseg_jax.evaluation.tables; "
+        "print([m for m in ('matplotlib.pyplot', 'optax', 'orbax', 'tensorflow', 'torch') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_a_map_is_written_as_its_numbers_and_shows_its_colours(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (13, 17))
+    write_map(labels, PALETTE, tmp_path / "new" / "map.png")
+    np.testing.assert_array_equal(read_map(tmp_path / "new" / "map.png"), labels)
+    with Image.open(tmp_path / "new" / "map.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])
+
+
+def test_comparison_sheet_has_a_column_for_each_image_and_a_row_for_each_system(tmp_path):
+    (image, label, guess), (tall, other, more) = _row(), _row(29, 17)
+    predictions = {"one": [guess, more], "two": [np.full_like(guess, 2), np.full_like(more, 2)]}
+    path = tmp_path / "sheet.png"
+    options = {"titles": ["first", "second"]}
+    comparison_sheet([label, other], predictions, NAMES, PALETTE, path, **options)
+    plain = np.asarray(Image.open(path))
+    cell = 15 * 15
+    assert _count(plain, INPUT) == 0
+    assert 0 < _count(plain, PALETTE[2]) - (13 + 29) * 17 * cell < 600
+    columns = np.flatnonzero((plain == PALETTE[2]).all(-1).sum(0) > 100)
+    assert columns.tolist() == [*range(24, 24 + 255), *range(24 + 255 + 12, 24 + 2 * 255 + 12)]
+    comparison_sheet([label, other], predictions, NAMES, PALETTE, path, images=[image, tall], **options)
+    full = np.asarray(Image.open(path))
+    assert 0 <= _count(full, INPUT) - (13 + 29) * 17 * cell < 10
+    assert full.shape[1] == plain.shape[1] and full.shape[0] - plain.shape[0] >= 29 * 15
+    with pytest.raises(ValueError):
+        comparison_sheet([label], predictions, NAMES, PALETTE, path, titles=["first"])

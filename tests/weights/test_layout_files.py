@@ -1,0 +1,155 @@
+"""The layouts of the files of every original, and options by which one would fit."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.backbones import UNPUBLISHED
+from attnseg_jax.weights.layouts import LAYOUTS, MODELS, fit
+from attnseg_jax.weights.rename import from_torch
+
+# Golden -> its layout; that this table gives the very names of the model is tested where the golden is.
+BACKBONE_FILES = {
+    "backbone_resnet18": "torchvision_resnet",
+    "backbone_resnet50_os8": "torchvision_resnet",
+    "backbone_vgg16_bn": "torchvision_vgg",
+    "backbone_swin_t": "torchvision_swin",
+    "backbone_convnext_t": "torchvision_convnext",
+    "backbone_tf_effnet_lite0": "timm_efficientnet_lite",
+    "backbone_vit_tiny_224": "timm_vit",
+    "backbone_dinov2_tiny": "transformers_dinov2",
+    "backbone_mit_b0": "transformers_segformer",
+}
+MODEL_FILES = {
+    "model_fcn_resnet50": "torchvision_fcn",
+    "model_deeplabv3_resnet50": "torchvision_deeplabv3",
+    "model_lraspp_mobilenet_v3_large": "torchvision_lraspp",
+    "model_segformer_b0": "transformers_segformer_segmentation",
+    "model_segmenter_tiny_mask": "segmenter",
+    "model_segmenter_tiny_linear": "segmenter",
+    "model_pspnet_resnet50": "semseg_pspnet",
+    "model_emanet_resnet50": "emanet",
+    "model_ocrnet_resnet50": "openseg_ocrnet_resnet",
+    "model_attunet": "leejunhyun_attunet",
+    "model_smp_fpn_resnet18": "smp_fpn_resnet",
+    "model_smp_unet_resnet18": "smp_unet_resnet",
+    "model_smp_unet_scse_resnet18": "smp_unet_resnet",
+    "model_smp_upernet_resnet18": "smp_upernet_resnet",
+    "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus_resnet",
+}
+
+
+@functools.cache
+def shaped(name):
+    """A state dict of the golden's names and shapes."""
+    info = json.loads((pathlib.Path(__file__).parents[1] / f"goldens/{name}.json").read_text())
+    return {name: np.broadcast_to(np.float32(0.5), shape) for name, shape in info["state_dict"]}
+
+
+@pytest.mark.parametrize("name, layout", BACKBONE_FILES.items())
+def test_the_layout_of_every_backbone(name, layout):
+    rules = (*LAYOUTS[layout], (r"^", "backbone."))
+    target = from_torch(shaped(name), rules)
+    target["params"]["decoder"] = {"kernel": np.ones((3, 3))}
+    fitted = fit(shaped(name), target, part="backbone")
+    assert fitted.layout == layout and fitted.unfilled == ("params.decoder.kernel",)
+    assert not any(word in name for name in fitted.unused for word in ("layer", "block", "features"))
+
+
+@pytest.mark.parametrize("name, layout", MODEL_FILES.items())
+def test_the_layout_of_every_model(name, layout):
+    target = from_torch(shaped(name), MODELS[layout])
+    fitted = fit(shaped(name), target, part="model", num_classes=0)
+    assert fitted.layout == layout and fitted.unfilled == ()
+    del target["params"]["decoder"]
+    fitted = fit(shaped(name), target, part="backbone")
+    assert list(fitted.variables["params"]) == ["backbone"] and fitted.unused
+
+
+@pytest.mark.parametrize(
+    "name, classes, config",
+    [
+        (
+            "model_ocrnet_resnet50",
+            19,
+            {
+                "backbone": {"name": "resnet50", "resnet50": {"output_stride": 8}},
+                "attention": {"name": "ocr", "ocr": {"aux_stride": 16}},
+                "decoder": {"name": "fcn", "align_corners": True, "fcn": {"convs": 0}},
+            },
+        ),
+        (
+            "model_attunet",
+            5,
+            {
+                "backbone": {"name": "unet"},
+                "attention": {"name": "gate", "gate": {"form": "leejunhyun"}},
+                "decoder": {"name": "unet", "unet": {"form": "leejunhyun", "channels": (512, 256, 128, 64)}},
+            },
+        ),
+    ],
+)
+def test_files_with_attention_fit_the_model_of_a_config(name, classes, config):
+    image = jax.ShapeDtypeStruct((1, 33, 49, 3), jnp.float32)
+    target = jax.eval_shape(build_model(config, classes).init, jax.random.key(0), image)
+    fitted = fit(shaped(name), target, part="model", num_classes=classes)
+    assert fitted.layout == MODEL_FILES[name] and fitted.unfilled == fitted.unused == ()
+    # Of other classes the classifiers stay open, that of the regions too.
+    other = jax.eval_shape(build_model(config, classes + 2).init, jax.random.key(0), image)
+    open_ones = fit(shaped(name), other, part="model", num_classes=classes + 2).unfilled
+    assert open_ones and all("classifier" in parameter for parameter in open_ones)
+
+
+def of_backbone(name, **options):
+    model = build_model({"backbone": {"name": name, name: options}, "attention": {"name": "none"}}, 7)
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, 3)))
+
+
+@pytest.mark.parametrize(
+    "name, golden, options, count",
+    [
+        # 2 + 1 transposed convolutions with biases, a norm between two of them, 4 levels of 2 convolutions and norms.
+        ("vit_ti", "backbone_vit_tiny_224", {"pyramid": True}, 3 * 2 + 2 + 4 * 2 * 3),
+        ("swin_t", "backbone_swin_t", {"stage_norms": True}, 3 * 2),
+        ("convnext_t", "backbone_convnext_t", {"stage_norms": True}, 4 * 2),
+    ],
+)
+def test_what_no_published_weights_have_stays_open(name, golden, options, count):
+    fitted = fit(shaped(golden), of_backbone(name, **options), part="backbone")
+    unfilled = [n.removeprefix("params.backbone.") for n in fitted.unfilled if n.split(".")[1] != "decoder"]
+    assert len(unfilled) == count and all(UNPUBLISHED.fullmatch(n) for n in unfilled)
+
+
+@pytest.mark.parametrize(
+    "change, options, hint",
+    [
+        (
+            {},
+            {"position_size": (18, 24)},
+            r"\.positions \(1, 197, 192\) .*set config.*vit_\*\.position_size=\(14, 14\)$",
+        ),
+        (
+            {"pos_embed": (1, 25, 192)},
+            {},
+            r"set config\.model\.backbone\.vit_\*\.position_size=\(h, w\) with h \* w = 24$",
+        ),
+        (
+            {},
+            {"patch_size": 14, "layer_scale": 0.1},
+            r"set config\.model\.backbone\.vit_\*\.patch_size=16, \.layer_scale=0$",
+        ),
+        ({"blocks.0.ls1.gamma": (192,)}, {}, r"set config\.model\.backbone\.vit_\*\.layer_scale=1e-05$"),
+        ({"patch_embed.proj.weight": (96, 3, 14, 14)}, {}, r"instead of \(16, 16, 3, 192\)$"),
+    ],
+)
+def test_options_that_would_fit_are_named(change, options, hint):
+    changed = {name: np.ones(shape, np.float32) for name, shape in change.items()}
+    with pytest.raises(UserError, match=hint):
+        fit({**shaped("backbone_vit_tiny_224"), **changed}, of_backbone("vit_ti", **options), part="backbone")

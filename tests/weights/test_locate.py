@@ -1,0 +1,111 @@
+"""Where weights are looked for; the Hub is played by a module of this test."""
+
+import hashlib
+import sys
+import types
+
+import pytest
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.weights import locate as module
+from attnseg_jax.weights.catalogue import CATALOGUE, Published
+from attnseg_jax.weights.locate import locate
+
+COMMIT = "0123abcd" * 5
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in for `huggingface_hub` that notes what it is asked for, and has one file."""
+    asked = []
+
+    def download(*, repo_id, filename, revision):
+        asked.append((repo_id, filename, revision))
+        if repo_id != "someone/model":
+            raise ConnectionError("offline\nwith more lines")
+        path = tmp_path / "snapshots" / "hub" / "snapshots" / COMMIT / filename
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+        return str(path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    return asked
+
+
+def test_a_path(tmp_path, monkeypatch):
+    path = tmp_path / "w.npz"
+    path.write_bytes(b"weights")
+    located = locate(str(path), key="config.init_from")
+    assert located.path == path and located.revision == located.licence == ""
+    assert located.sha256() == hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert locate("~/w.npz", key="config.init_from").path == path
+
+
+@pytest.mark.parametrize(
+    "given, asked",
+    [
+        ("hf://someone/model/w.npz", ("someone/model", "w.npz", "main")),
+        ("hf://someone/model@v1.0/w.npz", ("someone/model", "w.npz", "v1.0")),
+        ("hf://someone/model/deeper/w.npz", ("someone/model", "deeper/w.npz", "main")),
+    ],
+)
+def test_the_hub(given, asked, hub):
+    located = locate(given, key="config.init_from")
+    assert hub == [asked] and located.given == given
+    assert located.revision == COMMIT and located.path.read_bytes() == b"weights"
+
+
+def test_the_catalogue(hub, monkeypatch):
+    monkeypatch.setitem(CATALOGUE, "some", Published("hf://someone/model/w.npz", "layout", "MIT"))
+    located = locate("some", key="config.init_from")
+    assert (located.given, located.licence, located.revision) == ("some", "MIT", COMMIT)
+
+
+def test_an_installed_package(tmp_path, monkeypatch):
+    """It is found without being imported, which would raise here."""
+    monkeypatch.setitem(CATALOGUE, "some", Published("package:some_model/models/w.pth", "layout", "MIT"))
+    with pytest.raises(UserError, match=r"=some needs the package some-model: pip install some-model"):
+        locate("some", key="config.init_from")
+    (tmp_path / "some_model" / "models").mkdir(parents=True)
+    (tmp_path / "some_model" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"the package some_model has no models/w\.pth"):
+        locate("some", key="config.init_from")
+    path = tmp_path / "some_model" / "models" / "w.pth"
+    path.write_bytes(b"weights")
+    assert locate("some", key="config.init_from").path == path
+    assert "some_model" not in sys.modules
+
+
+def test_every_name_of_the_catalogue_can_be_asked_for(hub):
+    for name, published in CATALOGUE.items():
+        assert published.licence
+        if published.source.startswith("hf://"):
+            assert module._HUB.fullmatch(published.source)
+        else:
+            assert published.source.startswith("package:") and name
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("nowhere.pth", ["config.init_from=nowhere.pth", "no such file or folder"]),
+        ("resnet18-imagenet1k", ["did you mean 'resnet18-imagenet'?"]),
+        ("https://host/w.pth", ["not of the form hf://owner/name/file"]),
+        ("hf://someone/w.pth", ["not of the form hf://owner/name/file"]),
+        ("hf://other/model/w.npz", ["cannot be downloaded (ConnectionError: offline)", "give the path of a copy"]),
+        ("~nobody-like-that/w.npz", ["config.init_from=~nobody-like-that/w.npz: there is no such file or folder"]),
+    ],
+)
+def test_mistakes(given, words, hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        locate(given, key="config.init_from")
+    assert all(word in str(error.value) for word in words) and "\n" not in str(error.value)
+
+
+def test_the_hub_is_optional(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"hf://someone/model/w.npz needs the package huggingface_hub: pip install"):
+        locate("hf://someone/model/w.npz", key="config.init_from")
