@@ -1,11 +1,52 @@
 """The one error class for mistakes a user can mend."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake in a config, a file or a command; its message is one line that names the culprit and the hint."""
+    """A mistake in a config, a file or a command; its message is one line that names the culprit and what to do."""
+
+
+class OptionError(UserError):
+    """A part's option that cannot be, raised by the part, which does not know where in a config it stands.
+
+    Whoever does know puts the path in front, see `option_path`. Without one the message begins with the option.
+
+    Attributes:
+      field: name of the option; "" for the part as a whole.
+      value: what it is set to.
+      hint: why that cannot be and what to do about it: the rest of the sentence.
+      path: of the part in a config, such as `config.model.attention.local`.
+
+    >>> raise OptionError("heads", 5, "does not divide 64 channels: choose a divisor")
+    Traceback (most recent call last):
+    attnseg_jax.errors.OptionError: heads=5 does not divide 64 channels: choose a divisor
+    """
+
+    def __init__(self, field: str, value: Any, hint: str, path: str = ""):
+        where = ".".join(filter(None, [path, field]))
+        super().__init__(f"{where}={value!r} {hint}" if field else f"{where} {hint}".strip())
+        self.field, self.value, self.hint, self.path = field, value, hint, path
+
+
+@contextmanager
+def option_path(path: str) -> Iterator[None]:
+    """Puts `path` in front of the options that errors from within name, unless a path stands there already.
+
+    >>> with option_path("config.model.attention.self"):
+    ...     raise OptionError("heads", 5, "does not divide 64 channels: choose a divisor")
+    Traceback (most recent call last):
+    attnseg_jax.errors.OptionError: config.model.attention.self.heads=5 does not divide 64 channels: choose a divisor
+    """
+    try:
+        yield
+    except OptionError as error:
+        if error.path or not path:
+            raise
+        raise OptionError(error.field, error.value, error.hint, path) from None
 
 
 class Stopped(Exception):

@@ -1,10 +1,16 @@
-"""What a mechanism leaves for looking at: who attends to what, and what a gate lets through.
+"""Attention records: who attends to what, and what a gate lets through.
 
-All of it is part of a model's output; under jit what nobody uses is not computed. `keys` and the sizes say where a
-weight belongs in the picture, so that one drawing routine serves every mechanism.
+A module sows them (`sow_record`) into the collection `RECORDS`, which `model.apply(..., mutable=[RECORDS])` returns
+and `attention_records` reads; without `mutable` they are not computed. `keys` and the sizes say where a weight belongs
+in the picture, so that one drawing routine serves every mechanism.
 """
 
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -88,3 +94,40 @@ class GateMap:
 
 
 AttentionRecord = AttentionMap | DotProductMap | GateMap
+
+RECORDS = "attention"
+
+
+def sow_record(module: nn.Module, name: str, record: AttentionRecord) -> None:
+    """Leaves a record under `name`, where the caller of the model asked for records; "" leaves none."""
+    if name and not module.is_initializing():
+        module.sow(RECORDS, name, record)
+
+
+def attention_records(collection: Mapping[str, Any]) -> dict[str, AttentionRecord]:
+    """The records of the collection `RECORDS`, called by their name and a number, such as `self0` and `self1`.
+
+    Numbers follow the paths of the modules: `parts_2` comes before `parts_10`, the attention before the decoder.
+
+    >>> list(attention_records({"parts_10": {"self": ("a",)}, "parts_2": {"self": ("b", "c"), "gate": ("d",)}}))
+    ['gate0', 'self0', 'self1', 'self2']
+    """
+    result: dict[str, AttentionRecord] = {}
+    counts: dict[str, int] = {}
+    for name, record in _sown(collection):
+        number = counts.get(name, 0)
+        counts[name], result[f"{name}{number}"] = number + 1, record
+    return result
+
+
+def _sown(node: Mapping[str, Any]) -> Iterator[tuple[str, AttentionRecord]]:
+    for key in sorted(node, key=_natural):
+        if isinstance(node[key], Mapping):
+            yield from _sown(node[key])
+        else:
+            yield from ((key, record) for record in node[key])
+
+
+def _natural(key: str) -> list[tuple[int, str]]:
+    """Order in which 2 comes before 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", key)]
