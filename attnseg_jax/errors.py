@@ -17,7 +17,7 @@ class OptionError(UserError):
 
     Attributes:
       field: name of the option; "" for the part as a whole.
-      value: what it is set to.
+      value: what it is set to, or the name of the part.
       hint: why that cannot be and what to do about it: the rest of the sentence.
       path: of the part in a config, such as `config.model.attention.local`.
 
@@ -28,7 +28,7 @@ class OptionError(UserError):
 
     def __init__(self, field: str, value: Any, hint: str, path: str = ""):
         where = ".".join(filter(None, [path, field]))
-        super().__init__(f"{where}={value!r} {hint}" if field else f"{where} {hint}".strip())
+        super().__init__(f"{where}={value!r} {hint}" if field else f"{path or value} {hint}")
         self.field, self.value, self.hint, self.path = field, value, hint, path
 
 

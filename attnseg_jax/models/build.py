@@ -1,54 +1,104 @@
 """From a config of names and options to a model."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import UserError, check_known, nearest
+from attnseg_jax import parts
+from attnseg_jax.errors import UserError, check_known, nearest, option_path
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
+from attnseg_jax.models.decoders.fcn import FCNHead
+from attnseg_jax.models.freeze import FREEZE
+from attnseg_jax.models.options import check_options, options
 from attnseg_jax.models.regions.fast_rcnn import FastRCNN
 from attnseg_jax.models.regions.rcnn import RCNN
 from attnseg_jax.models.segmenter import Segmenter
 from attnseg_jax.ops.attention import check_impl
 
-PARTS = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
-DEFAULTS = {"backbone": "tiny", "attention": "self", "decoder": "fcn"}
-# Keys of a part beside its name and the options of its modules. `pretrained` is the training loop's.
+PARTS: dict[str, Mapping[str, type[nn.Module]]] = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
+DEFAULTS = {"backbone": "tiny", "attention": "none", "decoder": "fcn"}
+# Group of the options of a part from outside the package, which are not known beforehand.
+CUSTOM = "custom"
+# Keys of a part beside its name and the options of its modules. `pretrained` and `freeze` are the training's.
 COMMON: dict[str, dict[str, Any]] = {
     "backbone": {"pretrained": "", "freeze": "none"},
-    "decoder": {"align_corners": False, "freeze": "none"},
+    "attention": {},
+    "decoder": {"freeze": "none", "align_corners": False, "aux": False, "aux_stride": 16},
 }
-FREEZE = {"backbone": ("none", "bn", "all"), "decoder": ("none", "all")}
-# What `config.model.kind` may be. A kind has those parts that are fields of its module; its other fields are keys of
-# its own group.
-KINDS: dict[str, type[nn.Module]] = {"segmenter": Segmenter, "rcnn": RCNN, "fast_rcnn": FastRCNN}
-# Filled by `build_model`, therefore not keys of a module's group.
-_FILLED = (
-    "parent",
-    "name",
-    "dtype",
-    "num_classes",
-    "num_regions",
-    "num_sampled",
-    "freeze",
-    "freeze_decoder",
-    "align_corners",
-    *PARTS,
-)
 
 
-def options(module: type[nn.Module]) -> dict[str, Any]:
-    """The settable fields of a module and their defaults.
+@dataclass(frozen=True)
+class Sizes:
+    """What a model is built for, beside its config; as in `build_model`."""
 
-    >>> options(BACKBONES["tiny"])
-    {'width': 64}
+    num_classes: int
+    dtype: Any = jnp.float32
+    num_regions: int = 0
+    num_sampled: int = 0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A line of `KINDS`.
+
+    Attributes:
+      build: from the `model` part of a config to a module.
+      parts: that such a model has.
+      options: of the model itself, and their defaults; they are keys of `config.model.KIND`.
+      takes_regions: whether it classifies regions, which it then takes after the image.
     """
-    return {f.name: f.default for f in dataclasses.fields(module) if f.name not in _FILLED}
+
+    build: Callable[[Mapping[str, Any], Sizes], nn.Module]
+    parts: tuple[str, ...]
+    options: Mapping[str, Any]
+    takes_regions: bool = False
+
+
+def build_segmenter(config: Mapping[str, Any], sizes: Sizes) -> Segmenter:
+    """Backbone, attention and decoder, each by name, and where the config asks for one an auxiliary head."""
+    chosen = {part: build_part(part, config.get(part, {}), sizes) for part in PARTS}
+    decoder = {**COMMON["decoder"], **config.get("decoder", {})}
+    return Segmenter(
+        **chosen,
+        aux_head=FCNHead(sizes.num_classes, dtype=sizes.dtype) if decoder["aux"] else None,
+        aux_stride=decoder["aux_stride"],
+        align_corners=decoder["align_corners"],
+        paths={part: _path(part, config.get(part, {})) for part in PARTS} | {"aux_head": "config.model.decoder"},
+    )
+
+
+def build_rcnn(config: Mapping[str, Any], sizes: Sizes) -> RCNN:
+    """A backbone that sees every region's window on its own."""
+    return _build_region_model(RCNN, "rcnn", config, sizes)
+
+
+def build_fast_rcnn(config: Mapping[str, Any], sizes: Sizes) -> FastRCNN:
+    """A backbone whose deepest map is pooled over every region."""
+    return _build_region_model(FastRCNN, "fast_rcnn", config, sizes)
+
+
+def _build_region_model(module: type[nn.Module], kind: str, config: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    # What the kind has no use for is built all the same, so that a mistake in it is found.
+    chosen = {part: build_part(part, config.get(part, {}), sizes) for part in PARTS}
+    filled = dataclasses.asdict(sizes) | {
+        "backbone": chosen["backbone"],
+        "backbone_path": _path("backbone", config.get("backbone", {})),
+    }
+    return _build_module(module, f"config.model.{kind}", config.get(kind, {}), KINDS[kind].options, filled)
+
+
+_REGION_FIELDS = ("backbone", "backbone_path", "num_regions", "num_sampled")
+KINDS: dict[str, Kind] = {
+    "segmenter": Kind(build_segmenter, tuple(PARTS), {}),
+    "rcnn": Kind(build_rcnn, ("backbone",), options(RCNN, _REGION_FIELDS), takes_regions=True),
+    "fast_rcnn": Kind(build_fast_rcnn, ("backbone",), options(FastRCNN, _REGION_FIELDS), takes_regions=True),
+}
 
 
 def default_config() -> dict[str, Any]:
@@ -58,10 +108,10 @@ def default_config() -> dict[str, Any]:
     2
     """
     config: dict[str, Any] = {"kind": "segmenter"}
-    config |= {kind: group for kind, module in KINDS.items() if (group := options(module))}
+    config |= {name: dict(kind.options) for name, kind in KINDS.items() if kind.options}
     for part, table in PARTS.items():
-        common = COMMON.get(part, {})
-        config[part] = {"name": DEFAULTS[part], **common, **{name: options(module) for name, module in table.items()}}
+        known = {name: options(module) for name, module in table.items()}
+        config[part] = {"name": DEFAULTS[part], **COMMON[part], **known, CUSTOM: {}}
     return config
 
 
@@ -70,36 +120,11 @@ def selected(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = config.get("kind", "segmenter")
     check_known("config.model", KINDS, kind=kind)
     result = {key: config[key] for key in config if key not in PARTS and (key not in KINDS or key == kind)}
-    for part in _parts(kind):
-        chosen = {"name", *COMMON.get(part, ()), *config[part]["name"].split("+")}
+    for part in KINDS[kind].parts:
+        names = config[part]["name"].split("+")
+        chosen = {"name", *COMMON[part], *names} | ({CUSTOM} if any(map(parts.is_outside, names)) else set())
         result[part] = {key: config[part][key] for key in config[part] if key in chosen}
     return result
-
-
-def _parts(kind: str) -> list[str]:
-    fields = {f.name for f in dataclasses.fields(KINDS[kind])}
-    return [part for part in PARTS if part in fields]
-
-
-def _build_part(part: str, name: str, config: Mapping[str, Any], filled: dict[str, Any]) -> nn.Module:
-    check_known(f"config.model.{part}", PARTS[part], name=name)
-    return _build_module(f"config.model.{part}.{name}", PARTS[part][name], config.get(name, {}), filled)
-
-
-def _build_module(path: str, module: type[nn.Module], given: Mapping[str, Any], filled: dict[str, Any]) -> nn.Module:
-    # JSON has no tuples, and a module's fields must be hashable.
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    _check_keys(path, given, tuple(options(module)))
-    if "impl" in given:
-        check_impl(given["impl"], key=f"{path}.impl", dtype=filled["dtype"])
-    fields = {f.name for f in dataclasses.fields(module)}
-    return module(**given, **{key: value for key, value in filled.items() if key in fields})
-
-
-def _check_keys(path: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for key in given:
-        if key not in known:
-            raise UserError(f"{path}.{key} is unknown: {nearest(key, known)}")
 
 
 def build_model(
@@ -108,7 +133,8 @@ def build_model(
     """Builds the model a config names.
 
     Args:
-      config: the `model` part of a config, or any mapping of its form; what is left out takes its default.
+      config: the `model` part of a config, or any mapping of its form; what is left out takes its default. A name may
+        be that of a part from outside, `package.module:Name`, whose options stand in the group `custom`.
       num_classes: channels of the logits.
       dtype: compute type; parameters, normalisation, softmax and logits are float32 in any case.
       num_regions: of an image, `config.data.regions.count` where there are regions; 0 if there are none.
@@ -119,8 +145,8 @@ def build_model(
       them after the image: `model.apply(variables, image, regions, train=...)`.
 
     Raises:
-      UserError: an unknown kind, part or option, for which the message names the nearest known one; regions that the
-        kind lacks, or has no use for.
+      UserError: an unknown kind, part or option, for which the message names the nearest known one; an option out of
+        its range; regions that the kind lacks, or has no use for.
 
     >>> model = build_model({"attention": {"name": "self", "self": {"heads": 4}}}, num_classes=7)
     >>> model.attention.heads
@@ -131,34 +157,82 @@ def build_model(
     _check_keys("config.model", config, ("kind", *PARTS, *KINDS))
     if num_classes < 2:
         raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
+    for part, known in FREEZE.items():
+        check_known(f"config.model.{part}", known, freeze=config.get(part, {}).get("freeze", "none"))
     _check_regions(kind, num_regions)
-    filled = {
-        "num_classes": num_classes,
-        "num_regions": num_regions,
-        "num_sampled": num_sampled,
-        "dtype": jnp.dtype(dtype),
-    }
-    # All of them, so that a mistake in one that the kind does not have is found too.
-    parts = {part: _build_names(part, config.get(part, {}), filled) for part in PARTS}
-    filled |= {
-        **parts,
-        "freeze": _freeze(config, "backbone"),
-        "freeze_decoder": _freeze(config, "decoder") == "all",
-        "align_corners": config.get("decoder", {}).get("align_corners", False),
-    }
-    return _build_module(f"config.model.{kind}", KINDS[kind], config.get(kind, {}), filled)
+    return KINDS[kind].build(config, Sizes(num_classes, jnp.dtype(dtype), num_regions, num_sampled))
 
 
-def frozen_parts(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The parts of the model no parameter of which learns."""
-    kind = config.get("kind", "segmenter")
-    return tuple(part for part in _parts(kind) if part in FREEZE and _freeze(config, part) == "all")
+def build_part(part: str, config: Mapping[str, Any], sizes: Sizes) -> nn.Module:
+    """Builds what one part of a `build_model` config names, several attention mechanisms as a `Stack`.
+
+    Args:
+      part: a key of `PARTS`.
+      config: of that part.
+      sizes: what the model is built for.
+
+    Raises:
+      UserError: an unknown name or option, an option out of its range.
+
+    >>> build_part("attention", {"name": "self", "self": {"heads": 4}}, Sizes(num_classes=7)).heads
+    4
+    """
+    _check_keys(f"config.model.{part}", config, ("name", *COMMON[part], *PARTS[part], CUSTOM))
+    name = config.get("name", DEFAULTS[part])
+    names = name.split("+")
+    if len(names) > 1 and part != "attention":
+        raise UserError(f"config.model.{part}.name={name!r}: only attention mechanisms stack")
+    filled = {"num_classes": sizes.num_classes, "dtype": sizes.dtype}
+    modules = []
+    for name in names:
+        module = parts.resolve(PARTS[part], name, f"config.model.{part}.name")
+        group = _group(name)
+        path = f"config.model.{part}.{group}"
+        modules.append(_build_module(module, path, config.get(group, {}), options(module), filled))
+    if len(modules) == 1:
+        return modules[0]
+    return Stack(parts=tuple(modules), paths=tuple(f"config.model.{part}.{_group(name)}" for name in names))
 
 
-def _freeze(config: Mapping[str, Any], part: str) -> str:
-    freeze = config.get(part, {}).get("freeze", "none")
-    check_known(f"config.model.{part}", FREEZE[part], freeze=freeze)
-    return freeze
+def build_attention(name: str, config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32) -> Attention:
+    """Builds one mechanism without a model around it; arguments and errors as of `build_part`."""
+    return build_part("attention", {**config, "name": name}, Sizes(num_classes, jnp.dtype(dtype)))
+
+
+def _group(name: str) -> str:
+    return CUSTOM if parts.is_outside(name) else name
+
+
+def _path(part: str, config: Mapping[str, Any]) -> str:
+    """Where the options of a part stand; "" of a stack, whose parts know their own."""
+    name = config.get("name", DEFAULTS[part])
+    return "" if "+" in name else f"config.model.{part}.{_group(name)}"
+
+
+def _build_module(
+    module: type[nn.Module],
+    path: str,
+    given: Mapping[str, Any],
+    known: Mapping[str, Any],
+    filled: Mapping[str, Any],
+) -> nn.Module:
+    """A module with the options that a config gives under `path`, and those of its fields that are `filled`."""
+    _check_keys(path, given, known)
+    # JSON has no tuples, and a module's fields must be hashable.
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    fields = module.__dataclass_fields__
+    built = module(**given, **{key: value for key, value in filled.items() if key in fields})
+    with option_path(path):
+        check_options(built)
+        if "impl" in known:
+            check_impl(built.impl, dtype=filled["dtype"])
+    return built
+
+
+def _check_keys(path: str, given: Mapping[str, Any], known: Collection[str]) -> None:
+    for key in given:
+        if key not in known:
+            raise UserError(f"{path}.{key} is unknown: {nearest(key, known)}")
 
 
 def parts_without_use(kind: str) -> str:
@@ -167,12 +241,12 @@ def parts_without_use(kind: str) -> str:
     >>> parts_without_use("rcnn")
     'attention and decoder'
     """
-    return " and ".join(part for part in PARTS if part not in _parts(kind))
+    return " and ".join(part for part in PARTS if part not in KINDS[kind].parts)
 
 
 def takes_regions(kind: str) -> bool:
     """Whether models of a kind classify regions."""
-    return "num_regions" in {f.name for f in dataclasses.fields(KINDS[kind])}
+    return KINDS[kind].takes_regions
 
 
 def _check_regions(kind: str, num_regions: int) -> None:
@@ -186,30 +260,3 @@ def _check_regions(kind: str, num_regions: int) -> None:
             f"config.model.kind={kind!r} has no use for regions: set config.data.regions.method='none', or choose a "
             f"kind that classifies them, such as {next(filter(takes_regions, KINDS))!r}"
         )
-
-
-def _build_names(part: str, given: Mapping[str, Any], filled: dict[str, Any]) -> nn.Module:
-    _check_keys(f"config.model.{part}", given, ("name", *COMMON.get(part, ()), *PARTS[part]))
-    names = given.get("name", DEFAULTS[part])
-    modules = [_build_part(part, name, given, filled) for name in names.split("+")]
-    if len(modules) > 1 and part != "attention":
-        raise UserError(f"config.model.{part}.name={names!r}: only attention mechanisms stack")
-    return modules[0] if len(modules) == 1 else Stack(tuple(modules))
-
-
-def build_attention(name: str, config: Mapping[str, Any], num_classes: int, *, dtype: Any = jnp.float32) -> Attention:
-    """Builds one mechanism without a model around it.
-
-    Args:
-      name: a key of `ATTENTION`.
-      config: the `attention` part of a `build_model` config; its own `name` is not looked at.
-      num_classes: of the data; for mechanisms that predict.
-      dtype: compute type.
-
-    Raises:
-      UserError: an unknown name or option; the message names the nearest known one.
-
-    >>> build_attention("self", {"self": {"heads": 4}}, num_classes=7).heads
-    4
-    """
-    return _build_part("attention", name, config, {"num_classes": num_classes, "dtype": jnp.dtype(dtype)})

@@ -6,8 +6,7 @@ from typing import Any
 from flax import struct
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.records import AttentionRecord
+from attnseg_jax.errors import OptionError
 
 
 @struct.dataclass
@@ -20,17 +19,15 @@ class Features:
       extras: whatever one part hands to a later one (pooling indices, class tokens), by name.
       aux: name -> auxiliary logits `[b, y, x, k]` at any size, trained with `config.loss.aux_weight`.
       presence: name -> logits `[b, k]` of "the image shows this class", trained with `config.loss.presence_weight`.
-      attention: name -> what an attention mechanism did, for looking at; unused ones cost nothing under jit.
       padded_size: height and width in pixels of what the maps cover, where a backbone padded the image at the bottom
         and right; None for the image itself.
-      hint: what to set in the config for maps of more strides, where the backbone has such an option; for messages.
+      hint: the backbone's option that gives maps of more strides, where it has one; for messages.
     """
 
     maps: dict[int, Float[Array, "b h w c"]]
     extras: dict[str, Any] = struct.field(default_factory=dict)
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
-    attention: dict[str, AttentionRecord] = struct.field(default_factory=dict)
     padded_size: tuple[int, int] | None = struct.field(pytree_node=False, default=None)
     hint: str = struct.field(pytree_node=False, default="")
 
@@ -39,17 +36,16 @@ class Features:
         """The map of the largest nominal stride."""
         return self.maps[max(self.maps)]
 
-    def at(self, stride: int, key: str, hint: str) -> Float[Array, "b h w c"]:
-        """The map of a nominal stride, which `key` of the config asks for.
+    def at(self, stride: int, field: str, value: Any, hint: str) -> Float[Array, "b h w c"]:
+        """The map of a nominal stride, which the option `field=value` asks for.
 
         Raises:
-          UserError: the backbone has none; it names the strides there are and `hint`.
+          OptionError: the backbone has none; it names the strides there are and what to do, `hint`.
         """
         if stride not in self.maps:
-            raise UserError(
-                f"{key} asks for a map of stride {stride}; the backbone has {', '.join(map(str, sorted(self.maps)))}: "
-                + (f"set {self.hint}, or {hint}" if self.hint else hint)
-            )
+            strides = ", ".join(map(str, sorted(self.maps)))
+            hint = f"set {self.hint}, or {hint}" if self.hint else hint
+            raise OptionError(field, value, f"asks for a map of stride {stride}; the backbone has {strides}: {hint}")
         return self.maps[stride]
 
     def with_deepest(self, x: Float[Array, "b h w c"]) -> "Features":
@@ -64,26 +60,6 @@ class Features:
         """The same features with logits of the classes an image shows, named likewise."""
         return self.replace(presence={**self.presence, _free(name, self.presence): logits})
 
-    def with_attention(self, name: str, record: AttentionRecord) -> "Features":
-        """The same features with a map under `name` and the first free number, such as `self0`."""
-        return self.replace(attention=numbered(self.attention, {name: record}))
-
-
-def numbered(present: dict[str, AttentionRecord], new: dict[str, AttentionRecord]) -> dict[str, AttentionRecord]:
-    """`present` with every entry of `new` under its name and the first free number, in place of one it already has.
-
-    >>> numbered({"self0": "a"}, {"self": "b", "gate": "c"})
-    {'self0': 'a', 'self1': 'b', 'gate0': 'c'}
-    >>> numbered({"self0": "a"}, {"self0": "b", "self1": "c"})
-    {'self0': 'a', 'self1': 'b', 'self2': 'c'}
-    """
-    result = dict(present)
-    for name, value in new.items():
-        name = name.rstrip("0123456789")
-        free = next(number for number in itertools.count() if f"{name}{number}" not in result)
-        result[f"{name}{free}"] = value
-    return result
-
 
 def _free(name: str, taken: dict[str, Any]) -> str:
     """`name`, or where a mechanism was stacked on its like `name1` and so on, so that both are trained."""
@@ -95,14 +71,14 @@ def _free(name: str, taken: dict[str, Any]) -> str:
 class Output:
     """What a model returns, at the input's size; a decoder returns the same at the size of its maps.
 
+    What attention did is not part of it: see `attnseg_jax.models.records`.
+
     Attributes:
       logits: float32 `[b, h, w, k]`.
       aux: name -> auxiliary float32 logits `[b, h, w, k]`; those of a decoder may differ in size.
       presence: name -> float32 logits `[b, k]` of the classes an image shows.
-      attention: name -> what attention did, such as `self0`.
     """
 
     logits: Float[Array, "b h w k"]
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
-    attention: dict[str, AttentionRecord] = struct.field(default_factory=dict)

@@ -1,13 +1,15 @@
 """The composition: backbone, attention, decoder."""
 
+from collections.abc import Mapping
+from dataclasses import field
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention import Attention
-from attnseg_jax.models.backbones.base import backbone_features
-from attnseg_jax.models.features import Output, numbered
+from attnseg_jax.errors import OptionError, option_path
+from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.features import Features, Output
 from attnseg_jax.ops.resize import resize
 
 
@@ -18,50 +20,72 @@ class Segmenter(nn.Module):
       backbone: image -> `Features`.
       attention: `Features` -> `Features`; may gate the decoder's skips and refine its logits.
       decoder: `Features` -> `Output` at the size of its maps.
-      freeze: what of the backbone stays: 'none', 'bn' or 'all' (see `backbones.base.backbone_features`).
-      freeze_decoder: the decoder works in training as in evaluation. That its parameters stay is left to the train
-        step, since what stands before it learns through it.
-      align_corners: enlarges logits to the image with aligned corners instead of half-pixel centres.
+      aux_head: map -> auxiliary logits of the map of stride `aux_stride`; None for no such head.
+      aux_stride: its nominal stride.
+      align_corners: resizes logits to the image with aligned corners instead of half-pixel centres.
+      paths: part -> where in a config its options stand, for messages.
     """
 
     backbone: nn.Module
     attention: Attention
     decoder: nn.Module
-    freeze: str = "none"
-    freeze_decoder: bool = False
+    aux_head: nn.Module | None = None
+    aux_stride: int = 16
     align_corners: bool = False
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
-        """Returns float32 logits at the size of `image` (float, normalised), auxiliary logits, attention maps.
+        """Returns float32 logits at the size of `image` (float, normalised), and auxiliary logits.
 
         Raises:
-          UserError: the attention mechanism gates skips and the decoder has none.
+          OptionError: the parts do not fit together, such as a mechanism that gates skips and a decoder without any.
         """
-        features = self.attention(backbone_features(self.backbone, image, self.freeze, train=train), train=train)
-        gated = []
-
-        # The gate trains as ever, in a frozen decoder too.
-        def gate(skip, signal, *, stride, **_):
-            gated.append(stride)
-            return self.attention.gate(skip, signal, stride=stride, train=train)
-
-        decoded = self.decoder(
-            features, gate=gate if self.attention.has_gate else None, train=train and not self.freeze_decoder
-        )
-        if self.attention.has_gate and not gated:
-            raise UserError(
-                "config.model.attention.name: 'gate' weights a decoder's skips, and this decoder has none: choose "
-                f"another mechanism or give it some, such as config.model.decoder.fcn.skips=({min(features.maps)},)"
-                + (f", or set {features.hint}" if features.hint else "")
-            )
-        logits, refined = self.attention.refine(decoded.logits, features)
+        with option_path(self.paths.get("backbone", "")):
+            features = self.backbone(image, train=train)
+        if features.hint:
+            features = features.replace(hint=".".join(filter(None, [self.paths.get("backbone"), features.hint])))
+        with option_path(self.paths.get("attention", "")):
+            features = self.attention(features, train=train)
+        decoded = self._decode(features, train)
+        with option_path(self.paths.get("attention", "")):
+            logits = self.attention.refine(decoded.logits, features)
         h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
             x = resize(x.astype(jnp.float32), features.padded_size or (h, w), align_corners=self.align_corners)
             return x[:, :h, :w]
 
-        aux = {name: full(x) for name, x in {**features.aux, **decoded.aux}.items()}
-        presence = {name: x.astype(jnp.float32) for name, x in {**features.presence, **decoded.presence}.items()}
-        attention = numbered({**features.attention, **decoded.attention}, refined)
-        return Output(full(logits), aux, presence, attention)
+        aux = {**features.aux, **self._auxiliary(features, train), **decoded.aux}
+        presence = {**features.presence, **decoded.presence}
+        return Output(
+            full(logits),
+            {name: full(x) for name, x in aux.items()},
+            {name: x.astype(jnp.float32) for name, x in presence.items()},
+        )
+
+    def _decode(self, features: Features, train: bool) -> Output:
+        """The decoder's output, its skips gated by the mechanism."""
+        gated = []
+
+        # The mechanism trains as ever, in a frozen decoder too: what the decoder says of `train` is not asked.
+        def gate(skip, signal, *, stride, **_):
+            gated.append(stride)
+            with option_path(self.paths.get("attention", "")):
+                return self.attention.gate(skip, signal, stride=stride, train=train)
+
+        with option_path(self.paths.get("decoder", "")):
+            decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
+        if self.attention.has_gate and not gated:
+            hint = (
+                "weights a decoder's skips, and this decoder has none: choose another mechanism, or a decoder that has "
+                f"some, such as fcn with skips=({min(features.maps)},)"
+            ) + (f", or set {features.hint}" if features.hint else "")
+            raise OptionError("", type(self.attention).__name__, hint, self.paths.get("attention", ""))
+        return decoded
+
+    def _auxiliary(self, features: Features, train: bool) -> dict[str, Array]:
+        if self.aux_head is None:
+            return {}
+        with option_path(self.paths.get("aux_head", "")):
+            x = features.at(self.aux_stride, "aux_stride", self.aux_stride, "change aux_stride, or set aux=False")
+        return {"fcn": self.aux_head(x, train=train)}

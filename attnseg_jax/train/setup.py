@@ -16,7 +16,8 @@ from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
-from attnseg_jax.models.build import frozen_parts, parts_without_use, takes_regions
+from attnseg_jax.models.build import parts_without_use, takes_regions
+from attnseg_jax.models.freeze import FREEZE, frozen_paths
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.train.config import check_values, region_counts
 from attnseg_jax.train.losses import LOSSES, make_losses
@@ -133,7 +134,9 @@ def make_run(
     model = make_model(config, num_classes)
     if without := parts_without_use(config.model.kind):
         logging.info("config.model.kind=%r has no %s: what is set for them is not used", config.model.kind, without)
-    frozen = frozen_parts(config.model)
+    inputs = abstract_inputs(config)
+    variables = jax.eval_shape(lambda key: model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs)), jax.random.key(0))
+    frozen = frozen_paths(config.model, variables)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     ema = config.optimizer.ema_decay > 0
 
@@ -142,8 +145,9 @@ def make_run(
 
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(create, key)
-    if not abstract.params.keys() - {*frozen}:
-        parts = " and ".join(f"config.model.{part}.freeze='all'" for part in frozen)
+    if len(frozen) == len(jax.tree.leaves(abstract.params)):
+        still = [part for part in FREEZE if config.model[part].freeze == "all"]
+        parts = " and ".join(f"config.model.{part}.freeze='all'" for part in still)
         raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")
     train_step = make_train_step(
         model,

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import mean, presence_cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
@@ -43,7 +44,7 @@ def make_train_step(
     before any division, so that it does not matter how the valid pixels are spread. No valid pixel at all: loss 0 and
     gradient 0.
 
-    `frozen` are the parts of the model (`backbone`, `decoder`) whose parameters get no gradient.
+    `frozen` are the paths of the parameters that stay as they are, see `attnseg_jax.models.freeze`.
 
     `accumulate` splits the batch into that many micro-batches (rows i, i + accumulate, ...) run one after another;
     sums of gradients are added before the one division, so the result is that of the whole batch except for the
@@ -62,14 +63,14 @@ def make_train_step(
 
     def objective(params, batch_stats, batch, key, factors, axis_name):
         labels = _labels(batch)
-        params = {part: jax.lax.stop_gradient(p) if part in frozen else p for part, p in params.items()}
-        out, updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            *_inputs(batch),
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
+        with frozen_modules(frozen):
+            out, updated = model.apply(
+                {"params": without_gradients(params, frozen), "batch_stats": batch_stats},
+                *_inputs(batch),
+                train=True,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
         filled = {
             "class_weights": None if weights is None else jnp.asarray(weights),
             "label_smoothing": label_smoothing,

@@ -1,14 +1,15 @@
-"""What every attention mechanism offers to the model around it."""
+"""What every attention mechanism offers to the model around it, and the residual loop that several share."""
 
 from typing import ClassVar
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.records import AttentionRecord
-
-Records = dict[str, AttentionRecord]
+from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.options import option
 
 
 def lead_width(channels: int, x: Float[Array, "b h w c"]) -> int:
@@ -22,30 +23,84 @@ def lead_width(channels: int, x: Float[Array, "b h w c"]) -> int:
 
 
 class Attention(nn.Module):
-    """Base of all mechanisms: a map `Features -> Features` and two optional joints.
+    """Base of all mechanisms; one that changes the deepest map overrides `attend`, and that is all it needs.
 
-    A mechanism that needs the number of classes or a compute type declares the fields `num_classes` or `dtype`;
-    `build_model` fills them. All other fields are keys of `config.model.attention.NAME`.
-
-    All three methods may be `nn.compact`; submodules of `refine` and `gate` need names of their own, those of `gate`
-    one for each stride. What they want to show they return beside their result, by name.
+    Fields are keys of `config.model.attention.NAME`; `option` declares their ranges. A mechanism that needs more than
+    the deepest map overrides `__call__`; one that acts in or after the decoder `gate` or `refine`. All of these may be
+    `nn.compact`; submodules of `refine` and `gate` need names of their own, those of `gate` one for each stride. What
+    they look at they leave by `attnseg_jax.models.records.sow_record`.
 
     Attributes:
+      num_classes: of the data; filled by `build_model`, for mechanisms that predict.
+      dtype: compute type; parameters, softmax and normalisation are float32. Filled by `build_model`.
       has_gate: whether the mechanism gates a decoder's skips.
     """
 
+    num_classes: int = 0
+    dtype: Dtype = jnp.float32
     has_gate: ClassVar[bool] = False
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features after attention; it may add auxiliary logits and maps to look at."""
-        raise NotImplementedError
+        """Returns the features with the deepest map attended over."""
+        return features.with_deepest(self.attend(features.deepest, train=train))
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Records]:
-        """Returns the decoder's logits, at the decoder's resolution, after refinement (none here)."""
-        return logits, {}
+    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b _h _w _c"]:
+        """Returns the deepest map after attention (unchanged here)."""
+        return x
+
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
+        """Returns the decoder's logits, at the decoder's resolution, after refinement (unchanged here)."""
+        return logits
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Records]:
+    ) -> Float[Array, "b h w c"]:
         """Returns a decoder's skip of nominal `stride`, weighted by the coarser `signal` (unchanged here)."""
-        return skip, {}
+        return skip
+
+
+class ResidualAttention(Attention):
+    """`layers` times `x + attend(norm(x))` on the deepest map, and where `mlp_ratio` asks for it `x + mlp(norm(x))`.
+
+    A subclass overrides `attend`, which sees the normalised map and is called in a scope of its own for each layer.
+
+    Attributes:
+      channels: the map is first projected to this many channels; 0 keeps the backbone's.
+      layers: how many attention layers follow one another.
+      mlp_ratio: hidden width of a two-layer MLP after each attention, in channels; 0 leaves it out.
+      norm: layer normalisation before attention.
+    """
+
+    channels: int = option(0, at_least=0)
+    layers: int = option(1, at_least=1)
+    mlp_ratio: float = option(0.0, at_least=0)
+    norm: bool = True
+
+    @nn.compact
+    def __call__(self, features: Features, *, train: bool = False) -> Features:
+        """Returns the features with the deepest map attended over.
+
+        Raises:
+          OptionError: an MLP without hidden channels; whatever `attend` refuses.
+        """
+        x = features.deepest
+        if self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+        c = x.shape[-1]
+        check_mlp_ratio(self.mlp_ratio, c)
+        for i in range(self.layers):
+            y = layer_norm(f"norm{i}")(x) if self.norm else x
+            # Itself, once more for each layer: the parameters of `attend` lie in `attention0`, `attention1`, ...
+            layer = self.clone(parent=self, name=f"attention{i}")
+            x = x + layer.attend(y.astype(self.dtype), train=train)
+            if self.mlp_ratio:
+                y = layer_norm(f"mlp_norm{i}")(x).astype(self.dtype)
+                y = nn.Dense(int(c * self.mlp_ratio), dtype=self.dtype, name=f"mlp_in{i}")(y)
+                x = x + nn.Dense(c, dtype=self.dtype, name=f"mlp_out{i}")(nn.gelu(y, approximate=False))
+        return features.with_deepest(x)
+
+
+def check_mlp_ratio(ratio: float, channels: int) -> None:
+    """Raises OptionError for an MLP that would have no hidden channel; 0 is none at all."""
+    if 0 < ratio < 1 / channels:
+        raise OptionError("mlp_ratio", ratio, f"must be at least {1 / channels:g}, one of {channels} channels")

@@ -2,8 +2,9 @@
 
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.base import Attention, Records
-from attnseg_jax.models.features import Features, numbered
+from attnseg_jax.errors import option_path
+from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.features import Features
 
 
 class Stack(Attention):
@@ -11,9 +12,11 @@ class Stack(Attention):
 
     Attributes:
       parts: the mechanisms.
+      paths: where in a config the options of each stand, for messages.
     """
 
-    parts: tuple[Attention, ...]
+    parts: tuple[Attention, ...] = ()
+    paths: tuple[str, ...] = ()
 
     @property
     def has_gate(self) -> bool:
@@ -22,24 +25,27 @@ class Stack(Attention):
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """Returns the features after all parts."""
-        for part in self.parts:
-            features = part(features, train=train)
+        for part, path in self._parts():
+            with option_path(path):
+                features = part(features, train=train)
         return features
 
-    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> tuple[Float[Array, "b h w k"], Records]:
+    def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
         """Returns the logits after all parts."""
-        maps: Records = {}
-        for part in self.parts:
-            logits, new = part.refine(logits, features)
-            maps = numbered(maps, new)
-        return logits, maps
+        for part, path in self._parts():
+            with option_path(path):
+                logits = part.refine(logits, features)
+        return logits
 
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Records]:
+    ) -> Float[Array, "b h w c"]:
         """Returns the skip after all gates."""
-        maps: Records = {}
-        for part in self.parts:
-            skip, new = part.gate(skip, signal, stride=stride, train=train)
-            maps = numbered(maps, new)
-        return skip, maps
+        for part, path in self._parts():
+            with option_path(path):
+                skip = part.gate(skip, signal, stride=stride, train=train)
+        return skip
+
+    def _parts(self) -> list[tuple[Attention, str]]:
+        paths = self.paths or ("",) * len(self.parts)
+        return list(zip(self.parts, paths, strict=True))

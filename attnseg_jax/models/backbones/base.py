@@ -1,44 +1,51 @@
-"""What all backbones have alike: how they freeze, and refusing output strides that are none and images too small."""
+"""What all backbones have alike."""
 
-from contextlib import nullcontext
+from typing import ClassVar
 
-import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import frozen_norms
+from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.options import option
+
+# Of an option that dilates the later stages.
+OUTPUT_STRIDES = (8, 16, 32)
 
 
-def backbone_features(backbone: nn.Module, image: Float[Array, "b h w c"], freeze: str, *, train: bool) -> Features:
-    """The backbone's features in training, as `freeze` ('none', 'bn', 'all') has it, or in evaluation.
+class Backbone(nn.Module):
+    """Base of all backbones: image -> `Features`.
 
-    'bn': batch normalisation works in training as in evaluation, and its scales and biases stay (a backbone without any
-    trains as with 'none'); 'all': so does the whole backbone, no parameter of which gets a gradient.
+    Fields are keys of `config.model.backbone.NAME`; `option` declares their ranges.
+
+    Attributes:
+      dtype: compute type; parameters and normalisation are float32. Filled by `build_model`.
+      layouts: the layouts of published weights that fill it, keys of `attnseg_jax.weights.layouts.LAYOUTS`.
+      least_size: least height and width in pixels of an image of which every stage sees something.
     """
-    if freeze == "all":
-        return jax.lax.stop_gradient(backbone(image, train=False))
-    with frozen_norms() if freeze == "bn" else nullcontext():
-        return backbone(image, train=train)
+
+    dtype: Dtype = jnp.float32
+    layouts: ClassVar[tuple[str, ...]] = ()
+    least_size: ClassVar[int] = 1
+
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised)."""
+        raise NotImplementedError
+
+    def check_size(self, image: Float[Array, "b h w c"], least: int = 0) -> None:
+        """Refuses images of which the backbone would have nothing left at some stage.
+
+        Raises:
+          OptionError: the image has fewer than `least`, or `least_size`, pixels in height or width.
+        """
+        least, (h, w) = least or self.least_size, image.shape[1:3]
+        if min(h, w) < least:
+            hint = f"needs images of at least {least}x{least} pixels, not {h}x{w}: give larger images or choose another"
+            raise OptionError("", type(self).__name__, f"{hint} backbone")
 
 
-def check_output_stride(path: str, output_stride: int) -> None:
-    """Refuses an output stride other than 8, 16 and 32; `path` leads to the key `output_stride`."""
-    if output_stride not in (8, 16, 32):
-        raise UserError(f"{path}.output_stride={output_stride} is unknown: choose 8, 16 or 32")
-
-
-def check_size(name: str, size: tuple[int, int], least: int) -> None:
-    """Refuses images of which the backbone `name` would have nothing left at some stage.
-
-    >>> check_size("swin_t", (3, 64), 4)
-    Traceback (most recent call last):
-    attnseg_jax.errors.UserError: config.model.backbone.name='swin_t' needs images of at least 4x4 pixels, not 3x64: \
-give larger images or choose another backbone
-    """
-    if min(size) < least:
-        raise UserError(
-            f"config.model.backbone.name={name!r} needs images of at least {least}x{least} pixels, not "
-            f"{size[0]}x{size[1]}: give larger images or choose another backbone"
-        )
+def output_stride_option() -> int:
+    """The option `output_stride` of a backbone whose later stages may keep their resolution and dilate."""
+    return option(32, choices=OUTPUT_STRIDES)

@@ -1,13 +1,13 @@
-"""Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) of tokens, and fixed positions."""
+"""Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) of tokens and of maps, and fixed positions."""
 
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError, check_rate
-from attnseg_jax.models.layers.conv import Dtype
-from attnseg_jax.models.records import DotProductMap
+from attnseg_jax.errors import OptionError
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.records import DotProductMap, Size, sow_record
 from attnseg_jax.ops import attention as attention_ops
 
 
@@ -29,34 +29,89 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
-def head_width(channels: int, heads: int, head_dim: int | None = None, *, key: str = "heads") -> int:
+def head_width(channels: int, heads: int, head_dim: int | None = None) -> int:
     """Width of a head: `head_dim`, or where that is 0, or None for want of such an option, an equal share of channels.
 
     Raises:
-      UserError: there is no such share; the message calls the number of heads `key`.
+      OptionError: there is no such share.
 
     >>> head_width(60, 5), head_width(64, 5, 16)
     (12, 16)
     """
     if heads < 1:
-        raise UserError(f"{key}={heads}: attention needs at least 1 head")
+        raise OptionError("heads", heads, "must be at least 1")
     if not head_dim and channels % heads:
         or_width = "" if head_dim is None else ", or set head_dim"
-        raise UserError(f"{key}={heads} does not divide {channels} channels: choose a divisor{or_width}")
+        raise OptionError("heads", heads, f"does not divide {channels} channels: choose a divisor{or_width}")
     return head_dim or channels // heads
 
 
-def check_dropout(path: str, dropout: float, impl: str) -> None:
-    """Refuses what is no rate, and any where `impl` cannot drop attention weights; `path` leads to the keys."""
-    check_rate(path, dropout=dropout)
+def check_dropout(dropout: float, impl: str) -> None:
+    """Raises OptionError where `impl` cannot drop attention weights."""
     if dropout and impl not in ("auto", "dense"):
-        raise UserError(
-            f"{path}.impl={impl!r} cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
-        )
+        hint = f"cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
+        raise OptionError("impl", impl, hint)
+
+
+def multi_head(
+    query: Float[Array, "b n c"],
+    key: Float[Array, "b m e"],
+    value: Float[Array, "b m f"] | None = None,
+    *,
+    heads: int,
+    head_dim: int = 0,
+    features: int = 0,
+    mask: Bool[Array, "#b #a #n #m"] | None = None,
+    dropout: float = 0.0,
+    impl: str = "auto",
+    dtype: Dtype = jnp.float32,
+    train: bool = False,
+) -> tuple[Float[Array, "b n o"], DotProductMap]:
+    """Attention of query tokens over key tokens with learned projections; equals torch's `nn.MultiheadAttention`.
+
+    Called in a compact method, whose module gets the projections `query`, `key`, `value` and `out`.
+
+    Args:
+      query: tokens that attend.
+      key: tokens that are attended to.
+      value: what is averaged; by default `key`.
+      heads: number of heads.
+      head_dim: width of a head; 0 divides the query's channels by the heads.
+      features: channels of the result; 0 keeps the query's.
+      mask: True where a query may look.
+      dropout: rate at which attention weights are dropped in training; it needs the dense form.
+      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
+      dtype: compute type; the softmax is float32.
+      train: whether weights are dropped.
+
+    Returns:
+      The attended tokens, and the map of weights, whose sizes the caller knows.
+
+    Raises:
+      OptionError: the heads do not divide the channels and `head_dim` is 0; an `impl` that cannot serve.
+    """
+    channels = query.shape[-1]
+    d = head_width(channels, heads, head_dim)
+    check_dropout(dropout, impl)
+    value = key if value is None else value
+
+    def project(x: Array, name: str) -> Array:
+        y = nn.Dense(heads * d, dtype=dtype, name=name)(x)
+        return y.reshape(*y.shape[:-1], heads, d)
+
+    q, k, v = project(query, "query"), project(key, "key"), project(value, "value")
+    record = DotProductMap(q, k, mask=mask)
+    if train and dropout:
+        dropped = nn.Dropout(dropout, deterministic=False)(record.weights)
+        y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
+    else:
+        y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=impl)
+    y = y.reshape(*y.shape[:2], heads * d)
+    return nn.Dense(features or channels, dtype=dtype, name="out")(y), record
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of query tokens over key tokens with learned projections; equals torch's `nn.MultiheadAttention`.
+    """`multi_head` as a module.
 
     Attributes:
       heads: number of heads.
@@ -65,7 +120,7 @@ class MultiHeadAttention(nn.Module):
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; the softmax is float32.
-      impl_key: what an error calls `impl`.
+      record: name that the weights are recorded under; "" records none.
     """
 
     heads: int
@@ -74,7 +129,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
-    impl_key: str = "impl"
+    record: str = ""
 
     @nn.compact
     def __call__(
@@ -84,27 +139,58 @@ class MultiHeadAttention(nn.Module):
         value: Float[Array, "b m f"] | None = None,
         *,
         mask: Bool[Array, "#b #a #n #m"] | None = None,
+        query_size: Size = None,
+        key_size: Size = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "b n o"], DotProductMap]:
-        """Returns the attended tokens and the map of weights; `value` defaults to `key`, `mask` is True where to look.
+    ) -> Float[Array, "b n o"]:
+        """Returns the attended tokens; the sizes are those of the maps that the tokens are of, for the record."""
+        options = {name: getattr(self, name) for name in ("heads", "head_dim", "features", "dropout", "impl", "dtype")}
+        y, record = multi_head(query, key, value, mask=mask, train=train, **options)
+        sow_record(self, self.record, record.replace(query_size=query_size, key_size=key_size))
+        return y
 
-        Raises:
-          UserError: the heads do not divide the channels and `head_dim` is 0.
-        """
-        channels = query.shape[-1]
-        d = head_width(channels, self.heads, self.head_dim)
-        value = key if value is None else value
 
-        def project(x: Array, name: str) -> Array:
-            y = nn.Dense(self.heads * d, dtype=self.dtype, name=name)(x)
-            return y.reshape(*y.shape[:-1], self.heads, d)
+def reduced_multi_head(
+    x: Float[Array, "b h w c"],
+    *,
+    heads: int,
+    reduction: int,
+    dropout: float = 0.0,
+    impl: str = "auto",
+    dtype: Dtype = jnp.float32,
+    train: bool = False,
+) -> tuple[Float[Array, "b h w c"], DotProductMap]:
+    """Spatial-reduction attention: every position over keys and values that a strided convolution made fewer.
 
-        q, k, v = project(query, "query"), project(key, "key"), project(value, "value")
-        record = DotProductMap(q, k, mask=mask)
-        if train and self.dropout:
-            dropped = nn.Dropout(self.dropout, deterministic=False)(record.weights)
-            y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
-        else:
-            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl, key=self.impl_key)
-        y = y.reshape(*y.shape[:2], self.heads * d)
-        return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), record
+    Xie et al. 2021 (arXiv:2105.15203), after transformers' `modeling_segformer.py`. Called in a compact method, whose
+    module gets the convolution `reduce`, its `norm` and the projections of `multi_head`.
+
+    Args:
+      x: the map.
+      heads: number of heads; it must divide the channels.
+      reduction: kernel and stride of the convolution; 1 leaves it out. Rows and columns that do not fill a kernel at
+        the end are no keys.
+      dropout: as in `multi_head`, like the following three.
+      impl: likewise.
+      dtype: likewise.
+      train: likewise.
+
+    Returns:
+      The attended map, and who attends to what.
+
+    Raises:
+      OptionError: heads that do not divide the channels, or a reduction larger than the map.
+    """
+    b, h, w, c = x.shape
+    if not 1 <= reduction <= min(h, w):
+        hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
+        raise OptionError("reduction", reduction, hint)
+    head_width(c, heads)
+    reduced = x
+    if reduction > 1:
+        reduced = Conv(c, reduction, reduction, padding=0, use_bias=True, dtype=dtype, name="reduce")(x)
+        reduced = layer_norm("norm", 1e-5)(reduced).astype(dtype)
+    key_size = reduced.shape[1:3]
+    query, key = x.reshape(b, h * w, c), reduced.reshape(b, -1, c)
+    y, record = multi_head(query, key, heads=heads, dropout=dropout, impl=impl, dtype=dtype, train=train)
+    return y.reshape(b, h, w, c), record.replace(query_size=(h, w), key_size=key_size)

@@ -1,7 +1,6 @@
 """Convolution and normalisation as linen modules around `attnseg_jax.ops`."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import jax
 import jax.numpy as jnp
@@ -103,19 +102,14 @@ class BatchNorm(nn.Module):
     scale_init: Callable = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool, frozen: bool = False) -> Float[Array, "b h w c"]:
-        """Normalises `x` by its batch (`train`) or by the running statistics.
-
-        `frozen` (see `frozen_norms`) is evaluation whatever `train` says, and scale and bias get no gradient.
-        """
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        """Normalises `x` by its batch (`train`) or by the running statistics."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        if frozen:
-            scale, bias = jax.lax.stop_gradient((scale, bias))
-        if frozen or not train:
+        if not train:
             y = norm_ops.batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
             return y.astype(self.dtype)
         axis_name = norm_ops.DATA_AXIS if _bound(norm_ops.DATA_AXIS) else None
@@ -125,17 +119,6 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             mean.value, var.value = new_mean, new_var
         return y.astype(self.dtype)
-
-
-def frozen_norms() -> AbstractContextManager[None]:
-    """A context in which every `BatchNorm` that is called is `frozen`."""
-
-    def freeze(call, args, kwargs, context):
-        if isinstance(context.module, BatchNorm) and context.method_name == "__call__":
-            kwargs = {**kwargs, "frozen": True}
-        return call(*args, **kwargs)
-
-    return nn.intercept_methods(freeze)
 
 
 def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:

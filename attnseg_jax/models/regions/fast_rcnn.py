@@ -4,17 +4,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.errors import check_known, check_least, check_rate
-from attnseg_jax.models.backbones.base import backbone_features
+from attnseg_jax.errors import option_path
 from attnseg_jax.models.features import Output
 from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.options import option
 from attnseg_jax.models.regions.rcnn import classifier_scores, painted, slot_count
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.region_maps import mask_boxes, region_masks
 from attnseg_jax.ops.roi import roi_align, roi_max_pool
-
-POOLING = ("align", "pool")
-_KEY = "config.model.fast_rcnn"
 
 
 class FastRCNN(nn.Module):
@@ -30,7 +27,7 @@ class FastRCNN(nn.Module):
       num_classes: channels of the logits.
       num_regions: regions of an image, `config.data.regions.count`.
       num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
-      freeze: what of the backbone stays: 'none', 'bn' or 'all'.
+      backbone_path: where in a config the backbone's options stand, for messages.
       pooling: 'align', means over interpolated samples; 'pool', maxima over whole cells, as the original.
       bins: of a box, on each axis.
       channels: of the two fully connected layers.
@@ -42,11 +39,11 @@ class FastRCNN(nn.Module):
     num_classes: int
     num_regions: int
     num_sampled: int = 0
-    freeze: str = "none"
-    pooling: str = "align"
-    bins: int = 7
-    channels: int = 512
-    dropout: float = 0.5
+    backbone_path: str = ""
+    pooling: str = option("align", choices=("align", "pool"))
+    bins: int = option(7, at_least=1)
+    channels: int = option(512, at_least=1)
+    dropout: float = option(0.5, at_least=0, below=1)
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -60,10 +57,8 @@ class FastRCNN(nn.Module):
           regions: number of the region that a pixel belongs to at each level, or -1.
           train: as of the backbone, and whether units are dropped.
         """
-        check_known(_KEY, POOLING, pooling=self.pooling)
-        check_least(_KEY, 1, bins=self.bins, channels=self.channels)
-        check_rate(_KEY, dropout=self.dropout)
-        features = backbone_features(self.backbone, image, self.freeze, train=train)
+        with option_path(self.backbone_path):
+            features = self.backbone(image, train=train)
         pooled = self._pool(
             features.deepest, regions, slot_count(self, train), features.padded_size or image.shape[1:3]
         )

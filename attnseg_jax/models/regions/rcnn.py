@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from attnseg_jax.errors import check_least
-from attnseg_jax.models.backbones.base import backbone_features
+from attnseg_jax.errors import option_path
 from attnseg_jax.models.features import Output
 from attnseg_jax.models.layers.conv import classifier
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.region_maps import level_maximum, mask_boxes, paint, region_masks
 from attnseg_jax.ops.roi import roi_align
 
@@ -29,7 +29,7 @@ class RCNN(nn.Module):
       num_classes: channels of the logits.
       num_regions: regions of an image, `config.data.regions.count`; a smaller number is filled with copies.
       num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
-      freeze: what of the backbone stays: 'none', 'bn' or 'all'.
+      backbone_path: where in a config the backbone's options stand, for messages.
       size: height and width of a window in pixels.
     """
 
@@ -37,8 +37,8 @@ class RCNN(nn.Module):
     num_classes: int
     num_regions: int
     num_sampled: int = 0
-    freeze: str = "none"
-    size: int = 64
+    backbone_path: str = ""
+    size: int = option(64, at_least=1)
 
     @nn.compact
     def __call__(
@@ -52,7 +52,6 @@ class RCNN(nn.Module):
           train: whether batch normalisation takes the statistics of the windows. A slot that no region fills shows one
             of the others again, so the statistics are those of the regions where their number divides the slots'.
         """
-        check_least("config.model.rcnn", 1, size=self.size)
         masks, boxes = _filled(regions, slot_count(self, train))
         b, r = boxes.shape[:2]
         h, w, c = image.shape[1:]
@@ -62,7 +61,8 @@ class RCNN(nn.Module):
         inside = jnp.moveaxis(masks, -1, 1).reshape(b * r, h, w, 1).astype(image.dtype)
         inside = roi_align(inside, boxes.reshape(b * r, 1, 4), size, sampling=0).reshape(b, r, *size, 1)
         windows = jnp.stack([full, full * inside], axis=2).reshape(b * r * 2, *size, c)
-        features = backbone_features(self.backbone, windows, self.freeze, train=train).deepest
+        with option_path(self.backbone_path):
+            features = self.backbone(windows, train=train).deepest
         features = features.astype(jnp.float32).mean((1, 2)).reshape(b, r, -1)
         return painted(classifier_scores(self.num_classes, features), regions)
 
