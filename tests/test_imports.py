@@ -55,7 +55,20 @@ MAY_IMPORT = {
     "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "cli": {
-        *("study", "inference", "train", "cost", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts"),
+        *(
+            "study",
+            "inference",
+            "train",
+            "cost",
+            "weights",
+            "plots",
+            "evaluation",
+            "models",
+            "data",
+            "ops",
+            "files",
+            "parts",
+        ),
         "errors",
     },
 }

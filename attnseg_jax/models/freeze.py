@@ -56,7 +56,7 @@ def without_gradients(params: PyTree, frozen: Collection[str]) -> PyTree:
 
 
 def frozen_modules(frozen: Collection[str]) -> AbstractContextManager[None]:
-    """A context for `model.apply(..., train=True)` in which modules without a trained parameter work as in evaluation."""
+    """A context for `model.apply(..., train=True)` in which frozen modules work as in evaluation."""
 
     def evaluate(call, args, kwargs, context):
         if kwargs.get("train") and context.method_name == "__call__":

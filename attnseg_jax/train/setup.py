@@ -135,7 +135,9 @@ def make_run(
     if without := parts_without_use(config.model.kind):
         logging.info("config.model.kind=%r has no %s: what is set for them is not used", config.model.kind, without)
     inputs = abstract_inputs(config)
-    variables = jax.eval_shape(lambda key: model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs)), jax.random.key(0))
+    variables = jax.eval_shape(
+        lambda key: model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs)), jax.random.key(0)
+    )
     frozen = frozen_paths(config.model, variables)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     ema = config.optimizer.ema_decay > 0

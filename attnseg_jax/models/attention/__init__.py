@@ -1,13 +1,13 @@
 """Attention mechanisms: `Features` -> `Features`."""
 
-from attnseg_jax.models.attention.axial import AxialAttention, AxisAttention
-from attnseg_jax.models.attention.base import Attention
+from attnseg_jax.models.attention.axial import AxialAttention
+from attnseg_jax.models.attention.base import Attention, ResidualAttention
 from attnseg_jax.models.attention.cbam import CBAM
-from attnseg_jax.models.attention.criss_cross import CrissCross, CrissCrossAttention
+from attnseg_jax.models.attention.criss_cross import CrissCrossAttention
 from attnseg_jax.models.attention.danet import DANet
-from attnseg_jax.models.attention.efficient import Efficient
-from attnseg_jax.models.attention.ema import EMAUnit, ExpectationMaximization
-from attnseg_jax.models.attention.encnet import ContextEncoding, Encoding
+from attnseg_jax.models.attention.efficient import EfficientAttention
+from attnseg_jax.models.attention.ema import ExpectationMaximization
+from attnseg_jax.models.attention.encnet import ContextEncoding
 from attnseg_jax.models.attention.gate import Gate
 from attnseg_jax.models.attention.interlaced import Interlaced
 from attnseg_jax.models.attention.linear import LinearAttention
@@ -21,10 +21,8 @@ from attnseg_jax.models.attention.se import SE
 from attnseg_jax.models.attention.self_attention import SelfAttention
 from attnseg_jax.models.attention.stack import Stack
 from attnseg_jax.models.attention.window import WindowAttention
-from attnseg_jax.models.layers.attention import MultiHeadAttention
-from attnseg_jax.models.layers.swin import ShiftedWindowAttention, SwinBlock
 
-ATTENTION = {
+ATTENTION: dict[str, type[Attention]] = {
     "none": NoAttention,
     "self": SelfAttention,
     "local": LocalAttention,
@@ -34,7 +32,7 @@ ATTENTION = {
     "axial": AxialAttention,
     "window": WindowAttention,
     "interlaced": Interlaced,
-    "efficient": Efficient,
+    "efficient": EfficientAttention,
     "ocr": OCR,
     "se": SE,
     "cbam": CBAM,
@@ -45,34 +43,4 @@ ATTENTION = {
     "ema": ExpectationMaximization,
     "encnet": ContextEncoding,
 }
-__all__ = [
-    "ATTENTION",
-    "CBAM",
-    "OCR",
-    "PSA",
-    "SCSE",
-    "SE",
-    "Attention",
-    "AxialAttention",
-    "AxisAttention",
-    "ContextEncoding",
-    "CrissCross",
-    "CrissCrossAttention",
-    "DANet",
-    "EMAUnit",
-    "Efficient",
-    "Encoding",
-    "ExpectationMaximization",
-    "Gate",
-    "Interlaced",
-    "LinearAttention",
-    "LocalAttention",
-    "MultiHeadAttention",
-    "NoAttention",
-    "NonLocal",
-    "SelfAttention",
-    "ShiftedWindowAttention",
-    "Stack",
-    "SwinBlock",
-    "WindowAttention",
-]
+__all__ = ["ATTENTION", "Attention", "ResidualAttention", "Stack"]

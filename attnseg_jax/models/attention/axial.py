@@ -5,15 +5,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_least
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import head_width
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, Dtype
-from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.models.options import option
+from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops.attention import axial as axial_ops
-
-_KEY = "config.model.attention.axial"
 
 
 class AxisAttention(nn.Module):
@@ -87,32 +85,26 @@ class AxialAttention(Attention):
     Attributes:
       heads: number of heads; the channels of each are even.
       channels: that the attention acts on; 0 takes half of the map's.
-      dtype: compute type; softmax and normalisations are float32.
     """
 
-    heads: int = 4
-    channels: int = 0
-    dtype: Dtype = jnp.float32
+    heads: int = option(4, at_least=1)
+    channels: int = option(0, at_least=0)
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; weights: `axial_height0` and `axial_width0`.
+    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+        """Returns the attended map; weights are recorded as `axial_height` and `axial_width`.
 
         Raises:
-          UserError: heads that do not divide the channels, or into an odd number of channels; negative channels.
+          OptionError: heads that do not divide the channels, or into an odd number of channels.
         """
-        check_least(_KEY, 0, channels=self.channels)
-        x = features.deepest
         channels = self.channels or x.shape[-1] // 2
-        if head_width(channels, self.heads, key=f"{_KEY}.heads") % 2:
-            raise UserError(
-                f"{_KEY}.heads={self.heads} gives each head {channels // self.heads} of {channels} channels, an odd "
-                "number: change heads or channels"
-            )
+        if (width := head_width(channels, self.heads)) % 2:
+            hint = f"gives each head {width} of {channels} channels, an odd number: change heads or channels"
+            raise OptionError("heads", self.heads, hint)
         y = ConvBN(channels, 1, dtype=self.dtype, name="down")(x, train=train)
         for name in ("height", "width"):
             y, record = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
-            features = features.with_attention(f"axial_{name}", record)
+            sow_record(self, f"axial_{name}", record)
         y = Conv(x.shape[-1], 1, dtype=self.dtype, name="up")(nn.relu(y))
         y = BatchNorm(dtype=self.dtype, name="bn_up")(y, train=train)
-        return features.with_deepest(nn.relu(x + y))
+        return nn.relu(x + y)

@@ -100,7 +100,7 @@ class ResidualAttention(Attention):
         return features.with_deepest(x)
 
 
-def check_mlp_ratio(ratio: float, channels: int) -> None:
-    """Raises OptionError for an MLP that would have no hidden channel; 0 is none at all."""
-    if 0 < ratio < 1 / channels:
+def check_mlp_ratio(ratio: float, channels: int, *, none: bool = True) -> None:
+    """Raises OptionError for an MLP that would have no hidden channel; with `none` a ratio of 0 stands for no MLP."""
+    if ratio * channels < 1 and not (none and ratio == 0):
         raise OptionError("mlp_ratio", ratio, f"must be at least {1 / channels:g}, one of {channels} channels")

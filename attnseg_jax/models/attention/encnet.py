@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import BatchNorm, ConvBN, Dtype
-from attnseg_jax.models.records import AttentionMap, GateMap
+from attnseg_jax.models.layers.conv import BatchNorm, ConvBN
+from attnseg_jax.models.layers.gates import gated
+from attnseg_jax.models.options import option
+from attnseg_jax.models.records import AttentionMap, GateMap, sow_record
 from attnseg_jax.ops.attention.encnet import encode
 
 
@@ -44,28 +45,19 @@ class ContextEncoding(Attention):
     semantic-encoding loss). It is a sum over positions: maps of another size than in training shift it.
 
     Attributes:
-      num_classes: classes that an image may show.
       channels: of the 3x3 convolution (512 in the original); 0 keeps the map's, but takes at most 512.
       codewords: number of codewords.
-      dtype: compute type; the encoding is float32.
     """
 
-    num_classes: int
-    channels: int = 0
-    codewords: int = 32
-    dtype: Dtype = jnp.float32
+    channels: int = option(0, at_least=0)
+    codewords: int = option(32, at_least=1)
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """Returns the features with the deepest map weighed, and `presence['encnet']`.
 
-        `attention['encnet0']` assigns pixels to codewords, `attention['encnet_gate0']` is the weight of each channel.
-
-        Raises:
-          UserError: no codewords, or negative channels.
+        The record `encnet` assigns pixels to codewords, `encnet_gate` is the weight of each channel.
         """
-        check_least("config.model.attention.encnet", 1, codewords=self.codewords)
-        check_least("config.model.attention.encnet", 0, channels=self.channels)
         x = features.deepest
         x = ConvBN(lead_width(self.channels, x), dtype=self.dtype, name="lead")(x, train=train)
         b, h, w, c = x.shape
@@ -76,7 +68,7 @@ class ContextEncoding(Attention):
         context = nn.relu(encoded).mean(axis=(1, 3))
         gate = nn.sigmoid(nn.Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
         presence = nn.Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
+        sow_record(self, "encnet", AttentionMap(weights[:, None], query_size=(h, w)))
+        sow_record(self, "encnet_gate", GateMap(gate))
         features = features.with_presence("encnet", presence)
-        features = features.with_attention("encnet", AttentionMap(weights[:, None], query_size=(h, w)))
-        features = features.with_attention("encnet_gate", GateMap(gate))
-        return features.with_deepest(nn.relu(x + x * gate.astype(x.dtype)))
+        return features.with_deepest(nn.relu(x + gated(x, gate)))

@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.base import Attention, Records
-from attnseg_jax.models.features import Features
+from attnseg_jax.errors import OptionError
+from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
-from attnseg_jax.models.records import GateMap
+from attnseg_jax.models.options import option
+from attnseg_jax.models.records import GateMap, sow_record
 from attnseg_jax.ops.resize import resize
 
 
@@ -84,35 +84,28 @@ class Gate(Attention):
     Attributes:
       form: `oktay` or `leejunhyun`.
       channels: of the sum; 0 takes half of the skip's.
-      dtype: compute type; the sigmoid is float32.
     """
 
-    form: str = "oktay"
-    channels: int = 0
-    dtype: Dtype = jnp.float32
+    form: str = option("oktay", choices=tuple(FORMS))
+    channels: int = option(0, at_least=0)
     has_gate = True
-
-    def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns `features`."""
-        return features
 
     @nn.compact
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], Records]:
-        """Returns the gated skip and, as `gate4_` at stride 4, the gate `[b, h, w, 1]`.
+    ) -> Float[Array, "b h w c"]:
+        """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4.
 
         Raises:
-          UserError: an unknown form, negative channels, or a skip too small for the form.
+          OptionError: a skip too small for the form.
         """
-        key = "config.model.attention.gate"
-        check_known(key, FORMS, form=self.form)
-        check_least(key, 0, channels=self.channels)
         height, width = skip.shape[1:3]
         if self.form == "oktay" and min(height, width) < 2:
-            raise UserError(
-                f"{key}.form='oktay' halves the skip of stride {stride}, which is {height} x {width} pixels only: "
-                "use larger images, a finer skip or the form 'leejunhyun'"
+            hint = (
+                f"halves the skip of stride {stride}, which is {height} x {width} pixels only: use larger images, a "
+                "finer skip or the form 'leejunhyun'"
             )
+            raise OptionError("form", self.form, hint)
         y, gate = FORMS[self.form](self.channels, self.dtype, name=f"gate{stride}")(skip, signal, train=train)
-        return y, {f"gate{stride}_": GateMap(gate)}
+        sow_record(self, f"gate{stride}_", GateMap(gate))
+        return y

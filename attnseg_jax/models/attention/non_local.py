@@ -1,77 +1,18 @@
 """Non-local block (Wang et al. 2018, arXiv:1711.07971), after github.com/AlexHex7/Non-local_pytorch."""
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_known, check_least
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype, torch_default_init
-from attnseg_jax.models.records import DotProductMap
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, torch_default_init
+from attnseg_jax.models.options import option
+from attnseg_jax.models.records import DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention.non_local import dot_product_average
 from attnseg_jax.ops.pool import max_pool
 
 FORMS = ("embedded_gaussian", "gaussian", "dot_product")
-
-_KEY = "config.model.attention.nonlocal"
-
-
-class NonLocalBlock(nn.Module):
-    """`x + out(mean of the values, weighted by f(query, key))` for all pairs of positions.
-
-    Attributes as in `NonLocal`.
-    """
-
-    form: str = "embedded_gaussian"
-    channels: int = 0
-    sub_sample: bool = True
-    norm: bool = True
-    impl: str = "auto"
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], DotProductMap]:
-        """Returns the result and who attends to what.
-
-        Raises:
-          UserError: an unknown form, negative channels, or a map too small to be sub-sampled.
-        """
-        b, h, w, c = x.shape
-        check_known(_KEY, FORMS, form=self.form)
-        check_least(_KEY, 0, channels=self.channels)
-        if self.sub_sample and min(h, w) < 2:
-            raise UserError(
-                f"{_KEY}.sub_sample=True needs a map of at least 2x2 positions, not {h}x{w}: "
-                "set it to False, or give larger images"
-            )
-        channels = self.channels or max(c // 2, 1)
-
-        def project(name):
-            conv = Conv(channels, 1, use_bias=True, dtype=self.dtype, kernel_init=torch_default_init, name=name)
-            return conv(x)
-
-        embedded = self.form != "gaussian"
-        query = project("query") if embedded else x.astype(self.dtype)
-        key = project("key") if embedded else query
-        value = project("value")
-        if self.sub_sample:
-            key, value = max_pool(key, 2), max_pool(value, 2)
-        q, k, v = (t.reshape(b, -1, 1, t.shape[-1]) for t in (query, key, value))
-        record = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=key.shape[1:3])
-        if self.form == "dot_product":
-            record = record.replace(scale=1.0 / k.shape[1], softmax=False)
-            y = dot_product_average(q, k, v)
-        else:
-            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
-        out_init = torch_default_init if self.norm else nn.initializers.zeros
-        y = Conv(c, 1, use_bias=True, dtype=self.dtype, kernel_init=out_init, name="out")(y.reshape(b, h, w, channels))
-        if self.norm:
-            y = BatchNorm(dtype=self.dtype, scale_init=nn.initializers.zeros, name="norm")(y, train=train)
-        return x + y, record
 
 
 class NonLocal(Attention):
@@ -87,19 +28,47 @@ class NonLocal(Attention):
       sub_sample: keys and values are max-pooled 2x2; odd rows and columns at the end are left out.
       norm: batch normalisation after the last projection.
       impl: how the softmax forms are computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
-    form: str = "embedded_gaussian"
-    channels: int = 0
+    form: str = option("embedded_gaussian", choices=FORMS)
+    channels: int = option(0, at_least=0)
     sub_sample: bool = True
     norm: bool = True
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over; the map goes to `attention['nonlocal0']`."""
-        block = NonLocalBlock(self.form, self.channels, self.sub_sample, self.norm, self.impl, self.dtype, name="block")
-        x, record = block(features.deepest, train=train)
-        return features.with_deepest(x).with_attention("nonlocal", record)
+    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+        """Returns the map with what every position gathers; its weights are recorded as `nonlocal`.
+
+        Raises:
+          OptionError: a map too small to be sub-sampled.
+        """
+        b, h, w, c = x.shape
+        if self.sub_sample and min(h, w) < 2:
+            hint = f"needs a map of at least 2x2 positions, not {h}x{w}: set it to False, or give larger images"
+            raise OptionError("sub_sample", True, hint)
+        channels = self.channels or max(c // 2, 1)
+
+        def project(name: str) -> Array:
+            conv = Conv(channels, 1, use_bias=True, dtype=self.dtype, kernel_init=torch_default_init, name=name)
+            return conv(x)
+
+        embedded = self.form != "gaussian"
+        query = project("query") if embedded else x.astype(self.dtype)
+        key = project("key") if embedded else query
+        value = project("value")
+        if self.sub_sample:
+            key, value = max_pool(key, 2), max_pool(value, 2)
+        q, k, v = (t.reshape(b, -1, 1, t.shape[-1]) for t in (query, key, value))
+        record = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=key.shape[1:3])
+        if self.form == "dot_product":
+            record = record.replace(scale=1.0 / k.shape[1], softmax=False)
+            y = dot_product_average(q, k, v)
+        else:
+            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
+        sow_record(self, "nonlocal", record)
+        out_init = torch_default_init if self.norm else nn.initializers.zeros
+        y = Conv(c, 1, use_bias=True, dtype=self.dtype, kernel_init=out_init, name="out")(y.reshape(b, h, w, channels))
+        if self.norm:
+            y = BatchNorm(dtype=self.dtype, scale_init=nn.initializers.zeros, name="norm")(y, train=train)
+        return x + y

@@ -4,16 +4,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_known, check_least
-from attnseg_jax.models.attention.base import Attention, Records
-from attnseg_jax.models.features import Features, numbered
+from attnseg_jax.errors import OptionError
+from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.layers.conv import ConvBN, Dtype
-from attnseg_jax.models.records import AttentionMap, AttentionRecord, DotProductMap
+from attnseg_jax.models.options import option
+from attnseg_jax.models.records import AttentionMap, AttentionRecord, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention.psa import scores_of_positions
 from attnseg_jax.ops.resize import resize
 
-_KEY = "config.model.attention.psa"
 KINDS = {"collect": ("collect",), "distribute": ("distribute",), "both": ("collect", "distribute")}
 # The scale of PyTorch's default for convolutions: scores are small at first, attention is nearly uniform.
 _planes_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=2, out_axis=(0, 1))
@@ -67,7 +66,7 @@ class PSABranch(nn.Module):
         y = y.reshape(b, h * w, 1, c)
         q, k = (planes, y) if self.distribute else (y, planes)
         v = x.reshape(b, h * w, 1, c)
-        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
+        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
         return mixed, DotProductMap(q, k, scale=1.0)
 
     def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:
@@ -80,41 +79,6 @@ class PSABranch(nn.Module):
         v = x.reshape(b, h * w, c)
         mixed = jnp.einsum("bnm,bmc->bnc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return mixed.astype(v.dtype), AttentionMap(weights[:, None])
-
-
-class PSABlock(nn.Module):
-    """The map beside what its branches collect and distribute, projected back to its channels.
-
-    Attributes as in `PSA`.
-    """
-
-    kind: str = "both"
-    compact: bool = False
-    channels: int = 0
-    shrink: int = 2
-    mask_size: tuple[int, ...] = ()
-    impl: str = "auto"
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> tuple[Float[Array, "b h w d"], Records]:
-        """Returns a map of twice the channels; weights go out as `psa_collect` and `psa_distribute`."""
-        c = x.shape[-1]
-        parts, maps = [], {}
-        for i, branch in enumerate(KINDS[self.kind]):
-            part, maps[f"psa_{branch}"] = PSABranch(
-                branch == "distribute",
-                self.compact,
-                self.channels or max(1, c // 4),
-                self.shrink,
-                self.mask_size,
-                self.impl,
-                self.dtype,
-                name=f"branch{i}",
-            )(x, train=train)
-            parts.append(part)
-        y = ConvBN(c, 1, dtype=self.dtype, name="proj")(jnp.concatenate(parts, axis=-1), train=train)
-        return jnp.concatenate([x, resize(y, x.shape[1:3], align_corners=True)], axis=-1), maps
 
 
 class PSA(Attention):
@@ -133,40 +97,42 @@ class PSA(Attention):
       mask_size: height and width of the planes, odd unless compact; () is the map's at initialisation (compact) or
         twice that less 1, all offsets; parameters keep it when they are applied to another size.
       impl: how the compact form is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; the softmax is float32.
     """
 
-    kind: str = "both"
+    kind: str = option("both", choices=tuple(KINDS))
     compact: bool = False
-    channels: int = 0
-    shrink: int = 2
-    mask_size: tuple[int, ...] = ()
+    channels: int = option(0, at_least=0)
+    shrink: int = option(2, at_least=1)
+    mask_size: tuple[int, ...] = option((), at_least=1, lengths=(0, 2))
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with a deepest map of twice the channels; `attention` has `psa_collect0` and so on.
+    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w d"]:
+        """Returns a map of twice the channels, the given ones first; records are `psa_collect` and `psa_distribute`.
 
         Raises:
-          UserError: an unknown kind, a mask or shrinking that is no size, or negative channels.
+          OptionError: even planes unless compact; a map that cannot be shrunk so much.
         """
-        check_known(_KEY, KINDS, kind=self.kind)
-        check_least(_KEY, 1, shrink=self.shrink)
-        check_least(_KEY, 0, channels=self.channels)
-        h, w = features.deepest.shape[1:3]
+        h, w, c = x.shape[1:]
         # A smaller map later on only shrinks to less; from the start it is a mistake.
         if self.is_initializing() and self.shrink > min(h, w):
-            raise UserError(
-                f"{_KEY}.shrink={self.shrink} does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or "
-                "give larger images"
-            )
-        even = not self.compact and any(n % 2 == 0 for n in self.mask_size)
-        if len(self.mask_size) not in (0, 2) or min(self.mask_size, default=1) < 1 or even:
-            odd = "" if self.compact else "odd "
-            raise UserError(f"{_KEY}.mask_size={self.mask_size} must be a height and a width, two {odd}numbers, or ()")
-        block = PSABlock(
-            self.kind, self.compact, self.channels, self.shrink, self.mask_size, self.impl, self.dtype, name="block"
-        )
-        x, maps = block(features.deepest, train=train)
-        return features.with_deepest(x).replace(attention=numbered(features.attention, maps))
+            hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
+            raise OptionError("shrink", self.shrink, hint)
+        if not self.compact and any(n % 2 == 0 for n in self.mask_size):
+            raise OptionError("mask_size", self.mask_size, "must be two odd numbers, or (), unless compact")
+        attended = []
+        for i, branch in enumerate(KINDS[self.kind]):
+            y, record = PSABranch(
+                branch == "distribute",
+                self.compact,
+                self.channels or max(1, c // 4),
+                self.shrink,
+                self.mask_size,
+                self.impl,
+                self.dtype,
+                name=f"branch{i}",
+            )(x, train=train)
+            attended.append(y)
+            sow_record(self, f"psa_{branch}", record)
+        y = ConvBN(c, 1, dtype=self.dtype, name="proj")(jnp.concatenate(attended, axis=-1), train=train)
+        return jnp.concatenate([x, resize(y, (h, w), align_corners=True)], axis=-1)

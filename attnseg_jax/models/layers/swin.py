@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, mlp
-from attnseg_jax.models.records import AttentionMap
+from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention import window as window_ops
 
@@ -25,7 +25,7 @@ class ShiftedWindowAttention(nn.Module):
       heads: number of heads, a divisor of the channels.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; the softmax is float32.
-      impl_key: what an error calls `impl`.
+      record: name that the weights of every pixel are recorded under; "" records none.
     """
 
     window: int
@@ -33,11 +33,11 @@ class ShiftedWindowAttention(nn.Module):
     heads: int
     impl: str = "auto"
     dtype: Dtype = jnp.float32
-    impl_key: str = "impl"
+    record: str = ""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], AttentionMap]:
-        """Returns the attended map and the weights of every pixel."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns the attended map."""
         b, h, w, c = x.shape
         size, window = (h, w), self.window
         shift = window_ops.usable_shift(size, window, self.shift)
@@ -53,26 +53,22 @@ class ShiftedWindowAttention(nn.Module):
         if any(shift):
             mask = window_ops.window_mask(size, window, shift)[None]
             mask = jnp.broadcast_to(mask, (b, g, s, s)).reshape(b * g, 1, s, s)
-        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl, key=self.impl_key)
+        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl)
         y = nn.Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
-        weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)
-        weights = weights.reshape(b, g, self.heads, s, s).swapaxes(2, 3).reshape(b, g, s, self.heads * s)
-        weights = window_ops.merge(weights, size, window, shift).reshape(b, h * w, self.heads, s).swapaxes(1, 2)
-        record = AttentionMap(weights, window_ops.window_keys(size, window, shift), size, size)
-        return window_ops.merge(y, size, window, shift), record
+        if self.record:
+            weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)
+            weights = weights.reshape(b, g, self.heads, s, s).swapaxes(2, 3).reshape(b, g, s, self.heads * s)
+            weights = window_ops.merge(weights, size, window, shift).reshape(b, h * w, self.heads, s).swapaxes(1, 2)
+            keys = window_ops.window_keys(size, window, shift)
+            sow_record(self, self.record, AttentionMap(weights, keys, size, size))
+        return window_ops.merge(y, size, window, shift)
 
 
 class SwinBlock(nn.Module):
     """`x + attend(norm(x))`, then `x + mlp(norm(x))`, the MLP with exact GELU.
 
-    Attributes:
-      window: pixels on a side of a window.
-      shift: pixels by which the windows are moved down and right.
-      heads: number of heads, a divisor of the channels.
+    Attributes as in `ShiftedWindowAttention`, and:
       mlp_ratio: hidden width of the MLP, in channels.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
-      impl_key: what an error calls `impl`.
       drop_path: rate at which a branch is dropped, in training.
     """
 
@@ -80,21 +76,19 @@ class SwinBlock(nn.Module):
     shift: int
     heads: int
     mlp_ratio: float = 4.0
+    drop_path: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
-    impl_key: str = "impl"
-    drop_path: float = 0.0
+    record: str = ""
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], AttentionMap]:
-        """Returns the map after attention and MLP, and the weights of every pixel."""
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+        """Returns the map after attention and MLP."""
         attend = ShiftedWindowAttention(
-            self.window, self.shift, self.heads, self.impl, self.dtype, self.impl_key, name="attn"
+            self.window, self.shift, self.heads, self.impl, self.dtype, self.record, name="attn"
         )
-        y, record = attend(layer_norm("norm1", _EPSILON)(x))
+        y = attend(layer_norm("norm1", _EPSILON)(x))
         x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
         y = mlp(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
-        return x + drop_path(y, self.drop_path, train=train), record
+        return x + drop_path(y, self.drop_path, train=train)

@@ -24,17 +24,17 @@ SEMSEG_PSPNET: Rules = (
 # EMANet of network.py without its backbone: `Segmenter` with attention `ema` and the decoder `fcn`, `channels=256`.
 EMANET_HEAD: Rules = (
     (r"^fc0\.", "attention.lead."),
-    (r"^emau\.", "attention.unit."),
+    (r"^emau\.", "attention."),
     (r"^fc1\.0\.", "decoder.head.conv."),
     (r"^fc2\.", "decoder.head.classifier."),
-    (r"^(attention\.unit\.conv2)\.0\.", r"\1.conv."),
-    (r"^(attention\.unit\.conv2)\.1\.", r"\1.bn."),
+    (r"^(attention\.conv2)\.0\.", r"\1.conv."),
+    (r"^(attention\.conv2)\.1\.", r"\1.bn."),
 )
 
 # SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: `ObjectContext`,
 # `ObjectAttention`.
 OCR_MODULES: Rules = (
-    (r"\bobject_context_block\.", "attend."),
+    (r"\bobject_context_block\.", ""),
     (r"\bconv_bn_dropout\.", "out."),
     (r"\bf_(pixel|object)\.([01])\.", r"\g<1>0.\2."),
     (r"\bf_(pixel|object)\.2\.", r"\g<1>1.0."),
@@ -47,7 +47,7 @@ OCR_MODULES: Rules = (
 # SpatialOCRNet of lib/models/nets/ocrnet.py without its backbone: `Segmenter` with attention `ocr`, `aux_stride=16`,
 # and the decoder `fcn`, `convs=0`.
 OCRNET_HEAD: Rules = (
-    (r"^spatial_ocr_head\.", "attention.context."),
+    (r"^spatial_ocr_head\.", "attention."),
     (r"^conv_3x3\.0\.", "attention.lead_in.conv."),
     (r"^conv_3x3\.1\.0\.", "attention.lead_in.bn."),
     (r"^dsn_head\.0\.", "attention.aux_conv.conv."),

@@ -1,0 +1,49 @@
+"""Gates of channels and of positions: what squeeze-and-excitation and its relatives share."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from attnseg_jax.models.layers.conv import Dtype
+
+
+def reduced_width(channels: int, reduction: int) -> int:
+    """Hidden width of a channel gate: a `reduction`-th of the channels, at least 1.
+
+    >>> reduced_width(64, 16), reduced_width(8, 16)
+    (4, 1)
+    """
+    return max(1, channels // reduction)
+
+
+def pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
+    """Mean `[b, 1, 1, c]` over all positions, float32."""
+    return x.mean((1, 2), keepdims=True, dtype=jnp.float32)
+
+
+def gated(x: Float[Array, "b h w c"], gate: Float[Array, "b y x a"]) -> Float[Array, "b h w c"]:
+    """`x` times a gate of channels or of positions, in the type of `x`."""
+    return x * gate.astype(x.dtype)
+
+
+class ChannelScores(nn.Module):
+    """Two dense layers with a ReLU between them, from one value a channel to one score a channel.
+
+    Attributes:
+      reduction: the hidden width is the channels divided by it, at least 1.
+      use_bias: adds biases to both layers.
+      dtype: compute type.
+    """
+
+    reduction: int
+    use_bias: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b y x c"]:
+        """Returns float32 scores."""
+        c = x.shape[-1]
+        hidden = reduced_width(c, self.reduction)
+        x = nn.Dense(hidden, use_bias=self.use_bias, dtype=self.dtype, name="down")(x)
+        x = nn.Dense(c, use_bias=self.use_bias, dtype=self.dtype, name="up")(nn.relu(x))
+        return x.astype(jnp.float32)
