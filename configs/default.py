@@ -100,11 +100,15 @@ def get_config() -> ConfigDict:
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
+    config.model.attention.name = "self"
     # Weights of the backbone to start from, named as in `init_from`, which goes before it; '' is off.
     config.model.backbone.pretrained = ""
     # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
     config.model.backbone.freeze = "none"
-    # Whether logits are enlarged to the image with aligned corners, as models of segmentation_models_pytorch,
+    # An auxiliary FCN head on the map of nominal stride `aux_stride`, trained with `loss.aux_weight`.
+    config.model.decoder.aux = False
+    config.model.decoder.aux_stride = 16
+    # Whether logits are upsampled to the image with aligned corners, as models of segmentation_models_pytorch,
     # hszhao/semseg, EMANet and OCRNet do with their weights, or with half-pixel centres.
     config.model.decoder.align_corners = False
     # 'all' keeps the decoder as it is; with the backbone's 'all' the attention mechanism alone is trained. Or 'none'.
