@@ -6,13 +6,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
-from attnseg_jax.models.backbones.base import check_size
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
+from attnseg_jax.models.options import option
 
-_LEAST_SIZE = 32
 _init = nn.initializers.truncated_normal(0.02)
 
 
@@ -40,43 +39,40 @@ class ConvNeXtBlock(nn.Module):
         return x + drop_path(y, self.drop_path, train=train)
 
 
-class ConvNeXt(nn.Module):
+class ConvNeXt(Backbone):
     """Four stages of convolutions built like a transformer's; maps at the strides 4, 8, 16 and 32.
 
     The maps are what the stages put out, which torchvision does not normalise; with `stage_norms` they are, as its
     authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill these. Every halving leaves out
     an odd last row and column, as the original does: images of a multiple of 32 are seen whole.
 
-    A subclass names the blocks of its four stages (`depths`), their channels (`widths`) and itself in a config (`key`).
+    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
 
     Attributes:
       stage_norms: normalises the maps.
       layer_scale: what the factors of every branch start at; 0 leaves them out.
       drop_path: rate at which the last block's branch is dropped in training, growing from 0 in the first (0.1 in
         `convnext_t`, 0.4 in `convnext_s`, 0.5 in `convnext_b`).
-      dtype: compute type; normalisation is float32.
     """
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
-    key: ClassVar[str]
+    layouts = ("torchvision_convnext",)
+    least_size = 32
 
     stage_norms: bool = False
-    layer_scale: float = 1e-6
-    drop_path: float = 0.0
-    dtype: Dtype = jnp.float32
+    layer_scale: float = option(1e-6, at_least=0)
+    drop_path: float = option(0.0, at_least=0, below=1)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: an image of which a stage would see nothing, a negative scale, or a rate that is none.
+          OptionError: an image of which a stage would see nothing.
         """
-        path = f"config.model.backbone.{self.key}"
-        check_size(self.key, image.shape[1:3], _LEAST_SIZE)
-        check_least(path, 0, layer_scale=self.layer_scale)
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        self.check_size(image)
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths), 1):
             x = self._down(x, stage, width)
@@ -101,14 +97,12 @@ class ConvNeXtT(ConvNeXt):
     """ConvNeXt-T: 18 blocks."""
 
     depths = (3, 3, 9, 3)
-    key = "convnext_t"
 
 
 class ConvNeXtS(ConvNeXt):
     """ConvNeXt-S: 36 blocks."""
 
     depths = (3, 3, 27, 3)
-    key = "convnext_s"
 
 
 class ConvNeXtB(ConvNeXt):
@@ -116,4 +110,3 @@ class ConvNeXtB(ConvNeXt):
 
     depths = (3, 3, 27, 3)
     widths = (128, 256, 512, 1024)
-    key = "convnext_b"

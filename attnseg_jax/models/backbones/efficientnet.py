@@ -3,15 +3,13 @@
 import math
 from typing import ClassVar
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_rate
-from attnseg_jax.models.backbones.base import check_output_stride
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import Dtype
 from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.conv import same_padding
 
 # Kernel, stride, expansion, channels and blocks of every stage of lite0.
@@ -33,10 +31,10 @@ def _depths(variant: int) -> list[int]:
     return [repeats if repeats == 1 else math.ceil(_VARIANTS[variant][1] * repeats) for *_, repeats in _STAGES]
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Backbone):
     """EfficientNet-Lite; maps at the nominal strides 2, 4, 8, 16 and 32.
 
-    A map is the output of the last block at its stride, which ends in a normalisation and is not rectified.
+    A map is the output of the last block at its stride, which ends in a normalisation, without a ReLU.
     Convolutions are padded as TensorFlow's 'SAME', by the size of their own input, so any image size works. Where the
     output stride is below 32 the later stages keep their resolution and dilate their depthwise convolutions; the
     first block of such a stage still has the dilation of the stage before.
@@ -47,26 +45,17 @@ class EfficientNetLite(nn.Module):
         training.
       static_padding: pads every image as one of the size of the original training, as the package
         `efficientnet-lite-pytorch` does; the same where the halved sizes are odd and even alike.
-      dtype: compute type.
     """
 
     variant: ClassVar[int]
 
-    output_stride: int = 32
-    drop_path: float = 0.0
+    output_stride: int = output_stride_option()
+    drop_path: float = option(0.0, at_least=0, below=1)
     static_padding: bool = False
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          UserError: an unknown output stride, or a rate that is none.
-        """
-        path = f"config.model.backbone.efficientnet_lite{self.variant}"
-        check_output_stride(path, self.output_stride)
-        check_rate(path, drop_path=self.drop_path)
+        """Returns the feature maps of `image` (float, normalised)."""
         padding = self._padding(image, 1, 3, 2, 1)
         x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
         maps, depths = {}, _depths(self.variant)
@@ -105,27 +94,32 @@ class EfficientNetLite0(EfficientNetLite):
     """EfficientNet-Lite0: 16 blocks, 320 channels at the end; trained on images of 224 pixels."""
 
     variant = 0
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
 
 
 class EfficientNetLite1(EfficientNetLite):
     """EfficientNet-Lite1: 20 blocks, 320 channels at the end; trained on images of 240 pixels."""
 
     variant = 1
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
 
 
 class EfficientNetLite2(EfficientNetLite):
     """EfficientNet-Lite2: 20 blocks, 352 channels at the end; trained on images of 260 pixels."""
 
     variant = 2
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
 
 
 class EfficientNetLite3(EfficientNetLite):
     """EfficientNet-Lite3: 24 blocks, 384 channels at the end; trained on images of 280 pixels."""
 
     variant = 3
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
 
 
 class EfficientNetLite4(EfficientNetLite):
     """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
 
     variant = 4
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite4_pytorch")

@@ -6,22 +6,21 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.attention.efficient import EfficientAttention
-from attnseg_jax.models.backbones.base import check_size
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.features import Features
+from attnseg_jax.models.layers.attention import reduced_multi_head
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, drop_path_rates
+from attnseg_jax.models.options import option
 
 # As transformers 5 computes; NVlabs' code has 1e-6 in the blocks and after the stages.
 _EPSILON = 1e-5
 _HEADS = (1, 2, 5, 8)
 _REDUCTIONS = (8, 4, 2, 1)
-# The first map of a smaller image has fewer rows or columns than the first reduction takes together.
-_LEAST_SIZE = 29
 
 
 class MixBlock(nn.Module):
-    """`x + attend(norm(x))`, then `x + mix(norm(x))`, a MLP with a depthwise 3x3 convolution inside.
+    """`x + attend(norm(x))`, then `x + mix(norm(x))`, an MLP with a depthwise 3x3 convolution inside.
 
     Attributes:
       heads: number of heads, a divisor of the channels.
@@ -29,7 +28,6 @@ class MixBlock(nn.Module):
       drop_path: rate at which a branch is dropped, in training.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
-      impl_key: what an error calls `impl`.
     """
 
     heads: int
@@ -37,17 +35,15 @@ class MixBlock(nn.Module):
     drop_path: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
-    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """Returns the map after attention and MLP."""
         c = x.shape[-1]
         y = layer_norm("norm1", _EPSILON)(x).astype(self.dtype)
-        attend = EfficientAttention(
-            self.heads, self.reduction, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
-        )
-        x = x + drop_path(attend(y)[0], self.drop_path, train=train)
+        options = {name: getattr(self, name) for name in ("heads", "reduction", "impl", "dtype")}
+        y, _ = reduced_multi_head(y, **options)
+        x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
         y = nn.Dense(4 * c, dtype=self.dtype, name="mlp_in")(y)
         # Fan-in: each of these filters reads 9 numbers, and the original scales by that.
@@ -57,39 +53,38 @@ class MixBlock(nn.Module):
         return x + drop_path(y, self.drop_path, train=train)
 
 
-class MiT(nn.Module):
+class MiT(Backbone):
     """Four stages of overlapping patches and blocks of reduced attention; maps at the strides 4, 8, 16 and 32.
 
     A map is its stage's output after the stage's normalisation, as SegFormer's decoder takes it. There are no position
     tables: images have any size from 29x29 on. github.com/NVlabs/SegFormer.
 
-    A subclass names the blocks of its four stages (`depths`), their channels (`widths`) and itself in a config (`key`).
+    A subclass names the blocks of its four stages (`depths`) and their channels (`widths`).
 
     Attributes:
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.1 in
         the paper).
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (64, 128, 320, 512)
-    key: ClassVar[str]
+    layouts = ("transformers_segformer",)
+    # The first map of a smaller image has fewer rows or columns than the first reduction takes together.
+    least_size = 29
 
-    drop_path: float = 0.0
+    drop_path: float = option(0.0, at_least=0, below=1)
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: an image too small for the first reduction of keys, or a rate that is none.
+          OptionError: an image too small for the first reduction of keys.
         """
-        path = f"config.model.backbone.{self.key}"
-        check_size(self.key, image.shape[1:3], _LEAST_SIZE)
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        self.check_size(image)
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths)):
             kernel, stride = (3, 2) if stage else (7, 4)
@@ -102,7 +97,6 @@ class MiT(nn.Module):
                     next(rates),
                     self.impl,
                     self.dtype,
-                    f"{path}.impl",
                     name=f"block{stage}_{i}",
                 )
                 x = block(x, train=train)
@@ -116,39 +110,33 @@ class MiTB0(MiT):
 
     depths = (2, 2, 2, 2)
     widths = (32, 64, 160, 256)
-    key = "mit_b0"
 
 
 class MiTB1(MiT):
     """MiT-B1: two blocks a stage."""
 
     depths = (2, 2, 2, 2)
-    key = "mit_b1"
 
 
 class MiTB2(MiT):
     """MiT-B2: 16 blocks."""
 
     depths = (3, 4, 6, 3)
-    key = "mit_b2"
 
 
 class MiTB3(MiT):
     """MiT-B3: 28 blocks."""
 
     depths = (3, 4, 18, 3)
-    key = "mit_b3"
 
 
 class MiTB4(MiT):
     """MiT-B4: 41 blocks."""
 
     depths = (3, 8, 27, 3)
-    key = "mit_b4"
 
 
 class MiTB5(MiT):
     """MiT-B5: 52 blocks."""
 
     depths = (3, 6, 40, 3)
-    key = "mit_b5"

@@ -1,15 +1,13 @@
 """MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), after torchvision's `models/mobilenetv3.py`."""
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import check_output_stride
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import Dtype
 from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
 
-# Kernel, expanded channels, channels, squeeze-and-excitation, hard swish (else a rectifier), stride.
+# Kernel, expanded channels, channels, squeeze-and-excitation, hard swish (else ReLU), stride.
 _LARGE = (
     (3, 16, 16, False, False, 1),
     (3, 64, 24, False, False, 2),
@@ -29,7 +27,7 @@ _LARGE = (
 )
 
 
-class MobileNetV3Large(nn.Module):
+class MobileNetV3Large(Backbone):
     """MobileNetV3-Large; maps at the nominal strides 2 (stem), 4, 8, 16 and 32.
 
     As torchvision hands them to its segmentation heads, the maps of the strides 4, 8 and 16 are the linear outputs of
@@ -39,20 +37,15 @@ class MobileNetV3Large(nn.Module):
 
     Attributes:
       output_stride: 8, 16 (torchvision's `dilated`) or 32.
-      dtype: compute type.
     """
 
-    output_stride: int = 32
-    dtype: Dtype = jnp.float32
+    layouts = ("torchvision_mobilenet_v3",)
+
+    output_stride: int = output_stride_option()
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          UserError: an unknown output stride.
-        """
-        check_output_stride("config.model.backbone.mobilenet_v3_large", self.output_stride)
+        """Returns the feature maps of `image` (float, normalised)."""
         x = ConvNorm(16, 3, 2, activation=nn.hard_swish, dtype=self.dtype, name="stem")(image, train=train)
         maps, nominal = {2: x}, 2
         for i, (kernel, expanded, features, squeeze, swish, stride) in enumerate(_LARGE, 1):

@@ -11,7 +11,7 @@ from attnseg_jax.ops import pool
 STRIDES = (4, 8, 16, 32)
 
 
-class Enlarge(nn.Module):
+class Upsample(nn.Module):
     """A transposed 2x2 convolution of stride 2, which doubles height and width.
 
     Attributes:
@@ -59,8 +59,8 @@ class SimplePyramid(nn.Module):
             x = pool.max_pool(x, 2, 2, ceil_mode=True)
         for i in range(max(self.stride // stride, 1).bit_length() - 1):
             if i:
-                x = nn.gelu(layer_norm(f"enlarge_norm{stride}")(x).astype(self.dtype), approximate=False)
-            x = Enlarge(x.shape[-1] // 2, self.dtype, name=f"enlarge{stride}_{i}")(x)
+                x = nn.gelu(layer_norm(f"upsample_norm{stride}")(x).astype(self.dtype), approximate=False)
+            x = Upsample(x.shape[-1] // 2, self.dtype, name=f"upsample{stride}_{i}")(x)
         for kernel, name in ((1, "lateral"), (3, "output")):
             x = Conv(self.channels, kernel, dtype=self.dtype, name=f"{name}{stride}")(x)
             x = layer_norm(f"{name}_norm{stride}")(x).astype(self.dtype)

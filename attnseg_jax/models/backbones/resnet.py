@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.backbones.base import check_output_stride
+from attnseg_jax.errors import OptionError
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
+from attnseg_jax.models.options import option
 from attnseg_jax.ops import pool
 
 
@@ -53,12 +54,12 @@ class Block(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """ResNet without its classifier; maps at the nominal strides 2 (stem), 4, 8, 16 and 32.
 
     Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions.
 
-    A subclass names the blocks of its four stages (`depths`), their form (`bottleneck`) and itself in a config (`key`).
+    A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`).
 
     Attributes:
       output_stride: 8, 16 or 32.
@@ -67,27 +68,27 @@ class ResNet(nn.Module):
         in torchvision.
       multi_grid: factors of the dilation of the last stage's blocks, such as `(1, 2, 4)`; the first one counts where
         the first block contracts, too.
-      dtype: compute type.
     """
 
     depths: ClassVar[tuple[int, ...]]
     bottleneck: ClassVar[bool]
-    key: ClassVar[str]
+    layouts = ("torchvision_resnet",)
 
-    output_stride: int = 32
+    output_stride: int = output_stride_option()
     zero_init_residual: bool = False
     contract_dilation: bool = True
-    multi_grid: tuple[int, ...] = ()
-    dtype: Dtype = jnp.float32
+    multi_grid: tuple[int, ...] = option((), at_least=1)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: an unknown output stride, or a multi-grid of another length than the last stage.
+          OptionError: a multi-grid of another length than the last stage.
         """
-        self._check()
+        if len(self.multi_grid) not in (0, self.depths[-1]):
+            hint = f"must name a factor of at least 1 for each of the last stage's {self.depths[-1]} blocks, or none"
+            raise OptionError("multi_grid", self.multi_grid, hint)
         x = self._stem(image, train=train)
         maps = {2: x}
         x = pool.max_pool(x, 3, 2, 1)
@@ -115,22 +116,12 @@ class ResNet(nn.Module):
         x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
 
-    def _check(self):
-        path = f"config.model.backbone.{self.key}"
-        check_output_stride(path, self.output_stride)
-        if len(self.multi_grid) not in (0, self.depths[-1]) or min(self.multi_grid, default=1) < 1:
-            raise UserError(
-                f"{path}.multi_grid={self.multi_grid} must name a factor of at least 1 for each of the last stage's "
-                f"{self.depths[-1]} blocks, or none"
-            )
-
 
 class ResNet18(ResNet):
     """ResNet-18: basic blocks, 512 channels at the end."""
 
     depths = (2, 2, 2, 2)
     bottleneck = False
-    key = "resnet18"
 
 
 class ResNet34(ResNet):
@@ -138,7 +129,6 @@ class ResNet34(ResNet):
 
     depths = (3, 4, 6, 3)
     bottleneck = False
-    key = "resnet34"
 
 
 class ResNet50(ResNet):
@@ -146,7 +136,6 @@ class ResNet50(ResNet):
 
     depths = (3, 4, 6, 3)
     bottleneck = True
-    key = "resnet50"
 
 
 class ResNet101(ResNet):
@@ -154,7 +143,6 @@ class ResNet101(ResNet):
 
     depths = (3, 4, 23, 3)
     bottleneck = True
-    key = "resnet101"
 
 
 class DeepStem(ResNet):
@@ -164,7 +152,9 @@ class DeepStem(ResNet):
     EMANet have `(64, 64, 128)`.
     """
 
-    stem: tuple[int, ...] = (32, 32, 64)
+    layouts = ("mmseg_resnet_v1c",)
+
+    stem: tuple[int, ...] = option((32, 32, 64), at_least=1, lengths=(3,))
 
     def _stem(self, image, *, train):
         x = image
@@ -173,18 +163,12 @@ class DeepStem(ResNet):
             x = nn.relu(BatchNorm(dtype=self.dtype, name=f"stem{i}_bn")(x, train=train))
         return x
 
-    def _check(self):
-        super()._check()
-        if len(self.stem) != 3 or min(self.stem) < 1:
-            raise UserError(f"config.model.backbone.{self.key}.stem={self.stem} must name three numbers of channels")
-
 
 class ResNet50V1c(DeepStem):
     """ResNet-50 with the deep stem: bottleneck blocks, 2048 channels at the end."""
 
     depths = (3, 4, 6, 3)
     bottleneck = True
-    key = "resnet50_v1c"
 
 
 class ResNet101V1c(DeepStem):
@@ -192,4 +176,3 @@ class ResNet101V1c(DeepStem):
 
     depths = (3, 4, 23, 3)
     bottleneck = True
-    key = "resnet101_v1c"

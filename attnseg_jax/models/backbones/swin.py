@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import check_size
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path_rates
 from attnseg_jax.models.layers.swin import SwinBlock
+from attnseg_jax.models.options import option
 
 _WINDOW = 7
 _PATCH = 4
@@ -37,44 +38,42 @@ class PatchMerging(nn.Module):
         return nn.Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
 
 
-class Swin(nn.Module):
+class Swin(Backbone):
     """Four stages of attention in windows of 7x7, every second block's shifted by 3; maps at the strides 4, 8, 16, 32.
 
     The maps are what the stages put out, of which torchvision normalises the last only; with `stage_norms` the others
     are normalised too, as Swin's authors and mmsegmentation hand them to decoders, but ImageNet weights do not fill
     these. Rows and columns of the image beyond a multiple of 4 are not seen.
 
-    A subclass names the channels of the first stage (`width`), the blocks of each stage (`depths`), their attention
-    heads (`heads`) and itself in a config (`key`).
+    A subclass names the channels of the first stage (`width`), the blocks of each stage (`depths`) and their attention
+    heads (`heads`).
 
     Attributes:
       stage_norms: normalises the maps of the strides 4, 8 and 16.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.2 in
         `swin_t`, 0.3 in `swin_s`, 0.5 in `swin_b`).
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     width: ClassVar[int] = 96
     depths: ClassVar[tuple[int, ...]]
     heads: ClassVar[tuple[int, ...]] = (3, 6, 12, 24)
-    key: ClassVar[str]
+    layouts = ("torchvision_swin",)
+    least_size = _PATCH
 
     stage_norms: bool = False
-    drop_path: float = 0.0
+    drop_path: float = option(0.0, at_least=0, below=1)
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: an image smaller than a patch, or a rate that is none.
+          OptionError: an image smaller than a patch.
         """
-        path = f"config.model.backbone.{self.key}"
-        check_size(self.key, image.shape[1:3], _PATCH)
-        rates = iter(drop_path_rates(self.drop_path, sum(self.depths), path=path))
+        self.check_size(image)
+        rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
         x = layer_norm("patch_norm", _EPSILON)(x).astype(self.dtype)
         maps = {}
@@ -89,10 +88,9 @@ class Swin(nn.Module):
                     impl=self.impl,
                     dtype=self.dtype,
                     drop_path=next(rates),
-                    impl_key=f"{path}.impl",
                     name=f"stage{stage}_{i}",
                 )
-                x, _ = block(x, train=train)
+                x = block(x, train=train)
             stride = 2 * 2**stage
             maps[stride] = x
             if stride == 32 or self.stage_norms:
@@ -105,14 +103,12 @@ class SwinT(Swin):
     """Swin-T: 12 blocks."""
 
     depths = (2, 2, 6, 2)
-    key = "swin_t"
 
 
 class SwinS(Swin):
     """Swin-S: 24 blocks."""
 
     depths = (2, 2, 18, 2)
-    key = "swin_s"
 
 
 class SwinB(Swin):
@@ -121,4 +117,3 @@ class SwinB(Swin):
     width = 128
     depths = (2, 2, 18, 2)
     heads = (4, 8, 16, 32)
-    key = "swin_b"

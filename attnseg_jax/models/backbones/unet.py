@@ -1,42 +1,36 @@
 """U-Net's encoder (Ronneberger et al. 2015, arXiv:1505.04597), after LeeJunHyun/Image_Segmentation's `network.py`."""
 
-from typing import ClassVar
-
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_least
-from attnseg_jax.models.backbones.base import check_size
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import ConvBN, Dtype
+from attnseg_jax.models.layers.conv import ConvBN
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.pool import max_pool
 
 
-class UNetEncoder(nn.Module):
-    """Two 3x3 convolutions (each with bias, normalisation and rectifier) at each stride, poolings between.
+class UNetEncoder(Backbone):
+    """Two 3x3 convolutions (each with bias, normalisation and ReLU) at each stride, poolings between.
 
     Maps are at the strides 1, 2, 4, 8 and 16. Maps keep their size in a convolution; the paper's lose their margin.
 
     Attributes:
       width: channels of the finest map; every next one has twice as many.
-      dtype: compute type.
     """
 
-    key: ClassVar[str] = "unet"
+    least_size = 16
 
-    width: int = 64
-    dtype: Dtype = jnp.float32
+    width: int = option(64, at_least=1)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: a width below 1, or an image of fewer than 16 pixels in height or width.
+          OptionError: an image of fewer than 16 pixels in height or width.
         """
-        check_least(f"config.model.backbone.{self.key}", 1, width=self.width)
-        check_size(self.key, image.shape[1:3], 16)
+        self.check_size(image)
         maps, x = {}, image
         for stage in range(5):
             x = max_pool(x, 2) if stage else x

@@ -6,50 +6,46 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import check_output_stride, check_size
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
+from attnseg_jax.models.layers.conv import BatchNorm, Conv
 from attnseg_jax.ops import pool
 
 # Name in `Features.extras` of {stride of a map: where in it the maxima of its pooling stand}.
 POOL_INDICES = "pool_indices"
 
 
-class VGG(nn.Module):
+class VGG(Backbone):
     """VGG without its classifier; maps at the nominal strides 1, 2, 4, 8, 16 (each before its pooling) and 32.
 
-    A map is what the last rectifier of its stage puts out; that of stride 32 is the last pooling's result. The
+    A map is what the last ReLU of its stage puts out; that of stride 32 is the last pooling's result. The
     poolings' indices are in `extras["pool_indices"]`, by the stride of the map they point into, for un-pooling.
 
     Where the output stride is below 32 the last poolings keep their resolution, as do the convolutions behind them,
     whose taps then stand farther apart, as those of the next pooling do: every other pixel is that of stride 32. Such
     poolings leave no indices.
 
-    Layers are named as in torchvision by their number, which counts norms, rectifiers and poolings too. A subclass
-    names the convolutions of its five stages (`depths`), whether a norm follows each (`norm`) and itself in a config
-    (`key`).
+    Layers are named as in torchvision by their number, which counts norms, ReLUs and poolings too. A subclass
+    names the convolutions of its five stages (`depths`) and whether a norm follows each (`norm`).
 
     Attributes:
       output_stride: 8, 16 or 32.
-      dtype: compute type.
     """
 
     depths: ClassVar[tuple[int, ...]]
     norm: ClassVar[bool]
-    key: ClassVar[str]
+    layouts = ("torchvision_vgg",)
 
-    output_stride: int = 32
-    dtype: Dtype = jnp.float32
+    output_stride: int = output_stride_option()
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).
 
         Raises:
-          UserError: an unknown output stride, or an image of fewer pixels than that.
+          OptionError: an image of fewer pixels than the output stride.
         """
-        check_output_stride(f"config.model.backbone.{self.key}", self.output_stride)
-        check_size(self.key, image.shape[1:3], self.output_stride)
+        self.check_size(image, self.output_stride)
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):
             stride = 2**stage
@@ -83,7 +79,6 @@ class VGG16(VGG):
 
     depths = (2, 2, 3, 3, 3)
     norm = False
-    key = "vgg16"
 
 
 class VGG16_BN(VGG):
@@ -91,4 +86,3 @@ class VGG16_BN(VGG):
 
     depths = (2, 2, 3, 3, 3)
     norm = True
-    key = "vgg16_bn"

@@ -6,17 +6,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_known, check_least
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import MultiHeadAttention
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
 
 # Patch -> nominal stride; the others have no maps a decoder asks for.
 _STRIDES = {8: 8, 14: 16, 16: 16}
-_RESIZES = ("bicubic", "bilinear")
 
 
 class Block(nn.Module):
@@ -30,7 +30,6 @@ class Block(nn.Module):
       norm_epsilon: added to the variance in layer normalisation.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
       dtype: compute type; softmax and normalisation are float32.
-      impl_key: what an error calls `impl`.
     """
 
     heads: int
@@ -40,17 +39,13 @@ class Block(nn.Module):
     norm_epsilon: float = 1e-6
     impl: str = "auto"
     dtype: Dtype = jnp.float32
-    impl_key: str = "impl"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool = False) -> Float[Array, "b n c"]:
         """Returns the tokens after attention and MLP."""
         y = layer_norm("norm1", self.norm_epsilon)(x).astype(self.dtype)
-        attend = MultiHeadAttention(
-            self.heads, impl=self.impl, dtype=self.dtype, impl_key=self.impl_key, name="attention"
-        )
-        y, _ = attend(y, y)
-        x = x + self._branch("layer_scale1", y, train)
+        attend = MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, name="attention")
+        x = x + self._branch("layer_scale1", attend(y, y), train)
         y = layer_norm("norm2", self.norm_epsilon)(x).astype(self.dtype)
         y = mlp(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
         return x + self._branch("layer_scale2", y, train)
@@ -60,14 +55,14 @@ class Block(nn.Module):
         return drop_path(y, self.drop_path, train=train)
 
 
-class ViT(nn.Module):
+class ViT(Backbone):
     """Blocks of self-attention over the patches and a class token; one map, or with `pyramid` four.
 
     The map is that of the patches after the last normalisation; `extras["class_token"]` is the class token's `[b, c]`
     there. An image that the patches do not divide is padded with zeros at the bottom and right, as Segmenter does:
     `Features.padded_size`. The map's nominal stride is 16 for patches of 14 pixels, too. O(n^2 c) in the patches.
 
-    A subclass names the channels (`width`), blocks (`depth`), attention heads (`heads`) and itself in a config (`key`).
+    A subclass names the channels (`width`), blocks (`depth`) and attention heads (`heads`).
 
     Attributes:
       patch_size: pixels on a side of a patch: 8, 14 (DINOv2) or 16.
@@ -80,35 +75,27 @@ class ViT(nn.Module):
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first.
       norm_epsilon: added to the variance in layer normalisation: 1e-6 in timm and DINOv2, 1e-5 in Segmenter.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     width: ClassVar[int]
     depth: ClassVar[int]
     heads: ClassVar[int]
-    key: ClassVar[str]
+    layouts = ("timm_vit", "transformers_vit", "transformers_dinov2")
 
-    patch_size: int = 16
-    position_size: tuple[int, int] = (14, 14)
-    position_resize: str = "bicubic"
+    patch_size: int = option(16, choices=tuple(_STRIDES))
+    position_size: tuple[int, int] = option((14, 14), at_least=1, lengths=(2,))
+    position_resize: str = option("bicubic", choices=("bicubic", "bilinear"))
     position_antialias: bool = True
-    layer_scale: float = 0.0
+    layer_scale: float = option(0.0, at_least=0)
     pyramid: bool = False
-    pyramid_channels: int = 256
-    drop_path: float = 0.0
-    norm_epsilon: float = 1e-6
+    pyramid_channels: int = option(256, at_least=1)
+    drop_path: float = option(0.0, at_least=0, below=1)
+    norm_epsilon: float = option(1e-6, at_least=0)
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          UserError: a patch or a way to resize that is unknown, a table or a pyramid of no size, a rate that is none.
-        """
-        path = f"config.model.backbone.{self.key}"
-        self._check(path)
+        """Returns the feature maps of `image` (float, normalised)."""
         p, c = self.patch_size, self.width
         b, h, w, _ = image.shape
         padded_size = (-(-h // p) * p, -(-w // p) * p)
@@ -121,8 +108,7 @@ class ViT(nn.Module):
         rows, columns = self.position_size
         table = self.param("positions", init, (1, 1 + rows * columns, c), jnp.float32)
         tokens = tokens + self._positions(table, grid).astype(self.dtype)
-        rates = drop_path_rates(self.drop_path, self.depth, path=path)
-        for i, rate in enumerate(rates):
+        for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
             block = Block(
                 self.heads,
                 layer_scale=self.layer_scale,
@@ -130,14 +116,13 @@ class ViT(nn.Module):
                 norm_epsilon=self.norm_epsilon,
                 impl=self.impl,
                 dtype=self.dtype,
-                impl_key=f"{path}.impl",
                 name=f"block{i}",
             )
             tokens = block(tokens, train=train)
         tokens = layer_norm("norm", self.norm_epsilon)(tokens).astype(self.dtype)
         x = tokens[:, 1:].reshape(b, *grid, c)
         stride = _STRIDES[p]
-        maps, hint = {stride: x}, f"{path}.pyramid=True for {', '.join(map(str, STRIDES))}"
+        maps, hint = {stride: x}, f"pyramid=True for {', '.join(map(str, STRIDES))}"
         if self.pyramid:
             hint = ""
             maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
@@ -153,39 +138,26 @@ class ViT(nn.Module):
         patches = resize(patches, grid, self.position_resize, antialias=self.position_antialias)
         return jnp.concatenate([table[:, :1], patches.reshape(1, -1, table.shape[-1])], axis=1)
 
-    def _check(self, path: str) -> None:
-        if self.patch_size not in _STRIDES:
-            raise UserError(f"{path}.patch_size={self.patch_size} is unknown: choose 8, 14 or 16")
-        check_known(path, _RESIZES, position_resize=self.position_resize)
-        if len(self.position_size) != 2 or min(self.position_size) < 1:
-            raise UserError(f"{path}.position_size={self.position_size} must be two numbers of at least 1")
-        check_least(path, 0, layer_scale=self.layer_scale, norm_epsilon=self.norm_epsilon)
-        check_least(path, 1, pyramid_channels=self.pyramid_channels)
-
 
 class ViTTi(ViT):
     """ViT-Tiny: 192 channels."""
 
     width, depth, heads = 192, 12, 3
-    key = "vit_ti"
 
 
 class ViTS(ViT):
     """ViT-Small: 384 channels."""
 
     width, depth, heads = 384, 12, 6
-    key = "vit_s"
 
 
 class ViTB(ViT):
     """ViT-Base: 768 channels."""
 
     width, depth, heads = 768, 12, 12
-    key = "vit_b"
 
 
 class ViTL(ViT):
     """ViT-Large: 1024 channels, 24 blocks."""
 
     width, depth, heads = 1024, 24, 16
-    key = "vit_l"

@@ -4,7 +4,7 @@ from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.fcn import FCN, FCNHead
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.lraspp import LRASPP
-from attnseg_jax.models.decoders.mask_transformer import MaskTransformer, MaskTransformerDecoder
+from attnseg_jax.models.decoders.mask_transformer import MaskTransformer
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
 from attnseg_jax.models.decoders.pyramid import PSP, UPer
 from attnseg_jax.models.decoders.segformer import SegFormer
@@ -17,7 +17,7 @@ DECODERS = {
     "deeplabv3plus": DeepLabV3Plus,
     "fpn": FPN,
     "lraspp": LRASPP,
-    "mask_transformer": MaskTransformerDecoder,
+    "mask_transformer": MaskTransformer,
     "masked_attention": MaskedAttentionDecoder,
     "segnet": SegNet,
     "psp": PSP,
@@ -35,7 +35,6 @@ __all__ = [
     "DeepLabV3Plus",
     "FCNHead",
     "MaskTransformer",
-    "MaskTransformerDecoder",
     "MaskedAttentionDecoder",
     "MaskedAttentionLayer",
     "SegFormer",

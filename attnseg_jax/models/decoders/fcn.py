@@ -12,7 +12,7 @@ from attnseg_jax.ops.resize import resize
 
 
 class FCNHead(nn.Module):
-    """3x3 convolutions (each with normalisation and rectifier), dropout and a 1x1 classifier.
+    """3x3 convolutions (each with normalisation and ReLU), dropout and a 1x1 classifier.
 
     Attributes:
       num_classes: channels of the logits.

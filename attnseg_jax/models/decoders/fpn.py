@@ -1,23 +1,27 @@
 """Panoptic FPN's semantic branch (Kirillov et al. 2019), after segmentation_models_pytorch's `decoders/fpn`."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import UserError, check_known, check_least, check_rate
-from attnseg_jax.models.decoders.base import drop_channels, group_norm, maps_of, sum_down
+from attnseg_jax.errors import OptionError
+from attnseg_jax.models.decoders.base import (
+    Decoder,
+    Gate,
+    check_named,
+    drop_channels,
+    group_norm,
+    maps_of,
+    sum_down,
+)
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.conv import Conv, Dtype, classifier
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
-
-UPSAMPLINGS = ("nearest", "bilinear")
-MERGES = ("add", "cat")
 
 
 class ConvGroupNorm(nn.Module):
-    """3x3 convolution, group normalisation and a rectifier.
+    """3x3 convolution, group normalisation and a ReLU.
 
     Attributes:
       features: output channels.
@@ -31,49 +35,48 @@ class ConvGroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        """Applies convolution, normalisation and rectifier."""
+        """Applies convolution, normalisation and ReLU."""
         x = Conv(self.features, dtype=self.dtype, name="conv")(x)
         return nn.relu(group_norm(self.groups, "norm")(x)).astype(self.dtype)
 
 
-class FPN(nn.Module):
+class FPN(Decoder):
     """A feature pyramid whose levels, each brought to the finest one's size by 3x3 convolutions, are merged.
 
     Kirillov et al. 2019, arXiv:1901.02446; after `FPN` of github.com/qubvel-org/segmentation_models.pytorch. A level
-    of stride 32 has three convolutions, each before a bilinear enlargement by two with aligned corners. It gates no
+    of stride 32 has three convolutions, each before bilinear upsampling by two with aligned corners. It gates no
     skips.
 
     Attributes:
-      num_classes: channels of the logits.
       pyramid_channels: of the pyramid.
       channels: of the convolutions, a multiple of `groups`.
       groups: of the normalisations.
       merge: 'add' sums the levels, 'cat' concatenates them, fine to coarse.
-      upsampling: 'nearest' or 'bilinear' on the way down the pyramid.
+      upsampling: 'nearest' or 'bilinear' on the top-down path of the pyramid.
       dropout: rate at which merged channels are dropped, in training.
       strides: nominal strides of the maps to use.
-      dtype: compute type; normalisations and logits are float32.
     """
 
-    num_classes: int
-    pyramid_channels: int = 256
-    channels: int = 128
-    groups: int = 32
-    merge: str = "add"
-    upsampling: str = "nearest"
-    dropout: float = 0.2
+    pyramid_channels: int = option(256, at_least=1)
+    channels: int = option(128, at_least=1)
+    groups: int = option(32, at_least=1)
+    merge: str = option("add", choices=("add", "cat"))
+    upsampling: str = option("nearest", choices=("nearest", "bilinear"))
+    dropout: float = option(0.2, at_least=0, below=1)
     strides: tuple[int, ...] = (4, 8, 16, 32)
-    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
+    def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits at the size of the finest map used.
 
         Raises:
-          UserError: a stride the backbone does not have, an unknown choice, groups that do not divide the channels.
+          OptionError: a stride the backbone does not have, or none; groups that do not divide the channels.
         """
-        self._check()
-        maps = maps_of(features, self.strides, "fpn")
+        if self.channels % self.groups:
+            hint = f"does not divide into groups={self.groups}: make it a multiple"
+            raise OptionError("channels", self.channels, hint)
+        check_named(self.strides)
+        maps = maps_of(features, self.strides, "strides")
         laterals = [
             Conv(self.pyramid_channels, 1, use_bias=True, dtype=self.dtype, name=f"lateral{stride}")(x)
             for stride, x in maps.items()
@@ -87,15 +90,3 @@ class FPN(nn.Module):
             levels.append(x)
         x = sum(levels[1:], levels[0]) if self.merge == "add" else jnp.concatenate(levels, axis=-1)
         return Output(classifier(self.num_classes, "classifier")(drop_channels(x, self.dropout, train=train)))
-
-    def _check(self) -> None:
-        path = "config.model.decoder.fpn"
-        check_known(path, MERGES, merge=self.merge)
-        check_known(path, UPSAMPLINGS, upsampling=self.upsampling)
-        check_least(path, 1, pyramid_channels=self.pyramid_channels, groups=self.groups)
-        check_least(path, self.groups, channels=self.channels)
-        check_rate(path, dropout=self.dropout)
-        if self.channels % self.groups:
-            raise UserError(
-                f"{path}.channels={self.channels} does not divide into groups={self.groups}: make it a multiple"
-            )

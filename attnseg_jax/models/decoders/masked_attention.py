@@ -7,22 +7,21 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import check_least
-from attnseg_jax.models.decoders.base import maps_of
-from attnseg_jax.models.features import Features, Output, numbered
-from attnseg_jax.models.layers.attention import MultiHeadAttention, head_width, sincos_positions
+from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of
+from attnseg_jax.models.features import Features, Output
+from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
 from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
-from attnseg_jax.models.records import DotProductMap
+from attnseg_jax.models.layers.residual import mlp_width
+from attnseg_jax.models.options import option
 from attnseg_jax.ops.mask_classification import semantic_logits
 from attnseg_jax.ops.resize import resize
 
-_KEY = "config.model.decoder.masked_attention"
 _MAX_CHANNELS = 256
 _EPSILON = 1e-5
 
 
 class MaskedAttentionLayer(nn.Module):
-    """Queries attend to the pixels of their mask, then to one another, then a MLP; norms after each sum.
+    """Queries attend to the pixels of their mask, then to one another, then an MLP; norms after each sum.
 
     Attributes:
       heads: number of heads.
@@ -45,23 +44,27 @@ class MaskedAttentionLayer(nn.Module):
         *,
         query_positions: Float[Array, "#b q c"],
         positions: Float[Array, "#b m c"],
-    ) -> tuple[Float[Array, "b q c"], DotProductMap]:
-        """Returns the queries and the map of their weights; `mask` is True where a query may look at a pixel."""
+        size: tuple[int, int],
+    ) -> Float[Array, "b q c"]:
+        """Returns the queries; `mask` is True where a query may attend to a pixel of the map of `size`.
 
-        def attend(name: str) -> MultiHeadAttention:
-            return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, impl_key=f"{_KEY}.impl", name=name)
+        What they attend to is recorded as `masked_attention`.
+        """
 
-        y, record = attend("cross_attention")(x + query_positions, memory + positions, memory, mask=mask)
+        def attend(name: str, record: str = "") -> MultiHeadAttention:
+            return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, record=record, name=name)
+
+        cross = attend("cross_attention", "masked_attention")
+        y = cross(x + query_positions, memory + positions, memory, mask=mask, key_size=size)
         x = layer_norm("cross_norm", _EPSILON)(x + y)
         at = x + query_positions
-        y, _ = attend("self_attention")(at, at, x)
-        x = layer_norm("self_norm", _EPSILON)(x + y)
+        x = layer_norm("self_norm", _EPSILON)(x + attend("self_attention")(at, at, x))
         y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="mlp1")(x))
         y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
-        return layer_norm("mlp_norm", _EPSILON)(x + y), record
+        return layer_norm("mlp_norm", _EPSILON)(x + y)
 
 
-class MaskedAttentionDecoder(nn.Module):
+class MaskedAttentionDecoder(Decoder):
     """Queries with a class and a mask each, which attend to where their previous mask is open, O(layers q h w c).
 
     Cheng et al. 2022, arXiv:2112.01527 (github.com/facebookresearch/Mask2Former), trained on pixels instead of matched
@@ -70,40 +73,35 @@ class MaskedAttentionDecoder(nn.Module):
     and masks have the size of the finest. It gates no skips.
 
     Attributes:
-      num_classes: channels of the logits.
       channels: of queries and fused maps (256 in the original); 0 keeps the deepest map's, but takes at most 256.
       queries: number of queries.
       layers: number of layers (9 in the original).
       heads: number of heads.
       mlp_ratio: hidden width of a layer's MLP, in channels.
       strides: nominal strides of the maps to use; () takes all from 4 on.
-      aux: trains the prediction before each layer too.
+      deep_supervision: trains the prediction before each layer too.
       impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax, normalisation, queries and logits are float32.
     """
 
-    num_classes: int
-    channels: int = 0
-    queries: int = 100
-    layers: int = 3
-    heads: int = 8
-    mlp_ratio: float = 8.0
+    channels: int = option(0, at_least=0)
+    queries: int = option(100, at_least=1)
+    layers: int = option(3, at_least=1)
+    heads: int = option(8, at_least=1)
+    mlp_ratio: float = option(8.0, at_least=0)
     strides: tuple[int, ...] = ()
-    aux: bool = True
+    deep_supervision: bool = True
     impl: str = "auto"
-    dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, features: Features, *, gate: Callable | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used; `attention['masked_attention0']` is the first layer's.
+    def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
+        """Returns logits at the size of the finest map used, and auxiliary logits of every layer.
 
         Raises:
-          UserError: a stride the backbone does not have, no queries or layers, heads that do not divide the channels,
-            another option out of its range.
+          OptionError: a stride the backbone does not have, heads that do not divide the channels, an MLP without hidden
+            channels.
         """
-        check_least(_KEY, 0, channels=self.channels)
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
-        self._check(features, c)
+        hidden = mlp_width(c, self.mlp_ratio)
         pyramid = self._pyramid(features, c, train)
         pixels = ConvBN(c, dtype=self.dtype, name="smooth")(pyramid[-1], train=train)
         pixels = Conv(c, 1, use_bias=True, dtype=self.dtype, name="pixels")(pixels)
@@ -117,34 +115,27 @@ class MaskedAttentionDecoder(nn.Module):
         levels = table("level_tokens", len(pyramid))
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
         class_logits, mask_logits = shared(x, pixels)
-        aux, attention = {}, {}
+        aux = {}
         for i in range(self.layers):
-            if self.aux:
+            if self.deep_supervision:
                 aux[f"masked_attention{i}"] = semantic_logits(class_logits, mask_logits)
             level = i % len(pyramid)
             b, h, w, _ = pyramid[level].shape
             memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
             positions = jnp.asarray(sincos_positions(h, w, c).reshape(1, h * w, c), self.dtype)
-            layer = MaskedAttentionLayer(self.heads, int(c * self.mlp_ratio), self.impl, self.dtype, name=f"layer{i}")
+            layer = MaskedAttentionLayer(self.heads, hidden, self.impl, self.dtype, name=f"layer{i}")
             mask = open_pixels(mask_logits, (h, w))
-            x, record = layer(x, memory, mask, query_positions=query_positions, positions=positions)
-            attention = numbered(attention, {"masked_attention": record.replace(key_size=(h, w))})
+            x = layer(x, memory, mask, query_positions=query_positions, positions=positions, size=(h, w))
             class_logits, mask_logits = shared(x, pixels)
-        return Output(semantic_logits(class_logits, mask_logits), aux, attention=attention)
-
-    def _check(self, features: Features, channels: int) -> None:
-        maps_of(features, self.strides, "masked_attention", "choose strides among them, or () for all from 4 on")
-        check_least(_KEY, 1, queries=self.queries, layers=self.layers)
-        check_least(_KEY, 1 / channels, mlp_ratio=self.mlp_ratio)
-        head_width(channels, self.heads, key=f"{_KEY}.heads")
+        return Output(semantic_logits(class_logits, mask_logits), aux)
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
-        strides = self.strides or [stride for stride in features.maps if stride >= 4] or features.maps
+        strides = self.strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
+        maps = maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
         fused: list[Array] = []
-        for stride in sorted(set(strides), reverse=True):
-            lateral = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")
-            x = lateral(features.maps[stride], train=train)
+        for stride, x in reversed(maps.items()):
+            x = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
             fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)
         return fused
 
@@ -152,18 +143,18 @@ class MaskedAttentionDecoder(nn.Module):
         """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""
         norm = layer_norm("norm", _EPSILON)
         classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
-        MLP = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
+        layers = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
 
         def predict(x: Array, pixels: Array) -> tuple[Array, Array]:
             x = norm(x)
-            y = MLP[2](nn.relu(MLP[1](nn.relu(MLP[0](x)))))
+            y = layers[2](nn.relu(layers[1](nn.relu(layers[0](x)))))
             return classes(x), jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
 
         return predict
 
 
 def open_pixels(mask_logits: Float[Array, "b h w q"], size: tuple[int, int]) -> Bool[Array, "b 1 q m"]:
-    """Where each query may look on a map of `size`: its mask is at least one half there, or it is nowhere so."""
+    """Where each query may attend on a map of `size`: its mask is at least one half there, or it is nowhere so."""
     mask = resize(lax.stop_gradient(mask_logits), size) >= 0
     mask = jnp.moveaxis(mask.reshape(mask.shape[0], -1, mask.shape[-1]), 2, 1)[:, None]
     return mask | ~mask.any(axis=-1, keepdims=True)

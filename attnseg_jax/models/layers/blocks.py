@@ -10,7 +10,7 @@ from attnseg_jax.ops.resize import resize
 
 
 class SeparableConvBN(nn.Module):
-    """Depthwise convolution, 1x1 convolution, batch normalisation, rectifier; nothing between the two convolutions.
+    """Depthwise convolution, 1x1 convolution, batch normalisation, ReLU; nothing between the two convolutions.
 
     Attributes:
       features: output channels.
@@ -26,7 +26,7 @@ class SeparableConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
-        """Applies both convolutions, normalisation and rectifier."""
+        """Applies both convolutions, normalisation and ReLU."""
         c = x.shape[-1]
         depthwise = Conv(c, self.kernel_size, dilation=self.dilation, groups=c, dtype=self.dtype, name="depthwise")
         x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(depthwise(x))
@@ -36,7 +36,7 @@ class SeparableConvBN(nn.Module):
 class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: a 1x1, several dilated 3x3 and a pooled branch, projected together, O(N c^2).
 
-    Chen et al. 2017, arXiv:1706.05587. All branches and the projection have a normalisation and a rectifier.
+    Chen et al. 2017, arXiv:1706.05587. All branches and the projection have a normalisation and a ReLU.
 
     Attributes:
       rates: dilations of the 3x3 convolutions.
@@ -54,7 +54,7 @@ class ASPP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w o"]:
-        """Returns what all branches say together."""
+        """Returns the projection of all branches."""
 
         def pointwise(name: str) -> ConvBN:
             return ConvBN(self.channels, 1, dtype=self.dtype, name=name)
@@ -71,7 +71,7 @@ class ASPP(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """The map beside its means over grids of bins, each through a 1x1 convolution, normalisation and rectifier.
+    """The map beside its means over grids of bins, each through a 1x1 convolution, normalisation and ReLU.
 
     Zhao et al. 2017, arXiv:1612.01105.
 

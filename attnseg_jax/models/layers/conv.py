@@ -127,9 +127,9 @@ def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
 
 
 class ConvBN(nn.Module):
-    """Convolution, batch normalisation and, unless `relu` is off, a rectifier.
+    """Convolution, batch normalisation and, unless `relu` is off, a ReLU.
 
-    Attributes as in `Conv`; `relu`: rectifies the result.
+    Attributes as in `Conv`; `relu`: applies a ReLU last.
     """
 
     features: int
@@ -144,7 +144,7 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
-        """Applies convolution, normalisation and rectifier."""
+        """Applies convolution, normalisation and ReLU."""
         x = Conv(
             self.features,
             self.kernel_size,

@@ -55,7 +55,7 @@ class ConvNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Weighs channels by their means: two 1x1 convolutions, a rectifier between, a hard sigmoid at the end.
+    """Weighs channels by their means: two 1x1 convolutions, a ReLU between, a hard sigmoid at the end.
 
     Attributes:
       squeezed: channels between the two.

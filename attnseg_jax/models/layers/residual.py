@@ -4,20 +4,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import check_rate
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.layers.conv import Dtype
 
 
-def drop_path_rates(rate: float, depth: int, *, path: str) -> list[float]:
+def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Rates that grow linearly from 0 in the first of `depth` blocks to `rate` in the last (Huang et al. 2016).
 
-    Raises:
-      UserError: a rate below 0, or one of 1 and more, which leaves nothing; `path` leads to the key `drop_path`.
-
-    >>> drop_path_rates(0.5, 3, path="config.model.backbone.swin_t")
+    >>> drop_path_rates(0.5, 3)
     [0.0, 0.25, 0.5]
     """
-    check_rate(path, drop_path=rate)
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
@@ -34,7 +30,27 @@ def scale_channels(
     return branch * scale.astype(branch.dtype).reshape((1,) * (branch.ndim - 1) + (-1,))
 
 
-def mlp(x: Float[Array, "b *n c"], width: int, dtype: Dtype) -> Float[Array, "b *n c"]:
-    """Two linear layers around an exact GELU, `mlp_in` and `mlp_out` of the module it is called in."""
-    y = nn.Dense(width, dtype=dtype, name="mlp_in")(x)
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(nn.gelu(y, approximate=False))
+def mlp_width(channels: int, ratio: float) -> int:
+    """Hidden channels of an MLP, `ratio` times the map's.
+
+    Raises:
+      OptionError: there would be none.
+
+    >>> mlp_width(6, 1.5)
+    9
+    """
+    if not channels * ratio >= 1:
+        raise OptionError("mlp_ratio", ratio, f"must be at least {1 / channels:g}, one of {channels} channels")
+    return int(channels * ratio)
+
+
+def mlp(
+    x: Float[Array, "b *n c"], width: int, dtype: Dtype, *, dropout: float = 0.0, train: bool = False
+) -> Float[Array, "b *n c"]:
+    """Two linear layers around an exact GELU, `mlp_in` and `mlp_out` of the module it is called in.
+
+    In training `dropout` is the rate at which hidden channels are dropped.
+    """
+    y = nn.gelu(nn.Dense(width, dtype=dtype, name="mlp_in")(x), approximate=False)
+    y = nn.Dropout(dropout, deterministic=not train)(y) if dropout else y
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(y)

@@ -2,12 +2,12 @@
 
 from attnseg_jax.weights.rename import Rules
 
-# SegformerAttention: `EfficientAttention`.
+# SegformerAttention: `reduced_multi_head`.
 SEGFORMER_ATTENTION: Rules = (
     (r"\bself\.sr\.", "reduce."),
     (r"\bself\.layer_norm\.", "norm."),
-    (r"\bself\.(query|key|value)\.", r"attention.\1."),
-    (r"\boutput\.dense\.", "attention.out."),
+    (r"\bself\.(query|key|value)\.", r"\1."),
+    (r"\boutput\.dense\.", "out."),
 )
 
 # transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
@@ -23,6 +23,7 @@ TRANSFORMERS_SEGFORMER: Rules = (
     (r"(\bblock\d_\d+)\.mlp\.dense1\.", r"\1.mlp_in."),
     (r"(\bblock\d_\d+)\.mlp\.dwconv\.dwconv\.", r"\1.mlp_conv."),
     (r"(\bblock\d_\d+)\.mlp\.dense2\.", r"\1.mlp_out."),
+    (r"(\bblock\d_\d+)\.attention\.", r"\1."),
     *SEGFORMER_ATTENTION,
 )
 

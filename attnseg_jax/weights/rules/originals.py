@@ -7,7 +7,8 @@ from attnseg_jax.weights.rules.vit import TIMM_VIT
 # The auxiliary head in hszhao/semseg, by the same numbers.
 SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
-# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp`, `aux=True`, after the backbone's table.
+# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp` and `decoder.aux=True`, after the backbone's
+# table.
 SEMSEG_PSPNET: Rules = (
     *SEMSEG_AUX,
     (r"^ppm\.features\.0\.", "decoder.pool.bin1."),
@@ -57,14 +58,14 @@ OCRNET_HEAD: Rules = (
     *OCR_MODULES,
 )
 
-# Segmenter's `MaskTransformer`: `MaskTransformer`.
+# Segmenter's `MaskTransformer`: the decoder `mask_transformer`.
 SEGMENTER_MASK: Rules = (
     (r"\bcls_emb$", "class_tokens"),
-    (r"\bblocks\.(\d+)\.norm([12])\.", r"norm\2_\1."),
-    (r"\bblocks\.(\d+)\.attn\.", r"attention\1."),
-    (r"\bblocks\.(\d+)\.mlp\.fc([12])\.", r"mlp\2_\1."),
-    (r"\bqkv\.(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
-    (r"(attention\d+)\.proj\.", r"\1.out."),
+    (r"\bblocks\.(\d+)\.", r"layer\1."),
+    (r"(\blayer\d+)\.attn\.qkv\.(weight|bias)$", tuple(rf"\1.{x}.\2" for x in ("query", "key", "value"))),
+    (r"(\blayer\d+)\.attn\.proj\.", r"\1.out."),
+    (r"(\blayer\d+)\.mlp\.fc1\.", r"\1.mlp_in."),
+    (r"(\blayer\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
 )
 
 # Segmenter's `Segmenter`: a whole model of a backbone `vit_*` (`norm_epsilon=1e-5`, `position_resize="bilinear"`,
@@ -79,5 +80,4 @@ SEGMENTER: Rules = (
     *SEGMENTER_MASK,
     (r"^decoder\.head\.weight$", "decoder.head.classifier.pointwise"),
     (r"^decoder\.head\.bias$", "decoder.head.classifier.bias"),
-    (r"^decoder\.(?!head\.)", "decoder.transformer."),
 )

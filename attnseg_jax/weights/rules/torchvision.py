@@ -3,14 +3,14 @@
 from attnseg_jax.weights.rename import Rules
 from attnseg_jax.weights.rules.resnet import RESNET
 
-# The auxiliary head of torchvision.models.segmentation's models: `auxiliary` in a `Segmenter`.
+# The auxiliary head of torchvision.models.segmentation's models: `aux_head` of a `Segmenter`.
 TORCHVISION_AUX: Rules = (
-    (r"^aux_classifier\.0\.", "decoder.aux_head.conv.conv."),
-    (r"^aux_classifier\.1\.", "decoder.aux_head.conv.bn."),
-    (r"^aux_classifier\.4\.", "decoder.aux_head.classifier."),
+    (r"^aux_classifier\.0\.", "aux_head.conv.conv."),
+    (r"^aux_classifier\.1\.", "aux_head.conv.bn."),
+    (r"^aux_classifier\.4\.", "aux_head.classifier."),
 )
 
-# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn`, `aux=True`.
+# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn` and `decoder.aux=True`.
 TORCHVISION_FCN: Rules = (
     *RESNET,
     *TORCHVISION_AUX,
@@ -19,8 +19,8 @@ TORCHVISION_FCN: Rules = (
     (r"^classifier\.4\.", "decoder.head.classifier."),
 )
 
-# torchvision.models.segmentation.deeplabv3_*: `Segmenter` with the decoder `deeplabv3`, `aux=True`, after the
-# backbone's table.
+# torchvision.models.segmentation.deeplabv3_*: `Segmenter` with the decoder `deeplabv3` and `decoder.aux=True`, after
+# the backbone's table.
 TORCHVISION_DEEPLABV3: Rules = (
     *TORCHVISION_AUX,
     (r"^classifier\.0\.convs\.4\.1\.", "decoder.aspp.pool.conv."),
