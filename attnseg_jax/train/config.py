@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import regions
+from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.train import losses
@@ -69,9 +69,11 @@ def _tuples(value: Any) -> Any:
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
 ADDED = {
+    "data.custom": {},
     "data.regions": {"method": "none"},
     "data.regions.sample": 0,
     "data.resolution": 1.0,
+    "data.transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     "eval.size_multiple": 1,
     "init_from": "",
     "loss.class_weight_power": 1.0,
@@ -258,5 +260,6 @@ def check_values(config: ConfigDict) -> None:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
     regions.check(data.regions)
+    transforms.chosen(data)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

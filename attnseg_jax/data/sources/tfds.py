@@ -9,10 +9,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from attnseg_jax.data import datasets, decode
-from attnseg_jax.data.context import AttnsegContext
+from attnseg_jax.data.context.builder import AttnsegContext
 from attnseg_jax.errors import UserError
 
-_DRAWN = AttnsegContext.name
+_EMBEDDED = AttnsegContext.name
 
 
 class TfdsSource:
@@ -24,7 +24,7 @@ class TfdsSource:
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
-        dataset = datasets.resolve(config)
+        dataset = datasets.from_config(config)
         self._table = decode.id_table(dataset.ids)
         self._colors = datasets.raw_colours(config)
         builder = _builder(dataset.tfds_name, config.dir)
@@ -80,7 +80,7 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"config.data.tfds_name={name!r}: {_line(error)}") from error
     if not _prepared(builder):
-        if builder.name != _DRAWN:
+        if builder.name != _EMBEDDED:
             arguments = f"{name!r}" + (f", data_dir={directory!r}" if directory else "")
             raise UserError(
                 f"config.data.tfds_name={name!r}: no data at {builder.data_path}; prepare it once with "

@@ -24,7 +24,7 @@ class FolderSource:
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
-        self._table = decode.id_table(datasets.resolve(config).ids)
+        self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
         images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)
