@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Dataset:
-    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 where it is ignored."""
+    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 for one that is ignored."""
 
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
@@ -106,10 +106,11 @@ DATASETS: dict[str, Dataset] = {
 
 
 def from_config(config: Any) -> Dataset:
-    """The data set a `config.data` describes: its entry in `DATASETS`, with every key given there in its place.
+    """The data set a `config.data` describes: its entry in `DATASETS`, changed by the keys that the config sets.
 
-    `classes`, `palette` and `ids` replace the entry's; without an entry (`name=''`) `classes` is needed, `ids` is the
-    identity and a palette is made up.  Raises UserError for an unknown name and for lengths that do not fit.
+    `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed, and by default
+    `ids` is the identity and the palette `default_palette`.  Raises UserError for an unknown name and for lengths that
+    do not fit.
     """
     if config.name and config.name not in DATASETS:
         raise UserError(

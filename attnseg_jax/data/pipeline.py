@@ -50,7 +50,7 @@ def train_batches(
     chosen(config)
     if not 0 <= seed < 2**32:
         raise UserError(f"config.seed={seed} is out of range; use 0 to {2**32 - 1}")
-    # random_map before the slice: its randomness hangs on the global row, whatever process handles it.
+    # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
         grain.MapDataset.source(source)
         .seed(seed)
@@ -132,7 +132,7 @@ def evaluation_sample(sample: dict[str, Any], config: Any, size: tuple[int, int]
 
 
 def _padding_row(row: Batch) -> Batch:
-    """A row that only fills a batch up, with the fields of `row`."""
+    """A row of padding with the fields of `row`."""
     pixels = {name: np.full_like(x, padding(name, x.dtype)) for name, x in pixel_fields(row).items()}
     blank = {name: np.zeros_like(x) for name, x in row.items()}
     return blank | pixels | {"valid": np.bool_(False), "index": np.int32(-1)}
@@ -143,7 +143,7 @@ def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * rows if threads else 0)
     with contextlib.closing(iter(data.to_iter_dataset(options))) as elements:
         while batch := list(itertools.islice(elements, rows)):
-            yield {name: _stack(name, batch) for name in batch[0]}
+            yield {name: _stack(name, batch) for name in dict.fromkeys(itertools.chain(*batch))}
 
 
 def _stack(name: str, rows: Sequence[Batch]) -> np.ndarray:

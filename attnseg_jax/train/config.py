@@ -199,7 +199,8 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
         groups = isinstance(config[key], ConfigDict), isinstance(known[key], ConfigDict)
         if groups[0] != groups[1]:
             raise UserError(f"{path}.{key} must be {'a group' if groups[1] else 'a value, not a group'}")
-        if groups[0]:
+        # The keys of a free group are those of parts from outside.
+        if groups[0] and key != "custom":
             _check_keys(config[key], known[key], f"{path}.{key}")
 
 

@@ -1,9 +1,9 @@
 """The embedded data set: scenes in which a shape's class depends on a key patch far away from it.
 
 Every scene holds two or three textured shapes (disc, triangle, cross) in one end of the picture and one vivid key patch
-in the other, at least 30 pixels from every shape pixel in x.  The class of a shape is form + 3 * key (and 0 is the
-background), where the key is told by the patch's colour alone.  A model whose outputs reach less than 30 pixels can
-know the form, never the key: of each pair of classes with one form it can at best guess.
+in the other, at least 30 pixels from every shape pixel in x.  The class of a shape is 1 + form + 3 * key, and 0 is the
+background; only the patch's colour shows the key.  A model whose receptive field reaches less than 30 pixels to each
+side can see the form, never the key: between the two classes of a form it can only guess.
 """
 
 import dataclasses

@@ -1,34 +1,79 @@
 """Region proposals: partitions of an image, from fine to coarse, by scikit-image, which is imported only when used."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Integer, UInt8
+from jaxtyping import Int32, UInt8
 
-from attnseg_jax.data.regions.felzenszwalb import Felzenszwalb
-from attnseg_jax.data.regions.slic import Slic
 from attnseg_jax.errors import UserError, check_known, check_least
 
 
-class Method(Protocol):
-    """A way to divide an image; its options are the group of its name in `config.data.regions`."""
+@dataclass(frozen=True)
+class Method:
+    """A way to divide an image; its options are the group of its name in `config.data.regions`.
 
+    Attributes:
+      divide: (image, value, options) -> integers [h, w], the partition of one level.
+      check: (path, options) -> None; raises UserError for options that cannot be.
+      level_option: the option that has a value for each level, which `divide` gets one by one.
+      kind: type of these values, which are above 0.
+      rising: whether they rise strictly from fine to coarse; otherwise they fall.
+      wanted: what these values must be, for a message.
+    """
+
+    divide: Callable[[np.ndarray, Any, Mapping[str, Any]], np.ndarray]
+    check: Callable[[str, Mapping[str, Any]], None]
     level_option: str
-    """The option that has one value for each level, from fine to coarse."""
-
-    @staticmethod
-    def divide(image: UInt8[np.ndarray, "h w 3"], value: Any, options: Mapping[str, Any]) -> Integer[np.ndarray, "h w"]:
-        """The partition of one level, for which `level_option` has `value`."""
-        ...
-
-    @staticmethod
-    def check(options: Mapping[str, Any], path: str) -> None:
-        """Raises UserError for an option that cannot be; `path` is the config key of the options."""
-        ...
+    kind: Any
+    rising: bool
+    wanted: str
 
 
-METHODS: dict[str, type[Method]] = {"felzenszwalb": Felzenszwalb, "slic": Slic}
+def _felzenszwalb(image: np.ndarray, scale: float, options: Mapping[str, Any]) -> np.ndarray:
+    from skimage.segmentation import felzenszwalb
+
+    return felzenszwalb(image, scale=scale, sigma=options["sigma"], min_size=options["min_size"])
+
+
+def _check_felzenszwalb(path: str, options: Mapping[str, Any]) -> None:
+    check_least(path, 0, sigma=options["sigma"])
+    check_least(path, 1, min_size=options["min_size"])
+
+
+def _slic(image: np.ndarray, segments: int, options: Mapping[str, Any]) -> np.ndarray:
+    from skimage.segmentation import slic
+
+    return slic(image, n_segments=segments, compactness=options["compactness"], start_label=0)
+
+
+def _check_slic(path: str, options: Mapping[str, Any]) -> None:
+    if not options["compactness"] > 0:
+        raise UserError(f"{path}.compactness={options['compactness']} must be above 0")
+
+
+METHODS = {
+    # Merging neighbours, Felzenszwalb and Huttenlocher 2004.
+    "felzenszwalb": Method(
+        _felzenszwalb,
+        _check_felzenszwalb,
+        level_option="scales",
+        kind=int | float,
+        rising=True,
+        wanted="numbers above 0 from small to large, one for each level: the larger, the more is merged",
+    ),
+    # k-means on colour and position, Achanta et al. 2012.
+    "slic": Method(
+        _slic,
+        _check_slic,
+        level_option="segments",
+        kind=int,
+        rising=False,
+        wanted="integers above 0 from large to small, one for each level: how many regions",
+    ),
+}
 """Methods by name (`config.data.regions.method`)."""
 
 
@@ -64,7 +109,12 @@ def check(config: Any) -> None:
     check_least(path, 0, sample=config.sample)
     if config.sample > config.count:
         raise UserError(f"{path}.sample={config.sample} must be at most {path}.count={config.count}; 0 takes all")
-    METHODS[config.method].check(config[config.method], f"{path}.{config.method}")
+    method, options, path = METHODS[config.method], config[config.method], f"{path}.{config.method}"
+    method.check(path, options)
+    values = tuple(options[method.level_option])
+    good = values and all(isinstance(v, method.kind) and v > 0 for v in values)
+    if not (good and all(a < b for a, b in itertools.pairwise(values if method.rising else values[::-1]))):
+        raise UserError(f"{path}.{method.level_option}={values} must be {method.wanted}")
 
 
 def version() -> str:

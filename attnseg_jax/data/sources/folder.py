@@ -19,7 +19,7 @@ LAYOUTS = {
 class FolderSource:
     """Images and masks of one split, paired by file name without suffix, in the order of those names.
 
-    Raises UserError for missing folders, an image without a mask and an empty split when made; for bad files when read.
+    Raises UserError when made, for missing folders, an image without a mask and an empty split; when read, for bad files.
     """
 
     def __init__(self, config: Any, split: str):

@@ -31,7 +31,7 @@ class TfdsSource:
         features = builder.info.features
         self._image = _feature(builder, dataset.image_key, channels=3)
         self._label = _feature(builder, dataset.label_key, channels=1)
-        # Everything stays encoded: what is read is decoded here, the other images of a record not at all.
+        # TFDS decodes nothing: the two images in use are decoded here, the other images of a record not at all.
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
         self._place = f"{builder.info.full_name} {split}"
@@ -56,7 +56,7 @@ class TfdsSource:
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
-        # Every evaluation asks for all of them, and each means to read a whole record.
+        # Every evaluation asks for all sizes, and for each a whole record must be read.
         if index not in self._sizes:
             data = _bytes(self._records[int(index)][self._image])
             self._sizes[index] = decode.decode_size(data, f"{self._place}[{index}]")
