@@ -108,9 +108,9 @@ DATASETS: dict[str, Dataset] = {
 def from_config(config: Any) -> Dataset:
     """The data set a `config.data` describes: its entry in `DATASETS`, changed by the keys that the config sets.
 
-    `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed, and by default
-    `ids` is the identity and the palette `default_palette`.  Raises UserError for an unknown name and for lengths that
-    do not fit.
+    `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed; `ids` is then
+    the identity and the palette `default_palette`, unless given.  Raises UserError for an unknown name and for lengths
+    that do not fit.
     """
     if config.name and config.name not in DATASETS:
         raise UserError(

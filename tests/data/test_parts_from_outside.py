@@ -138,7 +138,7 @@ def test_the_default_list_draws_in_this_order(data_config):
 
 @pytest.mark.parametrize("factor", [0.6, 1.7])
 def test_any_order_of_colours_and_geometry(config, factor):
-    """A picture that is no longer of 8 bits is scaled as one that is; other fields as the label, whatever their type."""
+    """A picture that is no longer of 8 bits is scaled as one that is; other fields as the label, of any type."""
     rng = np.random.default_rng(0)
     image, label = rng.integers(0, 256, (35, 33, 3)).astype(np.uint8), rng.integers(0, 250, (35, 33)).astype(np.uint8)
     window = random_window(label, rng, crop=(13, 17), scale=(factor, factor))

@@ -19,7 +19,8 @@ LAYOUTS = {
 class FolderSource:
     """Images and masks of one split, paired by file name without suffix, in the order of those names.
 
-    Raises UserError when made, for missing folders, an image without a mask and an empty split; when read, for bad files.
+    Raises UserError when made, for missing folders, an image without a mask and an empty split, and when read, for bad
+    files.
     """
 
     def __init__(self, config: Any, split: str):
