@@ -11,8 +11,9 @@ from flax import linen as nn
 from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import region_cache, regions
+from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
