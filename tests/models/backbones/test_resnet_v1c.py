@@ -87,8 +87,11 @@ def test_dilations(options, third, fourth):
     [
         ({"output_stride": 4}, r"config\.model\.backbone\.resnet101_v1c\.output_stride=4 .* 8, 16 or 32"),
         ({"multi_grid": (1, 2)}, r"config\.model\.backbone\.resnet101_v1c\.multi_grid=\(1, 2\) .* 3 blocks"),
-        ({"multi_grid": (1, 0, 2)}, r"multi_grid=\(1, 0, 2\) must be numbers at least 1"),
-        ({"stem": (32, 64)}, r"config\.model\.backbone\.resnet101_v1c\.stem=\(32, 64\) must be 3 numbers at least 1"),
+        ({"multi_grid": (1, 0, 2)}, r"multi_grid=\(1, 0, 2\) must be numbers of at least 1"),
+        (
+            {"stem": (32, 64)},
+            r"config\.model\.backbone\.resnet101_v1c\.stem=\(32, 64\) must be 3 numbers of at least 1",
+        ),
     ],
 )
 def test_mistakes(options, message):
