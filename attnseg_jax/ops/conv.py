@@ -22,14 +22,13 @@ Dense kernels are left to XLA unless they reach beyond the map in both direction
 last two rows.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.depthwise import Sides, depthwise_conv
+from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.pool import Pair, pair
-from attnseg_jax.ops.varying import varying_together
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -61,7 +60,7 @@ def conv(
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
-        return _pointwise(*varying_together(x[:, ::sh, ::sw], kernel[0, 0]))
+        return _pointwise(x[:, ::sh, ::sw], kernel[0, 0])
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
@@ -88,26 +87,26 @@ def _of_patches(x, kernel, stride, sides, dilation):
         for n, k, s, d in zip(x.shape[1:3], (kh, kw), stride, dilation)
     )
     patches = jnp.concatenate([x[:, row, column] for row in rows for column in columns], axis=-1)
-    return _pointwise(*varying_together(patches, kernel.reshape(kh * kw * c, o)))
+    return _pointwise(patches, kernel.reshape(kh * kw * c, o))
 
 
-@jax.custom_vjp
-def _pointwise(x, kernel):
+def _of_every_pixel(x, kernel):
     return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
 
 
-def _pointwise_backward(residuals, g):
-    x, kernel = residuals
+def _input_gradient(kernel, g):
+    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ())))
+
+
+def _kernel_gradient(x, g):
     positions = (((0, 1, 2), (0, 1, 2)), ((), ()))
     # XLA writes the first operand out transposed, with all that it was computed from; let it be the narrower one.
     if x.shape[-1] < g.shape[-1]:
-        kernel_gradient = lax.dot_general(x, g, positions)
-    else:
-        kernel_gradient = lax.dot_general(g, x, positions).T
-    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ()))), kernel_gradient
+        return lax.dot_general(x, g, positions)
+    return lax.dot_general(g, x, positions).T
 
 
-_pointwise.defvjp(lambda x, kernel: (_pointwise(x, kernel), (x, kernel)), _pointwise_backward)
+_pointwise = bilinear(_of_every_pixel, _input_gradient, _kernel_gradient)
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
