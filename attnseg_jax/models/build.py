@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from attnseg_jax.errors import UserError, check_known, nearest
+from attnseg_jax.errors import UserError, check_known, nearest, option_path
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.models.decoders import DECODERS
@@ -91,7 +91,8 @@ def _build_module(path: str, module: type[nn.Module], given: Mapping[str, Any], 
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     _check_keys(path, given, tuple(options(module)))
     if "impl" in given:
-        check_impl(given["impl"], key=f"{path}.impl", dtype=filled["dtype"])
+        with option_path(path):
+            check_impl(given["impl"], dtype=filled["dtype"])
     fields = {f.name for f in dataclasses.fields(module)}
     return module(**given, **{key: value for key, value in filled.items() if key in fields})
 

@@ -1,25 +1,7 @@
 """Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
 
-Milliseconds of XLA's own convolution -> of `conv`, by `python benchmarks/conv.py` in float32 on an idle CPU of 2 cores
-with AVX-512; gradients alone, by the image and by the kernel:
-
-| kernel, images                       | forward     | image       | kernel    |
-|--------------------------------------|-------------|-------------|-----------|
-| depthwise 3x3, (2, 90, 120, 144)     | 61 -> 1.9   | 62 -> 2.9   | 51 -> 3.7 |
-| the same, stride 2                   | 17 -> 0.93  | 105 -> 0.58 | 17 -> 2.2 |
-| depthwise 5x5, (2, 45, 60, 240)      | 40 -> 1.6   | 39 -> 1.4   | 52 -> 3.2 |
-| depthwise 3x3, dilation 2, the same  | 26 -> 0.92  | 26 -> 0.79  | 33 -> 1.3 |
-| depthwise 5x5/2, (2, 90, 120, 144)   | 25 -> 2.3   | 258 -> 1.0  | 32 -> 5.2 |
-| 1x1 256 -> 512, (2, 45, 60, 256)     | 6.1 -> 3.8  | 8.3 -> 4.1  | 26 -> 4.2 |
-| the same, stride 2, (2, 90, 120, 256)| 7.5 -> 3.7  | 5.5 -> 6.5  | 48 -> 8.7 |
-| 3x3, (512, 2, 2, 256)                | 357 -> 14   | 380 -> 5.5  | 7.2 -> 21 |
-| 3x3, dilation 2, (512, 3, 3, 512)    | 182 -> 104  | 187 -> 72   | 187 -> 115|
-
-In the same run (`--torch=PYTHON`) PyTorch 2.13 takes 0.3 to 1.4 times as long as `conv` forward, 0.6 to 5 times by the
-image and 0.3 to 2 times by the kernel.
-
-Dense kernels are left to XLA unless they reach beyond the map in both directions, as in the windows of an R-CNN: the
-last two rows.
+Pointwise kernels, depthwise ones and those that reach beyond the map have forms and gradients that XLA runs many times
+faster on CPU than its own convolution; `docs/performance.md` has the figures.
 """
 
 import jax.numpy as jnp
@@ -46,8 +28,7 @@ def conv(
 
     `padding` may also name every side, `((top, bottom), (left, right))`: stride-2 convolutions on even sizes differ
     from TensorFlow's 'SAME', which pads unevenly (see `same_padding`). Pointwise kernels and those that reach beyond
-    the map become matrix products, depthwise ones (see `depthwise`) shifted multiply-adds, which XLA runs many times
-    faster on CPU; they have gradients of their own, hence no `jvp`.
+    the map become matrix products, depthwise ones shifted multiply-adds (see `depthwise`).
 
     Raises:
       ValueError: channels that the groups do not divide or the kernel does not fit.

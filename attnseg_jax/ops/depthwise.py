@@ -1,8 +1,9 @@
-"""Depthwise convolution and its gradients in forms that XLA runs fast on CPU; on accelerators XLA's own.
+"""Depthwise convolution and its gradients in forms that XLA runs fast on a CPU; on accelerators XLA's own.
 
 The result and the gradient of the input are multiply-adds over shifted slices, one fused loop for each phase of the
-stride. The gradient of the kernel is, for every tap, a sum over all positions: loops over blocks of channels and rows
-that fit into the cache add products to one row of sums a tap, where XLA's reduction reads memory once for each channel.
+stride. The gradient of the kernel is, for every tap, a sum over all positions. Loops over blocks of channels and rows
+that fit into the cache add products to one row of sums for each tap; XLA's reduction would read memory once for each
+channel. Figures are in `docs/performance.md`.
 """
 
 import functools
@@ -18,8 +19,8 @@ from attnseg_jax.ops.linear_map import bilinear
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
 
-# Rows of the result that one step of the kernel's gradient takes at most. From 16 on XLA copies what a step reads
-# together, and then runs up to three times as fast; more rows are more code to compile.
+# Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
+# one block, which is faster; more rows are more code to compile.
 _ROWS = 32
 # Bytes of a block of rows and channels of one operand, which every tap reads again.
 _BLOCK = 1_400_000
@@ -87,7 +88,7 @@ def _product(axes, x, kernel):
 
 
 def _input_gradient(axes, kernel, g):
-    """Rows of one phase, those with the same remainder by the stride, all meet the same taps of the kernel."""
+    """Rows of one phase, that is with the same remainder modulo the stride, meet the same taps of the kernel."""
     rows, columns = axes
     g = _pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
 
@@ -117,10 +118,10 @@ def _kernel_gradient(axes, x, g):
 
 
 def _channels_of_a_block(channels, bytes_each):
-    """The most channels, in equal blocks of whole vectors, that fit; all where they have no such divisor."""
+    """The most channels, in equal blocks of whole vectors, that fit; all if their number has no such divisor."""
     divisors = [n for n in range(8, channels + 1, 8) if channels % n == 0]
     fitting = [n for n in divisors if n * bytes_each <= _BLOCK]
-    # Fewer than a vector at a time would cost more than what lies outside the cache.
+    # Less than a vector at a time would cost more than leaving the cache.
     return max(fitting) if fitting and max(fitting) >= 16 else min([n for n in divisors if n >= 16], default=channels)
 
 
@@ -144,7 +145,7 @@ def _kernel_gradient_of_block(axes, x, g):
             result.append(total)
         return result
 
-    # The batch stays an axis to the end, so that one that is spread over devices stays where it is.
+    # The batch stays an axis to the end, so that a batch split over devices stays where it is.
     zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(axes)]
     sums = lax.fori_loop(0, blocks, step, zeros)
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(rows.taps, columns.taps, -1).astype(x.dtype)
@@ -176,21 +177,21 @@ class _Axis(NamedTuple):
 
     @property
     def reach(self):
-        """Results that lie before a pixel and see it, in strides."""
+        """How many results before a pixel depend on it, in strides."""
         return (self.span - 1) // self.stride
 
     @property
     def first(self):
-        """The stride, counted from the padding's begin, that holds the first pixel."""
+        """The stride, counted from the start of the padding, that holds the first pixel."""
         return self.before // self.stride
 
     @property
     def last(self):
-        """The stride behind the last pixel."""
+        """The stride after the last pixel."""
         return -(-(self.before + self.size) // self.stride)
 
     def after(self, out):
-        """The padding behind the pixels that `out` results need; negative if they leave pixels over."""
+        """The padding after the pixels that `out` results need; negative if they do not need all pixels."""
         return (out - 1) * self.stride + self.span - self.size - self.before
 
     def tap(self, i):
@@ -198,7 +199,7 @@ class _Axis(NamedTuple):
         return slice(i * self.dilation, i * self.dilation + (self.out - 1) * self.stride + 1, self.stride)
 
     def phase(self, p):
-        """The taps that pixels of phase `p` meet, each with the results, padded, they meet it in."""
+        """The taps that pixels of phase `p` meet, each with the slice of the padded results in which they meet it."""
         taps = [(i, (i * self.dilation - p) // self.stride) for i in range(self.taps)]
         taps = [(i, self.reach - back) for i, back in taps if back * self.stride + p == i * self.dilation]
         return [(i, slice(start, start + self.last - self.first)) for i, start in taps]
@@ -220,7 +221,7 @@ def _sum_of_products(slices, kernel, dtype):
 
 
 def _interleave(parts, axis):
-    """Elements of all parts by turns along `axis`."""
+    """Elements of all parts in turn along `axis`."""
     shape = list(parts[0].shape)
     shape[axis] *= len(parts)
     return jnp.stack(parts, axis + 1).reshape(shape)

@@ -39,7 +39,7 @@ class PositionAttention(nn.Module):
 
         width = max(c // self.reduction, 1)
         q, k, v = project(width, "query"), project(width, "key"), project(c, "value")
-        y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl").reshape(x.shape)
+        y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl).reshape(x.shape)
         gamma = self.param("gamma", nn.initializers.zeros, (1,), jnp.float32)
         record = DotProductMap(q, k, scale=1.0, query_size=(h, w), key_size=(h, w))
         return x + gamma.astype(self.dtype).reshape(1, 1, 1, 1) * y, record

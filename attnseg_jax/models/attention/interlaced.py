@@ -48,7 +48,7 @@ class GroupAttention(nn.Module):
 
         q, k = project("query"), project("key")
         v = Conv(self.value_channels, 1, dtype=self.dtype, name="value")(x).reshape(g, i * j, 1, self.value_channels)
-        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl, key=f"{_KEY}.impl")
+        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl)
         y = y.reshape(g, i, j, self.value_channels)
         return ConvBN(self.channels, 1, dtype=self.dtype, name="out")(y, train=train), DotProductMap(q, k)
 

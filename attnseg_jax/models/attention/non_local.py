@@ -66,7 +66,7 @@ class NonLocalBlock(nn.Module):
             record = record.replace(scale=1.0 / k.shape[1], softmax=False)
             y = dot_product_average(q, k, v)
         else:
-            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
+            y = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
         out_init = torch_default_init if self.norm else nn.initializers.zeros
         y = Conv(c, 1, use_bias=True, dtype=self.dtype, kernel_init=out_init, name="out")(y.reshape(b, h, w, channels))
         if self.norm:

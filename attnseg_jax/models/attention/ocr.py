@@ -59,7 +59,7 @@ class ObjectAttention(nn.Module):
         key = conv(conv(regions, self.key_channels, "object0"), self.key_channels, "object1")
         value = conv(regions, self.key_channels, "down")
         q, k, v = (t.reshape(b, -1, 1, self.key_channels) for t in (query, key, value))
-        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl, key=f"{_KEY}.impl")
+        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl)
         y = conv(y.reshape(b, *size, self.key_channels), c, "up")
         return resize(y, (h, w), align_corners=True), DotProductMap(q, k, query_size=size)
 

@@ -67,7 +67,7 @@ class PSABranch(nn.Module):
         y = y.reshape(b, h * w, 1, c)
         q, k = (planes, y) if self.distribute else (y, planes)
         v = x.reshape(b, h * w, 1, c)
-        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl, key=f"{_KEY}.impl")
+        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
         return mixed, DotProductMap(q, k, scale=1.0)
 
     def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:

@@ -105,6 +105,6 @@ class MultiHeadAttention(nn.Module):
             dropped = nn.Dropout(self.dropout, deterministic=False)(record.weights)
             y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
         else:
-            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl, key=self.impl_key)
+            y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=self.impl)
         y = y.reshape(*y.shape[:2], self.heads * d)
         return nn.Dense(self.features or channels, dtype=self.dtype, name="out")(y), record

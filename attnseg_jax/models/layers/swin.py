@@ -53,7 +53,7 @@ class ShiftedWindowAttention(nn.Module):
         if any(shift):
             mask = window_ops.window_mask(size, window, shift)[None]
             mask = jnp.broadcast_to(mask, (b, g, s, s)).reshape(b * g, 1, s, s)
-        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl, key=self.impl_key)
+        y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl)
         y = nn.Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
         weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)
         weights = weights.reshape(b, g, self.heads, s, s).swapaxes(2, 3).reshape(b, g, s, self.heads * s)

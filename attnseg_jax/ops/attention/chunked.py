@@ -3,7 +3,7 @@
 Result and gradient follow FlashAttention-2 (Dao 2023, arXiv:2307.08691): what is kept beside the result is the
 logarithm of every softmax's denominator, from which the gradient computes the weights again, block by block; the
 tangent of forward mode does the same. A block holds whole rows of scores, so that there is no running maximum to
-correct. Only heads and queries are looped over: the batch stays an axis of every product, so that a batch spread over
+correct. Only heads and queries are looped over: the batch stays an axis of every product, so that a batch split over
 devices stays where it is.
 """
 

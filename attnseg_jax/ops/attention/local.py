@@ -55,7 +55,7 @@ def local_weights(
     rows, columns = (_inside(n, kernel, dilation) for n in (h, w))
     inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, h, w, 1)
     scores = jnp.where(inside, scores, -jnp.inf)
-    # Over two axes XLA's gradient on CPU is a hundred times faster than over five.
+    # XLA's gradient on a CPU is much faster over two axes than over five.
     return jax.nn.softmax(scores.reshape(scores.shape[0], -1), axis=0).reshape(scores.shape)
 
 
@@ -196,7 +196,7 @@ def _joined(x):
 def _heads(heads, width):
     """`[a, a * width]` that copies a number of each head to its channels; transposed it sums them.
 
-    Both as a product run ten times faster on CPU than a sum over, or a broadcast to, a few channels.
+    On a CPU the product is much faster than a sum over, or a broadcast to, a few channels.
     """
     return jnp.asarray(np.kron(np.eye(heads), np.ones((1, width))), jnp.float32)
 
