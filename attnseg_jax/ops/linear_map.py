@@ -45,17 +45,23 @@ def linear_map(
     fixed, fixed_tree = jax.tree.flatten(residuals)
     given, given_tree = jax.tree.flatten(inputs)
     found_tree = jax.tree.structure(jax.eval_shape(forward, residuals, inputs))
-
-    def flat(function, tree):
-        def call(*arrays):
-            parts = arrays[: len(fixed)], arrays[len(fixed) :]
-            return jax.tree.leaves(function(*map(jax.tree.unflatten, (fixed_tree, tree), parts)))
-
-        # Under jit a function is traced once, and not for its types, its value and its tangent each.
-        return jax.jit(call, inline=True)
-
-    functions = {"forward": flat(forward, given_tree), "transpose": flat(transpose, found_tree)}
+    functions = {
+        "forward": _flat(forward, fixed_tree, given_tree),
+        "transpose": _flat(transpose, fixed_tree, found_tree),
+    }
     return jax.tree.unflatten(found_tree, _linear_map.bind(*fixed, *given, **functions, count=len(fixed)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _flat(function, fixed_tree, tree):
+    """`function` of lists of arrays. The same one for every call, so that layers of one shape are traced once."""
+
+    def call(*arrays):
+        count = fixed_tree.num_leaves
+        residuals, inputs = fixed_tree.unflatten(arrays[:count]), tree.unflatten(arrays[count:])
+        return jax.tree.leaves(function(residuals, inputs))
+
+    return jax.jit(call, inline=True)
 
 
 def bilinear(
@@ -77,6 +83,11 @@ def bilinear(
     >>> [x.item() for x in jax.grad(double, (0, 1))(3.0, 5.0)]
     [10.0, 3.0]
     """
+
+    # Under jit these are traced once for each shape, and not for every layer, its type and its tangent.
+    product, gradient_of_first, gradient_of_second = (
+        jax.jit(function, inline=True) for function in (product, gradient_of_first, gradient_of_second)
+    )
 
     @jax.custom_jvp
     def call(x, y):

@@ -10,29 +10,29 @@ from attnseg_jax import build_model
 MODELS = {
     "tiny local": ("tiny", "local", "fcn", {}),
     "resnet self": ("resnet18", "self", "fcn", {"attention": {"self": {"impl": "chunked"}}}),
-    "mobilenet criss-cross": ("mobilenet_v3_large", "criss_cross", "lraspp", {}),
     "efficientnet": ("efficientnet_lite0", "ema", "fpn", {}),
     "segformer": ("mit_b0", "none", "segformer", {"backbone": {"mit_b0": {"impl": "chunked"}}}),
+    "mobilenet criss-cross": ("mobilenet_v3_large", "criss_cross", "lraspp", {}),
     "vit": ("vit_ti", "none", "mask_transformer", {"backbone": {"vit_ti": {"impl": "chunked"}}}),
     "swin": ("swin_t", "none", "fcn", {}),
     "convnext": ("convnext_t", "none", "deeplabv3plus", {}),
     "unet": ("unet", "gate", "unet", {}),
-    "segnet": ("segnet_basic", "none", "segnet", {}),
+    "segnet": ("vgg16", "none", "segnet", {"backbone": {"vgg16": {"output_stride": 32}}}),
     "vgg": ("vgg16", "encnet", "fcn", {}),
 }
 FAST = ("tiny local", "resnet self", "efficientnet", "segformer")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in MODELS])
-def test_tangents_of_a_model(name):
-    """Of the logits, by image and parameters, in training; the tangent of the loss's gradient too."""
+def test_tangent_of_the_logits(name):
+    """By image and parameters, in training."""
     backbone, attention, decoder, options = MODELS[name]
     names = {"backbone": backbone, "attention": attention, "decoder": decoder}
     model = build_model({part: {"name": name, **options.get(part, {})} for part, name in names.items()}, 7)
     image = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
 
-    def tangents(variables, image):
+    def tangent(variables, image):
         statistics = {name: values for name, values in variables.items() if name != "params"}
 
         def logits(params, image):
@@ -42,13 +42,7 @@ def test_tangents_of_a_model(name):
             )
             return out.logits
 
-        def loss(params):
-            return (logits(params, image) ** 2).sum()
-
         arrays = variables["params"], image
-        directions = variables["params"]
-        return jax.jvp(logits, arrays, arrays)[1], jax.jvp(jax.grad(loss), arrays[:1], (directions,))[1]
+        return jax.jvp(logits, arrays, arrays)[1]
 
-    tangent, of_gradient = jax.eval_shape(tangents, variables, image)
-    assert tangent.shape == (2, 64, 96, 7)
-    assert jax.tree.structure(of_gradient) == jax.tree.structure(variables["params"])
+    assert jax.eval_shape(tangent, variables, image).shape == (2, 64, 96, 7)
