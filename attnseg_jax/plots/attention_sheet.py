@@ -1,6 +1,5 @@
 """Pictures of what a model attends to, of whatever mechanism: by the form of what it left, never by its name."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from PIL import Image
 
-from attnseg_jax.files import write_atomically
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, panels
 from attnseg_jax.plots.attention_maps import Attended
+from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.plots.panels import Panel, Row, Scale
 
 _DPI = 120
@@ -81,16 +79,10 @@ def attention_sheet(scene: Scene, attention: Mapping[str, AttentionRecord], fold
         header, rows = _gate(record, scene) if isinstance(record, GateMap) else _attended(record, scene)
         pages.append(panels.page(f"{name}: {header}", rows, aspect, _DPI))
         paths.append(folder / f"{name}.png")
-        write_atomically(paths[-1], _png(panels.stack(pages[-1:])))
+        write_png(paths[-1], panels.stack(pages[-1:]))
     paths.append(folder / "sheet.png")
-    write_atomically(paths[-1], _png(panels.stack(pages)))
+    write_png(paths[-1], panels.stack(pages))
     return paths
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _overview(scene: Scene) -> list[Row]:

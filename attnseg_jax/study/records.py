@@ -11,8 +11,7 @@ from typing import Any
 
 from attnseg_jax.data import regions
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import write_atomically
-from attnseg_jax.plots.segmentation import read_series
+from attnseg_jax.files import read_series, write_atomically
 from attnseg_jax.study.entries import PlannedRun, file_name
 
 

@@ -110,7 +110,7 @@ def _draw_sheets(labels: Sequence[str], runs: Sequence[PlannedRun], results: Res
         logging.warning("no picture sheets, for want of the data: %s", error)
         return
     truths = [record["label"] for record in records]
-    columns = {label: [segmentation.read_map(files[place]) for place in places] for label, files in kept.items()}
+    columns = {label: [segmentation.read_label_map(files[place]) for place in places] for label, files in kept.items()}
     if not truths or any([m.shape for m in maps] != [t.shape for t in truths] for maps in columns.values()):
         logging.warning("no picture sheets: the kept predictions are not of the same images")
         return

@@ -97,7 +97,7 @@ def evaluate_split(
             titles=[record["id"] for record in records.values()],
         )
         for index, prediction in maps.items() if keep else ():
-            segmentation.write_map(prediction, palette, keep / "maps" / f"{index}.png")
+            segmentation.write_label_map(prediction, palette, keep / "maps" / f"{index}.png")
     return scores
 
 

@@ -18,7 +18,7 @@ from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.inference import restore
 from attnseg_jax.inference.evaluation import evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
-from attnseg_jax.plots.segmentation import read_map
+from attnseg_jax.plots.segmentation import read_label_map
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Pace, sample_indices
@@ -231,7 +231,7 @@ def test_what_the_last_evaluation_leaves(trained):
     drawn = sample_indices(len(records), config.eval.samples)
     assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
     for index in drawn:
-        np.testing.assert_array_equal(read_map(workdir / "maps" / f"{index}.png"), predictions[index])
+        np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
 
 
 def test_what_is_timed(trained):

@@ -9,7 +9,7 @@ from records import finish, plan, write_lines
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.counts import ImageCounts
-from attnseg_jax.plots.segmentation import read_map
+from attnseg_jax.plots.segmentation import read_label_map
 from attnseg_jax.study.records import Results
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_predictions_of_the_first_seed_are_kept(tmp_path):
     for value in (0, 2):
         kept = results.predictions(runs[value])
         assert sorted(kept) == [2, 11]
-        assert (read_map(kept[11]) == value).all()
+        assert (read_label_map(kept[11]) == value).all()
         assert not results.predictions(runs[value + 1])
 
 

@@ -105,7 +105,7 @@ def test_nothing_is_finished(tmp_path):
 
 def test_the_plot_has_what_the_records_know(data, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(charts, "_write", lambda figure, path: seen.update({path.name: figure}))
+    monkeypatch.setattr(charts, "write_png", lambda path, figure: seen.update({path.name: figure}))
     runs = plan(tmp_path, ["a", "b"], **data)
     results, _ = results_of(runs, tmp_path, {"a": 0.3, "b": 0.9})
     report.write(runs, results, tmp_path / "out")
