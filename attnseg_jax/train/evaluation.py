@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation.counts import Counter
-from attnseg_jax.evaluation.scores import Collector, Scores, evaluate
+from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.files import write_atomically
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import track
@@ -72,7 +72,7 @@ def evaluate_split(
         for part in (collector, counter, pace):
             part(batch, predictions)
 
-    scores = evaluate(
+    scores = score_batches(
         lambda batch: parallel.evaluate(variables, batch),
         batches,
         len(names),
