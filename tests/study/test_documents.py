@@ -80,7 +80,9 @@ def test_tables_quote_the_records(path):
             for title, text in cells.items():
                 assert text in COLUMNS[title](rows[label]), f"{page.relative_to(ROOT)}: {title} of {label}"
             checked.add(label)
-    assert checked or path.parent.name not in STUDY.values(), "no page quotes these records: has a table got another title?"
+    assert checked or path.parent.name not in STUDY.values(), (
+        "no page quotes these records: has a table got another title?"
+    )
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
