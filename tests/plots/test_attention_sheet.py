@@ -5,7 +5,6 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.models.records import AttentionMap, DotProductMap, GateMap
-from attnseg_jax.plots import attention_sheet as sheets
 from attnseg_jax.plots import panels
 from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
 
@@ -65,8 +64,6 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_map_is_drawn(form, tmp_path, monkeypatch):
     record, words = FORMS[form]
-    # What is drawn does not depend on it, how long that takes does.
-    monkeypatch.setattr(sheets, "_DPI", 60)
     pages = _texts(monkeypatch)
     paths = attention_sheet(_scene((2, 11)), {f"{form}0": record}, tmp_path / "new")
     assert [path.name for path in paths] == [f"{form}0.png", "sheet.png"] and all(p.is_file() for p in paths)
