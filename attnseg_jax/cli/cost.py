@@ -107,24 +107,15 @@ def _measure(name: str, height: int, width: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Plain text: a line per row, with the reason instead of figures where there are none; `-` where nothing ran."""
-    header = ["mechanism", "parameters", *(title for *_, title, _ in COLUMNS)]
-    lines = [header]
+    cells = []
     for row in rows:
         if "reason" in row:
-            lines.append([row["name"], row["reason"]])
+            cells.append([row["name"], row["reason"]])
             continue
         values = [(row[program][key], factor) for program, key, _, factor in COLUMNS]
         figures = [tables.short(None if value is None else value * factor) for value, factor in values]
-        lines.append([row["name"], f"{row['parameters']:,}", *figures])
-    full = [line for line in lines if len(line) == len(header)]
-    first = max(len(line[0]) for line in lines)
-    widths = [max(len(line[i]) for line in full) for i in range(1, len(header))]
-    return "\n".join(
-        "  ".join([line[0].ljust(first), *(word.rjust(width) for word, width in zip(line[1:], widths))])
-        if len(line) == len(header)
-        else f"{line[0].ljust(first)}  {line[1]}"
-        for line in lines
-    )
+        cells.append([row["name"], f"{row['parameters']:,}", *figures])
+    return "\n".join(tables.text_table(["mechanism", "parameters", *(title for *_, title, _ in COLUMNS)], cells))
 
 
 def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -76,8 +76,8 @@ def main() -> None:
                 logging.warning("--time: no times are taken, for %d runs are not finished", missing)
             else:
                 _time(runs, results, folder, held)
-        report.measure(runs, results)
-        text = report.write(runs, results, folder)
+        report.add_costs(runs, results)
+        text = report.write_report(runs, results, folder)
     print(text)
     if failures:
         raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
@@ -179,7 +179,7 @@ def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: Bina
             first.setdefault(run.entry.label, run)
     shorts = [timing.shortened(run) for run in first.values()]
     when, taken = datetime.date.today().isoformat(), {}
-    timing.warm(shorts)
+    timing.prepare_data(shorts)
     with _Board(shorts) as board:
         for short in shorts:
             workdir = folder / "timing" / short.name

@@ -22,8 +22,8 @@ from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.files import check_folder, locked_workdir, write_atomically
-from attnseg_jax.plots import segmentation
+from attnseg_jax.files import check_folder, locked_workdir, read_series, write_atomically
+from attnseg_jax.plots import charts
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
@@ -266,7 +266,7 @@ def _finish(
 ) -> dict[str, Any]:
     text = tables.to_json(config.data.eval_split, step, scores, class_names)
     if jax.process_index() == 0:
-        segmentation.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        charts.training_curves(read_series(workdir / "metrics.jsonl"), workdir / "curves.png")
         # Written last: it marks the run as finished.
         write_atomically(workdir / "result.json", (text + "\n").encode())
     return json.loads(text)

@@ -1,6 +1,5 @@
 """Where published weights are: a path, a file of the Hugging Face Hub, or a name of the catalogue."""
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import file_sha256
 from attnseg_jax.weights.catalogue import CATALOGUE
 
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>[^@]+)")
@@ -32,8 +32,7 @@ class Located:
 
     def sha256(self) -> str:
         """Of the file's content."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.path)
 
 
 def locate(given: str, *, key: str) -> Located:
