@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "parts": {"errors"},
+    "configs": {"errors"},
     "ops": {"errors"},
     "data": {"ops.labels", "files", "parts", "errors"},
     "models": {"ops", "parts", "errors"},
@@ -54,10 +55,9 @@ MAY_IMPORT = {
     "train": {"weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
-    "cli": {
-        *("study", "inference", "train", "cost", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts"),
-        "errors",
-    },
+    "cli": set(
+        "study inference train cost weights plots evaluation models data ops configs files parts errors".split()
+    ),
 }
 
 
