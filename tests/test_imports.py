@@ -55,9 +55,10 @@ MAY_IMPORT = {
     "train": {"weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
-    "cli": set(
-        "study inference train cost weights plots evaluation models data ops configs files parts errors".split()
-    ),
+    "cli": {
+        *("study", "inference", "train", "cost", "weights", "plots", "evaluation"),
+        *("models", "data", "ops", "configs", "files", "parts", "errors"),
+    },
 }
 
 
