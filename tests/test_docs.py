@@ -1,5 +1,6 @@
 """The documents: their commands name keys and configs that exist, their links lead somewhere, their examples work."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -98,6 +99,8 @@ HOWTO = [page for page in sorted((ROOT / "docs/howto").glob("*.md")) if howto_fl
 @pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 def test_following_a_recipe(page, my_parts, blocks_flags, call, tmp_path):
     """Its file and its command, on the small data set, two steps; then `eval.py` of that run."""
+    # Libraries define flags when they are imported, which `call` would delete.
+    importlib.import_module("attnseg_jax.inference.evaluation")
     for i, flags in enumerate(howto_flags(page)):
         small = {**blocks_flags, "train.steps": 2, "train.eval_every": 2, "train.accumulate": 1, "eval.samples": 1}
         chosen = {flag.partition("=")[0] for flag in flags}
