@@ -123,6 +123,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     assert all(not cell.get("outputs") for cell in notebook.cells), "clear the outputs before you commit"
     client = nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
-    shown = [cell.outputs[0].text for cell in notebook.cells if cell.cell_type == "code" and cell.outputs]
-    assert any("validation mIoU" in text for text in shown)
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    text = "".join(output.get("text", "") for output in shown)
+    assert "validation mIoU" in text and "boundary mIoU" in text
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
     assert (tmp_path / "sheet.png").exists()
