@@ -52,7 +52,7 @@ MAY_IMPORT = {
     "cost": {"models", "ops", "errors"},
     "weights": {"models", "ops", "files", "parts", "errors"},
     "train.checkpoint": {"errors"},
-    "train": {"weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
+    "train": {"configs", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "cli": {
