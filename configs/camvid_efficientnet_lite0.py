@@ -14,7 +14,7 @@ From scratch at the full rate, seed 0, 500 steps: 0.526 and 0.873 (`--config.mod
 
 from ml_collections import ConfigDict
 
-from configs import camvid
+from attnseg_jax.configs import camvid
 
 
 def get_config() -> ConfigDict:

@@ -38,8 +38,7 @@ COLUMNS = (
 )
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
+def _flags() -> None:
     flags.DEFINE_integer("height", 64, "height of the map (default: 64)")
     flags.DEFINE_integer("width", 128, "width of the map (default: 128)")
     flags.DEFINE_integer("channels", 512, "channels of the map (default: 512)")
@@ -52,7 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_string("plot", None, "PNG of the costs against the size of the map to write (default: none)")
 
 
-def main() -> None:
+def _measure_all() -> None:
     """Measures and prints."""
     values = flags.FLAGS
     names = values.only or list(ATTENTION)
@@ -146,10 +145,10 @@ def _document(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_measure_all, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(
-        main,
-        usage=__doc__,
-        help_flags=("height", "width", "channels", "classes", "only", "sweep", "repeats", "max_gib", "json", "plot"),
-    )
+    main()

@@ -1,4 +1,4 @@
-"""What a study trains: a list of configs and seeds, each trained by train.py in a process of its own.
+"""What a study trains: a list of configs and seeds, each trained by `cli.train` in a process of its own.
 
 A file of `configs/studies/` has a function `get_study()` that returns a list of `Entry`; `plan` makes the runs of it.
 """
@@ -19,7 +19,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.setup import make_model
 
-SCRIPT = Path(__file__).parents[2] / "train.py"
+# The command that trains a run, and where its process finds this package.
+TRAIN = (sys.executable, "-m", "attnseg_jax.cli.train")
+_ROOT = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PlannedRun:
     def command(self, workdir: Path) -> list[str]:
         """The command line that trains it."""
         values = [f"--config.{key}={value}" for key, value in self.changes.items()]
-        return [sys.executable, str(SCRIPT), f"--config={self.file}", *values, f"--workdir={workdir}"]
+        return [*TRAIN, f"--config={self.file}", *values, f"--workdir={workdir}"]
 
 
 def file_name(label: str) -> str:
@@ -161,12 +163,14 @@ def train(
     log.parent.mkdir(parents=True, exist_ok=True)
     result = workdir / "result.json"
     before = result.stat().st_mtime_ns if result.exists() else None
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))}
     with log.open("ab") as output:
         # In a session of its own it is not reached by the keyboard's interrupt, which would lose the steps since its
         # last save.
         child = subprocess.Popen(
-            run.command(workdir), stdout=output, stderr=output, pass_fds=[held.fileno()], start_new_session=True
-        )
+            run.command(workdir), stdout=output, stderr=output, pass_fds=[held.fileno()], start_new_session=True,
+            env=environment,
+        )  # fmt: skip
         try:
             while child.poll() is None:
                 on_wait()
