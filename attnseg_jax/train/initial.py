@@ -20,7 +20,7 @@ from attnseg_jax.files import write_atomically
 from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
 from attnseg_jax.train.state import TrainState
 from attnseg_jax.weights.files import read_weights
-from attnseg_jax.weights.layouts import Fitted, fit
+from attnseg_jax.weights.fit import Fitted, fit
 from attnseg_jax.weights.locate import locate
 from attnseg_jax.weights.rename import listed
 

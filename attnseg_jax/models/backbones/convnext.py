@@ -60,6 +60,7 @@ class ConvNeXt(nn.Module):
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision_convnext",)
 
     stage_norms: bool = False
     layer_scale: float = 1e-6

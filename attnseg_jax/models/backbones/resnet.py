@@ -73,6 +73,7 @@ class ResNet(nn.Module):
     depths: ClassVar[tuple[int, ...]]
     bottleneck: ClassVar[bool]
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision_resnet",)
 
     output_stride: int = 32
     zero_init_residual: bool = False
@@ -163,6 +164,8 @@ class DeepStem(ResNet):
     Attributes as in `ResNet`; `stem`: channels of the three, `(32, 32, 64)` as in MMSegmentation; hszhao/semseg and
     EMANet have `(64, 64, 128)`.
     """
+
+    layouts = ("mmseg_resnet_v1c", "semseg_resnet_v1c", "emanet_resnet_v1c")
 
     stem: tuple[int, ...] = (32, 32, 64)
 

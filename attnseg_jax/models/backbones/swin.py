@@ -59,6 +59,7 @@ class Swin(nn.Module):
     depths: ClassVar[tuple[int, ...]]
     heads: ClassVar[tuple[int, ...]] = (3, 6, 12, 24)
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision_swin",)
 
     stage_norms: bool = False
     drop_path: float = 0.0

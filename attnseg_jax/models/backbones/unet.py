@@ -24,6 +24,7 @@ class UNetEncoder(nn.Module):
     """
 
     key: ClassVar[str] = "unet"
+    layouts: ClassVar[tuple[str, ...]] = ("leejunhyun_unet",)
 
     width: int = 64
     dtype: Dtype = jnp.float32

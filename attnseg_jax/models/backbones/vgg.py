@@ -37,6 +37,7 @@ class VGG(nn.Module):
     depths: ClassVar[tuple[int, ...]]
     norm: ClassVar[bool]
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("torchvision_vgg",)
 
     output_stride: int = 32
     dtype: Dtype = jnp.float32

@@ -87,6 +87,7 @@ class ViT(nn.Module):
     depth: ClassVar[int]
     heads: ClassVar[int]
     key: ClassVar[str]
+    layouts: ClassVar[tuple[str, ...]] = ("timm_vit", "transformers_vit", "transformers_dinov2")
 
     patch_size: int = 16
     position_size: tuple[int, int] = (14, 14)
