@@ -1,5 +1,6 @@
 """Published weights by name, and what a model has to be like to use them."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,13 +130,19 @@ def apply(config: ConfigDict) -> ConfigDict:
     (127.5, 127.5, 127.5)
     """
     config = config.copy_and_resolve_references()
-    values = {"data.mean": IMAGENET_MEAN, "data.std": IMAGENET_STD, **wanted(config)}
-    defaults = vars(BACKBONES.get(config.model.backbone.name, object))
-    for key, value in values.items():
-        *groups, last = key.split(".")
-        group = config
-        for word in groups:
-            group = group[word]
-        if group[last] == (() if groups == ["data"] else getattr(BACKBONES.get(groups[-1]), last)):
+    for key, value in {"data.mean": IMAGENET_MEAN, "data.std": IMAGENET_STD, **wanted(config)}.items():
+        path, _, last = key.rpartition(".")
+        left_open = () if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
+        group = config_group(config, path)
+        if group[last] == left_open:
             group[last] = value
     return config
+
+
+def config_group(config: ConfigDict, path: str) -> ConfigDict:
+    """The group of a config at a dotted path.
+
+    >>> config_group(ConfigDict({"a": {"b": {"c": 1}}}), "a.b").c
+    1
+    """
+    return functools.reduce(lambda group, name: group[name], path.split("."), config)

@@ -19,6 +19,7 @@ from attnseg_jax.weights.rename import flatten, from_torch, listed, match
 # The layout of this project's files: the names are `params.backbone. ...` and `batch_stats.backbone. ...`.
 OWN = "attnseg_jax"
 _COLLECTIONS = ("params.", "batch_stats.")
+_PARTS = ("backbone", "attention", "decoder", "aux_head")
 _POSITIONS = "params.backbone.positions"
 
 
@@ -190,7 +191,7 @@ def _choose(arrays, target, part, layouts):
     """The layout of `layouts` that gives most of the target's names, and the arrays under the names here."""
     if arrays and all(name.startswith(_COLLECTIONS) for name in arrays):
         return OWN, dict(arrays)
-    best, score = None, (0, 0)
+    best, score = None, (0, 0, -math.inf)
     for layout in layouts:
         try:
             given = dict(flatten(from_torch(arrays, rules_of(layout))))
@@ -198,8 +199,11 @@ def _choose(arrays, target, part, layouts):
             # Made for other names.
             continue
         fitting = [n in target for n in given if part == "model" or _of("backbone", n)]
-        if (sum(fitting), sum(fitting) - len(fitting)) > score:
-            best, score = (layout, given), (sum(fitting), sum(fitting) - len(fitting))
+        # Last, where a file of a whole model fills a backbone: that the other names are those of a model too.
+        foreign = sum(name.split(".")[1] not in _PARTS for name in given)
+        found = (sum(fitting), sum(fitting) - len(fitting), -foreign)
+        if fitting and found > score:
+            best, score = (layout, given), found
     if best is None:
         raise UserError(
             f"its names ({listed(list(arrays))}) are in no known layout the model's ({listed(list(target))}); known "

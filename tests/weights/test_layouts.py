@@ -12,8 +12,8 @@ from golden import Golden
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights import fit as module
+from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights.fit import OWN, adapt_channels
 from attnseg_jax.weights.layouts import ENCODERS
 from attnseg_jax.weights.locate import locate
@@ -104,7 +104,9 @@ def test_other_classes_stay_open():
     ]
     assert sorted(fitted.unfilled) == sorted(expected)
     # Another width is no other number of classes.
-    with pytest.raises(UserError, match=r"read as torchvision_fcn\+torchvision_resnet, .*; other shape: .*head.conv.conv.kernel"):
+    with pytest.raises(
+        UserError, match=r"read as torchvision_fcn\+torchvision_resnet, .*; other shape: .*head.conv.conv.kernel"
+    ):
         fit(whole(channels=40), variables(channels=48), part="model", num_classes=7)
     # Nor are two different numbers.
     mixed = whole(aux=True) | {n: x for n, x in whole(num_classes=21, aux=True).items() if n.startswith("classifier.4")}
@@ -186,11 +188,6 @@ def test_a_file_of_the_efficientnet_package():
     fitted = fit(state, variables("efficientnet_lite0"), backbone="efficientnet_lite0", part="backbone")
     assert fitted.layout == published.layout
     assert {name.split(".")[0] for name in fitted.unused} == {"_conv_head", "_bn1", "_fc"}
-
-
-def test_every_published_name_has_a_layout():
-    for name, published in CATALOGUE.items():
-        assert published.layout in BACKBONES[name.split("-")[0]].layouts
 
 
 def test_every_layout_of_an_encoder_is_that_of_a_backbone():
