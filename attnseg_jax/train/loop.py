@@ -32,6 +32,7 @@ from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.state import TrainState, eval_variables
+from attnseg_jax.weights import catalogue
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir = Path(workdir)
+    workdir, config = Path(workdir), catalogue.apply(config)
     initialize_distributed(config.distributed)
     finished = _finished(config, workdir)
     if finished is not None:
@@ -71,7 +72,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
 
-    initial = given and fit_given(given, train.abstract, len(info.class_names))
+    initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
     if regions.used(config.data.regions):
         region_cache.check(config.data.regions.cache)
     with ExitStack() as stack:

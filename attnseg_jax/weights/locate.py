@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from absl import logging
+
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import file_sha256
 from attnseg_jax.weights.catalogue import CATALOGUE
@@ -36,7 +38,7 @@ class Located:
 
 
 def locate(given: str, *, key: str) -> Located:
-    """Finds weights, and downloads them where they come from the Hub and are not there yet.
+    """Finds weights, and downloads them where they come from the Hub and are not there yet; logs a known licence.
 
     Args:
       given: a path; `hf://owner/name/file` or `hf://owner/name@revision/file` (branch, tag or commit), for which the
@@ -49,6 +51,7 @@ def locate(given: str, *, key: str) -> Located:
     if given in CATALOGUE:
         published = CATALOGUE[given]
         found = _fetch(published.source, given, key)
+        logging.info("%s: %s, licence: %s", given, published.source, published.licence)
         return Located(given, found.path, found.revision, published.licence)
     if "://" in given:
         return _fetch(given, given, key)
