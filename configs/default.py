@@ -19,6 +19,9 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # How one step uses all devices: 'pmap' (replicas) or 'mesh' (one program, sharded batch).
     config.parallel = "pmap"
+    # How the state lies on the devices: 'replicated' (whole on each), or a rule of yours, 'my_package.my_file:my_rule',
+    # which splits its arrays over them; that needs 'mesh'.
+    config.sharding = "replicated"
     # Compute type: 'float32' or 'bfloat16'. Parameters, normalisation, softmax and loss stay float32.
     config.dtype = "float32"
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
@@ -117,9 +120,16 @@ def get_config() -> ConfigDict:
     config.model.decoder.freeze = "none"
     config.model.decoder.fcn.channels = 64
 
+    config.objective = objective = ConfigDict()
+    # What a step minimises: 'supervised', the losses below on every labelled pixel, or an objective of yours,
+    # 'my_package.my_file:MyObjective', whose options stand in `custom`.
+    objective.name = "supervised"
+    objective.custom = ConfigDict()
+
     config.loss = loss = ConfigDict()
     # What is minimised, over the pixels that are not ignored: 'cross_entropy', 'ohem', 'focal', 'dice', 'jaccard',
-    # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same.
+    # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same. A loss of
+    # yours is 'my_package.my_file:my_loss', its options stand in `custom`.
     loss.name = "cross_entropy"
     # Factors in that sum, one for each name; () is 1 for each.
     loss.scales = ()
@@ -136,6 +146,7 @@ def get_config() -> ConfigDict:
     loss.aux_weight = 0.4
     # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
     loss.presence_weight = 0.2
+    loss.custom = ConfigDict()
     loss.ohem = ConfigDict()
     # Pixels count whose class has less probability than this, and at least this share of all, the hardest.
     loss.ohem.threshold = 0.7

@@ -20,7 +20,7 @@ UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.
 
 
 def make_optimizer(
-    config: Any, total_steps: int, frozen: tuple[str, ...] = ()
+    config: Any, total_steps: int, frozen: frozenset[str] = frozenset()
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
@@ -29,8 +29,8 @@ def make_optimizer(
     AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
     An unknown name or a value out of range raises `UserError`.
 
-    `frozen` are the first words of the paths of parameters (`backbone`, `decoder`) that stay as they are: no update,
-    no decay, no moments, and their gradient does not count in the clipping.
+    `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no
+    moments, and their gradient does not count in the clipping.
     """
     check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)
@@ -46,7 +46,7 @@ def make_optimizer(
     if frozen:
 
         def group(params: PyTree) -> PyTree:
-            return _by_path(lambda path, _: "frozen" if path.split("/")[0] in frozen else "trained", params)
+            return _by_path(lambda path, _: "frozen" if path in frozen else "trained", params)
 
         rule = optax.multi_transform({"trained": rule, "frozen": optax.set_to_zero()}, group)
     return rule, schedule

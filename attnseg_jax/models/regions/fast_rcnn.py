@@ -38,6 +38,9 @@ class FastRCNN(nn.Module):
       dtype: compute type; logits are float32.
     """
 
+    # Fields of a batch that it takes, and what they hold in a row that only fills up.
+    inputs = {"image": 0, "regions": -1}
+
     backbone: nn.Module
     num_classes: int
     num_regions: int

@@ -33,6 +33,9 @@ class RCNN(nn.Module):
       size: height and width of a window in pixels.
     """
 
+    # Fields of a batch that it takes, and what they hold in a row that only fills up.
+    inputs = {"image": 0, "regions": -1}
+
     backbone: nn.Module
     num_classes: int
     num_regions: int
