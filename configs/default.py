@@ -27,6 +27,10 @@ def get_config() -> ConfigDict:
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
 
+    # What is done beside the steps, besides logs, pictures and traces: 'my_package.my_file:MyHook', a subclass of
+    # attnseg_jax.train.hooks.Hook.
+    config.hooks = ()
+
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
     # hf://owner/name[@revision]/file, or a name of attnseg_jax/weights/catalogue.py; '' is off. A classifier of another
     # number of classes stays at its initialisation, as does an attention mechanism where the weights come without any.
@@ -222,6 +226,9 @@ def get_config() -> ConfigDict:
     train.eval_every = 100
     # Checkpoints kept by validation mIoU, beside the latest.
     train.keep = 1
+
+    # Steps of which a profiler trace is kept in WORKDIR/profile, such as (20,).
+    train.profile = ()
 
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.

@@ -45,9 +45,7 @@ class Objective:
         """
         return forward(batch)
 
-    def __call__(
-        self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None
-    ) -> tuple[Terms, Terms]:
+    def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
         """Sums over the rows of this device by name, and the counts that some of them are divided by.
 
         A sum without a count, such as a confusion matrix, is reported as it is. Counts depend on the batch alone: with
@@ -104,9 +102,7 @@ class Supervised(Objective):
             **options,
         )
 
-    def __call__(
-        self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None
-    ) -> tuple[Terms, Terms]:
+    def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
         """Terms `NAME` of the logits, `aux_OUTPUT/NAME` and `presence_OUTPUT`, and the sum `confusion`."""
         labels = batch["label"]
         weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)

@@ -183,21 +183,21 @@ class MeshParallel(Parallel):
         self._mesh = Mesh(np.array(self.devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
         self._rows = NamedSharding(self._mesh, PartitionSpec(DATA_AXIS))
         self._whole = NamedSharding(self._mesh, PartitionSpec())
-        self._train_step, self._train = train_step, None
+        self._train_step, self._compiled = train_step, None
         # Variables come as `put_state` or a train step left them.
         self._eval = jax.jit(eval_step, in_shardings=(None, self._rows), out_shardings=(self._whole, self._rows))
 
-    def train(self, state, batch):
-        """As of `Parallel`; the first state says which arrays there are to split."""
-        if self._train is None:
+    def _train(self, state, batch):
+        # The first state says which arrays there are to split.
+        if self._compiled is None:
             shardings = self._shardings(state)
-            self._train = jax.jit(
+            self._compiled = jax.jit(
                 self._train_step,
                 in_shardings=(shardings, self._rows),
                 out_shardings=(shardings, self._whole),
                 donate_argnums=0,
             )
-        return self._train(state, batch)
+        return self._compiled(state, batch)
 
     def _put(self, x, sharding):
         if jax.process_count() == 1:

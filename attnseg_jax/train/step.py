@@ -106,7 +106,9 @@ def train_step(
             )
             return (batch_stats, jax.tree.map(jnp.add, total, (grads, metrics))), None
 
-        shapes = jax.eval_shape(lambda: objective.metrics(_means(objective(blank, batch, axis_name=axis_name)[0], counts)))
+        shapes = jax.eval_shape(
+            lambda: objective.metrics(_means(objective(blank, batch, axis_name=axis_name)[0], counts))
+        )
         zeros = _blank((state.params, shapes))
         (batch_stats, (grads, metrics)), _ = jax.lax.scan(
             body, (state.batch_stats, zeros), (jnp.arange(accumulate), micro)

@@ -113,10 +113,14 @@ def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumul
     return _STATES[key], *_SETUPS[full]
 
 
-def objective(loss="cross_entropy", loss_scales=(), loss_options=None, class_weights=None, label_smoothing=0.0, **weights):
+def objective(
+    loss="cross_entropy", loss_scales=(), loss_options=None, class_weights=None, label_smoothing=0.0, **weights
+):
     """The supervised objective of the tiny model."""
     options = {"num_classes": CLASSES, "label_smoothing": label_smoothing}
-    made = Supervised(CLASSES, make_losses(loss, loss_scales, loss_options, **options), label_smoothing=label_smoothing, **weights)
+    made = Supervised(
+        CLASSES, make_losses(loss, loss_scales, loss_options, **options), label_smoothing=label_smoothing, **weights
+    )
     made.class_weights = class_weights
     return made
 

@@ -111,9 +111,7 @@ def test_the_update_is_the_gradient_of_the_loss(name):
 
     def objective(params):
         out = Tiny("none").apply({"params": params}, batch["image"])
-        main, aux = (
-            losses.mean(*LOSSES[name](z, jnp.asarray(batch["label"]))) for z in (out.logits, out.aux["stem"])
-        )
+        main, aux = (losses.mean(*LOSSES[name](z, jnp.asarray(batch["label"]))) for z in (out.logits, out.aux["stem"]))
         return main + 0.3 * aux
 
     grads = jax.jit(jax.grad(objective))(state.params)

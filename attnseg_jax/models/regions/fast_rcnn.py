@@ -1,5 +1,7 @@
 """Fast R-CNN for segmentation: regions pooled from one map of the whole image, trained end to end."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -39,7 +41,7 @@ class FastRCNN(nn.Module):
     """
 
     # Fields of a batch that it takes, and what they hold in a row that only fills up.
-    inputs = {"image": 0, "regions": -1}
+    inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module
     num_classes: int

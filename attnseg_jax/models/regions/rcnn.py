@@ -1,6 +1,6 @@
 """R-CNN for segmentation: every region's window through the backbone on its own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -34,7 +34,7 @@ class RCNN(nn.Module):
     """
 
     # Fields of a batch that it takes, and what they hold in a row that only fills up.
-    inputs = {"image": 0, "regions": -1}
+    inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module
     num_classes: int
