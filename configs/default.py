@@ -27,14 +27,14 @@ def get_config() -> ConfigDict:
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
 
-    # What is done beside the steps, besides logs, pictures and traces: 'my_package.my_file:MyHook', a subclass of
-    # attnseg_jax.train.hooks.Hook.
+    # Hooks of yours, such as ('my_package.my_file:MyHook',): subclasses of attnseg_jax.train.hooks.Hook. Logs, pictures
+    # and profiler traces are always there.
     config.hooks = ()
 
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
     # hf://owner/name[@revision]/file, or a name of attnseg_jax/weights/catalogue.py; '' is off. A classifier of another
     # number of classes stays at its initialisation, as does an attention mechanism where the weights come without any.
-    # A checkpoint in the own workdir goes before.
+    # A checkpoint in the run's workdir takes precedence.
     config.init_from = ""
 
     config.data = data = ConfigDict()
@@ -113,11 +113,11 @@ def get_config() -> ConfigDict:
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
-    # Weights of the backbone to start from, named as in `init_from`, which goes before it; '' is off.
+    # Weights of the backbone to start from, named as in `init_from`, which takes precedence; '' is off.
     config.model.backbone.pretrained = ""
     # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
     config.model.backbone.freeze = "none"
-    # Whether logits are enlarged to the image with aligned corners, as models of segmentation_models_pytorch,
+    # Whether logits are upsampled to the image with aligned corners, as models of segmentation_models_pytorch,
     # hszhao/semseg, EMANet and OCRNet do with their weights, or with half-pixel centres.
     config.model.decoder.align_corners = False
     # 'all' keeps the decoder as it is; with the backbone's 'all' the attention mechanism alone is trained. Or 'none'.

@@ -18,13 +18,13 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
 
-# Whatever a config's groups called so hold: the options of a part from outside the package.
+# Name of the groups that may hold any keys: the options of a part from outside the package.
 FREE = "custom"
 DEFAULT = Path(__file__).parents[2] / "configs" / "default.py"
 
-# Number of the meaning of keys and defaults. Where a default changes, or a key its name or its meaning, it goes up, and
-# `MIGRATIONS` gets, under the number before, the function that brings the values of a `config.json` of that number up
-# to date. A new key whose default does what was done before it needs neither.
+# Raise this number when a default changes or when a key changes its name or meaning, and add to `MIGRATIONS`, under the
+# old number, a function that updates the values of an old `config.json`. A new key whose default does what was done
+# before needs neither.
 SCHEMA = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {}
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training: after a step, before a pause, after an evaluation, a save, the end."""
+"""Hooks of the training loop: called before and after a step, before a pause, after an evaluation, a save, the end."""
 
 import contextlib
 import json
@@ -43,19 +43,19 @@ class Training:
 
 
 class Hook:
-    """Base of the hooks; every method does nothing. All processes call them; write files in process 0 only."""
+    """Base of the hooks; its methods do nothing. Every process calls them, so write files in process 0 only."""
 
     def __init__(self, training: Training):
         self.training = training
 
     def before_step(self, step: int) -> None:
-        """Step `step` (from 1) comes next."""
+        """Step `step` (the first is 1) is about to be dispatched."""
 
     def after_step(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Step `step` is done, its metrics are on the host; the next one runs already."""
+        """Step `step` is done and its metrics are on the host (NumPy); the next step is running already."""
 
     def before_pause(self, step: int) -> None:
-        """After `step` the loop pauses, to evaluate or to stop; what is summed up until then has to be written."""
+        """The loop pauses after `step`, to evaluate or to stop; write now what was summed up since the last pause."""
 
     def after_evaluation(self, step: int, state: TrainState, evaluation: Evaluation) -> None:
         """The state after `step` was evaluated; its checkpoint is not there yet."""
@@ -67,7 +67,7 @@ class Hook:
         """Every step is done and saved; `result.json`, by which a run is finished, is not there yet."""
 
     def close(self) -> None:
-        """The training ends, in whatever way."""
+        """The training ends: finished, stopped or by an error."""
 
 
 class Log(Hook):

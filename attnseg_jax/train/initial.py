@@ -1,4 +1,4 @@
-"""Where the first state of a run comes from, where its workdir holds none: `init_from`, `pretrained`, or nothing."""
+"""The first state of a run: the checkpoint of its workdir, weights (`init_from`, `pretrained`), or random values."""
 
 import hashlib
 import json

@@ -95,7 +95,7 @@ def _train(
     checkpoints: Checkpoints,
     hooks: Hooks,
 ) -> Evaluation:
-    """All steps that are left, with an evaluation and a checkpoint every so often; returns the last evaluation."""
+    """Runs the steps that are left, with an evaluation and a checkpoint every `eval_every`; returns the last evaluation."""
     start, steps, every = int(state.step), config.train.steps, config.train.eval_every
     state = train.parallel.put_state(state)
 
@@ -162,7 +162,7 @@ def _millions(params: Any) -> float:
 
 @contextmanager
 def _own_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
-    """The workdir, and the folder of the regions where there are some, can be written; nobody else trains there."""
+    """Checks that workdir and region cache can be written, and locks the workdir against another training."""
     if regions.used(config.data.regions):
         region_cache.check(config.data.regions.cache)
     if jax.process_index() == 0:

@@ -21,11 +21,11 @@ Terms = dict[str, Array]
 class Objective:
     """Base of the objectives.
 
-    The train step calls `outputs`, then the objective itself, which gives sums over the rows of this device; it adds
-    sums and counts over devices, divides once and hands the quotients to `metrics`, whose `loss` it minimises.
+    The train step calls `outputs`, then the objective itself for the sums and counts of this device's rows. It adds
+    both over the devices, divides once, and passes the means to `metrics`, whose `loss` it minimises.
 
     Attributes:
-      fields: fields of a batch that it needs beside the model's inputs -> what they hold in a row that only fills up.
+      fields: batch fields that it needs besides the model's inputs -> their value in padding rows.
       class_weights: float32 [k] of `config.loss.class_weights`, or None; set before the first step.
     """
 
@@ -49,17 +49,17 @@ class Objective:
         """Sums over the rows of this device by name, and the counts that some of them are divided by.
 
         A sum without a count, such as a confusion matrix, is reported as it is. Counts depend on the batch alone: with
-        `config.train.accumulate` they are counted before any output is there.
+        `config.train.accumulate` they are needed before the first output is computed.
 
         Args:
           output: of `outputs`.
           batch: with padding rows, whose labels are all ignored.
-          axis_name: the mapped axis of the devices, or None; only for a term that is no sum over rows.
+          axis_name: the mapped axis of the devices, or None; only needed by a term that is not a sum over rows.
         """
         raise NotImplementedError
 
     def metrics(self, means: Terms) -> Terms:
-        """`loss` and whatever else is reported, from the quotients; linear in them."""
+        """`loss` and everything else to report, as linear functions of the means (and of the sums without a count)."""
         return means
 
 

@@ -15,9 +15,9 @@ from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
-# Fields of a batch that go to the devices -> what they hold in a row that only fills up.
+# Batch fields that go to the devices -> their value in padding rows.
 FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
-# Those of the evaluation's own bookkeeping.
+# Fields that stay on the host: the evaluation's own bookkeeping.
 _ON_HOST = {"index"}
 
 # (path such as 'params/backbone/conv1/kernel', shape) -> how that array of the state is split over the devices.
@@ -25,7 +25,7 @@ ShardingRule = Callable[[str, tuple[int, ...]], PartitionSpec]
 
 
 def replicated(path: str, shape: tuple[int, ...]) -> PartitionSpec:
-    """The rule by which every device has the whole state."""
+    """The default rule: every device has the whole state."""
     return PartitionSpec()
 
 
@@ -81,7 +81,7 @@ class Parallel:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
       eval_step: (variables, batch, *, axis_name=None) -> (confusion, prediction).
       devices: all by default.
-      fields: what of a batch goes to the devices -> what it holds in a row that only fills up.
+      fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
     """
 
@@ -129,7 +129,7 @@ class Parallel:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
         Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them.
-        What the batch has beyond the declared fields stays here, and an objective's own fields may be missing.
+        Undeclared fields of the batch are not used, and an objective's own fields may be missing.
         """
         confusion, prediction = self._eval(variables, self._spread(batch))
         return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
@@ -250,7 +250,7 @@ def _local(x):
 
 
 def _to_global(x, sharding: NamedSharding):
-    """The array of all processes that this process's equal copy stands for."""
+    """One global array from the equal copies of all processes."""
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _to_global(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

@@ -1,4 +1,4 @@
-"""From a config to the parts of a run: model, steps, state; shared by training and evaluation."""
+"""Builds the parts of a run from its config: model, steps, state; shared by training and evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def make_run(
       training: without it only evaluation is offered, on any number of devices.
 
     Raises:
-      UserError: whatever the config asks for and cannot be.
+      UserError: the config asks for something that does not exist or does not fit.
     """
     check_known("config", DTYPES, dtype=config.dtype)
     check_known("config.loss", CLASS_WEIGHTS, class_weights=config.loss.class_weights)

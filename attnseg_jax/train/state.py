@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key, PyTree
 class TrainState:
     """Everything that a resumed run needs: restoring it continues the run bit for bit.
 
-    `ema` is None when no average is kept; `key` never changes, each step derives its own from it and `step`.
+    `ema` is None if no average is kept. `key` never changes: each step derives its own from it and `step`.
     """
 
     step: Int[Array, ""]

@@ -23,7 +23,7 @@ Batch = Mapping[str, Array]
 
 
 def model_inputs(model: nn.Module) -> Mapping[str, Any]:
-    """The fields of a batch that a model takes, in order -> what they hold in a row that only fills up.
+    """The batch fields that a model takes, in order -> their value in padding rows.
 
     A model that takes more than an image says so by its class attribute `inputs`.
     """
@@ -50,12 +50,13 @@ def train_step(
 
     Args:
       state: what the step starts from.
-      batch: the fields that model and objective declare, and `valid` bool [b], False for rows that only fill up.
+      batch: the fields that model and objective declare, and `valid` bool [b], False for padding rows.
       model: the linen module.
-      optimizer: leaves what is frozen as it is.
+      optimizer: must not update frozen parameters (see `make_optimizer`).
       objective: what is minimised.
       schedule: step -> learning rate, for the metrics.
-      frozen: paths of the parameters that get no gradient; a module that has no other works as in evaluation.
+      frozen: paths of the parameters that get no gradient; a module all of whose parameters are frozen runs in
+        evaluation mode.
       ema_decay: of the average of the parameters, where the state has one: after the update at step t it is
         `d * average + (1 - d) * params` with `d = min(ema_decay, (1 + t) / (10 + t))`.
       accumulate: splits the batch into that many micro-batches (rows i, i + accumulate, ...) run one after another.
@@ -166,7 +167,7 @@ def eval_step(
 class Forward:
     """The model of a step, as an objective calls it: `forward(batch) -> Output`, as often as it needs.
 
-    Each call has dropout masks of its own, and hands the statistics of batch norms on to the next.
+    Each call has its own dropout masks and starts from the batch-norm statistics that the call before left.
 
     Attributes:
       batch_stats: after the calls so far.
@@ -186,7 +187,7 @@ class Forward:
         self._key, self._calls = key, 0
 
     def __call__(self, batch: Batch) -> Any:
-        """The model in training, on its inputs in `batch`."""
+        """The model in training mode on its inputs in `batch`."""
         key = jax.random.fold_in(self._key, self._calls) if self._calls else self._key
         self._calls += 1
         with frozen_modules(self._frozen) if self._frozen else contextlib.nullcontext():
@@ -201,14 +202,14 @@ class Forward:
         return out
 
     def averaged(self, batch: Batch) -> Any:
-        """The model as in evaluation, with the average of the parameters where the state has one; no gradient."""
+        """The model in evaluation mode, with the average of the parameters if the state has one; no gradient."""
         variables = {"params": self._average, "batch_stats": self.batch_stats}
         out = self._model.apply(variables, *(batch[name] for name in model_inputs(self._model)), train=False)
         return jax.lax.stop_gradient(out)
 
 
 def valid_labels(batch: Batch) -> Array:
-    """The labels with padding rows ignored, whatever those rows hold."""
+    """The labels, with those of padding rows ignored."""
     return jnp.where(batch["valid"][:, None, None], batch["label"], IGNORE_LABEL)
 
 
@@ -226,7 +227,7 @@ def _blank(tree: PyTree) -> PyTree:
 
 
 def _counts(objective: Objective, blank: Any, batch: Batch, axis_name: str | None) -> Terms:
-    """The counts of the whole batch, before any output is there: `blank` stands for it."""
+    """The counts of the whole batch over all devices, from an output of zeros: they must not depend on it."""
     traced = jax.make_jaxpr(lambda out: objective(out, batch, axis_name=axis_name)[1])(blank)
     _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     if any(used):

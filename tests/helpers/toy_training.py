@@ -1,4 +1,4 @@
-"""What a user adds to training from outside of the package: an objective, a loss, a hook, a sharding."""
+"""What a user adds to training from outside the package: an objective and its transform, a loss, a hook, a sharding."""
 
 from typing import ClassVar
 
@@ -46,14 +46,11 @@ class Teacher(TwoViews):
         return forward(batch), forward.averaged({**batch, "image": batch["image2"]})
 
 
-def two_views(batches, noise=0.5):
-    """Batches with a second view of each picture; half of the pictures lose their labels."""
-    rng = np.random.default_rng(0)
-    for batch in batches:
-        label = batch["label"].copy()
-        label[::2] = IGNORE_LABEL
-        view = batch["image"] + rng.normal(0, noise, batch["image"].shape).astype(np.float32)
-        yield {**batch, "label": label, "image2": view}
+def second_view(sample, rng, config):
+    """A transform: another view of the picture, as field `image2`; half of the pictures lose their labels."""
+    noise = rng.normal(0, config.custom.noise, sample["image"].shape).astype(np.float32)
+    label = sample["label"] if rng.random() < 0.5 else np.full_like(sample["label"], IGNORE_LABEL)
+    return {**sample, "label": label, "image2": sample["image"] + noise}
 
 
 def squared_error(logits, labels, *, power=2.0, class_weights=None):

@@ -40,7 +40,7 @@ class FastRCNN(nn.Module):
       dtype: compute type; logits are float32.
     """
 
-    # Fields of a batch that it takes, and what they hold in a row that only fills up.
+    # Batch fields that it takes -> their value in padding rows.
     inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module

@@ -33,7 +33,7 @@ class RCNN(nn.Module):
       size: height and width of a window in pixels.
     """
 
-    # Fields of a batch that it takes, and what they hold in a row that only fills up.
+    # Batch fields that it takes -> their value in padding rows.
     inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module
