@@ -20,12 +20,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+from attnseg_jax.configs.compare import fast_rcnn, rcnn
 from ml_collections import ConfigDict
 from timing import alternate, timed
 
 from attnseg_jax.cost import Cost, program_cost
 from attnseg_jax.models import build_model
-from configs.compare import fast_rcnn, rcnn
 
 CLASSES = 11
 FAST = "fast_rcnn"

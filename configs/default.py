@@ -19,15 +19,22 @@ def get_config() -> ConfigDict:
     config.seed = 0
     # How one step uses all devices: 'pmap' (replicas) or 'mesh' (one program, sharded batch).
     config.parallel = "pmap"
+    # How the state lies on the devices: 'replicated' (whole on each), or a rule of yours, 'my_package.my_file:my_rule',
+    # which splits its arrays over them; that needs 'mesh'.
+    config.sharding = "replicated"
     # Compute type: 'float32' or 'bfloat16'. Parameters, normalisation, softmax and loss stay float32.
     config.dtype = "float32"
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
 
+    # Hooks of yours, such as ('my_package.my_file:MyHook',): subclasses of attnseg_jax.train.hooks.Hook. Logs, pictures
+    # and profiler traces are always there.
+    config.hooks = ()
+
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,
     # hf://owner/name[@revision]/file, or a name of attnseg_jax/weights/catalogue.py; '' is off. A classifier of another
     # number of classes stays at its initialisation, as does an attention mechanism where the weights come without any.
-    # A checkpoint in the own workdir goes before.
+    # A checkpoint in the run's workdir takes precedence.
     config.init_from = ""
 
     config.data = data = ConfigDict()
@@ -108,7 +115,7 @@ def get_config() -> ConfigDict:
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
     config.model.attention.name = "self"
-    # Weights of the backbone to start from, named as in `init_from`, which goes before it; '' is off.
+    # Weights of the backbone to start from, named as in `init_from`, which takes precedence; '' is off.
     config.model.backbone.pretrained = ""
     # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
     config.model.backbone.freeze = "none"
@@ -122,9 +129,16 @@ def get_config() -> ConfigDict:
     config.model.decoder.freeze = "none"
     config.model.decoder.fcn.channels = 64
 
+    config.objective = objective = ConfigDict()
+    # What a step minimises: 'supervised', the losses below on every labelled pixel, or an objective of yours,
+    # 'my_package.my_file:MyObjective', whose options stand in `custom`.
+    objective.name = "supervised"
+    objective.custom = ConfigDict()
+
     config.loss = loss = ConfigDict()
     # What is minimised, over the pixels that are not ignored: 'cross_entropy', 'ohem', 'focal', 'dice', 'jaccard',
-    # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same.
+    # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same. A loss of
+    # yours is 'my_package.my_file:my_loss', its options stand in `custom`.
     loss.name = "cross_entropy"
     # Factors in that sum, one for each name; () is 1 for each.
     loss.scales = ()
@@ -141,6 +155,7 @@ def get_config() -> ConfigDict:
     loss.aux_weight = 0.4
     # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
     loss.presence_weight = 0.2
+    loss.custom = ConfigDict()
     loss.ohem = ConfigDict()
     # Pixels count whose class has less probability than this, and at least this share of all, the hardest.
     loss.ohem.threshold = 0.7
@@ -216,6 +231,9 @@ def get_config() -> ConfigDict:
     train.eval_every = 100
     # Checkpoints kept by validation mIoU, beside the latest.
     train.keep = 1
+
+    # Steps of which a profiler trace is kept in WORKDIR/profile, such as (20,).
+    train.profile = ()
 
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.

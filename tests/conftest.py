@@ -75,8 +75,8 @@ def blocks_flags(blocks):
 @pytest.fixture(scope="session")
 def make_config(blocks_flags):
     """Makes that config, as a run begins with it; keyword `train__steps=3` sets `config.train.steps`."""
+    from attnseg_jax.configs import default
     from attnseg_jax.weights import catalogue
-    from configs import default
 
     def make(**changes):
         config = default.get_config()

@@ -19,7 +19,7 @@ from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
 from attnseg_jax.train import loop
 
-DEFAULT = str(configs.FOLDER / "default.py")
+DEFAULT = str(config_files.DEFAULT)
 
 
 def _flags() -> None:

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from absl import logging
 
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded, target
 from attnseg_jax.inference.restore import restore_run
-from attnseg_jax.train.evaluation import evaluate_split
+from attnseg_jax.train.evaluation import draw_samples, evaluate_split
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ def evaluate_run(
     drawn = run.config.eval.samples > 0
     if drawn:
         target("--picture", path)
-    scores = evaluate_split(run.config, run.parallel, run.variables, run.source, picture=path)
-    if drawn:
+    found = evaluate_split(run.config, run.parallel, run.variables, run.source)
+    if drawn and jax.process_index() == 0:
+        draw_samples(found.samples, run.source, path)
         logging.info("picture: %s", path)
+    scores = found.scores
     names = run.source.info.class_names
     return Result(tables.table(scores, names), tables.to_json(run.split, run.step, scores, names), path)

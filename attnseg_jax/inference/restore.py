@@ -76,6 +76,7 @@ def restore_run(
     config = configs.load(folder)
     if data_dir is not None:
         config.data.dir = data_dir
+    configs.check_values(config)
     # Not the run's own value: what a pod trained may be scored on one machine.
     initialize_distributed(distributed)
     if regions.used(config.data.regions):

@@ -1,44 +1,80 @@
 """Configs: reading flags, the resolved form, its file and its hash."""
 
-import copy
 import functools
 import hashlib
 import importlib.util
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from attnseg_jax.configs import FOLDER
 from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
-from attnseg_jax.train import losses
+from attnseg_jax.parts import is_outside
 from attnseg_jax.weights import catalogue
+
+# Name of the groups that may hold any keys: the options of a part from outside the package.
+FREE = "custom"
+DEFAULT = FOLDER / "default.py"
+
+# Raise this number when a default changes or when a key changes its name or meaning, and add to `MIGRATIONS`, under the
+# old number, a function that updates the values of an old `config.json`. A new key whose default does what was done
+# before needs neither.
+SCHEMA = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {}
+
+# Keys that cannot change the result of a run: its hash leaves them out.
+UNHASHED = (
+    "parallel",
+    "sharding",
+    "distributed",
+    "hooks",
+    "data.dir",
+    "data.threads",
+    "data.check",
+    "data.regions.cache",
+    "train.log_every",
+    "train.keep",
+    "train.profile",
+    "eval.batch_size",
+    "eval.samples",
+)
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without the options of model parts, losses and regions it does not use.
+    """The config as plain values, without the options of parts, losses and regions that it does not use.
 
     What it leaves to the weights that it starts from has their values, see `weights.catalogue.apply`.
     """
     resolved = catalogue.apply(config).to_dict()
     resolved["model"] = selected(resolved["model"])
-    resolved["data"]["regions"] = regions.selected(resolved["data"]["regions"])
-    resolved["loss"] = losses.selected(resolved["loss"])
+    regions_, loss, objective = resolved["data"]["regions"], resolved["loss"], resolved["objective"]
+    resolved["data"]["regions"] = _chosen(regions_, regions_["method"])
+    resolved["loss"] = _chosen(loss, loss["name"])
+    resolved["objective"] = _chosen(objective, objective["name"])
     return resolved
 
 
+def _chosen(group: dict[str, Any], names: str) -> dict[str, Any]:
+    """A group without those of its groups that `names`, joined by '+', do not choose."""
+    used = {FREE if is_outside(name) else name for name in names.split("+")}
+    return {key: value for key, value in group.items() if not isinstance(value, dict) or key in used}
+
+
 def to_json(config: ConfigDict) -> str:
-    """The resolved config as JSON text; a value that JSON cannot hold raises UserError."""
-    return _json(resolve(config))
+    """The resolved config and its `schema` as JSON text; a value that JSON cannot hold raises UserError."""
+    return _json({"schema": SCHEMA, **resolve(config)}, indent=2) + "\n"
 
 
-def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2, sort_keys=True, default=_refuse) + "\n"
+def _json(values: dict[str, Any], **layout: Any) -> str:
+    return json.dumps(values, sort_keys=True, default=_refuse, **layout)
 
 
 def _refuse(value: Any) -> Any:
@@ -46,20 +82,25 @@ def _refuse(value: Any) -> Any:
 
 
 def config_hash(config: ConfigDict) -> str:
-    """Eight hexadecimal digits that change with any resolved value.
+    """Eight hexadecimal digits that change with any value that can change the result.
 
-    A key of `ADDED` that stands at its value there is left out, so that the hash of a config outlives new keys.
+    They are those of the resolved config's differences from the defaults, so that it outlives new keys.
     """
-    resolved = resolve(config)
-    for key, value in ADDED.items():
-        *groups, name = key.split(".")
-        # A config has the parts of its own kind of model only.
-        node = functools.reduce(lambda node, group: node.get(group, {}), groups, resolved)
-        if name in node and node[name] == value:
-            del node[name]
-    # Where region maps are kept changes nothing.
-    resolved["data"].get("regions", {}).pop("cache", None)
-    return hashlib.sha256(_json(resolved).encode()).hexdigest()[:8]
+    defaults = flatten_dict(_defaults(), sep=".")
+    values = flatten_dict(resolve(config), sep=".")
+    # The folder of a data set without a name is what says which it is.
+    left_out = {*UNHASHED} - (set() if config.data.name else {"data.dir"})
+    changed = {
+        key: value
+        for key, value in values.items()
+        if key not in left_out and not (key in defaults and defaults[key] == value)
+    }
+    return hashlib.sha256(_json({"schema": SCHEMA, **changed}).encode()).hexdigest()[:8]
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return read_file(str(DEFAULT)).to_dict()
 
 
 def _tuples(value: Any) -> Any:
@@ -70,34 +111,11 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-# Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
-# so that older workdirs can still be evaluated and continued.
-ADDED = {
-    "data.custom": {},
-    "data.regions": {"method": "none"},
-    "data.regions.sample": 0,
-    "data.resolution": 1.0,
-    "data.transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
-    "eval.size_multiple": 1,
-    "init_from": "",
-    "loss.class_weight_power": 1.0,
-    "loss.presence_weight": 0.2,
-    "loss.scales": (),
-    "model.attention.local.stride": 0,
-    "model.backbone.freeze": "none",
-    "model.backbone.pretrained": "",
-    "model.decoder.align_corners": False,
-    "model.decoder.freeze": "none",
-    "model.decoder.segnet.classifier_size": 0,
-    "model.decoder.segnet.relu": True,
-}
-
-
 def load(workdir: str | Path) -> ConfigDict:
-    """Reads the resolved config a run left in its workdir; keys younger than the run get their value of `ADDED`.
+    """Reads the config a run left in its workdir; what the file lacks has its default.
 
     Raises:
-      UserError: there is none, or it is not JSON.
+      UserError: there is none, it is not JSON, or this version does not know its schema.
     """
     path = Path(workdir) / "config.json"
     try:
@@ -108,13 +126,23 @@ def load(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
-    for key, value in ADDED.items():
-        *groups, name = key.split(".")
-        node = values
-        for group in groups:
-            node = node.get(group, {})
-        node.setdefault(name, copy.deepcopy(value))
-    return ConfigDict(_tuples(values)).lock()
+    schema = values.pop("schema", 0)
+    while schema != SCHEMA:
+        if schema not in MIGRATIONS:
+            raise UserError(
+                f"{path} has schema {schema}, and this version reads {', '.join(map(str, [*MIGRATIONS, SCHEMA]))}: "
+                "use the version that it was trained with"
+            )
+        MIGRATIONS[schema](values)
+        schema += 1
+    return ConfigDict(_merged(_defaults(), _tuples(values))).lock()
+
+
+def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    merged = {key: _merged(value, {}) if isinstance(value, dict) else value for key, value in defaults.items()}
+    for key, value in values.items():
+        merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> list[str]:
@@ -204,7 +232,7 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
         if groups[0] != groups[1]:
             raise UserError(f"{path}.{key} must be {'a group' if groups[1] else 'a value, not a group'}")
         # The keys of a free group are those of parts from outside.
-        if groups[0] and key != "custom":
+        if groups[0] and key != FREE:
             _check_keys(config[key], known[key], f"{path}.{key}")
 
 
@@ -247,6 +275,7 @@ def check_values(config: ConfigDict) -> None:
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("data.threads", data.threads >= 0, "at least 0"),
+        ("train.profile", _all(train.profile, int), "numbers of steps"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
         ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
@@ -266,5 +295,7 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
     regions.check(data.regions)
     transforms.chosen(data)
+    if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
+        raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

@@ -1,9 +1,8 @@
 """Evaluation of a whole split by the steps of a run, and its picture."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation.counts import Counter
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
-from attnseg_jax.files import write_atomically
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import track
 from attnseg_jax.train.parallel import Parallel
@@ -35,29 +33,30 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
     return sorted({round(i) // processes * processes for i in np.linspace(0, length - 1, min(samples, length))})
 
 
-def evaluate_split(
-    config: ConfigDict,
-    parallel: Parallel,
-    variables: PyTree,
-    source: Source,
-    *,
-    picture: Path | None = None,
-    keep: Path | None = None,
-) -> Scores:
-    """Scores every image of `source` at full size and draws `config.eval.samples` of them to `picture`.
+@dataclass(frozen=True)
+class Evaluation:
+    """What the evaluation of a split found.
+
+    Attributes:
+      scores: of all its images.
+      samples: index in the split -> train ids that were predicted for that image, `[h, w]`, of those asked for.
+    """
+
+    scores: Scores
+    samples: dict[int, np.ndarray]
+
+
+def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
+    """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
     Args:
       config: the run's config.
       parallel: the run's steps.
       variables: parameters and statistics to evaluate, from `Parallel.put_state` or a train step.
       source: the split.
-      picture: path of a PNG, or None.
-      keep: folder for `counts.json`, the counts of every image (`ImageCounts.encode`), and, if they are drawn,
-        `maps/INDEX.png`, the train ids that were predicted for the images drawn; or None.
     """
-    names, palette = source.info.class_names, source.info.palette
-    counter, pace = Counter(len(source), len(names), source.size), Pace()
-    collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()) if picture else ())
+    counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
+    collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
     batches = eval_batches(
         source,
         config.data,
@@ -75,30 +74,33 @@ def evaluate_split(
     scores = score_batches(
         lambda batch: parallel.evaluate(variables, batch),
         batches,
-        len(names),
+        source.info.num_classes,
         on_batch=on_batch,
         progress=lambda items: track(items, "evaluate"),
     )
     scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
-    if jax.process_index() != 0:
-        return scores
-    if keep:
-        write_atomically(keep / "counts.json", (json.dumps(scores.images.encode()) + "\n").encode())
-    if picture and collector.predictions:
-        records = {index: source[index] for index in sorted(collector.predictions)}
-        maps = {index: _cut(collector.predictions[index], record["label"]) for index, record in records.items()}
-        segmentation.prediction_sheet(
-            [record["image"] for record in records.values()],
-            [record["label"] for record in records.values()],
-            list(maps.values()),
-            names,
-            palette,
-            picture,
-            titles=[record["id"] for record in records.values()],
-        )
-        for index, prediction in maps.items() if keep else ():
-            segmentation.write_label_map(prediction, palette, keep / "maps" / f"{index}.png")
-    return scores
+    # Without the padding of `config.eval.size_multiple`.
+    samples = {
+        index: prediction[: source.size(index)[0], : source.size(index)[1]]
+        for index, prediction in sorted(collector.predictions.items())
+    }
+    return Evaluation(scores, samples)
+
+
+def draw_samples(samples: Mapping[int, np.ndarray], source: Source, path: Path) -> None:
+    """Draws predictions, by their index in `source`, beside image and truth into one PNG; without any, nothing."""
+    if not samples:
+        return
+    records = [source[index] for index in samples]
+    segmentation.prediction_sheet(
+        [record["image"] for record in records],
+        [record["label"] for record in records],
+        list(samples.values()),
+        source.info.class_names,
+        source.info.palette,
+        path,
+        titles=[record["id"] for record in records],
+    )
 
 
 class Pace:
@@ -132,8 +134,3 @@ def _over_processes(counts: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return counts
     return np.asarray(multihost_utils.process_allgather(counts)).sum(0)
-
-
-def _cut(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """The prediction without the padding of `config.eval.size_multiple`."""
-    return prediction[: label.shape[0], : label.shape[1]]

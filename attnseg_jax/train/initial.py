@@ -1,8 +1,8 @@
-"""Where the first state of a run comes from, where its workdir holds none: `init_from`, `pretrained`, or nothing."""
+"""The first state of a run: the checkpoint of its workdir, weights (`init_from`, `pretrained`), or random values."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,3 +227,32 @@ def _replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
     # Copies: a step gives the memory of its arguments away.
     new = {path: jnp.array(array) for path, array in traverse_util.flatten_dict(new).items()}
     return traverse_util.unflatten_dict({**traverse_util.flatten_dict(tree), **new})
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run was saved in `workdir`, so that no weights need to be read."""
+    try:
+        return any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
+    except OSError:
+        return False
+
+
+def initial_state(
+    checkpoints: Checkpoints,
+    abstract: PyTree,
+    create: Callable[[], TrainState],
+    initial: Initial | None,
+    workdir: Path,
+) -> TrainState:
+    """The latest checkpoint of the workdir, else a fresh state with the weights that were asked for; logs which."""
+    restored = checkpoints.restore_latest(abstract)
+    if restored is not None:
+        step, state = restored
+        logging.info("initial state: resumed from step %d of %s", step, workdir)
+        return state
+    write_record(workdir, initial)
+    if initial is None:
+        logging.info("initial state: from scratch")
+        return create()
+    initial.log()
+    return initial.load_into(create())

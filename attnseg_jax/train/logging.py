@@ -1,4 +1,4 @@
-"""What a training says while it runs: files and TensorBoard for later, a bar or log lines for now."""
+"""Output of a training: metric files and TensorBoard, and a progress bar or log lines."""
 
 import contextlib
 import io
@@ -195,7 +195,7 @@ class Progress:
             logging.info("%s", text)
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,12 @@ from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
-from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.files import check_folder, locked_workdir, read_series, write_atomically
-from attnseg_jax.plots import charts
+from attnseg_jax.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import evaluate_split
-from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
-from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
+from attnseg_jax.train.evaluation import Evaluation, evaluate_split
+from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
+from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, read_given
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -52,114 +49,98 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """
     workdir, config = Path(workdir), catalogue.apply(config)
     initialize_distributed(config.distributed)
-    finished = _finished(config, workdir)
-    if finished is not None:
+    if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)
-        return finished
+        return result
 
     # Before the data, which take longer to look at.
     configs.check_values(config)
-    given = None if _has_checkpoint(workdir) else read_given(config)
+    classes = hook_classes(config)
+    given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
     info = train_source.info
     train = make_run(
         config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
     )
+    initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
     logging.info(
         "%d training and %d validation images, %d classes, %.2f M parameters, %d %s device(s) by %s",
         len(train_source), len(eval_source), len(info.class_names), _millions(train.abstract.params),
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
-
-    initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
-    if regions.used(config.data.regions):
-        region_cache.check(config.data.regions.cache)
     with ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(locked_workdir(workdir, "another training"))
-        else:
-            check_folder("--workdir", workdir)
+        stack.enter_context(_own_workdir(config, workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
-        state = _initial_state(train, checkpoints, workdir, initial)
+        state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
         start = int(state.step)
         _write_config(config, workdir)
-        state = train.parallel.put_state(state)
-        writer = stack.enter_context(MetricWriter(workdir, start_step=start))
-        progress = stack.enter_context(Progress(config.train.steps, config.train.batch_size, start_step=start))
+        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         stack.enter_context(closing(batches))
-        stop_requested = stack.enter_context(_stop_requests())
-        meter = Meter(len(info.class_names))
-        evaluate = partial(_evaluate_and_save, config, workdir, train, eval_source, checkpoints, writer, progress)
-        pending: tuple[int, dict] | None = None
-        scores: Scores | None = None
-        if start and start % config.train.eval_every == 0 and not checkpoints.metrics(start):
-            # A signal came before this step was evaluated.
-            scores = evaluate(start, state)
+        evaluation = _train(config, train, state, batches, eval_source, checkpoints, hooks)
+        checkpoints.wait()
+        hooks(Hook.after_training)
+        return _finish(config, workdir, max(start, config.train.steps), info.class_names, evaluation)
 
-        for step in range(start + 1, config.train.steps + 1):
-            batch = train.parallel.shard_batch(next(batches))
-            state, metrics = train.parallel.train(state, batch)
+
+def _train(
+    config: ConfigDict,
+    train: Run,
+    state: TrainState,
+    batches: Iterator[dict[str, np.ndarray]],
+    source: Source,
+    checkpoints: Checkpoints,
+    hooks: Hooks,
+) -> Evaluation:
+    """Runs the steps left, with an evaluation and a checkpoint every `eval_every`; returns the last evaluation."""
+    start, steps, every = int(state.step), config.train.steps, config.train.eval_every
+    state = train.parallel.put_state(state)
+
+    def absorb(step: int, metrics: dict) -> None:
+        metrics = jax.device_get(metrics)
+        _check_finite(step, metrics, checkpoints)
+        hooks(Hook.after_step, step, metrics)
+
+    def evaluate_and_save(step: int) -> Evaluation:
+        hooks(Hook.before_pause, step)
+        evaluation = evaluate_split(config, train.parallel, eval_variables(state), source)
+        hooks(Hook.after_evaluation, step, state, evaluation)
+        miou = evaluation.scores.miou
+        checkpoints.save(step, state, {"miou": miou if np.isfinite(miou) else 0.0})
+        hooks(Hook.after_save, step)
+        return evaluation
+
+    pending: tuple[int, dict] | None = None
+    evaluation: Evaluation | None = None
+    with _stop_requests() as stop_requested:
+        if start and start % every == 0 and not checkpoints.metrics(start):
+            # A signal came before this step was evaluated.
+            evaluation = evaluate_and_save(start)
+        for step in range(start + 1, steps + 1):
+            hooks(Hook.before_step, step)
+            state, metrics = train.parallel.train(state, train.parallel.shard_batch(next(batches)))
             # Step n is on its way; only now is it worth waiting for the metrics of step n - 1.
             if pending:
-                _absorb(*pending, meter, checkpoints)
-                _log(pending[0], config, meter, writer, progress)
+                absorb(*pending)
             pending = (step, metrics)
 
-            last, stop = step == config.train.steps, stop_requested(step)
-            if last or stop or step % config.train.eval_every == 0:
-                # Every saved step ends a log line: the sums between two lines are not saved with it.
-                _absorb(*pending, meter, checkpoints)
-                _log(step, config, meter, writer, progress, force=True)
+            last, stop = step == steps, stop_requested(step)
+            if last or stop or step % every == 0:
+                absorb(*pending)
                 pending = None
                 if stop and not last:
+                    hooks(Hook.before_pause, step)
                     checkpoints.save(step, state)
                     checkpoints.wait()
+                    hooks(Hook.after_save, step)
                     raise Stopped(f"by a signal; step {step} is saved, the same command continues there")
-                scores = evaluate(step, state)
-        if scores is None:
-            # All steps were there already; only the result was missing.
-            scores = evaluate(start, state)
-        checkpoints.wait()
-        return _finish(config, workdir, max(start, config.train.steps), info.class_names, scores)
-
-
-class Meter:
-    """Sums training metrics between two log lines."""
-
-    def __init__(self, num_classes: int):
-        self._num_classes = num_classes
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything."""
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self._confusion = np.zeros((self._num_classes, self._num_classes), np.int64)
-
-    def add(self, metrics: dict[str, Any]) -> None:
-        """Adds one step's metrics, already on the host."""
-        self._confusion += metrics["confusion"]
-        self._steps += 1
-        for name, value in metrics.items():
-            if name not in ("confusion", "learning_rate"):
-                self._sums[name] = self._sums.get(name, 0.0) + float(value)
-        self._learning_rate = float(metrics["learning_rate"])
-
-    def result(self) -> dict[str, float]:
-        """Means over the added steps, the last learning rate, and mIoU and pixel accuracy of all their pixels."""
-        scores = Scores.from_confusion(self._confusion)
-        means = {name: value / self._steps for name, value in self._sums.items()}
-        return {
-            **means,
-            "miou": scores.miou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "learning_rate": self._learning_rate,
-        }
+                evaluation = evaluate_and_save(step)
+        # All steps may have been there already, and only the result was missing.
+        return evaluation or evaluate_and_save(start)
 
 
 def _surveyed_weights(
@@ -180,25 +161,17 @@ def _millions(params: Any) -> float:
     return sum(np.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6
 
 
-def _has_checkpoint(workdir: Path) -> bool:
-    try:
-        return any(path.name.isdecimal() for path in (workdir / "checkpoints").iterdir())
-    except OSError:
-        return False
-
-
-def _initial_state(train: Run, checkpoints: Checkpoints, workdir: Path, initial: Initial | None) -> TrainState:
-    restored = checkpoints.restore_latest(train.abstract)
-    if restored is not None:
-        step, state = restored
-        logging.info("initial state: resumed from step %d of %s", step, workdir)
-        return state
-    write_record(workdir, initial)
-    if initial is None:
-        logging.info("initial state: from scratch")
-        return train.create()
-    initial.log()
-    return initial.load_into(train.create())
+@contextmanager
+def _own_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
+    """Checks that workdir and region cache can be written, and locks the workdir against another training."""
+    if regions.used(config.data.regions):
+        region_cache.check(config.data.regions.cache)
+    if jax.process_index() == 0:
+        with locked_workdir(workdir, "another training"):
+            yield
+    else:
+        check_folder("--workdir", workdir)
+        yield
 
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:
@@ -213,61 +186,23 @@ def _write_config(config: ConfigDict, workdir: Path) -> None:
     write_atomically(path, text.encode())
 
 
-def _absorb(step: int, metrics: dict, meter: Meter, checkpoints: Checkpoints) -> None:
-    metrics = jax.device_get(metrics)
-    if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-        checkpoints.wait()
-        latest = checkpoints.latest_step()
-        kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
-        raise UserError(
-            f"loss {metrics['loss']} with gradient norm {metrics['grad_norm']} at step {step}: training stops, {kept}; "
-            "lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
-        )
-    meter.add(metrics)
-
-
-def _log(
-    step: int, config: ConfigDict, meter: Meter, writer: MetricWriter, progress: Progress, *, force: bool = False
-) -> None:
-    if not force and step % config.train.log_every:
-        progress.update(step)
+def _check_finite(step: int, metrics: dict[str, Any], checkpoints: Checkpoints) -> None:
+    if np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"]):
         return
-    metrics = meter.result()
-    meter.reset()
-    writer.write(step, metrics)
-    writer.write_timing(step, step_seconds=progress.update(step, metrics))
-
-
-def _evaluate_and_save(
-    config: ConfigDict,
-    workdir: Path,
-    train: Run,
-    source: Source,
-    checkpoints: Checkpoints,
-    writer: MetricWriter,
-    progress: Progress,
-    step: int,
-    state: TrainState,
-) -> Scores:
-    picture = workdir / "predictions" / f"step_{step}.png"
-    with progress.pause():
-        scores = evaluate_split(config, train.parallel, eval_variables(state), source, picture=picture, keep=workdir)
-        writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
-        if not (step in checkpoints.steps() and checkpoints.metrics(step)):
-            # A checkpoint with metrics has its line already.
-            writer.write_scores(step, scores, source.info.class_names)
-        miou = scores.miou if np.isfinite(scores.miou) else 0.0
-        checkpoints.save(step, state, {"miou": miou})
-    progress.message(f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}")
-    return scores
+    checkpoints.wait()
+    latest = checkpoints.latest_step()
+    kept = "there is no checkpoint yet" if latest is None else f"the checkpoint of step {latest} is kept"
+    raise UserError(
+        f"loss {metrics['loss']} with gradient norm {metrics['grad_norm']} at step {step}: training stops, {kept}; "
+        "lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
+    )
 
 
 def _finish(
-    config: ConfigDict, workdir: Path, step: int, class_names: tuple[str, ...], scores: Scores
+    config: ConfigDict, workdir: Path, step: int, class_names: tuple[str, ...], evaluation: Evaluation
 ) -> dict[str, Any]:
-    text = tables.to_json(config.data.eval_split, step, scores, class_names)
+    text = tables.to_json(config.data.eval_split, step, evaluation.scores, class_names)
     if jax.process_index() == 0:
-        charts.training_curves(read_series(workdir / "metrics.jsonl"), workdir / "curves.png")
         # Written last: it marks the run as finished.
         write_atomically(workdir / "result.json", (text + "\n").encode())
     return json.loads(text)

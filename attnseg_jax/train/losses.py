@@ -9,33 +9,20 @@ from jaxtyping import Array, Float, Int
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops import losses as ops
+from attnseg_jax.parts import is_outside, resolve
 
-
-def _pixels(labels, class_weights):
-    return ops.pixel_count(labels)
-
-
-def _weighted_pixels(labels, class_weights):
-    return ops.pixel_count(labels, class_weights=class_weights)
-
-
-def _images(labels, class_weights):
-    return ops.image_count(labels)
-
-
-# Name -> the loss and what its sum is divided by: the count it returns, which depends on the labels only.
-LOSSES = {
-    "cross_entropy": (ops.cross_entropy, _weighted_pixels),
-    "ohem": (ops.ohem, _pixels),
-    "focal": (ops.focal, _pixels),
-    "dice": (ops.dice, _pixels),
-    "jaccard": (ops.jaccard, _pixels),
-    "tversky": (ops.tversky, _pixels),
-    "lovasz": (ops.lovasz, _images),
-    "boundary": (ops.boundary, _pixels),
+# Name -> (logits, labels, **options) -> (sum, count); the count depends on the labels only.
+LOSSES: dict[str, Callable] = {
+    "cross_entropy": ops.cross_entropy,
+    "ohem": ops.ohem,
+    "focal": ops.focal,
+    "dice": ops.dice,
+    "jaccard": ops.jaccard,
+    "tversky": ops.tversky,
+    "lovasz": ops.lovasz,
+    "boundary": ops.boundary,
 }
-PRESENCE_COUNT = _weighted_pixels
-# Filled by the step, therefore not keys of a loss's group.
+# Given by the objective to a loss that takes them, therefore not keys of a loss's group.
 _FILLED = ("class_weights", "label_smoothing", "axis_name")
 _RANGES = {
     "ohem.threshold": (0, 1, "a probability, between 0 and 1"),
@@ -55,36 +42,34 @@ class Loss(NamedTuple):
     """One of the losses that are summed.
 
     Attributes:
-      name: a key of `LOSSES`.
+      name: a key of `LOSSES`; of a loss from outside the package what follows the colon.
       scale: its factor in the sum.
-      sum: (logits, labels, *, class_weights, label_smoothing, axis_name) -> the sum over this device.
-      count: (labels, class_weights) -> what the sum is divided by, after both were added over the devices.
+      function: (logits, labels, **options) -> (sum, count).
+      options: what the config sets.
+      filled: those of `class_weights`, `label_smoothing` and `axis_name` that it takes.
     """
 
     name: str
     scale: float
-    sum: Callable[..., Float[Array, ""]]
-    count: Callable[[Int[Array, "b h w"], Any], Float[Array, ""]]
+    function: Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]
+    options: Mapping[str, Any]
+    filled: tuple[str, ...]
+
+    def __call__(
+        self, logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"], **given: Any
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The sum over this device and what it is divided by; of what is `given`, the loss gets what it takes."""
+        return self.function(logits, labels, **self.options, **{key: given[key] for key in self.filled})
 
 
-def options(name: str) -> dict[str, Any]:
-    """The keys of `config.loss.NAME` and their defaults.
+def options(loss: Callable) -> dict[str, Any]:
+    """The options of a loss and their defaults: the keys of its group in a config.
 
-    >>> options("focal")
+    >>> options(LOSSES["focal"])
     {'gamma': 2.0, 'alpha': -1.0, 'normalized': False}
     """
-    parameters = inspect.signature(LOSSES[name][0]).parameters.values()
+    parameters = inspect.signature(loss).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in _FILLED}
-
-
-def selected(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `loss` part of a config without the options of losses that its name does not choose.
-
-    Without factors `scales` is left out too: configs did not always have it, and keep their hash.
-    """
-    chosen = config["name"].split("+")
-    unused = [name for name in LOSSES if name not in chosen] + ([] if config.get("scales") else ["scales"])
-    return {key: value for key, value in config.items() if key not in unused}
 
 
 def make_losses(
@@ -98,11 +83,11 @@ def make_losses(
     """The losses that a config names.
 
     Args:
-      name: keys of `LOSSES`, joined by '+'.
+      name: keys of `LOSSES` or names from outside the package (`package.module:loss`), joined by '+'.
       scales: a factor for each of them; () is 1.
-      groups: name -> its options; what is left out takes its default.
+      groups: name -> its options ('custom' -> those of the losses from outside); what is left out takes its default.
       num_classes: of the data.
-      label_smoothing: only `cross_entropy` and `ohem` know it.
+      label_smoothing: refused where no loss takes it.
 
     Raises:
       UserError: an unknown name or option, a value that cannot be.
@@ -112,30 +97,31 @@ def make_losses(
     """
     names = name.split("+")
     for part in names:
-        if part not in LOSSES:
+        if part not in LOSSES and not is_outside(part):
             raise UserError(f"config.loss.name={name!r}: {part!r} is unknown: {nearest(part, LOSSES)}")
-    if len(set(names)) < len(names):
+    if len({part.rpartition(":")[2] for part in names}) < len(names):
         raise UserError(f"config.loss.name={name!r} names a loss twice: give it a larger factor in config.loss.scales")
     if scales and not (len(scales) == len(names) and all(isinstance(s, int | float) and s > 0 for s in scales)):
         raise UserError(
             f"config.loss.scales={tuple(scales)} must be () or {len(names)} numbers above 0, one for each of {name}"
         )
-    if label_smoothing and not {"cross_entropy", "ohem"} & set(names):
+    losses = tuple(
+        _make_loss(part, scale, groups or {}, num_classes) for part, scale in zip(names, scales or [1.0] * len(names))
+    )
+    if label_smoothing and not any("label_smoothing" in loss.filled for loss in losses):
         raise UserError(
             f"config.loss.label_smoothing={label_smoothing} does nothing in {name}: set it to 0, or add cross_entropy"
         )
-    return tuple(
-        _make_loss(part, scale, dict((groups or {}).get(part, {})), num_classes)
-        for part, scale in zip(names, scales or [1.0] * len(names))
-    )
+    return losses
 
 
-def _make_loss(name, scale, given, num_classes):
-    function, count = LOSSES[name]
-    path = f"config.loss.{name}"
+def _make_loss(name: str, scale: float, groups: Mapping[str, Mapping[str, Any]], num_classes: int) -> Loss:
+    function = resolve(LOSSES, name, "config.loss.name")
+    group = "custom" if is_outside(name) else name
+    path, known, given = f"config.loss.{group}", options(function), dict(groups.get(group, {}))
     for key, value in given.items():
-        if key not in options(name):
-            raise UserError(f"{path}.{key} is unknown: {nearest(key, options(name))}")
+        if key not in known:
+            raise UserError(f"{path}.{key} is unknown: {nearest(key, known)}")
         low, high, wanted = _RANGES.get(f"{name}.{key}", (None, None, None))
         if wanted and not low <= value <= high:
             raise UserError(f"{path}.{key}={value} must be {wanted}")
@@ -143,9 +129,5 @@ def _make_loss(name, scale, given, num_classes):
         given["classes"] = tuple(given["classes"])
         if not all(isinstance(c, int) and 0 <= c < num_classes for c in given["classes"]):
             raise UserError(f"{path}.classes={given['classes']} must be train ids from 0 to {num_classes - 1}")
-    known = [key for key in _FILLED if key in inspect.signature(function).parameters]
-
-    def loss_sum(logits, labels, **filled):
-        return function(logits, labels, **given, **{key: filled[key] for key in known})[0]
-
-    return Loss(name, scale, loss_sum, count)
+    filled = tuple(key for key in _FILLED if key in inspect.signature(function).parameters)
+    return Loss(name.rpartition(":")[2], scale, function, given, filled)

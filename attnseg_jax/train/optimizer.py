@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules, chosen by name from `config.optimizer`."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.
 
 
 def make_optimizer(
-    config: Any, total_steps: int, frozen: Collection[str] = ()
+    config: Any, total_steps: int, frozen: frozenset[str] = frozenset()
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
@@ -29,8 +29,8 @@ def make_optimizer(
     AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
     An unknown name or a value out of range raises `UserError`.
 
-    `frozen` are the paths of parameters that stay as they are: no update, no decay, no moments, and their gradient does
-    not count in the clipping.
+    `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no
+    moments, and their gradient does not count in the clipping.
     """
     check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)

@@ -2,13 +2,12 @@
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
@@ -16,8 +15,21 @@ from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
-# Fields of a batch that go to the devices, where it has them, and what they hold in a row that only fills up.
-FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False, "regions": -1}
+# Batch fields that go to the devices -> their value in padding rows.
+FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
+# Fields that stay on the host: the evaluation's own bookkeeping.
+_ON_HOST = {"index"}
+
+# (path such as 'params/backbone/conv1/kernel', shape) -> how that array of the state is split over the devices.
+ShardingRule = Callable[[str, tuple[int, ...]], PartitionSpec]
+
+
+def replicated(path: str, shape: tuple[int, ...]) -> PartitionSpec:
+    """The default rule: every device has the whole state."""
+    return PartitionSpec()
+
+
+SHARDINGS: dict[str, ShardingRule] = {"replicated": replicated}
 
 
 def initialize_distributed(enabled: bool) -> None:
@@ -61,56 +73,99 @@ class Rows:
 
 
 class Parallel:
-    """Runs a pure train and evaluation step on many devices; the state lies whole on each of them.
+    """Runs a pure train and evaluation step on many devices; steps, losses and norms know at most an axis to sum over.
 
     `put_state` must come before the first `train`, which donates the state that it is given.
+
+    Args:
+      train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
+      eval_step: (variables, batch, *, axis_name=None) -> (confusion, prediction).
+      devices: all by default.
+      fields: batch fields that go to the devices -> their value in padding rows.
+      rule: how the state is split.
     """
 
-    def __init__(self, train_step: Callable | None, eval_step: Callable, devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self,
+        train_step: Callable | None,
+        eval_step: Callable,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        fields: Mapping[str, Any] = FIELDS,
+        rule: ShardingRule = replicated,
+    ):
         self.devices = list(devices or jax.devices())
         self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
+        self._fields, self._rule = fields, rule
         self._build(train_step, eval_step)
 
     def put_state(self, state: PyTree) -> PyTree:
-        """Copy a state (or variables) to every device; `state` itself stays usable."""
-        return jax.tree.map(self._replicate, state)
+        """Copy a state (or variables) to the devices; `state` itself stays usable."""
+        return jax.tree.map(self._put, state, self._shardings(state))
 
-    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, Array]:
-        """Spread this process's rows over its devices, padded with invalid rows to a multiple of their number."""
-        count = len(self.local_devices)
-        padding = -len(batch["valid"]) % count
-        batch = {name: _pad(np.asarray(batch[name]), padding, name) for name in FIELDS if name in batch}
-        return {name: self._shard(rows) for name, rows in batch.items()}
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        """Spread this process's rows over its devices, padded with invalid rows to a multiple of their number.
+
+        Raises:
+          UserError: a field that nothing declares, or one that is declared and missing.
+        """
+        if unknown := batch.keys() - self._fields.keys() - _ON_HOST:
+            raise UserError(
+                f"the batches have the field {min(unknown)!r}, which neither the model nor the objective declares "
+                f"({', '.join(self._fields)}): add it to the objective's `fields`, or leave it out of the transform"
+            )
+        if missing := self._fields.keys() - batch.keys():
+            raise UserError(
+                f"the batches have no field {min(missing)!r}, which the model or the objective declares: a transform "
+                "has to add it"
+            )
+        return self._spread(batch)
 
     def train(self, state: PyTree, batch: dict[str, Array]) -> tuple[PyTree, dict[str, Array]]:
         """One step on a batch from `shard_batch`; the old state is gone afterwards. Does not wait for the result."""
         return self._train(state, batch)
 
-    def evaluate(self, variables: PyTree, batch: dict[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
+    def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
         Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them.
+        Undeclared fields of the batch are not used, and an objective's own fields may be missing.
         """
-        confusion, prediction = self._eval(variables, self.shard_batch(batch))
+        confusion, prediction = self._eval(variables, self._spread(batch))
         return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
+
+    def _spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        padding = -len(batch["valid"]) % len(self.local_devices)
+        names = [name for name in self._fields if name in batch]
+        return {name: self._shard(_pad(np.asarray(batch[name]), padding, self._fields[name])) for name in names}
+
+    def _shardings(self, tree: PyTree) -> PyTree:
+        """A sharding for each array of a state."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: NamedSharding(
+                self._mesh, self._rule(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape)
+            ),
+            tree,
+        )
 
 
 class PmapParallel(Parallel):
     """`jax.pmap` over all devices of all processes; the step adds its sums over the axis 'data' itself."""
 
     def _build(self, train_step, eval_step):
-        mesh = Mesh(np.array(self.local_devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        if self._rule is not replicated:
+            raise UserError("config.parallel='pmap' keeps the whole state on every device: set config.parallel='mesh'")
         # The state without a device axis: `in_axes=None` keeps it replicated over the devices of this process.
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+        self._mesh = Mesh(np.array(self.local_devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        self._rows = NamedSharding(self._mesh, PartitionSpec(DATA_AXIS))
         pmap = functools.partial(jax.pmap, axis_name=DATA_AXIS, in_axes=(None, 0), devices=self.devices)
         if train_step is not None:
             step = functools.partial(train_step, axis_name=DATA_AXIS)
             self._train = pmap(step, out_axes=(None, None), donate_argnums=0)
         self._eval = pmap(functools.partial(eval_step, axis_name=DATA_AXIS), out_axes=(None, 0))
 
-    def _replicate(self, x):
-        return _put(_local(x), self._replicated)
+    def _put(self, x, sharding):
+        return _copy(_local(x), sharding)
 
     def _shard(self, rows):
         count = len(self.local_devices)
@@ -125,19 +180,29 @@ class MeshParallel(Parallel):
     """`jax.jit` over a mesh of all devices; the compiler adds the sums because it sees one global batch."""
 
     def _build(self, train_step, eval_step):
-        mesh = Mesh(np.array(self.devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._rows = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-        shardings = (self._replicated, self._rows)
-        if train_step is not None:
-            outputs = (self._replicated, self._replicated)
-            self._train = jax.jit(train_step, in_shardings=shardings, out_shardings=outputs, donate_argnums=0)
-        self._eval = jax.jit(eval_step, in_shardings=shardings, out_shardings=shardings)
+        self._mesh = Mesh(np.array(self.devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+        self._rows = NamedSharding(self._mesh, PartitionSpec(DATA_AXIS))
+        self._whole = NamedSharding(self._mesh, PartitionSpec())
+        self._train_step, self._compiled = train_step, None
+        # Variables come as `put_state` or a train step left them.
+        self._eval = jax.jit(eval_step, in_shardings=(None, self._rows), out_shardings=(self._whole, self._rows))
 
-    def _replicate(self, x):
+    def _train(self, state, batch):
+        # The first state says which arrays there are to split.
+        if self._compiled is None:
+            shardings = self._shardings(state)
+            self._compiled = jax.jit(
+                self._train_step,
+                in_shardings=(shardings, self._rows),
+                out_shardings=(shardings, self._whole),
+                donate_argnums=0,
+            )
+        return self._compiled(state, batch)
+
+    def _put(self, x, sharding):
         if jax.process_count() == 1:
-            return _put(x, self._replicated)
-        return _to_global(x, self._replicated.mesh)
+            return _copy(x, sharding)
+        return _to_global(x, sharding)
 
     def _shard(self, rows):
         return jax.make_array_from_process_local_data(self._rows, rows)
@@ -155,19 +220,20 @@ def make_parallel(
     train_step: Callable | None,
     eval_step: Callable,
     devices: Sequence[jax.Device] | None = None,
+    **options: Any,
 ) -> Parallel:
-    """`config.parallel` by name: 'pmap' or 'mesh', over `devices` (default: all); `train_step` None only evaluates."""
+    """`config.parallel` by name: 'pmap' or 'mesh'; the other arguments are those of `Parallel`."""
     check_known("config", MODES, parallel=mode)
-    return MODES[mode](train_step, eval_step, devices)
+    return MODES[mode](train_step, eval_step, devices, **options)
 
 
-def _pad(rows: np.ndarray, count: int, name: str) -> np.ndarray:
+def _pad(rows: np.ndarray, count: int, fill: Any) -> np.ndarray:
     if not count:
         return rows
-    return np.concatenate([rows, np.full((count, *rows.shape[1:]), FIELDS[name], rows.dtype)])
+    return np.concatenate([rows, np.full((count, *rows.shape[1:]), fill, rows.dtype)])
 
 
-def _put(x, sharding):
+def _copy(x, sharding):
     # `device_put`, even with `may_alias=False`, shares the buffer of the first device with `x`: donating the new state
     # would take it away from the old one.
     return jax.device_put(jnp.copy(x), sharding)
@@ -183,11 +249,12 @@ def _local(x):
     return x.addressable_data(0)
 
 
-def _to_global(x, mesh: Mesh):
-    """The replicated array of all processes that this process's equal copy stands for."""
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return x
+def _to_global(x, sharding: NamedSharding):
+    """One global array from the equal copies of all processes."""
     if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _to_global(jax.random.key_data(x), mesh)
+        data = _to_global(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x if x.sharding.is_equivalent_to(sharding, x.ndim) else jax.device_put(x, sharding)
+    x = np.array(x)  # a copy, which the devices may share
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

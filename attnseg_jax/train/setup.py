@@ -1,14 +1,15 @@
-"""From a config to the parts of a run: model, steps, state; shared by training and evaluation."""
+"""Builds the parts of a run from its config: model, steps, state; shared by training and evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
+from flax import traverse_util
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -18,13 +19,15 @@ from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
 from attnseg_jax.models.build import parts_without_use, takes_regions
 from attnseg_jax.models.freeze import FREEZE, frozen_paths
+from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import median_frequency_weights
-from attnseg_jax.train.config import check_values, region_counts
-from attnseg_jax.train.losses import LOSSES, make_losses
+from attnseg_jax.parts import resolve
+from attnseg_jax.train.config import region_counts
+from attnseg_jax.train.objective import make_objective
 from attnseg_jax.train.optimizer import make_optimizer
-from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
-from attnseg_jax.train.state import TrainState, create_state
-from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.train.parallel import SHARDINGS, Parallel, check_batch_size, make_parallel
+from attnseg_jax.train.state import TrainState, create_state, init_variables
+from attnseg_jax.train.step import eval_step, model_inputs, train_step
 
 DTYPES = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "given", "median_frequency")
@@ -73,22 +76,6 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     return weights
 
 
-def _check_loss(config: ConfigDict, num_classes: int) -> None:
-    make_losses(
-        config.name,
-        config.scales,
-        _loss_options(config),
-        num_classes=num_classes,
-        label_smoothing=config.label_smoothing,
-    )
-    check_known("config.loss", CLASS_WEIGHTS, class_weights=config.class_weights)
-
-
-def _loss_options(config: ConfigDict) -> dict[str, dict[str, Any]]:
-    # A config read from a workdir has the groups of its own losses only.
-    return {name: config[name].to_dict() for name in LOSSES if name in config}
-
-
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a run's config; errors as of `build_model`."""
     return build_model(config.model, num_classes, dtype=config.dtype, **region_counts(config))
@@ -113,17 +100,16 @@ def make_run(
     """Builds model, optimizer and steps; nothing is compiled or allocated yet.
 
     Args:
-      config: the run's config.
+      config: the run's config, whose values `config.check_values` has seen.
       num_classes: of the data.
       weights: gives the class weights `[k]` of the loss; called after everything cheaper was checked.
       training: without it only evaluation is offered, on any number of devices.
 
     Raises:
-      UserError: whatever the config asks for and cannot be.
+      UserError: the config asks for something that does not exist or does not fit.
     """
     check_known("config", DTYPES, dtype=config.dtype)
-    check_values(config)
-    _check_loss(config.loss, num_classes)
+    check_known("config.loss", CLASS_WEIGHTS, class_weights=config.loss.class_weights)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
     if config.eval.batch_size % jax.process_count():
@@ -134,38 +120,42 @@ def make_run(
     model = make_model(config, num_classes)
     if without := parts_without_use(config.model.kind):
         logging.info("config.model.kind=%r has no %s: what is set for them is not used", config.model.kind, without)
-    inputs = abstract_inputs(config)
-    variables = jax.eval_shape(
-        lambda key: model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs)), jax.random.key(0)
-    )
+    key, inputs = jax.random.key(config.seed), abstract_inputs(config)
+    variables = jax.eval_shape(partial(init_variables, model, inputs=tuple(inputs)), key)
     frozen = frozen_paths(config.model, variables)
+    _check_trained(config, variables["params"], frozen)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
-    ema = config.optimizer.ema_decay > 0
+    create = partial(create_state, model, optimizer, key, inputs, ema=config.optimizer.ema_decay > 0)
+    abstract = jax.eval_shape(create)
 
-    def create(key: Any) -> TrainState:
-        return create_state(model, optimizer, key, abstract_inputs(config), ema=ema)
-
-    key = jax.random.key(config.seed)
-    abstract = jax.eval_shape(create, key)
-    if len(frozen) == len(jax.tree.leaves(abstract.params)):
-        still = [part for part in FREEZE if config.model[part].freeze == "all"]
-        parts = " and ".join(f"config.model.{part}.freeze='all'" for part in still)
-        raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")
-    train_step = make_train_step(
-        model,
-        optimizer,
-        num_classes=num_classes,
-        schedule=schedule,
-        frozen=frozen,
-        loss=config.loss.name,
-        loss_scales=config.loss.scales,
-        loss_options=_loss_options(config.loss),
-        class_weights=weights(),
-        label_smoothing=config.loss.label_smoothing,
-        aux_weight=config.loss.aux_weight,
-        presence_weight=config.loss.presence_weight,
-        ema_decay=config.optimizer.ema_decay,
-        accumulate=config.train.accumulate,
+    fields, step = {**model_inputs(model), "label": IGNORE_LABEL, "valid": False}, None
+    if training:
+        objective = make_objective(config, num_classes)
+        objective.class_weights = weights()
+        fields |= objective.fields
+        step = partial(
+            train_step,
+            model=model,
+            optimizer=optimizer,
+            objective=objective,
+            schedule=schedule,
+            frozen=frozen,
+            ema_decay=config.optimizer.ema_decay,
+            accumulate=config.train.accumulate,
+        )
+    parallel = make_parallel(
+        config.parallel,
+        step,
+        partial(eval_step, model=model, num_classes=num_classes),
+        fields=fields,
+        rule=resolve(SHARDINGS, config.sharding, "config.sharding"),
     )
-    parallel = make_parallel(config.parallel, train_step if training else None, make_eval_step(model, num_classes))
-    return Run(model, parallel, abstract, lambda: create(key))
+    return Run(model, parallel, abstract, create)
+
+
+def _check_trained(config: ConfigDict, params: PyTree, frozen: frozenset[str]) -> None:
+    if not traverse_util.flatten_dict(params, sep="/").keys() - frozen:
+        parts = " and ".join(
+            f"config.model.{part}.freeze='all'" for part in FREEZE if config.model[part].freeze == "all"
+        )
+        raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")

@@ -1,12 +1,13 @@
 """What a training run carries from step to step."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Int, Key, PyTree
 
 
@@ -14,7 +15,7 @@ from jaxtyping import Array, Int, Key, PyTree
 class TrainState:
     """Everything that a resumed run needs: restoring it continues the run bit for bit.
 
-    `ema` is None when no average is kept; `key` never changes, each step derives its own from it and `step`.
+    `ema` is None if no average is kept. `key` never changes: each step derives its own from it and `step`.
     """
 
     step: Int[Array, ""]
@@ -26,7 +27,7 @@ class TrainState:
 
 
 def create_state(
-    model: Any,
+    model: nn.Module,
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     inputs: Sequence[jax.ShapeDtypeStruct],
@@ -41,7 +42,7 @@ def create_state(
     @jax.jit
     def create(key):
         init_key, run_key = jax.random.split(key)
-        variables = dict(model.init(init_key, *(jnp.zeros(x.shape, x.dtype) for x in inputs), train=False))
+        variables = init_variables(model, init_key, tuple(inputs))
         params = variables["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -53,6 +54,14 @@ def create_state(
         )
 
     return create(key)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def init_variables(
+    model: nn.Module, key: Key[Array, ""], inputs: tuple[jax.ShapeDtypeStruct, ...]
+) -> dict[str, PyTree]:
+    """Initial parameters and statistics of a model for `inputs` of these shapes and types; traced once for all uses."""
+    return dict(model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in inputs), train=False))
 
 
 def eval_variables(state: TrainState) -> dict[str, PyTree]:

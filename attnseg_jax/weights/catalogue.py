@@ -123,7 +123,7 @@ def apply(config: ConfigDict) -> ConfigDict:
     That is `config.data.mean` and `config.data.std` where they are `()`, ImageNet's without weights of the catalogue;
     and of the options that the weights want those at the defaults of their backbone.
 
-    >>> from configs import default
+    >>> from attnseg_jax.configs import default
     >>> config = default.get_config()
     >>> config.model.backbone.update(name="vit_s", pretrained="vit_s-imagenet")
     >>> apply(config).data.mean

@@ -155,7 +155,7 @@ def test_any_order_of_colours_and_geometry(config, factor):
 
 
 def test_the_table_holds_the_default(data_config):
-    from configs import default
+    from attnseg_jax.configs import default
 
     assert default.get_config().data.transforms == DEFAULT == data_config().transforms
     assert set(TRANSFORMS) == set(DEFAULT)

@@ -1,14 +1,18 @@
 """A model of a few hundred parameters, a batch with unevenly ignored labels, and default settings."""
 
+import functools
+
 import jax
 import ml_collections
 import numpy as np
 from flax import linen as nn
 from flax import struct
 
+from attnseg_jax.train.losses import make_losses
+from attnseg_jax.train.objective import Supervised
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.state import create_state
-from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.train.step import eval_step, train_step
 
 CLASSES = 7
 SIZE = (9, 11)
@@ -85,18 +89,40 @@ def optimizer_config(**changes):
 _STATES, _SETUPS = {}, {}
 
 
-def setup(model=None, optimizer=None, ema_decay=0.0, **options):
+def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumulate=1, **options):
     """(state, train_step, eval_step) of the tiny model; equal calls give the same ones, compiled once."""
     model, optimizer = model or Tiny(), optimizer or optimizer_config()
-    options = {name: value for name, value in options.items() if value is not None}
     rule, schedule = make_optimizer(optimizer, total_steps=10)
     key = repr((model, optimizer.to_dict(), ema_decay))
     if key not in _STATES:
         _STATES[key] = create_state(model, rule, jax.random.key(0), IMAGE, ema=ema_decay > 0)
-    if (full := key + repr(options)) not in _SETUPS:
-        step = make_train_step(model, rule, num_classes=CLASSES, schedule=schedule, ema_decay=ema_decay, **options)
-        _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), make_eval_step(model, CLASSES)
+    full = key + repr((sorted(frozen), accumulate, options))
+    if full not in _SETUPS:
+        step = functools.partial(
+            train_step,
+            model=model,
+            optimizer=rule,
+            objective=objective(**options),
+            schedule=schedule,
+            frozen=frozen,
+            ema_decay=ema_decay,
+            accumulate=accumulate,
+        )
+        evaluate = functools.partial(eval_step, model=model, num_classes=CLASSES)
+        _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), evaluate
     return _STATES[key], *_SETUPS[full]
+
+
+def objective(
+    loss="cross_entropy", loss_scales=(), loss_options=None, class_weights=None, label_smoothing=0.0, **weights
+):
+    """The supervised objective of the tiny model."""
+    options = {"num_classes": CLASSES, "label_smoothing": label_smoothing}
+    made = Supervised(
+        CLASSES, make_losses(loss, loss_scales, loss_options, **options), label_smoothing=label_smoothing, **weights
+    )
+    made.class_weights = class_weights
+    return made
 
 
 def largest_difference(a, b):

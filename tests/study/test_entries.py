@@ -42,7 +42,7 @@ def test_every_entry_of_every_study_builds(run):
 
 
 def test_reach_has_every_mechanism_and_the_seeds_it_promises():
-    from configs.studies import reach
+    from attnseg_jax.configs.studies import reach
 
     systems = {entry.label: entry for entry in reach.get_study()}
     names = {entry.overrides["model.attention.name"] for entry in systems.values()}
@@ -54,8 +54,8 @@ def test_reach_has_every_mechanism_and_the_seeds_it_promises():
 
 
 def test_the_systems_of_the_comparison_share_all_but_the_model():
-    from configs.compare import base
-    from configs.studies import camvid
+    from attnseg_jax.configs.compare import base
+    from attnseg_jax.configs.studies import camvid
 
     expected = configs.resolve(base.get_config())
     folder = ROOT / "configs/compare"

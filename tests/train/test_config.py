@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from attnseg_jax.configs import default
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.setup import make_model
-from configs import default
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = str(ROOT / "configs/default.py")
@@ -48,11 +48,13 @@ def test_resolve_keeps_only_the_parts_in_use():
         "self",
     }
     assert "resnet18" in config.model.backbone  # resolving left the config as it was
-    assert configs.resolve(config)["data"]["regions"] == {"method": "none"}
+    assert set(configs.resolve(config)["data"]["regions"]) == {"method", "count", "sample", "cache"}
     config.data.regions.method = "slic"
     assert set(configs.resolve(config)["data"]["regions"]) == {"method", "count", "sample", "cache", "slic"}
     config.model.attention.name = "none+self"
     assert set(configs.resolve(config)["model"]["attention"]) == {"name", "none", "self"}
+    config.objective.name = "mine.file:Mine"
+    assert set(configs.resolve(config)["objective"]) == {"name", "custom"}
 
 
 def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
@@ -64,27 +66,28 @@ def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
 
 
 def test_a_key_added_later_does_not_change_the_hash(monkeypatch):
+    """Once the defaults have it, at the value that does what was done before."""
     config = default.get_config()
     before = configs.config_hash(config)
     with config.unlocked():
         config.train.younger = 3
     assert configs.config_hash(config) != before
-    monkeypatch.setitem(configs.ADDED, "train.younger", 3)
+    defaults = config.to_dict()
+    monkeypatch.setattr(configs, "_defaults", lambda: defaults)
     assert configs.config_hash(config) == before
     config.train.younger = 4
     assert configs.config_hash(config) != before
 
 
-def test_an_option_added_to_a_part_does_not_change_the_hash(monkeypatch):
-    config = default.get_config()
-    config.model.decoder.name = "segnet"
-    before = configs.config_hash(config)
-    monkeypatch.delitem(configs.ADDED, "model.decoder.segnet.relu")
-    assert configs.config_hash(config) != before
+def test_another_schema_is_another_hash(monkeypatch):
+    before = configs.config_hash(default.get_config())
+    monkeypatch.setattr(configs, "SCHEMA", configs.SCHEMA + 1)
+    assert configs.config_hash(default.get_config()) != before
 
 
-def test_every_value_changes_the_hash():
-    seen = {configs.config_hash(default.get_config()): "nothing"}
+def test_every_value_that_can_change_the_result_changes_the_hash():
+    before = configs.config_hash(default.get_config())
+    seen, left_out = {before: "nothing"}, set()
     used = dict(leaves(ConfigDict(configs.resolve(default.get_config()))))
     assert len(used) > 60
     for key, value in used.items():
@@ -100,12 +103,24 @@ def test_every_value_changes_the_hash():
         config.update_from_flattened_dict({key: changed})
         found = configs.config_hash(config)
         assert re.fullmatch("[0-9a-f]{8}", found)
+        if found == before:
+            left_out.add(key)
+            continue
         assert found not in seen, f"{key} and {seen[found]} have one hash"
         seen[found] = key
+    assert left_out == {*configs.UNHASHED}
+
+
+def test_the_folder_of_data_without_a_name_says_which_they_are():
+    config = default.get_config()
+    config.data.name = ""
+    before = configs.config_hash(config)
+    config.data.dir = "elsewhere"
+    assert configs.config_hash(config) != before
 
 
 def test_the_hash_is_the_same_in_another_process():
-    code = "from configs import default; from attnseg_jax.train.config import config_hash as h; "
+    code = "from attnseg_jax.configs import default; from attnseg_jax.train.config import config_hash as h; "
     run = subprocess.run(
         [sys.executable, "-c", code + "print(h(default.get_config()))"],
         cwd=ROOT, env={"PYTHONHASHSEED": "3", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
@@ -198,6 +213,8 @@ def test_differences():
         ("train.log_every", 0),
         ("train.eval_every", 0),
         ("train.keep", 0),
+        ("train.profile", (2.5,)),
+        ("hooks", ("Mine",)),
         ("seed", -1),
         ("seed", 2**32),
     ],
@@ -276,17 +293,45 @@ def test_the_default_config_is_what_json_can_hold():
     assert jax.tree.leaves(configs.resolve(config))
 
 
-def test_a_workdir_older_than_a_key_gets_what_was_done_before(tmp_path):
+def test_a_workdir_older_than_a_key_gets_its_default(tmp_path):
     values, before = json.loads(configs.to_json(default.get_config())), configs.config_hash(default.get_config())
     del values["eval"]["size_multiple"], values["init_from"], values["model"]["backbone"]["freeze"]
-    del values["model"]["decoder"]["align_corners"], values["model"]["decoder"]["freeze"]
-    del values["data"]["resolution"], values["data"]["regions"]
+    del values["data"]["resolution"], values["data"]["regions"], values["objective"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = configs.load(tmp_path)
     assert config.eval.size_multiple == 1
     assert config.init_from == "" and config.model.backbone.freeze == "none"
-    assert config.model.decoder.align_corners is False and config.model.decoder.freeze == "none"
-    assert "segnet" not in config.model.decoder
     assert config.data.resolution == 1.0 and config.data.regions.method == "none"
     configs.check_values(config)
-    assert configs.config_hash(config) == before == configs.config_hash(default.get_config())
+    assert configs.config_hash(config) == before
+
+
+def test_a_workdir_of_an_older_schema(tmp_path, monkeypatch):
+    values = json.loads(configs.to_json(default.get_config()))
+    values["train"]["iterations"] = values["train"].pop("steps") - 1
+    (tmp_path / "config.json").write_text(json.dumps(values))
+
+    def migrate(values):
+        values["train"]["steps"] = values["train"].pop("iterations")
+
+    monkeypatch.setattr(configs, "SCHEMA", 2)
+    with pytest.raises(UserError, match=r"config\.json has schema 1, and this version reads 2: use the version"):
+        configs.load(tmp_path)
+    monkeypatch.setitem(configs.MIGRATIONS, 1, migrate)
+    config = configs.load(tmp_path)
+    assert config.train.steps == default.get_config().train.steps - 1 and "iterations" not in config.train
+
+
+def test_a_free_group_holds_what_it_likes(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from attnseg_jax.configs import default\ndef get_config():\n  config = default.get_config()\n"
+        "  config.objective.name = 'mine.file:Mine'\n  config.objective.custom = {'weight': 0.5}\n  return config\n"
+    )
+    configs.check_flags([f"--config={path}", "--config.objective.custom.weight=0.25"], DEFAULT)
+    config = config_of(path)
+    before = configs.config_hash(config)
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    assert configs.load(tmp_path).objective.custom.weight == 0.5
+    config.objective.custom.weight = 0.25
+    assert configs.config_hash(config) != before

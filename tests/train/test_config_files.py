@@ -38,7 +38,7 @@ def test_good_flags_pass():
     configs.check_flags(["--workdir=x", "--config.train.steps=3", "--config.data.crop=(8, 9)", "-v=1"], DEFAULT)
 
 
-START = "from configs import default\ndef get_config():\n  config = default.get_config()\n"
+START = "from attnseg_jax.configs import default\ndef get_config():\n  config = default.get_config()\n"
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,21 @@ import pytest
 import weights
 from flax import traverse_util
 
+from attnseg_jax.configs import camvid_resnet18_attention
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import Evaluation
 from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.weights.files import read_weights, weights_bytes
 from attnseg_jax.weights.fit import Fitted
 from attnseg_jax.weights.rename import flatten
-from configs import camvid_resnet18_attention
 
+# Of an evaluation that is not what a test is about.
+EVALUATION = Evaluation(Scores.from_confusion(np.eye(5, dtype=int)), {})
 ROOT = Path(__file__).parents[2]
 CLASSES = 5
 
@@ -187,7 +190,7 @@ def arrays_of(workdir):
 
 def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tmp_path, caplog, monkeypatch):
     """Weight decay, clipping and an average are on; the file is gone when the run continues. Nothing is evaluated."""
-    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: Scores.from_confusion(np.eye(CLASSES, dtype=int)))
+    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: EVALUATION)
     path = tmp_path / "backbone.npz"
     path.write_bytes(weights_bytes(read_weights(file), path))
     changes = dict(train__eval_every=2, model__backbone__pretrained=str(path), model__backbone__freeze="all")
@@ -218,7 +221,7 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
 
 def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplog, monkeypatch):
     """A run without attention, then its scores averaged by learned weights: nothing but those moves."""
-    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: Scores.from_confusion(np.eye(CLASSES, dtype=int)))
+    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: EVALUATION)
     before, after = tmp_path / "fcn", tmp_path / "local"
     base = dict(model__attention__name="none", train__accumulate=1)
     with Checkpoints(before / "checkpoints") as checkpoints:

@@ -18,6 +18,7 @@ from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop, setup
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.hooks import Meter
 from attnseg_jax.train.parallel import Parallel
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,7 @@ def test_metrics_of_a_run(finished):
 def test_a_finished_run_gives_its_result_again(config, finished, monkeypatch):
     workdir, result = finished
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in workdir.rglob("*")}
-    for name in ("load_source", "make_run", "Checkpoints", "MetricWriter"):
+    for name in ("load_source", "make_run", "Checkpoints", "Hooks"):
         forbid(monkeypatch, name)
     assert loop.run(config, workdir) == result
     assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in workdir.rglob("*")} == before
@@ -255,7 +256,7 @@ def test_a_workdir_in_use(finished, make_config, tmp_path):
 
 
 def test_meter():
-    meter = loop.Meter(2)
+    meter = Meter()
     meter.add({"loss": 3.0, "learning_rate": 0.5, "confusion": np.array([[1, 1], [0, 2]])})
     meter.add({"loss": 1.0, "learning_rate": 0.25, "confusion": np.array([[3, 0], [1, 0]])})
     # Together [[4, 1], [1, 2]]: IoU 4/6 and 2/4.

@@ -17,7 +17,7 @@ ADAMW = optimizer_config(name="adamw", learning_rate=3e-3, warmup_steps=2)
 
 
 @functools.cache
-def run(mode, count=8, steps=3, adamw=False, accumulate=None):
+def run(mode, count=8, steps=3, adamw=False, accumulate=1):
     """(state, losses, evaluation of an uneven batch) after some steps on batches of 16."""
     state, train_step, eval_step = setup(Tiny(), ADAMW if adamw else None, accumulate=accumulate)
     parallel = make_parallel(mode, train_step, eval_step, jax.devices()[:count])
@@ -26,7 +26,7 @@ def run(mode, count=8, steps=3, adamw=False, accumulate=None):
     for i in range(steps):
         state, metrics = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
         losses.append(float(metrics["loss"]))
-    if adamw or accumulate:
+    if adamw or accumulate > 1:
         return state, losses, None
     confusion, prediction = parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
     return state, losses, (np.asarray(confusion), np.asarray(prediction))

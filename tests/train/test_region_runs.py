@@ -1,5 +1,6 @@
 """Models that classify regions: one device as eight, a run from its config to its scores, what does not fit."""
 
+import functools
 import json
 
 import jax
@@ -12,11 +13,12 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.inference import evaluation, restore
 from attnseg_jax.train import loop
 from attnseg_jax.train.config import config_hash
+from attnseg_jax.train.objective import Supervised
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import make_parallel
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.state import create_state, eval_variables
-from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.train.step import eval_step, model_inputs, train_step
 
 SIZE, LEVELS, SLOTS = (8, 10), 2, 5
 KINDS = {"rcnn": {"size": 6}, "fast_rcnn": {"bins": 2, "channels": 6, "dropout": 0.0}}
@@ -40,10 +42,12 @@ def test_eight_devices_equal_one(kind, mode):
     rule, schedule = make_optimizer(optimizer_config(), 4)
     inputs = [jax.ShapeDtypeStruct((1, *SIZE, 3), np.float32), jax.ShapeDtypeStruct((1, *SIZE, LEVELS), np.int32)]
     start = create_state(model, rule, jax.random.key(0), inputs)
-    steps = make_train_step(model, rule, num_classes=3, schedule=schedule), make_eval_step(model, 3)
+    train = functools.partial(train_step, model=model, optimizer=rule, objective=Supervised(3), schedule=schedule)
+    steps = train, functools.partial(eval_step, model=model, num_classes=3)
+    fields = {**model_inputs(model), **Supervised.fields, "valid": False}
 
     def run(count):
-        parallel = make_parallel(mode, *steps, jax.devices()[:count])
+        parallel = make_parallel(mode, *steps, jax.devices()[:count], fields=fields)
         state, metrics = parallel.train(parallel.put_state(start), parallel.shard_batch(batch(8)))
         # Five rows are filled up to eight.
         confusion, prediction = parallel.evaluate(eval_variables(state), batch(5))

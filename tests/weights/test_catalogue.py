@@ -1,11 +1,11 @@
 """What the weights of the catalogue decide where a config leaves it open."""
 
 import pytest
+from attnseg_jax.configs.compare import fcn_lite0, local_lite0, self_lite0
 
+from attnseg_jax.configs import camvid_efficientnet_lite0, default
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, apply, wanted
-from configs import camvid_efficientnet_lite0, default
-from configs.compare import fcn_lite0, local_lite0, self_lite0
 
 
 def config_of(name="", **changes):

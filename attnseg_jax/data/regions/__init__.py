@@ -5,7 +5,7 @@ A region map is int32 [h, w, l]: the region that each pixel belongs to on each o
 """
 
 from attnseg_jax.data.regions.cache import cached, with_regions
-from attnseg_jax.data.regions.methods import METHODS, check, levels, propose, selected, used
+from attnseg_jax.data.regions.methods import METHODS, check, levels, propose, used
 from attnseg_jax.data.regions.numbering import NO_REGION, coarse_and_large_first, for_model, sampled
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "levels",
     "propose",
     "sampled",
-    "selected",
     "used",
     "with_regions",
 ]

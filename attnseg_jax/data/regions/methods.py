@@ -87,17 +87,6 @@ def levels(config: Any) -> int:
     return len(config[config.method][METHODS[config.method].level_option])
 
 
-def selected(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A `config.data.regions` without the options that its method does not use.
-
-    >>> selected({"method": "none", "count": 128, "sample": 0, "cache": "", "slic": {"segments": (96,)}})
-    {'method': 'none'}
-    """
-    unused = [name for name in METHODS if name != config["method"]]
-    unused += ["count", "sample", "cache"] if config["method"] == "none" else []
-    return {key: value for key, value in config.items() if key not in unused}
-
-
 def check(config: Any) -> None:
     """Raises UserError for a `config.data.regions` that cannot be, and where scikit-image is missing."""
     path = "config.data.regions"

@@ -1,5 +1,7 @@
 """Fast R-CNN for segmentation: regions pooled from one map of the whole image, trained end to end."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -34,6 +36,9 @@ class FastRCNN(nn.Module):
       dropout: rate after each, in training.
       dtype: compute type; logits are float32.
     """
+
+    # Batch fields that it takes -> their value in padding rows.
+    inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module
     num_classes: int

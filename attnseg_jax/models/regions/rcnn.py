@@ -1,6 +1,6 @@
 """R-CNN for segmentation: every region's window through the backbone on its own."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -32,6 +32,9 @@ class RCNN(nn.Module):
       backbone_path: where in a config the backbone's options stand, for messages.
       size: height and width of a window in pixels.
     """
+
+    # Batch fields that it takes -> their value in padding rows.
+    inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
 
     backbone: nn.Module
     num_classes: int

@@ -78,11 +78,9 @@ def test_images_of_a_few_pixels(region_config, method, size):
     assert sorted(np.unique(found)) == list(range(found.max() + 1))
 
 
-def test_levels_and_selected(region_config):
+def test_levels(region_config):
     config = region_config("slic", segments=(40, 20, 5))
     assert regions.levels(config) == 3 and regions.used(config) and not regions.used(region_config("none"))
-    assert set(regions.selected(config.to_dict())) == {"method", "count", "sample", "cache", "slic"}
-    assert regions.selected(region_config("none").to_dict()) == {"method": "none"}
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import EMAUnit, ExpectationMaximization
 from attnseg_jax.models.features import Output
+from attnseg_jax.train.objective import Supervised
 from attnseg_jax.train.parallel import make_parallel
 from attnseg_jax.train.state import create_state
-from attnseg_jax.train.step import make_eval_step, make_train_step
+from attnseg_jax.train.step import eval_step, train_step
 from attnseg_jax.weights.rename import from_torch, match
 
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
@@ -117,8 +118,9 @@ def trained(mode, devices):
     rng = np.random.default_rng(1)
     rule = optax.sgd(0.1)
     state = create_state(Small(), rule, jax.random.key(0), [jax.ShapeDtypeStruct((1, 5, 7, 6), jnp.float32)])
-    step = make_train_step(Small(), rule, num_classes=5, schedule=lambda _: 0.1)
-    parallel = make_parallel(mode, step, make_eval_step(Small(), 5), jax.devices()[:devices])
+    step = functools.partial(train_step, model=Small(), optimizer=rule, objective=Supervised(5), schedule=lambda _: 0.1)
+    evaluate = functools.partial(eval_step, model=Small(), num_classes=5)
+    parallel = make_parallel(mode, step, evaluate, jax.devices()[:devices])
     state = parallel.put_state(state)
     for _ in range(2):
         image = rng.standard_normal((8, 5, 7, 6)).astype(np.float32) * np.arange(1, 9).reshape(8, 1, 1, 1)

@@ -1,0 +1,235 @@
+"""Hooks of the training loop: called before and after a step, before a pause, after an evaluation, a save, the end."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from attnseg_jax.data.sources import Source
+from attnseg_jax.evaluation.scores import Scores
+from attnseg_jax.files import read_series, write_atomically
+from attnseg_jax.parts import resolve
+from attnseg_jax.plots import charts, segmentation
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import Evaluation, draw_samples
+from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
+from attnseg_jax.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a hook may know of the run.
+
+    Attributes:
+      config: the run's.
+      workdir: its folder.
+      source: the evaluated split.
+      checkpoints: of the run.
+      start_step: step it begins after; 0 for a new run.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    source: Source
+    checkpoints: Checkpoints
+    start_step: int
+
+
+class Hook:
+    """Base of the hooks; its methods do nothing. Every process calls them, so write files in process 0 only."""
+
+    def __init__(self, training: Training):
+        self.training = training
+
+    def before_step(self, step: int) -> None:
+        """Step `step` (the first is 1) is about to be dispatched."""
+
+    def after_step(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Step `step` is done and its metrics are on the host (NumPy); the next step is running already."""
+
+    def before_pause(self, step: int) -> None:
+        """The loop pauses after `step`, to evaluate or to stop; write now what was summed up since the last pause."""
+
+    def after_evaluation(self, step: int, state: TrainState, evaluation: Evaluation) -> None:
+        """The state after `step` was evaluated; its checkpoint is not there yet."""
+
+    def after_save(self, step: int) -> None:
+        """The checkpoint of `step` is being written, and the training goes on."""
+
+    def after_training(self) -> None:
+        """Every step is done and saved; `result.json`, by which a run is finished, is not there yet."""
+
+    def close(self) -> None:
+        """The training ends: finished, stopped or by an error."""
+
+
+class Log(Hook):
+    """Metrics, scores and times into the files of `MetricWriter`, progress on the terminal."""
+
+    def __init__(self, training: Training):
+        super().__init__(training)
+        config, start = training.config, training.start_step
+        self._meter = Meter()
+        self._writer = MetricWriter(training.workdir, start_step=start)
+        self._progress = Progress(config.train.steps, config.train.batch_size, start_step=start)
+        self._pause = contextlib.ExitStack()
+        self._message = ""
+
+    def after_step(self, step, metrics):
+        """Adds the metrics; every `log_every` steps writes their means."""
+        self._meter.add(metrics)
+        if step % self.training.config.train.log_every == 0:
+            self._write(step)
+        else:
+            self._progress.update(step)
+
+    def before_pause(self, step):
+        """Every saved step ends a line: the sums between two lines are not saved with it."""
+        if self._meter.steps:
+            self._write(step)
+        self._pause.enter_context(self._progress.pause())
+
+    def after_evaluation(self, step, state, evaluation):
+        """Writes the scores and what they cost."""
+        scores, checkpoints = evaluation.scores, self.training.checkpoints
+        self._writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
+        if not (step in checkpoints.steps() and checkpoints.metrics(step)):
+            # A checkpoint with metrics has its line already.
+            self._writer.write_scores(step, scores, self.training.source.info.class_names)
+        self._message = f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+
+    def after_save(self, step):
+        """Goes on with the clock."""
+        self._pause.close()
+        if self._message:
+            self._progress.message(self._message)
+        self._message = ""
+
+    def close(self):
+        """Closes the files and leaves the bar as it stands."""
+        self._progress.close()
+        self._writer.close()
+
+    def _write(self, step: int) -> None:
+        metrics = self._meter.result()
+        self._meter.reset()
+        self._writer.write(step, metrics)
+        self._writer.write_timing(step, step_seconds=self._progress.update(step, metrics))
+
+
+class Pictures(Hook):
+    """The samples of every evaluation as a picture, those of the last as maps with all its counts, and the curves."""
+
+    def after_evaluation(self, step, state, evaluation):
+        """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`."""
+        if jax.process_index() != 0:
+            return
+        workdir, source = self.training.workdir, self.training.source
+        if evaluation.scores.images is not None:
+            counts = json.dumps(evaluation.scores.images.encode()) + "\n"
+            write_atomically(workdir / "counts.json", counts.encode())
+        draw_samples(evaluation.samples, source, workdir / "predictions" / f"step_{step}.png")
+        for index, prediction in evaluation.samples.items():
+            segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
+
+    def after_training(self):
+        """Writes `curves.png`."""
+        workdir = self.training.workdir
+        if jax.process_index() == 0:
+            charts.training_curves(read_series(workdir / "metrics.jsonl"), workdir / "curves.png")
+
+
+class Profile(Hook):
+    """A profiler trace of each step of `config.train.profile` in WORKDIR/profile, for TensorBoard or Perfetto."""
+
+    _traced: int | None = None
+
+    def before_step(self, step):
+        """Starts a trace, where one is asked for and none runs."""
+        if step in self.training.config.train.profile and self._traced is None:
+            jax.profiler.start_trace(self.training.workdir / "profile")
+            self._traced = step
+
+    def after_step(self, step, metrics):
+        """Ends the trace of this step, which is then complete."""
+        if step == self._traced:
+            self.close()
+            logging.info("trace of step %d: %s", step, self.training.workdir / "profile")
+
+    def close(self):
+        """Ends a trace that still runs."""
+        if self._traced is not None:
+            jax.profiler.stop_trace()
+            self._traced = None
+
+
+# Of every run, in this order; those of `config.hooks` come after them.
+HOOKS = (Log, Pictures, Profile)
+
+
+def hook_classes(config: ConfigDict) -> list[Callable[[Training], Hook]]:
+    """The hooks of a run, not made yet; a name that leads nowhere raises UserError."""
+    return [*HOOKS, *(resolve({}, name, "config.hooks") for name in config.hooks)]
+
+
+class Hooks:
+    """The hooks of a run, called one after another; a context that closes them."""
+
+    def __init__(self, training: Training, classes: Sequence[Callable[[Training], Hook]]):
+        self._hooks = [make(training) for make in classes]
+
+    def __call__(self, event: Callable[..., None], *details: Any) -> None:
+        """`hooks(Hook.after_step, step, metrics)` calls that method of each."""
+        for hook in self._hooks:
+            getattr(hook, event.__name__)(*details)
+
+    def __enter__(self) -> "Hooks":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            for hook in self._hooks:
+                stack.callback(hook.close)
+
+
+class Meter:
+    """Sums training metrics between two log lines.
+
+    Attributes:
+      steps: that were added.
+    """
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.steps = 0
+        self._sums: dict[str, float] = {}
+        self._confusion: np.ndarray | int = 0
+
+    def add(self, metrics: Mapping[str, Any]) -> None:
+        """Adds one step's metrics, already on the host."""
+        self.steps += 1
+        for name, value in metrics.items():
+            if name == "confusion":
+                self._confusion = self._confusion + np.asarray(value, np.int64)
+            elif name == "learning_rate":
+                self._learning_rate = float(value)
+            else:
+                self._sums[name] = self._sums.get(name, 0.0) + float(value)
+
+    def result(self) -> dict[str, float]:
+        """Means over the added steps, mIoU and pixel accuracy of their pixels where counted, the last learning rate."""
+        result = {name: value / self.steps for name, value in self._sums.items()}
+        if isinstance(self._confusion, np.ndarray):
+            scores = Scores.from_confusion(self._confusion)
+            result |= {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+        return {**result, "learning_rate": self._learning_rate}

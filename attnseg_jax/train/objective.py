@@ -1,0 +1,167 @@
+"""What training minimises: a function of the model's output and the batch, as sums and the counts that divide them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.losses import pixel_count, presence_cross_entropy
+from attnseg_jax.ops.metrics import confusion_matrix
+from attnseg_jax.parts import is_outside, resolve
+from attnseg_jax.train.losses import LOSSES, Loss, make_losses
+
+Terms = dict[str, Array]
+
+
+class Objective:
+    """Base of the objectives.
+
+    The train step calls `outputs`, then the objective itself for the sums and counts of this device's rows. It adds
+    both over the devices, divides once, and passes the means to `metrics`, whose `loss` it minimises.
+
+    Attributes:
+      fields: batch fields that it needs besides the model's inputs -> their value in padding rows.
+      class_weights: float32 [k] of `config.loss.class_weights`, or None; set before the first step.
+    """
+
+    fields: ClassVar[Mapping[str, Any]] = {"label": IGNORE_LABEL}
+    class_weights: Float[np.ndarray, "k"] | None = None
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Objective":
+        """The objective of a run's config; `options` are those of its group in `config.objective`."""
+        return cls(**options)
+
+    def outputs(self, forward: Callable[[Mapping[str, Array]], Any], batch: Mapping[str, Array]) -> Any:
+        """What the model makes of a batch: one forward pass.
+
+        Override it for more than one, such as `forward({**batch, "image": batch["image2"]})`; `forward.averaged(batch)`
+        is a pass with the average of the parameters, as in evaluation and without gradient.
+        """
+        return forward(batch)
+
+    def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
+        """Sums over the rows of this device by name, and the counts that some of them are divided by.
+
+        A sum without a count, such as a confusion matrix, is reported as it is. Counts depend on the batch alone: with
+        `config.train.accumulate` they are needed before the first output is computed.
+
+        Args:
+          output: of `outputs`.
+          batch: with padding rows, whose labels are all ignored.
+          axis_name: the mapped axis of the devices, or None; only needed by a term that is not a sum over rows.
+        """
+        raise NotImplementedError
+
+    def metrics(self, means: Terms) -> Terms:
+        """`loss` and everything else to report, as linear functions of the means (and of the sums without a count)."""
+        return means
+
+
+class Supervised(Objective):
+    """Losses of every pixel's logits against its label.
+
+    The sum of the losses, each times its scale, plus `aux_weight` times the same of every auxiliary output, plus
+    `presence_weight` times the presence loss of every output that tells which classes an image shows. Each loss is its
+    sum over the valid pixels (or images) of the global batch divided by their count there, or by the sum of their class
+    weights. No valid pixel at all: loss 0 and gradient 0.
+
+    Reported are `loss`, `loss_NAME` (each loss of the logits before its scale, where there are several), `aux_NAME` and
+    `presence_NAME` (before their weights), and `confusion`, int32 [k, k] of the training batch.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        losses: tuple[Loss, ...] | None = None,
+        *,
+        label_smoothing: float = 0.0,
+        aux_weight: float = 0.4,
+        presence_weight: float = 0.2,
+    ):
+        self.num_classes = num_classes
+        self.losses = losses or make_losses("cross_entropy", num_classes=num_classes)
+        self.label_smoothing = label_smoothing
+        self.aux_weight, self.presence_weight = aux_weight, presence_weight
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Supervised":
+        """The objective of `config.loss`; `options` are those that a subclass adds."""
+        loss = config.loss
+        return cls(
+            num_classes,
+            losses_of(loss, num_classes),
+            label_smoothing=loss.label_smoothing,
+            aux_weight=loss.aux_weight,
+            presence_weight=loss.presence_weight,
+            **options,
+        )
+
+    def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
+        """Terms `NAME` of the logits, `aux_OUTPUT/NAME` and `presence_OUTPUT`, and the sum `confusion`."""
+        labels = batch["label"]
+        weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)
+        given = {"class_weights": weights, "label_smoothing": self.label_smoothing, "axis_name": axis_name}
+        sums, counts = {}, {}
+        for loss in self.losses:
+            sums[loss.name], count = loss(output.logits, labels, **given)
+            counts[loss.name] = count
+            for name, logits in output.aux.items():
+                # The same labels give the same count.
+                sums[f"aux_{name}/{loss.name}"] = loss(logits, labels, **given)[0]
+                counts[f"aux_{name}/{loss.name}"] = count
+        for name, logits in output.presence.items():
+            sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
+            counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
+        sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
+        return sums, counts
+
+    def metrics(self, means: Terms) -> Terms:
+        """The weighted total as `loss`, and its parts."""
+        main = sum(loss.scale * means[loss.name] for loss in self.losses)
+        aux: Terms = {}
+        for loss in self.losses:
+            for key in means:
+                name, slash, of = key.partition("/")
+                if slash and of == loss.name:
+                    aux[name] = aux.get(name, 0.0) + loss.scale * means[key]
+        presence = {name: value for name, value in means.items() if name.startswith("presence_")}
+        return {
+            "loss": main + self.aux_weight * sum(aux.values()) + self.presence_weight * sum(presence.values()),
+            **({f"loss_{loss.name}": means[loss.name] for loss in self.losses} if len(self.losses) > 1 else {}),
+            **aux,
+            **presence,
+            "confusion": means["confusion"],
+        }
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
+
+
+def losses_of(config: ConfigDict, num_classes: int) -> tuple[Loss, ...]:
+    """The losses of the `loss` part of a config; errors as of `make_losses`."""
+    groups = {name: config[name].to_dict() for name in (*LOSSES, "custom") if name in config}
+    return make_losses(
+        config.name, config.scales, groups, num_classes=num_classes, label_smoothing=config.label_smoothing
+    )
+
+
+def make_objective(config: ConfigDict, num_classes: int) -> Objective:
+    """The objective that `config.objective.name` names.
+
+    Raises:
+      UserError: an unknown name or option.
+    """
+    name = config.objective.name
+    objective = resolve(OBJECTIVES, name, "config.objective.name")
+    group = "custom" if is_outside(name) else name
+    options = config.objective[group].to_dict() if group in config.objective else {}
+    try:
+        return objective.from_config(config, num_classes, **options)
+    except TypeError as error:
+        raise UserError(f"config.objective.{group} does not fit config.objective.name={name!r}: {error}") from error
