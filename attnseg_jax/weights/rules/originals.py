@@ -32,8 +32,8 @@ EMANET_HEAD: Rules = (
     (r"^(attention\.conv2)\.1\.", r"\1.bn."),
 )
 
-# SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: `ObjectContext`,
-# `ObjectAttention`.
+# SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: the methods `context`
+# and `gather` of `OCR`.
 OCR_MODULES: Rules = (
     (r"\bobject_context_block\.", ""),
     (r"\bconv_bn_dropout\.", "out."),

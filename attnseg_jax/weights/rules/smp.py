@@ -5,7 +5,7 @@ from attnseg_jax.weights.rename import Rules
 # What all models of segmentation_models_pytorch have in common; the encoder's own table goes before it.
 SMP: Rules = ((r"^encoder\.", "backbone."), (r"^segmentation_head\.0\.", "decoder.classifier."))
 
-# segmentation_models_pytorch, base/modules.py, SCSEModule: `SCSEBlock`.
+# segmentation_models_pytorch, base/modules.py, SCSEModule: the attention `scse`.
 SMP_SCSE: Rules = ((r"\bcSE\.1\.", "down."), (r"\bcSE\.3\.", "up."), (r"\bsSE\.0\.", "spatial."))
 
 # segmentation_models_pytorch.FPN: `Segmenter` with the decoder `fpn`, after the encoder's table.
