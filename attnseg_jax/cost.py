@@ -75,9 +75,9 @@ class Alone(nn.Module):
         features = self.mechanism(Features(maps), train=train)
         changed = [features]
         if type(self.mechanism).refine is not Attention.refine:
-            changed.append(self.mechanism.refine(logits, features)[0])
+            changed.append(self.mechanism.refine(logits, features))
         if gates:
-            changed.append(self.mechanism.gate(x, features.deepest, stride=8, train=train)[0])
+            changed.append(self.mechanism.gate(x, features.deepest, stride=8, train=train))
         return changed
 
 
@@ -99,7 +99,7 @@ def module_cost(
     repeats: int = 0,
     max_bytes: float = np.inf,
 ) -> ModuleCost:
-    """The cost of `module.apply(variables, *inputs, train=...)`; attention weights in its output are not computed.
+    """The cost of `module.apply(variables, *inputs, train=...)`.
 
     Args:
       module: a linen module.
@@ -117,12 +117,12 @@ def module_cost(
     others = [name for name in variables if name != "params"]
 
     def forward(variables: PyTree, *x: Array) -> list[Array]:
-        return _kept(module.apply(variables, *x, train=False))
+        return _floating(module.apply(variables, *x, train=False))
 
     def training(params: PyTree, rest: PyTree, *x: Array) -> tuple[list[Array], PyTree]:
         rngs = {"dropout": jax.random.key(1)}
         out, updated = module.apply({"params": params, **rest}, *x, train=True, rngs=rngs, mutable=list(rest))
-        return _kept(out), updated
+        return _floating(out), updated
 
     def gradient(variables: PyTree, cotangents: list[Array], *x: Array) -> PyTree:
         rest = {name: variables[name] for name in others}
@@ -163,11 +163,9 @@ def program_cost(function: Callable, *arguments: PyTree, repeats: int = 0, max_b
     return Cost(float(flops + more_flops), float(accessed + more_accessed), temp, milliseconds)
 
 
-def _kept(out: PyTree) -> list[Array]:
-    """What a caller would compute of a module's output."""
-    parts = jax.tree.leaves(out, is_leaf=lambda node: hasattr(node, "attention"))
-    parts = [part.replace(attention={}) if hasattr(part, "attention") else part for part in parts]
-    return [leaf for leaf in jax.tree.leaves(parts) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+def _floating(out: PyTree) -> list[Array]:
+    """What of a module's output has a gradient."""
+    return [leaf for leaf in jax.tree.leaves(out) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
 
 def _counted_once(function: Callable, arguments: Sequence[PyTree]) -> tuple[np.ndarray, Any]:

@@ -25,5 +25,6 @@ def get_config() -> ConfigDict:
         config.model.attention.name = "self"
         config.model.attention.self.update(heads=4, channels=256)
         config.model.decoder.name = "fcn"
-        config.model.decoder.fcn.update(channels=128, skips=(8, 4), aux=True)
+        config.model.decoder.fcn.update(channels=128, skips=(8, 4))
+        config.model.decoder.aux = True
     return config

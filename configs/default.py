@@ -31,7 +31,8 @@ def get_config() -> ConfigDict:
     config.init_from = ""
 
     config.data = data = ConfigDict()
-    # Where records come from: 'tfds' (a TensorFlow Datasets builder) or 'folder' (images and masks).
+    # Where images and masks come from: 'folder' (files), 'tfds' (a TensorFlow Datasets builder), or a class from
+    # outside the package, 'my_package.my_file:MySource'.
     data.source = "tfds"
     # Known data set that supplies class names, palette and label table: 'context', 'camvid', 'cityscapes',
     # 'oxford_iiit_pet'; '' takes `classes`, `palette`, `ids` and `colors` below.
@@ -55,6 +56,9 @@ def get_config() -> ConfigDict:
     data.colors = ()
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0
+    # What is done to a training sample, in this order; a function from outside the package is named
+    # 'my_package.my_file:my_transform'. The keys below are the options of these four.
+    data.transforms = ("scale_crop", "flip", "colour_jitter", "normalise_pad")
     # Training crop: height, width.
     data.crop = (64, 96)
     # Range of the random scale before the crop.
@@ -76,6 +80,8 @@ def get_config() -> ConfigDict:
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.
     data.check = True
+    # Options of sources and transforms from outside the package, under whatever keys these read.
+    data.custom = ConfigDict()
     data.regions = ConfigDict()
     # How each image is divided into regions, for models that classify these: 'none', 'felzenszwalb' or 'slic', both
     # of scikit-image. The defaults suit street scenes of 180 x 240 pixels.
@@ -100,11 +106,15 @@ def get_config() -> ConfigDict:
 
     # Model: kind, names and options of its parts; `python train.py --help` lists them.
     config.model = ConfigDict(model_defaults())
+    config.model.attention.name = "self"
     # Weights of the backbone to start from, named as in `init_from`, which goes before it; '' is off.
     config.model.backbone.pretrained = ""
     # What of the backbone stays as it is: 'none'; 'bn', its batch normalisation (statistics, scales, biases); 'all'.
     config.model.backbone.freeze = "none"
-    # Whether logits are enlarged to the image with aligned corners, as models of segmentation_models_pytorch,
+    # An auxiliary FCN head on the map of nominal stride `aux_stride`, trained with `loss.aux_weight`.
+    config.model.decoder.aux = False
+    config.model.decoder.aux_stride = 16
+    # Whether logits are upsampled to the image with aligned corners, as models of segmentation_models_pytorch,
     # hszhao/semseg, EMANet and OCRNet do with their weights, or with half-pixel centres.
     config.model.decoder.align_corners = False
     # 'all' keeps the decoder as it is; with the backbone's 'all' the attention mechanism alone is trained. Or 'none'.

@@ -17,7 +17,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Dataset:
-    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 where it is ignored."""
+    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 for one that is ignored."""
 
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
@@ -105,11 +105,12 @@ DATASETS: dict[str, Dataset] = {
 """Data sets known by name (`config.data.name`)."""
 
 
-def resolve(config: Any) -> Dataset:
-    """The data set a `config.data` describes: its entry in `DATASETS`, with every key given there in its place.
+def from_config(config: Any) -> Dataset:
+    """The data set a `config.data` describes: its entry in `DATASETS`, changed by the keys that the config sets.
 
-    `classes`, `palette` and `ids` replace the entry's; without an entry (`name=''`) `classes` is needed, `ids` is the
-    identity and a palette is made up.  Raises UserError for an unknown name and for lengths that do not fit.
+    `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed; `ids` is then
+    the identity and the palette `default_palette`, unless given.  Raises UserError for an unknown name and for lengths
+    that do not fit.
     """
     if config.name and config.name not in DATASETS:
         raise UserError(
@@ -146,15 +147,15 @@ def resolve(config: Any) -> Dataset:
 
 
 def info(config: Any) -> DatasetInfo:
-    """The `DatasetInfo` of a `config.data`.  Raises UserError as `resolve` does."""
-    dataset = resolve(config)
+    """The `DatasetInfo` of a `config.data`.  Raises UserError as `from_config` does."""
+    dataset = from_config(config)
     palette = np.array(dataset.palette, np.uint8)
     palette.setflags(write=False)
     return DatasetInfo(config.name or dataset.tfds_name or "data", dataset.class_names, palette)
 
 
 def default_palette(count: int) -> tuple[Colour, ...]:
-    """The PASCAL VOC colours of the first `count` classes (bits of the class id spread over the channels).
+    """The PASCAL VOC colours of the first `count` classes (the bits of the class id, dealt to the channels in turn).
 
     >>> default_palette(4)
     ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))

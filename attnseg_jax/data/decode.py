@@ -72,7 +72,7 @@ def decode_mask(
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
         if image.mode == "L":
-            # Decoding forgets how the file has them.
+            # Before the pixels are decoded: Pillow then forgets how the file stores them.
             factor = _gray_factor(image)
             return np.asarray(image) // factor
         if image.mode == "P" or image.mode.startswith("I"):
@@ -83,7 +83,7 @@ def decode_mask(
 
 
 def _gray_factor(image: Image.Image) -> int:
-    """What Pillow multiplies gray values of 2 or 4 bits by when it decodes them, to reach 255."""
+    """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
     arguments = image.tile[0][3] if image.tile else ""
     rawmode = arguments if isinstance(arguments, str) else arguments[0]
     return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
@@ -115,7 +115,7 @@ def to_train_ids(
     raw: Integer[np.ndarray, "h w"], table: UInt8[np.ndarray, "65536"], name: str
 ) -> UInt8[np.ndarray, "h w"]:
     """Map raw ids to train ids.  Raises UserError naming `name` and the value for one outside the table."""
-    # Values of 32-bit masks may lie outside the table itself; "clip" sends them to its unknown last entry.
+    # Values of 32-bit masks may lie outside the table; "clip" looks up its last entry for them, which is unknown.
     label = np.take(table, raw, mode="clip")
     if raw.dtype.itemsize > 2 and raw.size and (raw.min() < 0):
         label = np.where(raw < 0, np.uint8(_UNKNOWN), label)

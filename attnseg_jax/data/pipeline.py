@@ -1,9 +1,9 @@
 """Batches for training and evaluation, from a source, through grain's threads."""
 
 import contextlib
+import functools
 import itertools
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -12,9 +12,8 @@ from absl import logging
 
 from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Source
-from attnseg_jax.data.transforms import augment, normalise, pad, pad_regions
+from attnseg_jax.data.transforms import augment, batch_fields, chosen, normalised_and_padded, padding, pixel_fields
 from attnseg_jax.errors import UserError
-from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Batch = dict[str, np.ndarray]
 
@@ -37,22 +36,27 @@ def train_batches(
     `batch_size` is global: row r of the global batch of a step goes to process r % process_count, so that the union
     over processes does not depend on their number.  Row and step decide everything (with `seed`): neither threads nor
     where the run was resumed (`start_step`) change a pixel.  Every epoch has its own order; a data set smaller than a
-    batch is repeated within it.  Close the iterator to end its threads.  Raises UserError for sizes that do not divide.
+    batch is repeated within it.  Close the iterator to end its threads.
 
-    Where `config.regions` has a method there are 'regions' int32 [b, h, w, l] too, without any change to the others:
-    ids from 0 to `config.regions.count` - 1 at each of l levels, -1 where a pixel has none (see `regions.numbered`).
-    With `config.regions.sample` only so many are drawn, with ids below that, and pixels of none of them have no label.
+    Whatever else the source and the transforms (`config.transforms`) put into a sample is stacked too, under its name.
+    Where `config.regions` has a method there are 'regions' int32 [b, h, w, l], without any change to the others: ids
+    from 0 to `config.regions.count` - 1 on each of l levels, -1 where a pixel has none.  With `config.regions.sample`
+    only that many are drawn, with ids below that, and pixels of none of them have no label.
+
+    Raises:
+      UserError: sizes that do not divide, an unknown transform, samples of a batch that do not fit together.
     """
-    rows = _local(batch_size, process_count)
+    rows = _rows_of_process(batch_size, process_count)
+    chosen(config)
     if not 0 <= seed < 2**32:
         raise UserError(f"config.seed={seed} is out of range; use 0 to {2**32 - 1}")
-    # random_map before the slice: its randomness hangs on the global row, whatever process handles it.
+    # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(partial(_augment, config=config))
+        .random_map(functools.partial(_training_row, config=config))
         .slice(slice(process_index + start_step * batch_size, None, process_count))
     )
     return _stacked(data, config.threads, rows)
@@ -71,27 +75,40 @@ def eval_batches(
 
     Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
 
-    As `train_batches` (row r to process r % process_count; 'regions'), with 'index' int32 [b], the place in the source.
-    Images of one size share batches, sizes in the order in which they first occur; what is missing of a size's last
-    batch is padding: valid False, index -1, image 0, label 255, regions -1.  Every process gets the same number of
-    batches.
+    As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
+    int32 [b], the place in the source.  No transform is applied.  Images of one size share batches, sizes in the order
+    in which they first occur; a size's last batch is filled up with rows of padding: valid False, index -1, image 0,
+    label 255, regions -1, other fields 0.  Every process gets the same number of batches.
     """
-    rows = _local(batch_size, process_count)
+    rows = _rows_of_process(batch_size, process_count)
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(len(source)):
         h, w = source.size(index)
         groups.setdefault((-(-h // multiple) * multiple, -(-w // multiple) * multiple), []).append(index)
     if len(groups) > _MANY_SIZES:
         logging.log_first_n(logging.WARNING, _SIZES_HINT, 1, len(groups))
+    first = {size: members[0] for size, members in groups.items()}
+
+    def row(place: tuple[int, tuple[int, int]]) -> Batch:
+        index, size = place
+        if index < 0:
+            return padding_row(size)
+        found = evaluation_sample(source[index], config, size)
+        return found | {"valid": np.bool_(True), "index": np.int32(index)}
+
+    @functools.cache
+    def padding_row(size: tuple[int, int]) -> Batch:
+        # Has the fields and shapes of a row that holds an image of that size.
+        return _padding_row(evaluation_sample(source[first[size]], config, size))
+
     plan = []
     for size, members in groups.items():
         members += [-1] * (-len(members) % batch_size)
         plan += [(index, size) for index in members[process_index::process_count]]
-    data = grain.MapDataset.source(plan).map(partial(_row, source=source, config=config))
-    return _stacked(data, config.threads, rows)
+    return _stacked(grain.MapDataset.source(plan).map(row), config.threads, rows)
 
 
-def _local(batch_size: int, process_count: int) -> int:
+def _rows_of_process(batch_size: int, process_count: int) -> int:
     """Rows of a global batch that fall to one process."""
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
@@ -100,35 +117,25 @@ def _local(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _augment(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> Batch:
-    if regions.used(config.regions):
-        sample = {**sample, "regions": regions.cached(sample["image"], config.regions)}
+def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> Batch:
+    sample = regions.with_regions(sample, config.regions)
     return {**augment(sample, rng, config), "valid": np.bool_(True)}
 
 
 def evaluation_sample(sample: dict[str, Any], config: Any, size: tuple[int, int] | None = None) -> Batch:
-    """A sample as evaluation sees it: 'image', 'label' and, with a method, 'regions' as in `eval_batches`, without b.
+    """A sample as evaluation sees it: a row of `eval_batches`, without 'valid' and 'index'.
 
     Padded at the end to `size` (h, w) where that is given.
     """
-    size = size or sample["label"].shape
-    image, label = pad(normalise(sample["image"], config.mean, config.std), sample["label"], size, (0, 0))
-    row = {"image": image, "label": label}
-    if regions.used(config.regions):
-        found = regions.cached(sample["image"], config.regions)
-        row["regions"] = pad_regions(found, size, (0, 0), config.regions.count)
-    return row
+    sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
+    return batch_fields(normalised_and_padded(sample, config, size or sample["label"].shape))
 
 
-def _row(place: tuple[int, tuple[int, int]], source: Source, config: Any) -> Batch:
-    index, size = place
-    row = {"valid": np.bool_(index >= 0), "index": np.int32(index)}
-    if index >= 0:
-        return row | evaluation_sample(source[index], config, size)
-    row |= {"image": np.zeros((*size, 3), np.float32), "label": np.full(size, IGNORE_LABEL, np.int32)}
-    if regions.used(config.regions):
-        row["regions"] = np.full((*size, regions.levels(config.regions)), regions.NO_REGION, np.int32)
-    return row
+def _padding_row(row: Batch) -> Batch:
+    """A row of padding with the fields of `row`."""
+    pixels = {name: np.full_like(x, padding(name, x.dtype)) for name, x in pixel_fields(row).items()}
+    blank = {name: np.zeros_like(x) for name, x in row.items()}
+    return blank | pixels | {"valid": np.bool_(False), "index": np.int32(-1)}
 
 
 def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]:
@@ -136,4 +143,16 @@ def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * rows if threads else 0)
     with contextlib.closing(iter(data.to_iter_dataset(options))) as elements:
         while batch := list(itertools.islice(elements, rows)):
-            yield {key: np.stack([row[key] for row in batch]) for key in batch[0]}
+            yield {name: _stack(name, batch) for name in dict.fromkeys(itertools.chain(*batch))}
+
+
+def _stack(name: str, rows: Sequence[Batch]) -> np.ndarray:
+    """A field of all rows; raises UserError where it is missing in one or has another shape there."""
+    shapes = {np.shape(row[name]) if name in row else None for row in rows}
+    if len(shapes) > 1:
+        found = ", ".join(sorted("missing" if shape is None else str(shape) for shape in shapes))
+        raise UserError(
+            f"the field {name!r} differs between samples of one batch ({found}): config.data.source and "
+            "config.data.transforms must give it one shape in every sample"
+        )
+    return np.stack([row[name] for row in rows])

@@ -11,14 +11,15 @@ from flax import linen as nn
 from jaxtyping import Array, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import region_cache, regions
+from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.models.build import PARTS, takes_regions
-from attnseg_jax.models.records import AttentionRecord
+from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.parallel import Parallel, initialize_distributed
@@ -117,17 +118,18 @@ def predict_with_records(
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
 
     def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, AttentionRecord]]:
-        output = restored.model.apply(variables, image, train=False)
-        if not output.attention:
+        output, sown = restored.model.apply(variables, image, train=False, mutable=[RECORDS])
+        records = attention_records(sown.get(RECORDS, {}))
+        if not records:
             parts = ", ".join(f"{part} {restored.config.model[part].name!r}" for part in PARTS)
             raise UserError(
                 f"the model leaves no attention to look at; it has {parts}: train one with another "
                 "config.model.attention.name, such as 'self'"
             )
-        return output.logits.argmax(-1)[0], output.attention
+        return output.logits.argmax(-1)[0], records
 
-    prediction, attention = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
-    return np.asarray(prediction), attention
+    prediction, records = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
+    return np.asarray(prediction), records
 
 
 def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:

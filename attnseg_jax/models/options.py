@@ -67,7 +67,7 @@ class Range:
             return " and ".join(filter(None, ["odd" if self.odd else "", words])) or "a number"
         counts = " or ".join(map(str, self.lengths))
         kind = "odd numbers" if self.odd else "numbers"
-        return f"{counts} {kind} {words}".strip()
+        return " of ".join(filter(None, [f"{counts} {kind}".strip(), words]))
 
 
 def _either(values: Collection[Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import regions
+from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.train import losses
@@ -69,9 +69,11 @@ def _tuples(value: Any) -> Any:
 # Keys that configs did not always have, with the value that does what was done before them: a new key is entered here,
 # so that older workdirs can still be evaluated and continued.
 ADDED = {
+    "data.custom": {},
     "data.regions": {"method": "none"},
     "data.regions.sample": 0,
     "data.resolution": 1.0,
+    "data.transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     "eval.size_multiple": 1,
     "init_from": "",
     "loss.class_weight_power": 1.0,
@@ -197,7 +199,8 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
         groups = isinstance(config[key], ConfigDict), isinstance(known[key], ConfigDict)
         if groups[0] != groups[1]:
             raise UserError(f"{path}.{key} must be {'a group' if groups[1] else 'a value, not a group'}")
-        if groups[0]:
+        # The keys of a free group are those of parts from outside.
+        if groups[0] and key != "custom":
             _check_keys(config[key], known[key], f"{path}.{key}")
 
 
@@ -258,5 +261,6 @@ def check_values(config: ConfigDict) -> None:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
     regions.check(data.regions)
+    transforms.chosen(data)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

@@ -15,8 +15,9 @@ from absl import logging
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import region_cache, regions
+from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables

@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
         config.model.backbone.resnet18.output_stride = 16
         config.model.attention.name = "none"
         config.model.decoder.name = "fcn"
-        config.model.decoder.fcn.update(channels=128, skips=(8, 4), aux=True)
+        config.model.decoder.fcn.update(channels=128, skips=(8, 4))
+        config.model.decoder.aux = True
         config.optimizer.warmup_steps = 40
         config.train.update(steps=400, batch_size=4)
         # The five are those of the picture sheet.

@@ -16,4 +16,5 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.model.backbone.name = "vgg16_bn"
         config.model.decoder.name = "segnet"
+        config.model.decoder.aux = False
     return config

@@ -16,5 +16,6 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.model.backbone.name = "segnet_basic"
         config.model.decoder.name = "segnet"
+        config.model.decoder.aux = False
         config.model.decoder.segnet.update(depths=(2, 1, 1, 1), kernel_size=7, classifier_size=1, relu=False)
     return config

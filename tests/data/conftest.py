@@ -25,6 +25,7 @@ def data_config():
                 "ids": (),
                 "colors": (),
                 "resolution": 1.0,
+                "transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
                 "crop": (13, 17),
                 "scale": (0.5, 2.0),
                 "max_class_share": 0.75,
@@ -37,6 +38,7 @@ def data_config():
                 "std": (58.395, 57.12, 57.375),
                 "threads": 2,
                 "check": True,
+                "custom": {},
                 "regions": {
                     "method": "none",
                     "count": 11,

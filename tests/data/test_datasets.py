@@ -33,7 +33,7 @@ def test_camvid_void_is_ignored():
 
 
 def test_keys_replace_the_entry(data_config):
-    entry = datasets.resolve(data_config(name="camvid", classes=(), ids=(0, 255, 10)))
+    entry = datasets.from_config(data_config(name="camvid", classes=(), ids=(0, 255, 10)))
     assert entry.ids == (0, 255, 10) and len(entry.class_names) == 11
     info = datasets.info(data_config(classes=("x", "y"), palette=((1, 2, 3), (4, 5, 6))))
     assert info.class_names == ("x", "y") and info.num_classes == 2
@@ -42,7 +42,7 @@ def test_keys_replace_the_entry(data_config):
 
 
 def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_config):
-    entry = datasets.resolve(data_config())
+    entry = datasets.from_config(data_config())
     assert entry.ids == tuple(range(7))
     assert entry.palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
     assert len(set(datasets.default_palette(254))) == 254
@@ -61,7 +61,7 @@ def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_confi
 )
 def test_bad_keys(data_config, changes, message):
     with pytest.raises(UserError) as error:
-        datasets.resolve(data_config(**changes))
+        datasets.from_config(data_config(**changes))
     assert message in str(error.value) and "\n" not in str(error.value)
 
 

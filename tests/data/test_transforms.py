@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.data import transforms
-from attnseg_jax.data.transforms import augment, colour_jitter, normalise, pad, random_flip, random_scale_crop
+from attnseg_jax.data.transforms import augment, jittered, normalise, random_window
+from attnseg_jax.data.transforms.crop import class_share
+from attnseg_jax.data.transforms.fields import pad, padding
+from attnseg_jax.data.transforms.flip import flip
 
 NO_JITTER = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
@@ -38,9 +40,8 @@ def test_window_equals_resizing_everything_and_cutting(factor):
     size = round(83 * factor), round(61 * factor)
     whole = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)).astype(int)
     whole_label = np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))
-    out, out_label, window = random_scale_crop(
-        image, label, np.random.default_rng(8), crop=(19, 23), scale=(factor,) * 2
-    )
+    window = random_window(label, np.random.default_rng(8), crop=(19, 23), scale=(factor,) * 2)
+    out, out_label = window.cut_field("image", image), window.cut_field("label", label)
     assert out.shape == (19, 23, 3) and window.offset == (0, 0)
     places = [
         (y, x)
@@ -54,11 +55,9 @@ def test_window_equals_resizing_everything_and_cutting(factor):
 
 
 def test_scale_is_log_uniform():
-    image, label = coded(200, 200)
-    heights = [
-        random_scale_crop(image, label, np.random.default_rng(s), crop=(999, 999), scale=(0.5, 2.0))[1].shape[0]
-        for s in range(400)
-    ]
+    _, label = coded(200, 200)
+    windows = [random_window(label, np.random.default_rng(s), crop=(999, 999), scale=(0.5, 2.0)) for s in range(400)]
+    heights = [window.cut(label).shape[0] for window in windows]
     assert min(heights) >= 100 and max(heights) <= 400 and min(heights) < 105 and max(heights) > 380
     # Half of the factors are below 1, where a uniform factor would put a third.
     assert 0.43 < np.mean(np.array(heights) < 200) < 0.57
@@ -86,14 +85,12 @@ def test_one_class_takes_at_most_its_share():
     label = np.zeros((60, 60), np.uint8)
     label[:, 40:] = 3
     label[:20] = 255
-    image = np.zeros((60, 60, 3), np.uint8)
 
     def shares(limit):
         found = []
         for seed in range(100):
-            _, cut, _ = random_scale_crop(
-                image, label, np.random.default_rng(seed), crop=(20, 20), scale=(0.8, 1.2), max_class_share=limit
-            )
+            rng = np.random.default_rng(seed)
+            cut = random_window(label, rng, crop=(20, 20), scale=(0.8, 1.2), max_class_share=limit).cut(label)
             counts = np.bincount(cut[cut != 255], minlength=4)
             found.append(counts.max() / counts.sum() if counts.sum() else 1.0)
         return np.array(found)
@@ -104,24 +101,26 @@ def test_one_class_takes_at_most_its_share():
 
 
 def test_share_counts_labelled_pixels_only():
-    assert transforms._class_share(np.array([[255, 255, 2, 2], [255, 255, 2, 4]], np.uint8)) == 0.75
-    assert transforms._class_share(np.full((2, 2), 255, np.uint8)) == 1
+    assert class_share(np.array([[255, 255, 2, 2], [255, 255, 2, 4]], np.uint8)) == 0.75
+    assert class_share(np.full((2, 2), 255, np.uint8)) == 1
 
 
-def test_flip_mirrors_both():
+def test_flip_mirrors_both(data_config):
     image, label = coded(10, 14)
+    sample = {"image": image, "label": label}
     for probability in (0.0, 1.0):
-        out, out_label = random_flip((image, label), np.random.default_rng(0), probability)
+        out, out_label = flip(sample, np.random.default_rng(0), data_config(flip=probability)).values()
         mirrored = out_label[:, ::-1] if probability else out_label
         np.testing.assert_array_equal(mirrored, label)
         np.testing.assert_array_equal(out[..., 0], out_label * 30 + 10)
-    flips = [random_flip((image, label), np.random.default_rng(s), 0.25)[1] is not label for s in range(400)]
+    config = data_config(flip=0.25)
+    flips = [flip(sample, np.random.default_rng(s), config)["label"] is not label for s in range(400)]
     assert 0.18 < np.mean(flips) < 0.32
 
 
 def test_without_jitter_colours_stay():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(colour_jitter(image, np.random.default_rng(0)), image)
+    np.testing.assert_array_equal(jittered(image, np.random.default_rng(0)), image)
 
 
 class Draws:
@@ -140,7 +139,7 @@ def test_jitter_by_hand():
     luma = pixel @ np.array([0.299, 0.587, 0.114])
 
     def jitter(*values, **strength):
-        return colour_jitter(pixel, Draws(*values), **strength)
+        return jittered(pixel, Draws(*values), **strength)
 
     np.testing.assert_allclose(jitter(0, -0.5, 0, 0, brightness=0.4), pixel * 0.8, rtol=1e-5)
     mean = luma.mean()
@@ -160,12 +159,12 @@ def test_jitter_by_hand():
 def test_hue_turns_the_circle():
     red = np.zeros((3, 4, 3), np.uint8)
     red[..., 0] = 200
-    third = colour_jitter(red, Draws(1, 0, 0, 0), hue=1 / 3)
+    third = jittered(red, Draws(1, 0, 0, 0), hue=1 / 3)
     assert third[..., 1].min() >= 197 and third[..., [0, 2]].max() <= 6
-    back = colour_jitter(red, Draws(-1, 0, 0, 0), hue=1 / 3)
+    back = jittered(red, Draws(-1, 0, 0, 0), hue=1 / 3)
     assert back[..., 2].min() >= 197 and back[..., [0, 1]].max() <= 6
     gray = np.full((3, 4, 3), 90, np.uint8)
-    np.testing.assert_array_equal(colour_jitter(gray, Draws(0.7, 0, 0, 0), hue=0.5), gray)
+    np.testing.assert_array_equal(jittered(gray, Draws(0.7, 0, 0, 0), hue=0.5), gray)
 
 
 def test_one_option_leaves_the_draws_of_the_others(data_config):
@@ -182,6 +181,7 @@ def test_normalise_and_pad():
     out = normalise(image, (10, 10, 10), (1, 2, 4))
     np.testing.assert_allclose(out, [[[0, 5, 5]]])
     assert out.dtype == np.float32
-    pixels, labels = pad(out, np.array([[6]], np.uint8), (2, 3), (1, 2))
+    pixels = pad(out, (2, 3), (1, 2), padding("image", out.dtype))
+    labels = pad(np.array([[6]], np.uint8), (2, 3), (1, 2), padding("label", np.uint8))
     np.testing.assert_array_equal(labels, [[255, 255, 255], [255, 255, 6]])
     assert pixels[1, 2, 1] == 5 and np.abs(pixels).sum() == 10

@@ -77,9 +77,9 @@ def test_selected_drops_what_the_names_do_not_choose():
     config["attention"]["name"] = "self+none"
     found = build.selected(config)
     assert list(found["backbone"]) == ["name", "pretrained", "freeze", "tiny"]
-    assert list(found["decoder"]) == ["name", "align_corners", "freeze", "fcn"]
+    assert list(found["decoder"]) == ["name", "freeze", "align_corners", "aux", "aux_stride", "fcn"]
     assert list(found["attention"]) == ["name", "none", "self"] and found["kind"] == "segmenter"
-    assert len(config["backbone"]) == 3 + len(BACKBONES)  # the argument stays whole
+    assert len(config["backbone"]) == 4 + len(BACKBONES)  # the argument stays whole
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,9 @@ def test_too_few_classes():
 
 
 def test_a_map_the_backbone_does_not_have():
-    model = build_model({"decoder": {"fcn": {"aux": True}}}, 7)
-    with pytest.raises(
-        UserError, match=r"config\.model\.decoder\.fcn asks for a map of stride 16; .* has 2, 4: change"
-    ):
+    model = build_model({"decoder": {"aux": True}}, 7)
+    message = r"config\.model\.decoder\.aux_stride=16 asks for a map of stride 16; .* has 2, 4: change"
+    with pytest.raises(UserError, match=message):
         run(model)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from attnseg_jax import build_model
-from attnseg_jax.models import Segmenter
 from attnseg_jax.models.attention import Attention
 from attnseg_jax.ops import losses
 from attnseg_jax.ops.resize import resize
@@ -17,23 +16,25 @@ from attnseg_jax.ops.resize import resize
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((3, 13, 17, 3)).astype(np.float32)
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-SMALL = {"backbone": {"tiny": {"width": 8}}, "decoder": {"fcn": {"dropout": 0.0}}}
+SMALL = {
+    "backbone": {"tiny": {"width": 8}},
+    "attention": {"name": "self"},
+    "decoder": {"fcn": {"dropout": 0.0}},
+}
 
 
 class WithAux(Attention):
     """Adds auxiliary logits of a map's size and passes the map on."""
 
-    num_classes: int = 7
-
     def __call__(self, features, *, train=False):
-        x = features.deepest[..., : self.num_classes]
+        x = features.deepest[..., :7]
         return features.replace(aux={**features.aux, "early": x.astype(jnp.bfloat16)})
 
 
 def test_auxiliary_logits_of_both_parts_arrive_at_input_size(random_variables):
-    config = {**SMALL, "decoder": {"fcn": {"aux": True, "aux_stride": 2}}}
+    config = {**SMALL, "decoder": {"aux": True, "aux_stride": 2}}
     parts = build_model(config, 7)
-    model = Segmenter(parts.backbone, WithAux(), parts.decoder)
+    model = parts.clone(attention=WithAux())
     variables = random_variables(model, IMAGE)
     out = model.apply(variables, IMAGE)
     assert sorted(out.aux) == ["early", "fcn"]
@@ -82,8 +83,8 @@ def test_the_head_has_as_many_convolutions_as_asked(convs, names):
 
 @pytest.mark.parametrize("where", ["decoder", "attention"])
 def test_dropout_acts_in_training_only(random_variables, where):
-    options = {"decoder": {"fcn": {"dropout": 0.0}}, "attention": {"self": {"dropout": 0.0}}}
-    next(iter(options[where].values()))["dropout"] = 0.5
+    options = {"decoder": {"fcn": {"dropout": 0.0}}, "attention": {"name": "self", "self": {"dropout": 0.0}}}
+    options[where][{"decoder": "fcn", "attention": "self"}[where]]["dropout"] = 0.5
     model = build_model({**SMALL, **options}, 7)
     variables = random_variables(model, IMAGE)
 
@@ -117,10 +118,9 @@ def test_the_first_loss_is_that_of_a_guess(name):
 
 
 def test_gradients_reach_every_parameter(random_variables):
-    config = {**SMALL, "attention": {"self": {"positions": "learned", "mlp_ratio": 1.0}}}
-    model = build_model(
-        {**config, "decoder": {"fcn": {"skips": (2,), "aux": True, "aux_stride": 4, "dropout": 0.0}}}, 7
-    )
+    config = {**SMALL, "attention": {"name": "self", "self": {"positions": "learned", "mlp_ratio": 1.0}}}
+    decoder = {"fcn": {"skips": (2,), "dropout": 0.0}, "aux": True, "aux_stride": 4}
+    model = build_model({**config, "decoder": decoder}, 7)
     variables = random_variables(model, IMAGE)
 
     @FAST_COMPILE

@@ -7,8 +7,8 @@ from attnseg_jax.weights.rules.vit import TIMM_VIT
 # The auxiliary head in hszhao/semseg, by the same numbers.
 SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
-# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp` and `decoder.aux=True`, after the backbone's
-# table.
+# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp` and `decoder.aux=True`, after the
+# backbone's table.
 SEMSEG_PSPNET: Rules = (
     *SEMSEG_AUX,
     (r"^ppm\.features\.0\.", "decoder.pool.bin1."),

@@ -27,7 +27,6 @@ PARAMETERS = {"convnext_t": 28_589_128, "convnext_s": 50_223_688, "convnext_b": 
 
 class Small(ConvNeXt):
     depths, widths = (1, 1, 1, 1), (6, 8, 10, 12)
-    key = "convnext_small"
 
 
 def abstract(model, size, channels=3):
@@ -142,7 +141,7 @@ def test_a_dropped_branch_leaves_the_shortcut(random_variables):
 @pytest.mark.parametrize(
     "options, size, message",
     [
-        ({}, (31, 64), r"name='convnext_s' needs images of at least 32x32 pixels, not 31x64: "),
+        ({}, (31, 64), r"convnext_s needs images of at least 32x32 pixels, not 31x64: "),
         ({"drop_path": 1.5}, (45, 58), r"convnext_s\.drop_path=1\.5 must be at least 0 and below 1"),
         ({"layer_scale": -1.0}, (45, 58), r"convnext_s\.layer_scale=-1\.0 must be at least 0"),
     ],

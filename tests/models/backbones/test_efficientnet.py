@@ -16,6 +16,7 @@ from layout import assert_golden, nchw, nhwc
 from layout_rules import EFFICIENTNET_LITE_PYTORCH_HEAD, TIMM_EFFICIENTNET_LITE_HEAD
 from PIL import Image
 
+from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones.efficientnet import EfficientNetLite0
@@ -205,4 +206,4 @@ def test_stochastic_depth_grows_with_the_depth():
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
-        abstract(BACKBONES["efficientnet_lite3"](**options), image(1, 61, 83, 3))
+        build_model({"backbone": {"name": "efficientnet_lite3", "efficientnet_lite3": options}}, 7)

@@ -77,7 +77,7 @@ def test_indices_stand_at_the_maxima(random_variables):
 def test_the_least_size(name):
     features, _ = abstract(BACKBONES[name](width=3), jnp.zeros((1, 16, 17, 3)))
     assert features.deepest.shape[1:3] == (1, 1)
-    with pytest.raises(UserError, match=rf"\.name='{name}' needs images of at least 16x16 pixels, not 40x15: "):
-        abstract(BACKBONES[name](), jnp.zeros((1, 40, 15, 3)))
+    with pytest.raises(UserError, match=rf"\.backbone\.{name} needs images of at least 16x16 pixels, not 40x15: "):
+        abstract(build_model({"backbone": {"name": name}}, 7), jnp.zeros((1, 40, 15, 3)))
     with pytest.raises(UserError, match=rf"config\.model\.backbone\.{name}\.width=0 must be at least 1"):
-        abstract(BACKBONES[name](width=0), jnp.zeros((1, 40, 15, 3)))
+        build_model({"backbone": {"name": name, name: {"width": 0}}}, 7)

@@ -142,7 +142,7 @@ def test_rates_of_the_blocks():
 @pytest.mark.parametrize(
     "options, size, message",
     [
-        ({}, (64, 28), r"name='mit_b1' needs images of at least 29x29 pixels, not 64x28: "),
+        ({}, (64, 28), r"mit_b1 needs images of at least 29x29 pixels, not 64x28: "),
         ({"drop_path": 1.0}, SMALL, r"mit_b1\.drop_path=1\.0 must be at least 0 and below 1"),
         ({"impl": "denes"}, SMALL, r"mit_b1\.impl='denes' is unknown: did you mean 'dense'\?"),
     ],

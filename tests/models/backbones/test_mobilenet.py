@@ -10,6 +10,7 @@ from golden import Golden
 from layout import assert_golden, nchw, nhwc
 from layout_rules import TORCHVISION_MOBILENET_V3_HEAD
 
+from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.layers.conv import Conv, ConvBN, classifier
@@ -94,5 +95,7 @@ def test_sizes_of_the_maps(output_stride, sizes):
 
 
 def test_unknown_output_stride():
-    with pytest.raises(UserError, match=r"mobilenet_v3_large\.output_stride=4 is unknown: choose 8, 16 or 32"):
-        abstract(MobileNetV3Large(output_stride=4), image(1, 61, 83, 3))
+    with pytest.raises(
+        UserError, match=r"config\.model\.backbone\.mobilenet_v3_large\.output_stride=4 is unknown: choose 8, 16 or 32"
+    ):
+        build_model({"backbone": {"name": "mobilenet_v3_large", "mobilenet_v3_large": {"output_stride": 4}}}, 7)

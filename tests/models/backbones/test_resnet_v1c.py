@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones.resnet import Block
@@ -86,10 +87,10 @@ def test_dilations(options, third, fourth):
     [
         ({"output_stride": 4}, r"config\.model\.backbone\.resnet101_v1c\.output_stride=4 .* 8, 16 or 32"),
         ({"multi_grid": (1, 2)}, r"config\.model\.backbone\.resnet101_v1c\.multi_grid=\(1, 2\) .* 3 blocks"),
-        ({"multi_grid": (1, 0, 2)}, r"multi_grid=\(1, 0, 2\) must name a factor of at least 1"),
-        ({"stem": (32, 64)}, r"config\.model\.backbone\.resnet101_v1c\.stem=\(32, 64\) must name three numbers"),
+        ({"multi_grid": (1, 0, 2)}, r"multi_grid=\(1, 0, 2\) must be numbers at least 1"),
+        ({"stem": (32, 64)}, r"config\.model\.backbone\.resnet101_v1c\.stem=\(32, 64\) must be 3 numbers at least 1"),
     ],
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
-        abstract(BACKBONES["resnet101_v1c"](**options))
+        abstract(build_model({"backbone": {"name": "resnet101_v1c", "resnet101_v1c": options}}, 7))

@@ -11,6 +11,7 @@ from golden import Golden
 from layout import assert_golden, nchw, nhwc
 from layout_rules import TORCHVISION_VGG_HEAD
 
+from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES, Features
 from attnseg_jax.models.backbones.vgg import POOL_INDICES
@@ -21,6 +22,10 @@ from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
 
 def abstract(model, *inputs):
     return jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs)
+
+
+def config(output_stride):
+    return {"backbone": {"name": "vgg16", "vgg16": {"output_stride": output_stride}}}
 
 
 def test_activations_of_torchvision():
@@ -106,16 +111,14 @@ def test_images_that_are_too_small(output_stride):
     model = BACKBONES["vgg16"](output_stride=output_stride)
     features, _ = abstract(model, jnp.zeros((1, output_stride, 61, 3)))
     assert features.deepest.shape == (1, 1, 61 // output_stride, 512)
-    words = (
-        rf"name='vgg16' needs images of at least {output_stride}x{output_stride} pixels, not 61x{output_stride - 1}: "
-    )
-    with pytest.raises(UserError, match=words):
-        abstract(model, jnp.zeros((1, 61, output_stride - 1, 3)))
+    least = f"{output_stride}x{output_stride} pixels, not 61x{output_stride - 1}: "
+    with pytest.raises(UserError, match=rf"config\.model\.backbone\.vgg16 needs images of at least {least}"):
+        abstract(build_model(config(output_stride), 7), jnp.zeros((1, 61, output_stride - 1, 3)))
 
 
 def test_unknown_output_stride():
     with pytest.raises(UserError, match=r"config\.model\.backbone\.vgg16_bn\.output_stride=4 .* 8, 16 or 32"):
-        abstract(BACKBONES["vgg16_bn"](output_stride=4), jnp.zeros((1, 32, 32, 3)))
+        build_model({"backbone": {"name": "vgg16_bn", "vgg16_bn": {"output_stride": 4}}}, 7)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])
@@ -124,5 +127,5 @@ def test_the_least_size(output_stride):
     features, _ = abstract(model, jnp.zeros((1, output_stride, output_stride + 1, 3)))
     assert features.maps[32].shape[1:3] == (1, 1)
     least = f"{output_stride}x{output_stride} pixels, not {output_stride - 1}x40"
-    with pytest.raises(UserError, match=rf"config\.model\.backbone\.name='vgg16' needs images of at least {least}"):
-        abstract(model, jnp.zeros((1, output_stride - 1, 40, 3)))
+    with pytest.raises(UserError, match=rf"config\.model\.backbone\.vgg16 needs images of at least {least}"):
+        abstract(build_model(config(output_stride), 7), jnp.zeros((1, output_stride - 1, 40, 3)))

@@ -25,7 +25,6 @@ PARAMETERS = {"vit_ti": 5_717_416, "vit_s": 22_050_664, "vit_b": 86_567_656, "vi
 
 class Small(ViT):
     width, depth, heads = 12, 2, 3
-    key = "vit_small"
 
 
 def abstract(model, size, channels=3):
@@ -104,7 +103,7 @@ def test_sizes_that_do_not_divide(options, size, map_size, padded_size):
 def test_logits_lie_where_the_padded_image_had_them(random_variables):
     """The padding is the image's own zeros: a larger image that ends in zeros has the same logits, cropped."""
     x = np.random.default_rng(1).standard_normal((1, 45, 58, 3)).astype(np.float32)
-    decoder = {"fcn": {"convs": 0, "aux": True, "aux_stride": 16}}
+    decoder = {"fcn": {"convs": 0}, "aux": True, "aux_stride": 16}
     model = build_model({"attention": {"name": "none"}, "decoder": decoder}, 7)
     model = model.clone(backbone=Small(position_size=(2, 3)))
     variables = random_variables(model, x)
@@ -139,7 +138,7 @@ def layer_norm(x, p):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
 
 
-def enlarge(x, p):
+def upsample(x, p):
     """Each pixel becomes four, one for each tap."""
     h, w, _ = x.shape
     y = np.zeros((2 * h, 2 * w, p["bias"].size))
@@ -161,8 +160,8 @@ def test_pyramid_against_numpy(random_variables):
         32: (2, 2, 3, 6),
     }
     p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
-    y = layer_norm(enlarge(x[1].astype(np.float64), p["enlarge4_0"]), p["enlarge_norm4"])
-    y = enlarge(0.5 * y * (1 + np.vectorize(math.erf)(y / np.sqrt(2))), p["enlarge4_1"])
+    y = layer_norm(upsample(x[1].astype(np.float64), p["upsample4_0"]), p["upsample_norm4"])
+    y = upsample(0.5 * y * (1 + np.vectorize(math.erf)(y / np.sqrt(2))), p["upsample4_1"])
     pooled = np.array([[x[1, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((0, 1)) for j in range(3)] for i in range(2)])
     for stride, level in ((4, y), (32, pooled)):
         level = layer_norm(level @ p[f"lateral{stride}"]["kernel"][0, 0], p[f"lateral_norm{stride}"])
@@ -194,7 +193,7 @@ def test_a_stride_of_the_pyramid_alone():
     [
         ({"patch_size": 32}, r"patch_size=32 is unknown: choose 8, 14 or 16"),
         ({"position_resize": "bicubik"}, r"position_resize='bicubik' is unknown: did you mean 'bicubic'\?"),
-        ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be two numbers of at least 1"),
+        ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be 2 numbers at least 1"),
         ({"norm_epsilon": float("nan")}, r"norm_epsilon=nan must be at least 0"),
         ({"layer_scale": -1.0}, r"layer_scale=-1\.0 must be at least 0"),
         ({"pyramid_channels": 0}, r"pyramid_channels=0 must be at least 1"),

@@ -25,7 +25,6 @@ class Dino(ViT):
     """The sizes of the golden."""
 
     width, depth, heads = 96, 4, 3
-    key = "vit_dino"
 
 
 def watched(model, head=None):

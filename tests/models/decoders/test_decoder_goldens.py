@@ -9,6 +9,7 @@ from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax import build_model
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Segmenter
+from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.weights.layouts import MODELS
 from attnseg_jax.weights.rename import from_torch, match
@@ -100,7 +101,7 @@ def test_deeplabv3():
     config = {
         "backbone": {"name": "resnet50", "resnet50": {"output_stride": 8}},
         "attention": {"name": "none"},
-        "decoder": {"name": "deeplabv3", "deeplabv3": {"aux": True}},
+        "decoder": {"name": "deeplabv3", "aux": True},
     }
     model = build_model(config, num_classes=21)
     out = apply(model, variables_of(model, case, (*RESNET, *TORCHVISION_DEEPLABV3), image), image)
@@ -115,7 +116,7 @@ def test_pspnet():
     config = {
         "backbone": {"name": "resnet50_v1c", "resnet50_v1c": backbone},
         "attention": {"name": "none"},
-        "decoder": {"name": "psp", "align_corners": True, "psp": {"aux": True}},
+        "decoder": {"name": "psp", "align_corners": True, "aux": True},
     }
     model = build_model(config, num_classes=11)
     out = apply(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
@@ -170,6 +171,8 @@ def test_attention_unet():
     image = nhwc(case.inputs()["x"])
     decoder = DECODERS["unet"](5, channels=(512, 256, 128, 64), form="leejunhyun")
     model = Segmenter(BACKBONES["unet"](), ATTENTION["gate"](form="leejunhyun"), decoder)
-    out = apply(model, variables_of(model, case, MODELS["leejunhyun_attunet"], image), image)
+    variables = variables_of(model, case, MODELS["leejunhyun_attunet"], image)
+    run = jax.jit(functools.partial(model.apply, mutable=[RECORDS]), compiler_options=FAST)
+    out, state = run(variables, image)
     assert_golden(case, "logits", nchw(out.logits))
-    assert sorted(out.attention) == ["gate1_0", "gate2_0", "gate4_0", "gate8_0"]
+    assert sorted(attention_records(state[RECORDS])) == ["gate1_0", "gate2_0", "gate4_0", "gate8_0"]

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.errors import UserError
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError, option_path
 from attnseg_jax.models import DECODERS, Features
 from attnseg_jax.models.decoders.deeplab import atrous_rates, real_stride
 
@@ -118,7 +119,7 @@ def test_a_gate_that_closes_hides_the_skips(name, options, strides, random_varia
     def gate(skip, signal, *, stride, train=False):
         seen.append(stride)
         assert signal.shape[1] <= skip.shape[1]
-        return opening * skip, {}
+        return opening * skip
 
     model = DECODERS[name](5, **options)
     variables = random_variables(model, ALL)
@@ -135,49 +136,63 @@ def test_bad_rates(name, rate):
     with pytest.raises(
         UserError, match=rf"config\.model\.decoder\.{name}\.dropout={rate} must be at least 0 and below 1"
     ):
-        parameters(DECODERS[name](5, dropout=rate), ALL)
+        build_model({"decoder": {"name": name, name: {"dropout": rate}}}, 5)
 
 
 @pytest.mark.parametrize("name", ["fcn", "deeplabv3", "psp", "uper"])
 def test_auxiliary_heads(name):
-    out, _ = jax.eval_shape(DECODERS[name](5, aux=True, aux_stride=8).init_with_output, jax.random.key(0), ALL)
-    assert {key: x.shape for key, x in out.aux.items()} == {"fcn": (2, 6, 4, 5)}
-    with pytest.raises(UserError, match=rf"decoder\.{name} asks for a map of stride 64; .*: change aux_stride, or set"):
-        parameters(DECODERS[name](5, aux=True, aux_stride=64), ALL)
+    image = jnp.zeros((2, 42, 28, 3))
+    config = {"backbone": {"name": "resnet18"}, "decoder": {"name": name, "aux": True, "aux_stride": 8}}
+    out, _ = jax.eval_shape(build_model(config, 5).init_with_output, jax.random.key(0), image)
+    assert {key: x.shape for key, x in out.aux.items()} == {"fcn": (2, 42, 28, 5)}
+    config["decoder"]["aux_stride"] = 64
+    message = r"config\.model\.decoder\.aux_stride=64 asks for a map of stride 64; .*: change aux_stride, or set"
+    with pytest.raises(UserError, match=message):
+        parameters(build_model(config, 5), image)
 
 
 @pytest.mark.parametrize(
     "name, options, message",
     [
         ("deeplabv3", {"channels": 0}, r"\.channels=0 must be at least 1"),
-        ("deeplabv3", {"rates": (6, 0)}, r"\.rates=0 must be at least 1"),
+        ("deeplabv3", {"rates": (6, 0)}, r"\.rates=\(6, 0\) must be numbers at least 1"),
         ("deeplabv3plus", {"low_channels": 0}, r"\.low_channels=0 must be at least 1"),
-        ("deeplabv3plus", {"low_stride": 3}, r" asks for a map of stride 3; .* has 2, 4, 8, 16, 32: change low_stride"),
-        ("psp", {"bins": ()}, r"\.bins=0 must be at least 1"),
+        (
+            "deeplabv3plus",
+            {"low_stride": 3},
+            r"\.low_stride=3 asks for a map of stride 3; .* has 2, 4, 8, 16, 32: change low_stride",
+        ),
+        ("psp", {"bins": ()}, r"\.bins=\(\) names no grid: name some"),
         ("psp", {"bin_channels": -8}, r"\.bin_channels=-8 must be at least 0"),
         ("psp", {"bins": (2, 2)}, r"\.bins=\(2, 2\) names a grid twice"),
-        ("uper", {"strides": (4, 64)}, r" asks for a map of stride 64; .*: change strides, or choose another"),
+        (
+            "uper",
+            {"strides": (4, 64)},
+            r"\.strides=\(4, 64\) asks for a map of stride 64; .*: change strides, or choose another",
+        ),
         ("uper", {"strides": ()}, r"\.strides=\(\) names no map: name some"),
         ("segformer", {"channels": 0}, r"\.channels=0 must be at least 1"),
-        ("segformer", {"strides": (64,)}, r" asks for a map of stride 64"),
+        ("segformer", {"strides": (64,)}, r"\.strides=\(64,\) asks for a map of stride 64"),
         ("lraspp", {"channels": 0}, r"\.channels=0 must be at least 1"),
-        ("lraspp", {"low_stride": 64}, r" asks for a map of stride 64"),
+        ("lraspp", {"low_stride": 64}, r"\.strides=\(64,\) asks for a map of stride 64"),
         ("unet", {"form": "spm"}, r"\.form='spm' is unknown: did you mean 'smp'\?"),
-        ("unet", {"channels": ()}, r"\.channels=0 must be at least 1"),
+        ("unet", {"channels": ()}, r"\.channels=\(\) are those of 0 blocks; .*: name so many"),
         ("unet", {"channels": (8, 8, 8, 8)}, r"\.channels=\(8, 8, 8, 8\) are those of 4 .* stride 32 takes 5: name"),
     ],
 )
 def test_bad_options(name, options, message):
     with pytest.raises(UserError, match=rf"config\.model\.decoder\.{name}" + message):
-        parameters(DECODERS[name](5, **options), ALL)
+        decoder = build_model({"decoder": {"name": name, name: options}}, 5).decoder
+        with option_path(f"config.model.decoder.{name}"):
+            parameters(decoder, ALL)
 
 
 LEARNERS = {
-    "deeplabv3": {"channels": 4, "rates": (1, 2), "aux": True},
+    "deeplabv3": {"channels": 4, "rates": (1, 2)},
     "deeplabv3plus": {"channels": 4, "low_channels": 3, "rates": (1, 2)},
     "fpn": {"pyramid_channels": 4, "channels": 4, "groups": 2},
     "lraspp": {"channels": 4},
-    "psp": {"channels": 4, "bins": (1, 2), "aux": True},
+    "psp": {"channels": 4, "bins": (1, 2)},
     "segformer": {"channels": 4},
     "unet": {"channels": (4, 4, 4, 4, 4)},
     "uper": {"channels": 4, "bins": (1, 2), "norm_maps": True},

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.errors import UserError
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError, option_path
 from attnseg_jax.models import Features
 from attnseg_jax.models.decoders import FPN
 
@@ -80,11 +81,17 @@ def test_dropout_takes_whole_channels_of_an_image(random_variables):
         ({"merge": "sum"}, r"\.merge='sum' is unknown: known: add, cat"),
         ({"upsampling": "bilinar"}, r"\.upsampling='bilinar' is unknown: did you mean 'bilinear'"),
         ({"channels": 10}, r"\.channels=10 does not divide into groups=4: make it a multiple"),
-        ({"channels": 0}, r"\.channels=0 must be at least 4"),
+        ({"channels": 0}, r"\.channels=0 must be at least 1"),
         ({"strides": ()}, r"\.strides=\(\) names no map"),
-        ({"strides": (4, 16)}, r" asks for a map of stride 16; the backbone has 4, 8, 32: change strides"),
+        (
+            {"strides": (4, 16)},
+            r"\.strides=\(4, 16\) asks for a map of stride 16; the backbone has 4, 8, 32: change strides",
+        ),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(UserError, match=r"config\.model\.decoder\.fpn" + message):
-        jax.eval_shape(FPN(**{**SMALL, **options}).init, jax.random.key(0), FEATURES)
+        given = {key: value for key, value in {**SMALL, **options}.items() if key != "num_classes"}
+        decoder = build_model({"decoder": {"name": "fpn", "fpn": given}}, 5).decoder
+        with option_path("config.model.decoder.fpn"):
+            jax.eval_shape(decoder.init, jax.random.key(0), FEATURES)

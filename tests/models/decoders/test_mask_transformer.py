@@ -15,13 +15,26 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.decoders import MaskTransformer
+from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.originals import SEGMENTER_MASK
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 3, 5, 9)).astype(np.float32)
 erf = np.vectorize(math.erf)
+FEATURES = Features({4: jnp.asarray(X)})
 SMALL = dict(num_classes=7, channels=12, layers=2, heads=3, mlp_ratio=1.5)
+
+
+def with_records(model):
+    """(variables, inputs) -> output and records."""
+
+    @FAST_COMPILE
+    def run(*args):
+        out, state = model.apply(*args, mutable=[RECORDS])
+        return out, attention_records(state[RECORDS])
+
+    return run
 
 
 def params(state):
@@ -30,12 +43,12 @@ def params(state):
 
 def test_masks_of_the_original():
     case = Golden("head_segmenter_mask_decoder")
-    x = nhwc(case.inputs()["x"])
+    x = Features({16: nhwc(case.inputs()["x"])})
     model = MaskTransformer(7, channels=96, layers=2, heads=4, mlp_ratio=2.0)
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), params(case.state_dict()))
-    masks, maps = FAST_COMPILE(model.apply)(variables, x)
-    assert_golden(case, "masks", nchw(masks))
-    assert [record.weights.shape for record in maps] == [(2, 4, 7, 35)] * 2
+    out, records = with_records(model)(variables, x)
+    assert_golden(case, "masks", nchw(out.logits))
+    assert [records[f"mask_transformer{i}"].weights.shape for i in range(len(records))] == [(2, 4, 7, 35)] * 2
 
 
 def norm(x, p, eps=1e-5):
@@ -45,7 +58,7 @@ def norm(x, p, eps=1e-5):
 
 def test_against_numpy(random_variables):
     model = MaskTransformer(**SMALL)
-    variables = random_variables(model, X)
+    variables = random_variables(model, FEATURES)
     p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
 
     def dense(x, leaf):
@@ -55,33 +68,35 @@ def test_against_numpy(random_variables):
     for b in range(2):
         tokens = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), p["class_tokens"][0]])
         for i in range(2):
-            y = norm(tokens, p[f"norm1_{i}"])
-            q, k, v = (dense(y, p[f"attention{i}"][name]) for name in ("query", "key", "value"))
+            layer = p[f"layer{i}"]
+            y = norm(tokens, layer["norm1"])
+            q, k, v = (dense(y, layer[name]) for name in ("query", "key", "value"))
             mixed = []
             for a in range(3):
                 one = slice(4 * a, 4 * a + 4)
                 powers = np.exp(q[:, one] @ k[:, one].T / 2)
                 mixed.append(powers / powers.sum(-1, keepdims=True) @ v[:, one])
                 class_weights[i, b, a] = powers[15:, :15] / powers[15:, :15].sum(-1, keepdims=True)
-            tokens = tokens + dense(np.concatenate(mixed, -1), p[f"attention{i}"]["out"])
-            y = dense(norm(tokens, p[f"norm2_{i}"]), p[f"mlp1_{i}"])
-            tokens = tokens + dense(y * (1 + erf(y / np.sqrt(2))) / 2, p[f"mlp2_{i}"])
+            tokens = tokens + dense(np.concatenate(mixed, -1), layer["out"])
+            y = dense(norm(tokens, layer["norm2"]), layer["mlp_in"])
+            tokens = tokens + dense(y * (1 + erf(y / np.sqrt(2))) / 2, layer["mlp_out"])
         tokens = norm(tokens, p["decoder_norm"])
         patches, classes = tokens[:15] @ p["proj_patch"], tokens[15:] @ p["proj_classes"]
         for n, k in np.ndindex(15, 7):
             expected[b, n, k] = patches[n] @ classes[k] / np.linalg.norm(patches[n]) / np.linalg.norm(classes[k])
     expected = norm(expected, p["mask_norm"]).reshape(2, 3, 5, 7)
-    masks, maps = FAST_COMPILE(model.apply)(variables, X)
-    np.testing.assert_allclose(masks, expected, atol=2e-5)
-    for record, weights in zip(maps, class_weights, strict=True):
+    out, records = with_records(model)(variables, FEATURES)
+    np.testing.assert_allclose(out.logits, expected, atol=2e-5)
+    assert sorted(records) == ["mask_transformer0", "mask_transformer1"]
+    for record, weights in zip(map(records.get, sorted(records)), class_weights, strict=True):
         np.testing.assert_allclose(record.weights, weights, atol=1e-6)
         assert record.query_size is None and record.key_size == (3, 5)
 
 
 def test_gradients(random_variables):
     model = MaskTransformer(**{**SMALL, "layers": 1})
-    variables = random_variables(model, X)
-    function = jax.jit(lambda x: model.apply(variables, x)[0])
+    variables = random_variables(model, FEATURES)
+    function = jax.jit(lambda x: model.apply(variables, Features({4: x})).logits)
     check_grads(function, (X,), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
@@ -93,9 +108,9 @@ def test_of_a_whole_model(random_variables):
     model = build_model(config, 7, dtype=jnp.bfloat16)
     image = np.random.default_rng(1).standard_normal((2, 13, 17, 3)).astype(np.float32)
     variables = random_variables(model, image)
-    out = FAST_COMPILE(model.apply)(variables, image[:, :9])
+    out, records = with_records(model)(variables, image[:, :9])
     assert out.logits.shape == (2, 9, 17, 7) and out.logits.dtype == jnp.float32
-    record = out.attention["mask_transformer0"]
+    record = records["mask_transformer0"]
     assert record.weights.shape == (2, 3, 7, 15) and record.key_size == (3, 5)
     np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 7)), rtol=1e-6)
 
@@ -113,15 +128,16 @@ def test_of_a_whole_model(random_variables):
 
 def test_tokens_of_zeros_have_finite_gradients():
     model = MaskTransformer(**SMALL)
-    variables = FAST_COMPILE(model.init)(jax.random.key(0), jnp.asarray(X))
+    variables = FAST_COMPILE(model.init)(jax.random.key(0), FEATURES)
     variables["params"]["class_tokens"] = jnp.zeros((1, 7, 12))
-    loss = FAST_COMPILE(jax.grad(lambda p: (model.apply({"params": p}, jnp.zeros_like(X))[0] ** 2).sum()))
+    zeros = Features({4: jnp.zeros_like(X)})
+    loss = FAST_COMPILE(jax.grad(lambda p: (model.apply({"params": p}, zeros).logits ** 2).sum()))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(loss(variables["params"])))
 
 
-@pytest.mark.parametrize("heads, reason", [(0, ": attention needs"), (5, " does not divide 64 channels: choose")])
+@pytest.mark.parametrize("heads, reason", [(0, " must be at least 1"), (5, " does not divide 64 channels: choose")])
 def test_heads_that_do_not_divide(heads, reason):
-    model = build_model({"decoder": {"name": "mask_transformer", "mask_transformer": {"heads": heads}}}, 7)
     message = rf"config\.model\.decoder\.mask_transformer\.heads={heads}{reason}"
     with pytest.raises(UserError, match=message):
+        model = build_model({"decoder": {"name": "mask_transformer", "mask_transformer": {"heads": heads}}}, 7)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

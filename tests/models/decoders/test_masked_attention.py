@@ -17,6 +17,7 @@ from attnseg_jax.models import Features
 from attnseg_jax.models.decoders import MaskedAttentionDecoder, MaskedAttentionLayer
 from attnseg_jax.models.decoders.masked_attention import open_pixels
 from attnseg_jax.models.layers.attention import sincos_positions
+from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.weights.rename import from_torch, match
 
 RNG = np.random.default_rng(0)
@@ -27,17 +28,28 @@ SMALL = dict(num_classes=7, channels=12, queries=6, layers=2, heads=3, mlp_ratio
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
+def with_records(model, **keywords):
+    """(variables, inputs) -> output and records."""
+
+    @FAST_COMPILE
+    def run(*args):
+        out, state = model.apply(*args, mutable=[RECORDS], **keywords)
+        return out, attention_records(state[RECORDS])
+
+    return run
+
+
 def test_layer_of_the_original():
     case = Golden("attn_mask2former_layer")
     inputs = {name: jnp.asarray(value) for name, value in case.inputs().items()}
     model = MaskedAttentionLayer(heads=4, hidden=128)
     args = (inputs["x"], inputs["memory"], (inputs["mask"] == 0)[:, None])
-    positions = dict(query_positions=inputs["query_pos"], positions=inputs["pos"])
+    positions = dict(query_positions=inputs["query_pos"], positions=inputs["pos"], size=(5, 7))
     target = jax.eval_shape(functools.partial(model.init, **positions), jax.random.key(0), *args)
     variables = match(target, {"params": from_torch(case.state_dict(), MASK2FORMER_LAYER)["params"]})
-    y, record = FAST_COMPILE(model.apply)(variables, *args, **positions)
+    y, records = with_records(model, **positions)(variables, *args)
     assert_golden(case, "y", y)
-    weights = np.asarray(record.weights)
+    weights = np.asarray(records["masked_attention0"].weights)
     assert weights.shape == (2, 4, 9, 35)
     assert (weights[np.broadcast_to(inputs["mask"][:, None] == 1, weights.shape)] == 0).all()
 
@@ -49,12 +61,12 @@ def test_gradients_are_true_and_exactly_zero_at_masked_pixels(random_variables):
     )
     mask = jnp.asarray(rng.random((2, 1, 6, 20)) < 0.5).at[:, :, :, 13:].set(False)
     model = MaskedAttentionLayer(heads=3, hidden=8)
-    keywords = dict(query_positions=query_positions, positions=positions)
+    keywords = dict(query_positions=query_positions, positions=positions, size=(4, 5))
     variables = random_variables(model, x, memory, mask, **keywords)
     weights = jnp.asarray(rng.standard_normal((2, 6, 12)), jnp.float32)
 
     def loss(x, memory):
-        return (model.apply(variables, x, memory, mask, **keywords)[0] * weights).sum()
+        return (model.apply(variables, x, memory, mask, **keywords) * weights).sum()
 
     check_grads(jax.jit(loss), (x, memory), order=1, modes=["rev"], eps=1e-3, atol=2e-2, rtol=2e-2)
     gradient = FAST_COMPILE(jax.grad(loss, argnums=1))(x, memory)
@@ -118,7 +130,7 @@ def test_against_numpy(random_variables):
         masks = pixels @ y.T
         return np.log(1 / (1 + np.exp(-masks)) @ classes), masks
 
-    out = FAST_COMPILE(model.apply)(variables, FEATURES)
+    out, records = with_records(model)(variables, FEATURES)
     closed = 0
     for b in range(2):
         fused = []
@@ -144,7 +156,7 @@ def test_against_numpy(random_variables):
             x = norm(x, leaf["cross_norm"])
             x = norm(x + attend(x + at, x + at, x, leaf["self_attention"], True), leaf["self_norm"])
             x = norm(x + dense(np.maximum(dense(x, leaf["mlp1"]), 0), leaf["mlp2"]), leaf["mlp_norm"])
-            record = out.attention[f"masked_attention{i}"]
+            record = records[f"masked_attention{i}"]
             np.testing.assert_array_equal(record.mask[b, 0], allowed)
             assert record.key_size == SIZES[stride] and record.query_size is None
             logits, masks = predict(x, pixels)
@@ -152,15 +164,15 @@ def test_against_numpy(random_variables):
     assert closed > 20 and sorted(out.aux) == ["masked_attention0", "masked_attention1"]
 
 
-ONE_LAYER = dict(num_classes=7, queries=5, layers=1, heads=3, aux=False)
+ONE_LAYER = dict(num_classes=7, queries=5, layers=1, heads=3, deep_supervision=False)
 
 
 def test_another_size_and_bfloat16(random_variables):
     model = MaskedAttentionDecoder(**ONE_LAYER, dtype=jnp.bfloat16)
     variables = random_variables(model, Features({4: jnp.asarray(MAPS[4])}))
-    out = FAST_COMPILE(model.apply)(variables, Features({4: jnp.asarray(MAPS[4][:, :3], jnp.bfloat16)}))
+    out, records = with_records(model)(variables, Features({4: jnp.asarray(MAPS[4][:, :3], jnp.bfloat16)}))
     assert out.logits.shape == (2, 3, 7, 7) and out.logits.dtype == jnp.float32 and not out.aux
-    record = out.attention["masked_attention0"]
+    record = records["masked_attention0"]
     assert record.q.dtype == jnp.bfloat16 and record.weights.dtype == jnp.float32
     np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 5)), rtol=1e-5)
 
@@ -200,10 +212,10 @@ def test_which_maps():
         ({"queries": 0}, r"queries=0 must be at least 1"),
         ({"mlp_ratio": 0.0}, r"mlp_ratio=0\.0 must be at least 0\.015625"),
         ({"layers": 0}, r"layers=0 must be at least 1"),
-        ({"strides": (4, 16)}, r"asks for a map of stride 16; the backbone has 2, 4: choose"),
+        ({"strides": (4, 16)}, r"strides=\(4, 16\) asks for a map of stride 16; the backbone has 2, 4: choose"),
     ],
 )
 def test_bad_options(options, message):
-    model = build_model({"decoder": {"name": "masked_attention", "masked_attention": options}}, 7)
-    with pytest.raises(UserError, match=r"config\.model\.decoder\.masked_attention\W" + message):
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.masked_attention\." + message):
+        model = build_model({"decoder": {"name": "masked_attention", "masked_attention": options}}, 7)
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -17,6 +17,10 @@ from attnseg_jax.ops import pool
 CONFIG = {"backbone": {"name": "vgg16_bn"}, "attention": {"name": "none"}, "decoder": {"name": "segnet"}}
 
 
+def built(options):
+    return build_model({**CONFIG, "decoder": {"name": "segnet", "segnet": options}}, 3)
+
+
 def encode(image, stages=2):
     """Features of an encoder that only pools."""
     maps, indices = {}, {}
@@ -146,9 +150,12 @@ def test_a_mechanism_that_changes_the_channels():
     [
         (
             {"name": "resnet18"},
-            r"un-pools by the indices of the backbone's poolings, .*\.name='vgg16_bn', 'vgg16' or 's",
+            r"config\.model\.decoder\.segnet un-pools by .* this backbone hands on none: choose .* vgg16_bn, vgg16 or s",
         ),
-        ({"name": "vgg16", "vgg16": {"output_stride": 16}}, "wants the indices of 5 poolings; the backbone hands on 4"),
+        (
+            {"name": "vgg16", "vgg16": {"output_stride": 16}},
+            r"config\.model\.decoder\.segnet\.depths=.* wants the indices of 5 poolings; the backbone hands on 4",
+        ),
     ],
 )
 def test_backbones_without_indices_are_refused(backbone, message):
@@ -159,16 +166,15 @@ def test_backbones_without_indices_are_refused(backbone, message):
 
 def test_a_kernel_that_would_change_the_size_is_refused():
     with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.kernel_size=2 must be odd"):
-        jax.eval_shape(SegNet(3, (1, 1), 2).init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
+        built({"kernel_size": 2})
 
 
 @pytest.mark.parametrize("size, message", [(2, "2 must be odd"), (-1, "-1 must be at least 0")])
 def test_a_classifier_that_cannot_be_is_refused(size, message):
-    model = SegNet(3, (1, 1), classifier_size=size)
     with pytest.raises(UserError, match=rf"config\.model\.decoder\.segnet\.classifier_size={message}"):
-        jax.eval_shape(model.init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
+        jax.eval_shape(built({"classifier_size": size}).init, jax.random.key(0), jnp.zeros((1, 61, 83, 3)))
 
 
 def test_stages_without_a_convolution_are_refused():
-    with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.depths=0 must be at least 1"):
-        jax.eval_shape(SegNet(3, depths=(1, 0)).init, jax.random.key(0), encode(jnp.ones((1, 9, 7, 4))))
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.depths=\(1, 0\) must be numbers at least 1"):
+        built({"depths": (1, 0)})

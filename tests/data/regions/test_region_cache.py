@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from attnseg_jax.data import region_cache, regions
+from attnseg_jax.data import regions
+from attnseg_jax.data.regions import cache, methods
 from attnseg_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (13, 19, 3)).astype(np.uint8)
@@ -22,18 +23,18 @@ def config(data_config, tmp_path):
 @pytest.fixture
 def proposals(monkeypatch):
     """The images that were not found in the cache."""
-    seen, propose = [], regions.propose
+    seen, propose = [], methods.propose
 
     def counted(image, config):
         seen.append(image)
         return propose(image, config)
 
-    monkeypatch.setattr(regions, "propose", counted)
+    monkeypatch.setattr(methods, "propose", counted)
     return seen
 
 
 def files(config):
-    return sorted(region_cache.folder(config.cache).iterdir())
+    return sorted(cache.folder(config.cache).iterdir())
 
 
 def test_the_second_time_it_is_read(config, proposals):
@@ -80,7 +81,7 @@ def test_a_damaged_file_is_made_anew(config, proposals, damage):
     bit[len(bit) // 2] ^= 4
     damaged = {"empty": b"", "short": data[:20], "cut": data[:-3], "bit": bytes(bit)}
     if damage == "other":
-        region_cache.write(path, wanted[:5])
+        cache.write(path, wanted[:5])
     else:
         path.write_bytes(damaged[damage])
     np.testing.assert_array_equal(regions.cached(IMAGE, config), wanted)
@@ -104,18 +105,18 @@ def test_threads_may_race(config, proposals):
 
 def test_a_folder_that_cannot_be_written(config, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    for cache in (tmp_path / "file", tmp_path / "file" / "inside"):
-        config.cache = str(cache)
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        config.cache = str(place)
         with pytest.raises(
             UserError, match=r"region maps cannot be kept here \(.*config\.data\.regions\.cache"
         ) as error:
             regions.cached(IMAGE, config)
-        assert str(error.value).startswith(f"{cache}: ") and "\n" not in str(error.value)
+        assert str(error.value).startswith(f"{place}: ") and "\n" not in str(error.value)
         with pytest.raises(UserError, match="cannot be kept here"):
-            region_cache.check(str(cache))
+            cache.check(str(place))
     with pytest.raises(UserError, match=r"config\.data\.regions\.cache=~nobody-like-that/x: .*home directory"):
-        region_cache.check("~nobody-like-that/x")
-    region_cache.check(str(tmp_path / "new"))
+        cache.check("~nobody-like-that/x")
+    cache.check(str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -123,7 +124,7 @@ def test_a_failed_write_leaves_nothing(config, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(region_cache.os, "replace", fail)
+    monkeypatch.setattr(cache.os, "replace", fail)
     with pytest.raises(UserError, match="No space left on device"):
         regions.cached(IMAGE, config)
     assert files(config) == []
@@ -132,9 +133,9 @@ def test_a_failed_write_leaves_nothing(config, monkeypatch):
 def test_the_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert region_cache.folder("") == tmp_path / ".cache" / "attnseg_jax" / "regions"
+    assert cache.folder("") == tmp_path / ".cache" / "attnseg_jax" / "regions"
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert region_cache.folder("") == tmp_path / ".cache" / "attnseg_jax" / "regions"
+    assert cache.folder("") == tmp_path / ".cache" / "attnseg_jax" / "regions"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
-    assert region_cache.folder("") == tmp_path / "x" / "attnseg_jax" / "regions"
-    assert region_cache.folder("~/here") == tmp_path / "here"
+    assert cache.folder("") == tmp_path / "x" / "attnseg_jax" / "regions"
+    assert cache.folder("~/here") == tmp_path / "here"

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.data import context
-from attnseg_jax.data.context import HEIGHT, KEY_COLOURS, KEY_DISTANCE, WIDTH, draw_scene
+from attnseg_jax.data.context import FORMS, HEIGHT, KEY_COLOURS, KEY_DISTANCE, WIDTH, builder, draw_scene
 from attnseg_jax.data.datasets import DATASETS
 
 COUNT = 300
@@ -87,7 +86,7 @@ def test_class_is_form_and_key(scenes):
             assert set(found) == {1 + form + 3 * scene.key, 255}
             assert (scene.label[mask] != 255).mean() > 0.55
     names = DATASETS["context"].class_names
-    assert [names[1 + form + 3 * key].split("_")[0] for key in (0, 1) for form in range(3)] == list(context.FORMS) * 2
+    assert [names[1 + form + 3 * key].split("_")[0] for key in (0, 1) for form in range(3)] == list(FORMS) * 2
 
 
 def test_void_rims(scenes):
@@ -177,7 +176,7 @@ def test_both_sides_occur(scenes):
 def test_png_round_trip():
     scene = draw_scene("test", 0)
     for array in (scene.image, scene.label):
-        stream = context._png(array)
+        stream = builder._png(array)
         assert isinstance(stream, io.BytesIO)
         with Image.open(stream) as image:
             np.testing.assert_array_equal(np.asarray(image), array)

@@ -62,7 +62,7 @@ def test_missing_folders(data_config, tmp_path):
 
 def test_unknown_kind_of_source(data_config):
     text = message(lambda: load_source(data_config(source="folders"), "train"))
-    assert text == "config.data.source='folders' is not a kind of source (did you mean 'folder'?)"
+    assert text == "config.data.source='folders' is unknown: did you mean 'folder'?"
 
 
 def test_image_without_mask(data_config, folder):
@@ -135,7 +135,8 @@ from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import load_source, survey
 config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", classes=tuple("abcdefg"), palette=(),
-    ids=(), colors=(), crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
+    ids=(), colors=(), transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
+    crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
     saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), threads=2, resolution=1.0,
     regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")

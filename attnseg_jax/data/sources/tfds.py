@@ -9,10 +9,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from attnseg_jax.data import datasets, decode
-from attnseg_jax.data.context import AttnsegContext
+from attnseg_jax.data.context.builder import AttnsegContext
 from attnseg_jax.errors import UserError
 
-_DRAWN = AttnsegContext.name
+_EMBEDDED = AttnsegContext.name
 
 
 class TfdsSource:
@@ -24,14 +24,14 @@ class TfdsSource:
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
-        dataset = datasets.resolve(config)
+        dataset = datasets.from_config(config)
         self._table = decode.id_table(dataset.ids)
         self._colors = datasets.raw_colours(config)
         builder = _builder(dataset.tfds_name, config.dir)
         features = builder.info.features
         self._image = _feature(builder, dataset.image_key, channels=3)
         self._label = _feature(builder, dataset.label_key, channels=1)
-        # Everything stays encoded: what is read is decoded here, the other images of a record not at all.
+        # TFDS decodes nothing: the two images in use are decoded here, the other images of a record not at all.
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
         self._place = f"{builder.info.full_name} {split}"
@@ -56,7 +56,7 @@ class TfdsSource:
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
-        # Every evaluation asks for all of them, and each means to read a whole record.
+        # Every evaluation asks for all sizes, and for each a whole record must be read.
         if index not in self._sizes:
             data = _bytes(self._records[int(index)][self._image])
             self._sizes[index] = decode.decode_size(data, f"{self._place}[{index}]")
@@ -80,7 +80,7 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"config.data.tfds_name={name!r}: {_line(error)}") from error
     if not _prepared(builder):
-        if builder.name != _DRAWN:
+        if builder.name != _EMBEDDED:
             arguments = f"{name!r}" + (f", data_dir={directory!r}" if directory else "")
             raise UserError(
                 f"config.data.tfds_name={name!r}: no data at {builder.data_path}; prepare it once with "

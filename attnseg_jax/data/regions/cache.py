@@ -1,4 +1,4 @@
-"""Region maps kept on disk, one small compressed file an image, named by what they were computed from."""
+"""Region maps kept on disk: one small compressed file per image, named after what it was computed from."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from attnseg_jax.data.regions import methods
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import make_folder, write_atomically
 
@@ -23,13 +24,13 @@ def folder(given: str) -> Path:
         except RuntimeError as error:
             raise UserError(f"config.data.regions.cache={given}: {str(error).rstrip('.')}") from error
     home = os.environ.get("XDG_CACHE_HOME", "")
-    # A relative path there is to be ignored, says the standard.
+    # The standard says to ignore a relative path there.
     base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
     return base / "attnseg_jax" / "regions"
 
 
 def check(given: str) -> None:
-    """Makes the folder that `config.data.regions.cache` means; raises UserError where no map can be kept there."""
+    """Make the folder that `config.data.regions.cache` means; raises UserError where no map can be kept there."""
     path = folder(given)
     try:
         make_folder(path)
@@ -45,14 +46,14 @@ def _hint(path: Path, error: OSError) -> str:
 
 
 def file_name(image: UInt8[np.ndarray, "h w 3"], made_by: Mapping[str, Any]) -> str:
-    """The name that a map of `image` has, which changes with every pixel and every value of `made_by`."""
+    """The file name for the map of `image`; it changes with every pixel and every value of `made_by`."""
     digest = hashlib.sha256(json.dumps([made_by, image.shape], sort_keys=True).encode())
     digest.update(np.ascontiguousarray(image))
     return f"{digest.hexdigest()}.regions"
 
 
 def read(path: Path, shape: tuple[int, int, int]) -> Int32[np.ndarray, "h w l"] | None:
-    """The map at `path`; None where there is none, or it is damaged."""
+    """The map at `path`; None where there is none, or a damaged one."""
     try:
         data = path.read_bytes()
         # A flipped bit may pass the checksum of zlib, not this one.
@@ -64,9 +65,29 @@ def read(path: Path, shape: tuple[int, int, int]) -> Int32[np.ndarray, "h w l"] 
 
 
 def write(path: Path, regions: Int32[np.ndarray, "h w l"]) -> None:
-    """Puts a map at `path`, whole or not at all, whoever else does so; raises UserError where that cannot be."""
+    """Write a map to `path` atomically, also beside other processes; raises UserError where that is impossible."""
     data = zlib.compress(regions.astype("<i4").tobytes())
     try:
         write_atomically(path, hashlib.sha256(data).digest() + data)
     except OSError as error:
         raise UserError(_hint(path.parent, error)) from error
+
+
+def cached(image: UInt8[np.ndarray, "h w 3"], config: Any) -> Int32[np.ndarray, "h w l"]:
+    """As `methods.propose`, but read from the cache if it is there, and written to it if not.
+
+    Raises:
+      UserError: the cache cannot be written to.
+    """
+    made_by = {"method": config.method, "version": methods.version(), **config[config.method]}
+    path = folder(config.cache) / file_name(image, made_by)
+    regions = read(path, (*image.shape[:2], methods.levels(config)))
+    if regions is None:
+        regions = methods.propose(image, config)
+        write(path, regions)
+    return regions
+
+
+def with_regions(sample: dict[str, Any], config: Any) -> dict[str, Any]:
+    """A sample of a source with 'regions', its image's region map, where a `config.data.regions` has a method."""
+    return {**sample, "regions": cached(sample["image"], config)} if methods.used(config) else sample

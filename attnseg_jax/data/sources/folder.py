@@ -19,12 +19,13 @@ LAYOUTS = {
 class FolderSource:
     """Images and masks of one split, paired by file name without suffix, in the order of those names.
 
-    Raises UserError for missing folders, an image without a mask and an empty split when made; for bad files when read.
+    Raises UserError when made, for missing folders, an image without a mask and an empty split, and when read, for bad
+    files.
     """
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
-        self._table = decode.id_table(datasets.resolve(config).ids)
+        self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
         images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)

@@ -134,7 +134,7 @@ def test_maps_are_those_of_the_image_before_its_colours_change(config):
     config.update(crop=(31, 26), scale=(1.0, 1.0), flip=1.0)
     config.regions.count = 99
     batch = next(itertools.islice(train_batches([sample], config, batch_size=2, seed=1), 1))
-    wanted = regions.numbered(regions.propose(sample["image"], config.regions), 99)[:, ::-1]
+    wanted = regions.coarse_and_large_first(regions.propose(sample["image"], config.regions), 99)[:, ::-1]
     for found in batch["regions"]:
         np.testing.assert_array_equal(found, wanted)
 
@@ -151,7 +151,7 @@ def test_evaluation_pads_with_no_region(config):
             rows += 1
             h, w = source.size(int(index))
             assert (found[h:] == -1).all() and (found[:, w:] == -1).all()
-            wanted = regions.numbered(regions.propose(source[int(index)]["image"], config.regions), 6)
+            wanted = regions.coarse_and_large_first(regions.propose(source[int(index)]["image"], config.regions), 6)
             np.testing.assert_array_equal(found[:h, :w], wanted)
     assert rows == 5 and any((batch["index"] < 0).any() for batch in batches)
 
@@ -171,7 +171,7 @@ def test_regions_of_resized_images(config):
     config.resolution = 0.5
     sample = load_source(config, "train")[1]
     assert sample["image"].shape == (11, 15, 3)
-    wanted = regions.numbered(regions.propose(sample["image"], config.regions), config.regions.count)
+    wanted = regions.coarse_and_large_first(regions.propose(sample["image"], config.regions), config.regions.count)
     np.testing.assert_array_equal(evaluation_sample(sample, config)["regions"], wanted)
 
 

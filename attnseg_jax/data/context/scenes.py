@@ -1,19 +1,15 @@
 """The embedded data set: scenes in which a shape's class depends on a key patch far away from it.
 
 Every scene holds two or three textured shapes (disc, triangle, cross) in one end of the picture and one vivid key patch
-in the other, at least 30 pixels from every shape pixel in x.  The class of a shape is form + 3 * key (and 0 is the
-background), where the key is told by the patch's colour alone.  A model whose outputs reach less than 30 pixels can
-know the form, never the key: of each pair of classes with one form it can at best guess.
+in the other, at least 30 pixels from every shape pixel in x.  The class of a shape is 1 + form + 3 * key, and 0 is the
+background; only the patch's colour shows the key.  A model whose receptive field reaches less than 30 pixels to each
+side can see the form, never the key: between the two classes of a form it can only guess.
 """
 
 import dataclasses
-import io
 import itertools
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw
 
@@ -26,7 +22,7 @@ KEY_COLOURS = ((250, 70, 20), (20, 90, 250))
 KEY_DISTANCE = 30
 """Least distance in pixels, along x, between a pixel of the key patch and one of a shape."""
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _KEY_SIZE = (13, 16)
 _SHAPE_SIZE = (18, 25)
 _OVERSAMPLE = 4
@@ -54,7 +50,7 @@ def draw_scene(split: str, index: int, key: int | None = None) -> Scene:
     ((64, 96, 3), (64, 96), True)
     """
     # The key has a generator of its own: nothing else in the scene can depend on it.
-    place = [_SPLITS.index(split), index]
+    place = [SPLITS.index(split), index]
     rng = np.random.default_rng([*place, 0])
     if key is None:
         key = int(np.random.default_rng([*place, 1]).integers(2))
@@ -160,64 +156,3 @@ def _grow(mask: np.ndarray, by: int) -> np.ndarray:
     h, w = mask.shape
     rows = np.logical_or.reduce([padded[i : i + h] for i in range(2 * by + 1)])
     return np.logical_or.reduce([rows[:, i : i + w] for i in range(2 * by + 1)])
-
-
-def _png(array: np.ndarray) -> io.BytesIO:
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    stream.seek(0)
-    return stream
-
-
-@dataclasses.dataclass
-class ContextConfig(tfds.core.BuilderConfig):
-    """A size of the set: the number of scenes in train, val and test."""
-
-    sizes: tuple[int, int, int] = (2000, 200, 200)
-
-
-class AttnsegContext(tfds.core.GeneratorBasedBuilder):
-    """The scenes of this module as the TFDS data set `attnseg_context` (`attnseg_context/small` for a quick look)."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First scenes."}  # noqa: RUF012  (TFDS's own convention)
-    BUILDER_CONFIGS = [  # noqa: RUF012
-        ContextConfig(name="full", description="The whole set.", sizes=(2000, 200, 200)),
-        ContextConfig(name="small", description="A few scenes for trying things out.", sizes=(48, 12, 12)),
-    ]
-
-    # Nothing is downloaded; this also spares TFDS's search for checksums, which needs a package it does not install.
-    url_infos = None
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            description=__doc__,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(HEIGHT, WIDTH, 3), encoding_format="png"),
-                    "label": tfds.features.Image(shape=(HEIGHT, WIDTH, 1), encoding_format="png"),
-                    "key": tfds.features.Scalar(np.int32),
-                    "key_box": tfds.features.Tensor(shape=(4,), dtype=np.int32),
-                    "index": tfds.features.Scalar(np.int32),
-                }
-            ),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager
-        return {split: self._generate_examples(split, n) for split, n in zip(_SPLITS, self.builder_config.sizes)}
-
-    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index in range(count):
-            scene = draw_scene(split, index)
-            # Encoded bytes pass through TFDS as they are; arrays would need TensorFlow or OpenCV.
-            yield (
-                index,
-                {
-                    "image": _png(scene.image),
-                    "label": _png(scene.label),
-                    "key": scene.key,
-                    "key_box": np.array(scene.key_box, np.int32),
-                    "index": index,
-                },
-            )

@@ -1,0 +1,27 @@
+"""A source whose pairs are resized when they are read."""
+
+from typing import Any
+
+from attnseg_jax.data.sources.protocol import Source
+from attnseg_jax.data.transforms.fields import map_pixels, scaled_size, whole
+
+
+class ResizedSource:
+    """The pairs of another source, all their pixel fields resized by one factor."""
+
+    def __init__(self, source: Source, factor: float):
+        self.info = source.info
+        self._source, self._factor = source, factor
+
+    def __len__(self) -> int:
+        """The number of pairs."""
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The resized pair at `index`."""
+        sample = self._source[index]
+        return map_pixels(sample, whole(sample["image"].shape[:2], self._factor).cut_field)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(h, w) of the resized image at `index`."""
+        return scaled_size(self._source.size(index), self._factor)

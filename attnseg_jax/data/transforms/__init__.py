@@ -1,0 +1,78 @@
+"""Training augmentations: functions `(sample, rng, config) -> sample`, in the order of `config.data.transforms`.
+
+A transform gets a sample (see `fields`), a NumPy generator, which is its only source of randomness, and `config.data`;
+it returns a new sample and leaves the arrays that it was given as they are. It runs in several threads at once.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.data import regions
+from attnseg_jax.data.transforms.colour import colour_jitter, jittered
+from attnseg_jax.data.transforms.crop import random_window, scale_crop
+from attnseg_jax.data.transforms.fields import Sample, batch_fields, normalise, padding, pixel_fields, whole
+from attnseg_jax.data.transforms.flip import flip
+from attnseg_jax.data.transforms.normalise_pad import normalise_pad, normalised_and_padded
+from attnseg_jax.errors import UserError
+from attnseg_jax.parts import resolve
+
+__all__ = [
+    "TRANSFORMS",
+    "augment",
+    "batch_fields",
+    "chosen",
+    "jittered",
+    "normalise",
+    "normalised_and_padded",
+    "padding",
+    "pixel_fields",
+    "random_window",
+    "scale_image",
+]
+
+Transform = Callable[[Sample, np.random.Generator, Any], Sample]
+
+TRANSFORMS: dict[str, Transform] = {
+    "scale_crop": scale_crop,
+    "flip": flip,
+    "colour_jitter": colour_jitter,
+    "normalise_pad": normalise_pad,
+}
+"""Transforms by name (`config.data.transforms`)."""
+
+_KEY = "config.data.transforms"
+
+
+def chosen(config: Any) -> list[tuple[str, Transform]]:
+    """The transforms that a `config.data` names, with their names, in that order; raises UserError for unknown ones."""
+    return [(name, resolve(TRANSFORMS, name, _KEY)) for name in config.transforms]
+
+
+def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
+    """The training augmentation of one sample by a `config.data`: 'image' float32 [h, w, 3] and 'label' int32 [h, w].
+
+    The sample's other fields are there too, but not its 'id'. 'regions' have the ids that a model sees
+    (`regions.for_model`); no other field depends on them, but the label where `config.regions.sample` is set.
+
+    Raises:
+      UserError: a transform is unknown, or what they leave is no image with its label.
+    """
+    for name, transform in chosen(config):
+        sample = transform(sample, rng, config)
+        if not isinstance(sample, dict):
+            raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
+    image, label = sample["image"], sample["label"]
+    if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
+        raise UserError(
+            f"{_KEY}={tuple(config.transforms)} leaves an image {image.dtype} {image.shape} and a label {label.dtype} "
+            f"{label.shape}; a model needs float32 (h, w, 3) and int32 (h, w): end with 'normalise_pad'"
+        )
+    # The last draw: what was drawn before is the same without it.
+    return regions.for_model(batch_fields(sample), config.regions, rng)
+
+
+def scale_image(image: np.ndarray, factor: float) -> np.ndarray:
+    """An image uint8 [h, w, 3] resized by `factor`: bilinear, antialiased when it shrinks."""
+    return whole(image.shape[:2], factor).cut_field("image", image)

@@ -1,0 +1,125 @@
+"""The fields of a sample, and the parts of them that a crop takes.
+
+A sample is a dict: 'image' uint8 [h, w, 3], 'label' uint8 [h, w], 'id' str, and whatever else a source or a transform
+adds. A field that is an array and whose first two axes are the image's is a *pixel field*: it is resized, cropped,
+mirrored and padded with the image. One whose name begins with `image` is a picture: resized bilinearly and normalised.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+from PIL import Image
+
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+Sample = dict[str, Any]
+
+HOST_FIELDS = ("id", "offset")
+"""Fields that do not go into a batch."""
+
+PADDING: dict[str, np.generic] = {"image": np.float32(0), "label": np.int32(IGNORE_LABEL), "regions": np.int32(-1)}
+"""What pads a pixel field whose name begins so, in a batch; every other is padded with zeros of its own type."""
+
+
+def is_picture(name: str) -> bool:
+    """Whether the field of that name is a picture."""
+    return name.startswith("image")
+
+
+def padding(name: str, dtype: Any) -> np.generic:
+    """What pads the pixel field of that name: a value of its type in a batch.
+
+    >>> padding("label_of_parts", np.uint8), padding("depth", np.float16)
+    (np.int32(255), np.float16(0.0))
+    """
+    return next((value for start, value in PADDING.items() if name.startswith(start)), np.dtype(dtype).type(0))
+
+
+def pixel_fields(sample: Sample) -> dict[str, np.ndarray]:
+    """The pixel fields of a sample."""
+    size = sample["image"].shape[:2]
+    return {name: x for name, x in sample.items() if isinstance(x, np.ndarray) and x.shape[:2] == size}
+
+
+def batch_fields(sample: Sample) -> Sample:
+    """The fields of a sample that go into a batch."""
+    return {name: x for name, x in sample.items() if name not in HOST_FIELDS}
+
+
+def map_pixels(sample: Sample, change: Callable[[str, np.ndarray], np.ndarray]) -> Sample:
+    """The sample with `change(name, array)` in the place of each pixel field."""
+    return {**sample, **{name: change(name, x) for name, x in pixel_fields(sample).items()}}
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of a scaled image, and the place it takes in a crop; all of them (h, w) or (y, x).
+
+    Attributes:
+      scaled: size of the whole image after scaling.
+      start: first pixel of the part in it.
+      size: size of the part.
+      offset: where it goes into a padded crop.
+    """
+
+    scaled: tuple[int, int]
+    start: tuple[int, int]
+    size: tuple[int, int]
+    offset: tuple[int, int] = (0, 0)
+
+    def cut(self, array: np.ndarray, resampling: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
+        """The part of an unscaled array of a type that Pillow knows.
+
+        As resizing the whole array and cutting the part out, but only the part is resized.
+        """
+        (h, w), (y, x), (rows, columns) = array.shape[:2], self.start, self.size
+        if self.scaled == (h, w):
+            return array[y : y + rows, x : x + columns]
+        box = (x * w / self.scaled[1], y * h / self.scaled[0])
+        box += ((x + columns) * w / self.scaled[1], (y + rows) * h / self.scaled[0])
+        return np.asarray(Image.fromarray(array).resize((columns, rows), resampling, box=box))
+
+    def cut_field(self, name: str, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "H W *c"]:
+        """The part of an unscaled pixel field: bilinear for a picture, nearest for any other, of whatever type."""
+        h, w = array.shape[:2]
+        resampling = Image.Resampling.BILINEAR if is_picture(name) else Image.Resampling.NEAREST
+        known_to_pillow = array.dtype == np.uint8 and array.shape[2:] in ((), (3,))
+        if known_to_pillow or self.scaled == (h, w):
+            return self.cut(array, resampling)
+        if is_picture(name):
+            return np.stack([self.cut(channel, resampling) for channel in np.moveaxis(array, -1, 0)], -1)
+        pixels = np.arange(h * w, dtype=np.int32).reshape(h, w)
+        return array.reshape(h * w, *array.shape[2:])[self.cut(pixels)]
+
+
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """(h, w) times `factor`, rounded, at least 1.
+
+    >>> scaled_size((361, 3), 0.5)
+    (180, 2)
+    """
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def whole(size: tuple[int, int], factor: float) -> Window:
+    """The window that shows all of an image of `size` (h, w) scaled by `factor`."""
+    scaled = scaled_size(size, factor)
+    return Window(scaled, (0, 0), scaled)
+
+
+def normalise(image: np.ndarray, mean: Any, std: Any) -> Float32[np.ndarray, "h w 3"]:
+    """(image - mean) / std per channel, in float32; all three on the scale 0..255."""
+    return (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def pad(
+    array: Shaped[np.ndarray, "h w *c"], size: tuple[int, int], offset: tuple[int, int], value: np.generic
+) -> Shaped[np.ndarray, "H W *c"]:
+    """An array put into one of `size` (h, w) at `offset` (y, x), with `value`, and of its type, around it."""
+    h, w = array.shape[:2]
+    canvas = np.full((*size, *array.shape[2:]), value)
+    canvas[offset[0] : offset[0] + h, offset[1] : offset[1] + w] = array
+    return canvas

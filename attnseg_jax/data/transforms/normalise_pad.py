@@ -1,0 +1,34 @@
+"""The transform 'normalise_pad', which ends a list: numbers as a model takes them, padded to one size."""
+
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, normalise, pad, padding
+from attnseg_jax.errors import UserError
+
+
+def normalise_pad(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
+    """Normalise the pictures and pad all pixel fields to `config.crop`, at the 'offset' that 'scale_crop' drew."""
+    size = tuple(config.crop)
+    h, w = sample["image"].shape[:2]
+    if h > size[0] or w > size[1]:
+        raise UserError(
+            f"config.data.transforms={tuple(config.transforms)}: an image of {h} x {w} pixels is larger than "
+            f"config.data.crop={size} when it comes to 'normalise_pad': put 'scale_crop' before it"
+        )
+    return normalised_and_padded(sample, config, size)
+
+
+def normalised_and_padded(sample: Sample, config: Any, size: tuple[int, int]) -> Sample:
+    """The sample with pictures normalised and pixel fields padded to `size` (h, w), at its 'offset' or the start.
+
+    Images are padded with zeros, which is the mean colour, labels with 255, regions with -1, other fields with 0.
+    """
+    offset = sample.get("offset", (0, 0))
+
+    def change(name: str, array: np.ndarray) -> np.ndarray:
+        array = normalise(array, config.mean, config.std) if is_picture(name) else array
+        return pad(array, size, offset, padding(name, array.dtype))
+
+    return map_pixels(sample, change)
