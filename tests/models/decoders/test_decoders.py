@@ -174,7 +174,7 @@ def test_auxiliary_heads(name):
         ("segformer", {"channels": 0}, r"\.channels=0 must be at least 1"),
         ("segformer", {"strides": (64,)}, r"\.strides=\(64,\) asks for a map of stride 64"),
         ("lraspp", {"channels": 0}, r"\.channels=0 must be at least 1"),
-        ("lraspp", {"low_stride": 64}, r"\.strides=\(64,\) asks for a map of stride 64"),
+        ("lraspp", {"low_stride": 64}, r"\.low_stride=64 asks for a map of stride 64"),
         ("unet", {"form": "spm"}, r"\.form='spm' is unknown: did you mean 'smp'\?"),
         ("unet", {"channels": ()}, r"\.channels=\(\) are those of 0 blocks; .*: name so many"),
         ("unet", {"channels": (8, 8, 8, 8)}, r"\.channels=\(8, 8, 8, 8\) are those of 4 .* stride 32 takes 5: name"),

@@ -150,7 +150,7 @@ def test_a_mechanism_that_changes_the_channels():
     [
         (
             {"name": "resnet18"},
-            r"config\.model\.decoder\.segnet un-pools by .* this backbone hands on none: choose .* vgg16_bn, vgg16 or s",
+            r"config\.model\.decoder\.segnet un-pools by .* backbone hands on none: choose .* vgg16_bn, vgg16 or s",
         ),
         (
             {"name": "vgg16", "vgg16": {"output_stride": 16}},
