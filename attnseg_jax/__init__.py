@@ -8,8 +8,13 @@ import importlib
 
 __version__ = "0.1.0"
 
-_LAZY = {"build_model": "attnseg_jax.models", "Features": "attnseg_jax.models", "Output": "attnseg_jax.models"}
-__all__ = ["Features", "Output", "build_model"]
+_LAZY = {
+    "build_model": "attnseg_jax.models",
+    "Features": "attnseg_jax.models",
+    "Output": "attnseg_jax.models",
+    "load_pretrained": "attnseg_jax.inference.pretrained",
+}
+__all__ = ["Features", "Output", "build_model", "load_pretrained"]
 
 
 def __getattr__(name: str):

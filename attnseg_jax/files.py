@@ -1,6 +1,8 @@
-"""Files that are either whole or absent, and folders that are ready for them."""
+"""Files that are either whole or absent, folders that are ready for them, and what several rooms read."""
 
 import fcntl
+import hashlib
+import json
 import os
 import tempfile
 import threading
@@ -25,6 +27,34 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """The steps and values of each metric in a metrics.jsonl; nulls and a torn last line are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a training writes it into its workdir") from None
+    series: dict[str, tuple[list[int], list[float]]] = {}
+    for number, line in enumerate(lines):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            if number == len(lines) - 1:
+                break
+            raise UserError(f"{path}: line {number + 1} is not JSON; mend or remove it") from None
+        for name, value in values.items():
+            if name != "step" and value is not None:
+                steps, numbers = series.setdefault(name, ([], []))
+                steps.append(values["step"])
+                numbers.append(value)
+    return series
 
 
 def expanded(path: str | os.PathLike) -> Path:

@@ -38,8 +38,8 @@ def resolve(table: Mapping[str, Any], name: str, key: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"{key}={name!r}: the module {module_name!r} cannot be imported ({error}): install it, or put its folder on "
-            "PYTHONPATH"
+            f"{key}={name!r}: the module {module_name!r} cannot be imported ({error}): install it, or put its folder "
+            "on PYTHONPATH"
         ) from error
     if not hasattr(module, attribute):
         names = [found for found in vars(module) if not found.startswith("_")]

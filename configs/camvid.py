@@ -7,7 +7,7 @@ The model is that of the default config.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from attnseg_jax.configs import default
 
 
 def get_config() -> ConfigDict:

@@ -12,7 +12,7 @@ images/s, while that machine, a faster one, was idle): val mIoU 0.639 and pixel 
 
 from ml_collections import ConfigDict
 
-from configs import camvid
+from attnseg_jax.configs import camvid
 
 
 def get_config() -> ConfigDict:

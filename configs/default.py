@@ -73,9 +73,10 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels.
-    data.mean = (123.675, 116.28, 103.53)
-    data.std = (58.395, 57.12, 57.375)
+    # Normalisation of the 0..255 channels. () takes that of the weights of the catalogue that the run starts from, or
+    # ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    data.mean = ()
+    data.std = ()
     # Reading threads.
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.

@@ -74,13 +74,14 @@ def blocks_flags(blocks):
 
 @pytest.fixture(scope="session")
 def make_config(blocks_flags):
-    """Makes that config; keyword `train__steps=3` sets `config.train.steps`."""
+    """Makes that config, as a run begins with it; keyword `train__steps=3` sets `config.train.steps`."""
+    from attnseg_jax.weights import catalogue
     from configs import default
 
     def make(**changes):
         config = default.get_config()
         config.update_from_flattened_dict({**blocks_flags, **{k.replace("__", "."): v for k, v in changes.items()}})
-        return config
+        return catalogue.apply(config)
 
     return make
 

@@ -215,10 +215,13 @@ def test_the_default_workdir_and_what_is_printed(call, blocks_flags, monkeypatch
     # Equal configs share the folder, others do not.
     call(*command), call(*command, "--config.seed=1"), call(*command, "--workdir=~/here")
     assert seen[1][1] == workdir != seen[2][1] and seen[3][1] == Path.home() / "here"
-    camvid = f"--config={ROOT / 'configs/camvid_resnet18_attention.py'}"
-    call("train.py", camvid, "--config.train.steps=70", "--config.optimizer.lr_multipliers=('backbone/.*=0.1',)")
-    assert seen[4][1].name.startswith("camvid_resnet18_attention-") and seen[4][0].train.steps == 70
-    assert seen[4][0].optimizer.lr_multipliers == ("backbone/.*=0.1",)
+    multipliers = "--config.optimizer.lr_multipliers=('backbone/.*=0.1',)"
+    for given in (ROOT / "configs/camvid_resnet18_attention.py", "camvid_resnet18_attention"):
+        call("train.py", f"--config={given}", "--config.train.steps=70", multipliers)
+    (config, workdir), again = seen[4:]
+    assert workdir.name.startswith("camvid_resnet18_attention-") and config.train.steps == 70
+    assert config.optimizer.lr_multipliers == ("backbone/.*=0.1",)
+    assert again[1] == workdir
 
 
 @pytest.mark.parametrize("script, names", [("train.py", ["config", "workdir"]), ("eval.py", ["workdir", "checkpoint"])])

@@ -1,8 +1,5 @@
 """The command that draws the same images through several runs."""
 
-import subprocess
-import sys
-
 import pytest
 
 
@@ -17,10 +14,9 @@ import pytest
         (["--runs=a=x", "--out=/dev/null/sheet.png"], ["--out=/dev/null/sheet.png cannot be used"]),
     ],
 )
-def test_mistakes_are_one_line(flags, words, tmp_path):
-    command = [sys.executable, "-m", "attnseg_jax.cli.sheet", f"--out={tmp_path / 'sheet.png'}", *flags]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 2
-    lines = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and all(word in lines[0] for word in words), run.stderr
-    assert "Traceback" not in run.stderr and not (tmp_path / "sheet.png").exists()
+def test_mistakes_are_one_line(flags, words, call, tmp_path):
+    code, out, err = call("attnseg_jax/cli/sheet.py", f"--out={tmp_path / 'sheet.png'}", *flags)
+    assert (code, out) == (2, "")
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and all(word in lines[0] for word in words), err
+    assert "Traceback" not in err and not (tmp_path / "sheet.png").exists()

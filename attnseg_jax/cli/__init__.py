@@ -1,0 +1,25 @@
+"""The commands: each file is `python -m attnseg_jax.cli.NAME`, and `attnseg-NAME` where the package is installed."""
+
+import importlib.util
+import sys
+
+# Of the extra `train`, in the order in which a command would miss them.
+_NEEDED = (
+    "ml_collections",
+    "optax",
+    "orbax",
+    "tensorflow_datasets",
+    "grain",
+    "PIL",
+    "matplotlib",
+    "tensorboardX",
+    "tqdm",
+)
+
+if _missing := [name for name in (*_NEEDED, "scipy") if importlib.util.find_spec(name) is None]:
+    print(
+        f"error: the commands need {', '.join(_missing)}: install attnseg_jax with the extra train, in a checkout "
+        'pip install ".[train]"',
+        file=sys.stderr,
+    )
+    sys.exit(2)

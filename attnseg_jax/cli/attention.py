@@ -21,8 +21,7 @@ from attnseg_jax.inference.restore import Restored, predict_with_records, restor
 from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
+def _flags() -> None:
     flags.DEFINE_string("workdir", None, "folder of the run; required")
     flags.DEFINE_string("image", None, "image file, or number of an image of the split, from 0; required")
     flags.DEFINE_string(
@@ -34,7 +33,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")
 
 
-def main() -> None:
+def _draw() -> None:
     """Restores, looks and draws."""
     given = flags.FLAGS
     if not given.image:
@@ -89,6 +88,10 @@ def _points(text: str | None, size: tuple[int, int]) -> list[tuple[int, int]]:
     return points
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_draw, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(main, usage=__doc__, help_flags=("workdir", "image", "at", "out", "split", "checkpoint", "data_dir"))
+    main()

@@ -16,14 +16,13 @@ from attnseg_jax.weights.files import format_of, read_weights
 from attnseg_jax.weights.locate import locate
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
+def _flags() -> None:
     flags.DEFINE_string("from", None, "file, hf://owner/name[@revision]/file or name of the catalogue; required")
     flags.DEFINE_string("to", None, "file to write; its ending names the format; required")
     flags.DEFINE_bool("overwrite", False, "write over a file that is there (default: no)")
 
 
-def main() -> None:
+def _convert() -> None:
     """Reads, writes and says what."""
     # `from` is a word of the language.
     source, target = flags.FLAGS["from"].value, flags.FLAGS.to
@@ -46,6 +45,10 @@ def main() -> None:
     print(f"{path}: {len(arrays)} arrays, {elements} elements, {len(content)} bytes")
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_convert, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(main, usage=__doc__, help_flags=("from", "to", "overwrite"))
+    main()

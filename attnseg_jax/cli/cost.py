@@ -38,8 +38,7 @@ COLUMNS = (
 )
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
+def _flags() -> None:
     flags.DEFINE_integer("height", 64, "height of the map (default: 64)")
     flags.DEFINE_integer("width", 128, "width of the map (default: 128)")
     flags.DEFINE_integer("channels", 512, "channels of the map (default: 512)")
@@ -52,7 +51,7 @@ def define_flags() -> None:
     flags.DEFINE_string("plot", None, "PNG of the costs against the size of the map to write (default: none)")
 
 
-def main() -> None:
+def _measure_all() -> None:
     """Measures and prints."""
     values = flags.FLAGS
     names = values.only or list(ATTENTION)
@@ -107,24 +106,15 @@ def _measure(name: str, height: int, width: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Plain text: a line per row, with the reason instead of figures where there are none; `-` where nothing ran."""
-    header = ["mechanism", "parameters", *(title for *_, title, _ in COLUMNS)]
-    lines = [header]
+    cells = []
     for row in rows:
         if "reason" in row:
-            lines.append([row["name"], row["reason"]])
+            cells.append([row["name"], row["reason"]])
             continue
         values = [(row[program][key], factor) for program, key, _, factor in COLUMNS]
         figures = [tables.short(None if value is None else value * factor) for value, factor in values]
-        lines.append([row["name"], f"{row['parameters']:,}", *figures])
-    full = [line for line in lines if len(line) == len(header)]
-    first = max(len(line[0]) for line in lines)
-    widths = [max(len(line[i]) for line in full) for i in range(1, len(header))]
-    return "\n".join(
-        "  ".join([line[0].ljust(first), *(word.rjust(width) for word, width in zip(line[1:], widths))])
-        if len(line) == len(header)
-        else f"{line[0].ljust(first)}  {line[1]}"
-        for line in lines
-    )
+        cells.append([row["name"], f"{row['parameters']:,}", *figures])
+    return "\n".join(tables.text_table(["mechanism", "parameters", *(title for *_, title, _ in COLUMNS)], cells))
 
 
 def panels(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
@@ -155,10 +145,10 @@ def _document(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_measure_all, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(
-        main,
-        usage=__doc__,
-        help_flags=("height", "width", "channels", "classes", "only", "sweep", "repeats", "max_gib", "json", "plot"),
-    )
+    main()

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from logging import WARNING, LogRecord
 from pathlib import Path
 from typing import Any
@@ -15,30 +15,34 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def run(
-    main: Callable[[], Any],
+    action: Callable[[], Any],
+    define_flags: Callable[[], Any],
     *,
     usage: str,
-    help_flags: Sequence[str],
     check: Callable[[list[str]], list[str]] = lambda argv: argv,
     more_help: Callable[[], str] = str,
 ) -> None:
-    """Parses the command line, runs `main` and exits with 0, or with one line on stderr and another code.
+    """Parses the command line, runs `action` and exits with 0, or with one line on stderr and another code.
 
     2 and `error: ...` for a `UserError`, 143 and `stopped ...` after SIGTERM, 130 after an interrupt from the keyboard.
 
     Args:
-      main: takes nothing; flags are parsed when it is called.
+      action: takes nothing; flags are parsed when it is called.
+      define_flags: defines the command's own flags, which `--help` explains. It is called here, not on import, where
+        they would meet those of another command.
       usage: first part of `--help`.
-      help_flags: flags that `--help` explains.
       check: looks at the arguments before they are parsed, may add to them, and raises `UserError`.
       more_help: what `--help` ends with.
     """
+    others = set(flags.FLAGS)
+    define_flags()
+    own = [name for name in flags.FLAGS if name not in others]
 
     def parse(argv: list[str]) -> list[str]:
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
             # absl's own page lists the flags of every imported package.
             print(usage.strip() + "\n\nflags:")
-            for name in help_flags:
+            for name in own:
                 print(f"  --{name}: {flags.FLAGS[name].help}")
             print(_guarded(more_help), end="")
             sys.exit(0)
@@ -52,7 +56,7 @@ def run(
     def run_main(rest: list[str]) -> None:
         if rest:
             raise UserError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-        main()
+        action()
 
     app.run(start, flags_parser=parse)
 

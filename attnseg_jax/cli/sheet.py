@@ -15,8 +15,7 @@ from attnseg_jax.plots.segmentation import prediction_sheet
 from attnseg_jax.train.evaluation import sample_indices
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
+def _flags() -> None:
     flags.DEFINE_string("runs", None, "TITLE=WORKDIR of each run, separated by commas; required")
     flags.DEFINE_string("out", "sheet.png", "PNG to write (default: sheet.png)")
     flags.DEFINE_string("split", "val", "split the images come from (default: val)")
@@ -24,7 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "where the data are now (default: where the first run found them)")
 
 
-def main() -> None:
+def _draw() -> None:
     """Predicts and draws."""
     pairs = [part.rpartition("=") for part in (flags.FLAGS.runs or "").split(",")]
     if not all(title and workdir for title, _, workdir in pairs):
@@ -63,6 +62,10 @@ def main() -> None:
     print(out)
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_draw, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(main, usage=__doc__, help_flags=("runs", "out", "split", "samples", "data_dir"))
+    main()

@@ -1,7 +1,7 @@
 """Trains a list of configs and seeds, one after another, and compares their results.
 
-    python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/reach
-    python -m attnseg_jax.cli.study --study=configs/studies/reach.py --workdir=runs/reach --max_minutes=60 --only=self
+    python -m attnseg_jax.cli.study --study=studies/reach --workdir=runs/reach
+    python -m attnseg_jax.cli.study --study=studies/reach --workdir=runs/reach --max_minutes=60 --only=self
 
 The same command again goes on: a run whose result is in the results file is not repeated, even if its folder is gone,
 and a broken one continues from its checkpoint. Beside the results file it writes tables (.md), plots (.png,
@@ -27,6 +27,7 @@ import jax
 from absl import flags, logging
 from tqdm import tqdm
 
+from attnseg_jax import configs
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import expanded, locked_workdir
@@ -36,9 +37,8 @@ from attnseg_jax.study.records import Results
 from attnseg_jax.train.logging import is_terminal
 
 
-def define_flags() -> None:
-    """Defines the flags; not on import, where they would meet those of another command."""
-    flags.DEFINE_string("study", None, "file whose get_study() lists what to train; required")
+def _flags() -> None:
+    flags.DEFINE_string("study", None, "study, by name or file: its get_study() lists what to train; required")
     flags.DEFINE_string("workdir", None, "folder of the study, with a folder for each run; required")
     flags.DEFINE_string("results", None, "JSON that results are added to (default: WORKDIR/results.json)")
     flags.DEFINE_string("data_dir", None, "where the data are (default: where the configs say)")
@@ -48,17 +48,16 @@ def define_flags() -> None:
     flags.DEFINE_bool("dry_run", False, "list what would run, with an estimate, and change nothing (default: false)")
 
 
-def main() -> None:
+def _study() -> None:
     """Trains what is missing, writes tables and pictures, and prints the tables."""
     values = flags.FLAGS
     for flag in ("study", "workdir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing: see --help")
-    if not entries.SCRIPT.is_file():
-        raise UserError(f"{entries.SCRIPT} is missing: studies need a checkout of the repository")
     # The runs need the accelerators; what this process computes are costs.
     jax.config.update("jax_platforms", "cpu")
-    runs = entries.plan(entries.load_study(values.study), Path(values.study).parent, values.data_dir)
+    study = configs.find(values.study, "--study")
+    runs = entries.plan(entries.load_study(study), Path(study).parent, values.data_dir)
     chosen = _chosen(runs, values.only)
     folder = expanded(values.workdir)
     results = Results(expanded(values.results) if values.results else folder / "results.json")
@@ -76,8 +75,8 @@ def main() -> None:
                 logging.warning("--time: no times are taken, for %d runs are not finished", missing)
             else:
                 _time(runs, results, folder, held)
-        report.measure(runs, results)
-        text = report.write(runs, results, folder)
+        report.add_costs(runs, results)
+        text = report.write_report(runs, results, folder)
     print(text)
     if failures:
         raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
@@ -143,7 +142,7 @@ def _train(
     with _Board(todo) as board:
         for number, run in enumerate(todo):
             if time.monotonic() >= deadline:
-                board.say(f"--max_minutes={max_minutes:g} are over: {len(todo) - number} runs are left")
+                board.log(f"--max_minutes={max_minutes:g} are over: {len(todo) - number} runs are left")
                 break
             workdir = folder / "runs" / run.name
             board.start(run, workdir)
@@ -179,7 +178,7 @@ def _time(runs: Sequence[PlannedRun], results: Results, folder: Path, held: Bina
             first.setdefault(run.entry.label, run)
     shorts = [timing.shortened(run) for run in first.values()]
     when, taken = datetime.date.today().isoformat(), {}
-    timing.warm(shorts)
+    timing.prepare_data(shorts)
     with _Board(shorts) as board:
         for short in shorts:
             workdir = folder / "timing" / short.name
@@ -224,9 +223,9 @@ class _Board:
         self._done += self._run.config.train.steps
         if self._bar is not None:
             self._bar.update(max(0, self._done - self._bar.n))
-        self.say(text)
+        self.log(text)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line of its own."""
         if self._bar is None:
             logging.info("%s", text)
@@ -241,10 +240,10 @@ class _Board:
             self._bar.close()
 
 
+def main() -> None:
+    """The command."""
+    entry.run(_study, _flags, usage=__doc__)
+
+
 if __name__ == "__main__":
-    define_flags()
-    entry.run(
-        main,
-        usage=__doc__,
-        help_flags=("study", "workdir", "results", "data_dir", "only", "max_minutes", "time", "dry_run"),
-    )
+    main()

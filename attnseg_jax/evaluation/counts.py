@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.evaluation import boundary
+from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.ops.metrics import ratio
 
 
@@ -18,30 +18,30 @@ class ImageCounts:
     """Pixels of each image and class: true positives, false positives, false negatives.
 
     Attributes:
-      region: [n, 3] for each of k classes, of all pixels that are not ignored.
-      near: the same of the pixels near contours (see `evaluation.boundary.counts`).
+      everywhere: of all pixels that are not ignored.
+      near_contours: of the pixels near contours (see `evaluation.boundary_iou.count_image`).
     """
 
-    region: Int[np.ndarray, "n k 3"]
-    near: Int[np.ndarray, "n k 3"]
+    everywhere: Int[np.ndarray, "n k 3"]
+    near_contours: Int[np.ndarray, "n k 3"]
 
     @property
     def iou(self) -> Float[np.ndarray, "k"]:
         """Intersection over union of the split: of the sums of its images' counts."""
-        return iou(self.region.sum(0))
+        return iou(self.everywhere.sum(0))
 
     @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
         """Boundary IoU of the split: of the sums of its images' counts."""
-        return iou(self.near.sum(0))
+        return iou(self.near_contours.sum(0))
 
     def encode(self) -> dict[str, Any]:
-        """As JSON can hold it: the sizes, and in base64 the zlib-compressed bytes of `region` and `near`.
+        """As JSON can hold it: the sizes, and in base64 the zlib-compressed bytes of `everywhere` and `near_contours`.
 
         The bytes are those of little-endian 32-bit integers, first the lowest byte of all, then the second of all, ...:
-        so they take a third of what the numbers in decimal would.
+        they compress to a third of what decimal numbers would take.
         """
-        both = np.stack([self.region, self.near]).astype("<i4")
+        both = np.stack([self.everywhere, self.near_contours]).astype("<i4")
         planes = both.reshape(-1, 1).view(np.uint8).T
         text = base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
         return {"images": both.shape[1], "classes": both.shape[2], "zlib": text}
@@ -51,13 +51,13 @@ class ImageCounts:
         """What `encode` returned.
 
         >>> counts = ImageCounts(np.full((2, 5, 3), 70000), np.full((2, 5, 3), 3))
-        >>> ImageCounts.decode(counts.encode()).region[1, 4].tolist()
+        >>> ImageCounts.decode(counts.encode()).everywhere[1, 4].tolist()
         [70000, 70000, 70000]
         """
         planes = np.frombuffer(zlib.decompress(base64.b64decode(record["zlib"])), np.uint8).reshape(4, -1)
         numbers = np.ascontiguousarray(planes.T).view("<i4").astype(np.int64)
-        region, near = numbers.reshape(2, record["images"], record["classes"], 3)
-        return cls(region, near)
+        everywhere, near_contours = numbers.reshape(2, record["images"], record["classes"], 3)
+        return cls(everywhere, near_contours)
 
 
 def iou(counts: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
@@ -70,7 +70,7 @@ def iou(counts: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
 
 
 class Counter:
-    """An `on_batch` of `evaluation.scores.evaluate` that counts every image; with several processes, its own rows.
+    """An `on_batch` of `evaluation.scores.score_batches` that counts every image; with several processes, its own rows.
 
     Args:
       length: images of the split.
@@ -89,7 +89,7 @@ class Counter:
             if index >= 0:
                 h, w = self._size(int(index))
                 label, guess = batch["label"][row, :h, :w], predictions[row, :h, :w]
-                self._counts[index] = boundary.counts(label, guess, self._counts.shape[2])
+                self._counts[index] = count_image(label, guess, self._counts.shape[2])
 
     def result(self, add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> ImageCounts:
         """The counts; `add` sums an int32 array over the processes."""

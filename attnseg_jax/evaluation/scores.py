@@ -18,10 +18,14 @@ EvalFn = Callable[[Batch], tuple[Array | np.ndarray, Array | np.ndarray]]
 class Scores:
     """Scores of a split, between 0 and 1; NaN where no pixel decides.
 
-    Fields: `miou` mean of `iou` over the classes that are not NaN, `pixel_accuracy` share of correct pixels,
-    `class_accuracy` mean accuracy over the classes that the truth holds, `iou` [k] per class, `confusion` int64 [k, k]
-    pixel counts (rows truth, columns prediction), `images` the counts of each image where they were taken,
-    `image_seconds` how long an image took.
+    Attributes:
+      miou: mean of `iou` over the classes that are not NaN.
+      pixel_accuracy: share of the pixels that are correct.
+      class_accuracy: mean accuracy over the classes that occur in the truth.
+      iou: intersection over union of each class.
+      confusion: int64 pixel counts, rows truth, columns prediction.
+      images: the counts of each image, or None where they were not taken.
+      image_seconds: seconds that an image took; NaN where that was not measured.
     """
 
     miou: float
@@ -34,7 +38,7 @@ class Scores:
 
     @classmethod
     def from_confusion(cls, confusion: Integer[np.ndarray, "k k"]) -> "Scores":
-        """The scores of pixel counts [k, k], rows truth, columns prediction.
+        """The scores of pixel counts, rows truth, columns prediction.
 
         >>> Scores.from_confusion(np.array([[3, 1], [0, 4]])).pixel_accuracy
         0.875
@@ -51,7 +55,7 @@ class Scores:
 
     @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
-        """Boundary IoU per class [k] (see `evaluation.boundary`); NaN without `images`."""
+        """Boundary IoU per class [k] (see `evaluation.boundary_iou`); NaN without `images`."""
         return np.full(self.iou.shape, np.nan) if self.images is None else self.images.boundary_iou
 
     @property
@@ -71,9 +75,11 @@ class Scores:
 
 
 class Collector:
-    """An `on_batch` that keeps the predictions of chosen images in `predictions`, dataset index -> [h, w].
+    """An `on_batch` of `score_batches` that keeps the predictions of chosen images.
 
-    With several processes each one keeps those of its own rows.
+    Attributes:
+      indices: places of these images in the split.
+      predictions: place -> prediction [h, w]; with several processes, those of the process's own rows.
     """
 
     def __init__(self, indices: Iterable[int]):
@@ -88,7 +94,7 @@ class Collector:
             self.predictions.update({index: predictions[row].copy() for row, index in rows})
 
 
-def evaluate(
+def score_batches(
     eval_fn: EvalFn,
     batches: Iterable[Batch],
     num_classes: int,
@@ -96,18 +102,19 @@ def evaluate(
     on_batch: Callable[[Batch, Array | np.ndarray], None] | None = None,
     progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> Scores:
-    """Scores of all `batches`, counted in int64 on the host.
+    """Scores of all batches together, counted in int64 on the host.
 
-    `eval_fn(batch)` takes a numpy batch (`image` [b, h, w, c], `label` [b, h, w], ...) and returns its confusion
-    counts, integers [k, k] with rows truth and columns prediction, and its predictions, integers [b, h, w] of the same
-    rows. Padding rows need labels of 255, which `ops.metrics.confusion_matrix` leaves out.
+    Args:
+      eval_fn: batch -> its confusion counts, integers [k, k] with rows truth and columns prediction, and its
+        predictions, integers [b, h, w]. A batch has `image` [b, h, w, c], `label` [b, h, w] and more, as numpy arrays;
+        the labels of padding are 255. With several processes the counts are those of all of them.
+      batches: the split.
+      num_classes: classes k.
+      on_batch: is called with every batch and its predictions (see `Collector`).
+      progress: wraps `batches`, for a bar (`functools.partial(tqdm, desc="val")`).
 
-    `on_batch(batch, predictions)` sees every batch (see `Collector`). `progress` wraps the iterable, for a bar
-    (`functools.partial(tqdm, desc="val")`).
-
-    With several processes `eval_fn`'s counts are those of all of them (as `train.parallel.Parallel.evaluate` gives).
-
-    Raises ValueError if the counts are not [num_classes, num_classes].
+    Raises:
+      ValueError: the counts are not [num_classes, num_classes].
     """
     total = np.zeros((num_classes, num_classes), np.int64)
     pending = None

@@ -1,11 +1,58 @@
-"""Scores as a table for people and as JSON for programs."""
+"""Tables as plain text and as Markdown, numbers in them, and scores as a table for people and as JSON for programs."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attnseg_jax.evaluation.scores import Scores
+
+
+def text_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a plain-text table: titles, then the rows, the first column on the left and the others on the right.
+
+    A row may have fewer cells than there are titles; such a row makes no column but the first wider, so that its last
+    cell may be a sentence.
+
+    >>> print(*text_table(["name", "GFLOP", "ms"], [["none", "0", "1.5"], ["self", "needs two channels"]]), sep="\\n")
+    name  GFLOP   ms
+    none      0  1.5
+    self  needs two channels
+    """
+    lines = [titles, *rows]
+    full = [line for line in lines if len(line) == len(titles)]
+    first = max(len(line[0]) for line in lines)
+    widths = [max(map(len, column)) for column in zip(*full)][1:]
+    return [
+        "  ".join([line[0].ljust(first), *(cell.rjust(width) for cell, width in zip(line[1:], widths))])
+        for line in lines
+    ]
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table: titles, the rule below them, the rows."""
+    return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def short(value: float | None) -> str:
+    """A number with at least three significant digits and no more than needed; `-` for None.
+
+    >>> short(0.012345), short(12.345), short(1234.5), short(0), short(None)
+    ('0.0123', '12.3', '1,234', '0', '-')
+    """
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def finite(value: Any) -> float | None:
+    """A number (or 0-d array) as JSON can hold it: NaN and infinities become None.
+
+    >>> finite(0.5), finite(float("nan"))
+    (0.5, None)
+    """
+    value = float(value)
+    return value if math.isfinite(value) else None
 
 
 def table(scores: Scores, class_names: Sequence[str]) -> str:
@@ -24,24 +71,25 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
     mIoU            0.7750
     pixel accuracy  0.8750
     class accuracy  0.8750
+
+    Raises:
+      ValueError: there are not as many names as classes.
     """
     _check_names(scores, class_names)
+    titles = ["class", "IoU", "accuracy", "pixels"]
+    columns = [map(_number, scores.iou), map(_number, scores.accuracy), map(_percent, scores.share)]
     overall = {
         "mIoU": scores.miou,
         "pixel accuracy": scores.pixel_accuracy,
         "class accuracy": scores.class_accuracy,
     }
-    counted = scores.images is not None
-    if counted:
+    if scores.images is not None:
+        titles.append("boundary")
+        columns.append(map(_number, scores.boundary_iou))
         overall["boundary mIoU"] = scores.boundary_miou
-    width = max(map(len, [*class_names, *overall]))
-    lines = [f"{'class':<{width}}  {'IoU':>6}  {'accuracy':>8}  {'pixels':>6}" + counted * "  boundary"]
-    rows = zip(class_names, scores.iou, scores.accuracy, scores.share, scores.boundary_iou, strict=True)
-    for name, iou, accuracy, share, near in rows:
-        line = f"{name:<{width}}  {_number(iou):>6}  {_number(accuracy):>8}  {_percent(share):>6}"
-        lines.append(line + counted * f"  {_number(near):>8}")
-    lines.append("-" * len(lines[0]))
-    lines += [f"{name:<{width}}  {_number(value):>6}" for name, value in overall.items()]
+    classes = zip(class_names, *columns, strict=True)
+    lines = text_table(titles, [*classes, *([name, _number(value)] for name, value in overall.items())])
+    lines.insert(1 + len(class_names), "-" * len(lines[0]))
     return "\n".join(lines)
 
 
@@ -49,6 +97,9 @@ def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -
     """One line: `{"split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou": {name: value}}`; NaN is null.
 
     Where the images were counted, `boundary_miou` and `boundary_iou` too.
+
+    Raises:
+      ValueError: there are not as many names as classes.
     """
     _check_names(scores, class_names)
     values = {
@@ -67,27 +118,6 @@ def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -
 
 def _by_name(values: Sequence[float], class_names: Sequence[str]) -> dict[str, float | None]:
     return {name: finite(value) for name, value in zip(class_names, values, strict=True)}
-
-
-def finite(value: Any) -> float | None:
-    """A number (or 0-d array) as JSON can hold it: NaN and infinities become None.
-
-    >>> finite(0.5), finite(float("nan"))
-    (0.5, None)
-    """
-    value = float(value)
-    return value if math.isfinite(value) else None
-
-
-def short(value: float | None) -> str:
-    """A number with at least three significant digits and no more than needed; `-` for None.
-
-    >>> short(0.012345), short(12.345), short(1234.5), short(0), short(None)
-    ('0.0123', '12.3', '1,234', '0', '-')
-    """
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _number(value: float) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from attnseg_jax import parts
 from attnseg_jax.errors import UserError, check_known, nearest, option_path
@@ -69,7 +70,7 @@ def build_segmenter(config: Mapping[str, Any], sizes: Sizes) -> Segmenter:
         aux_head=FCNHead(sizes.num_classes, dtype=sizes.dtype) if decoder["aux"] else None,
         aux_stride=decoder["aux_stride"],
         align_corners=decoder["align_corners"],
-        paths={part: _path(part, config.get(part, {})) for part in PARTS} | {"aux_head": "config.model.decoder"},
+        paths=FrozenDict({part: _path(part, config.get(part, {})) for part in PARTS}, aux_head="config.model.decoder"),
     )
 
 

@@ -1,10 +1,10 @@
 """The composition: backbone, attention, decoder."""
 
 from collections.abc import Mapping
-from dataclasses import field
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError, option_path
@@ -32,7 +32,8 @@ class Segmenter(nn.Module):
     aux_head: nn.Module | None = None
     aux_stride: int = 16
     align_corners: bool = False
-    paths: Mapping[str, str] = field(default_factory=dict)
+    # Hashable, as a module must be.
+    paths: Mapping[str, str] = FrozenDict()
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
         """Returns float32 logits at the size of `image` (float, normalised), and auxiliary logits.

@@ -1,35 +1,16 @@
 """Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
 
-Milliseconds of XLA's own convolution -> of `conv`, by `python benchmarks/conv.py` in float32 on an idle CPU of 2 cores
-with AVX-512; gradients alone, by the image and by the kernel:
-
-| kernel, images                       | forward     | image       | kernel    |
-|--------------------------------------|-------------|-------------|-----------|
-| depthwise 3x3, (2, 90, 120, 144)     | 61 -> 1.9   | 62 -> 2.9   | 51 -> 3.7 |
-| the same, stride 2                   | 17 -> 0.93  | 105 -> 0.58 | 17 -> 2.2 |
-| depthwise 5x5, (2, 45, 60, 240)      | 40 -> 1.6   | 39 -> 1.4   | 52 -> 3.2 |
-| depthwise 3x3, dilation 2, the same  | 26 -> 0.92  | 26 -> 0.79  | 33 -> 1.3 |
-| depthwise 5x5/2, (2, 90, 120, 144)   | 25 -> 2.3   | 258 -> 1.0  | 32 -> 5.2 |
-| 1x1 256 -> 512, (2, 45, 60, 256)     | 6.1 -> 3.8  | 8.3 -> 4.1  | 26 -> 4.2 |
-| the same, stride 2, (2, 90, 120, 256)| 7.5 -> 3.7  | 5.5 -> 6.5  | 48 -> 8.7 |
-| 3x3, (512, 2, 2, 256)                | 357 -> 14   | 380 -> 5.5  | 7.2 -> 21 |
-| 3x3, dilation 2, (512, 3, 3, 512)    | 182 -> 104  | 187 -> 72   | 187 -> 115|
-
-In the same run (`--torch=PYTHON`) PyTorch 2.13 takes 0.3 to 1.4 times as long as `conv` forward, 0.6 to 5 times by the
-image and 0.3 to 2 times by the kernel.
-
-Dense kernels are left to XLA unless they reach beyond the map in both directions, as in the windows of an R-CNN: the
-last two rows.
+Pointwise kernels, depthwise ones and those that reach beyond the map have forms and gradients that XLA runs many times
+faster on CPU than its own convolution; `docs/performance.md` has the figures.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.depthwise import Sides, depthwise_conv
+from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.pool import Pair, pair
-from attnseg_jax.ops.varying import varying_together
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -47,8 +28,7 @@ def conv(
 
     `padding` may also name every side, `((top, bottom), (left, right))`: stride-2 convolutions on even sizes differ
     from TensorFlow's 'SAME', which pads unevenly (see `same_padding`). Pointwise kernels and those that reach beyond
-    the map become matrix products, depthwise ones (see `depthwise`) shifted multiply-adds, which XLA runs many times
-    faster on CPU; they have gradients of their own, hence no `jvp`.
+    the map become matrix products, depthwise ones shifted multiply-adds (see `depthwise`).
 
     Raises:
       ValueError: channels that the groups do not divide or the kernel does not fit.
@@ -61,7 +41,7 @@ def conv(
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
-        return _pointwise(*varying_together(x[:, ::sh, ::sw], kernel[0, 0]))
+        return _pointwise(x[:, ::sh, ::sw], kernel[0, 0])
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
@@ -88,26 +68,26 @@ def _of_patches(x, kernel, stride, sides, dilation):
         for n, k, s, d in zip(x.shape[1:3], (kh, kw), stride, dilation)
     )
     patches = jnp.concatenate([x[:, row, column] for row in rows for column in columns], axis=-1)
-    return _pointwise(*varying_together(patches, kernel.reshape(kh * kw * c, o)))
+    return _pointwise(patches, kernel.reshape(kh * kw * c, o))
 
 
-@jax.custom_vjp
-def _pointwise(x, kernel):
+def _of_every_pixel(x, kernel):
     return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
 
 
-def _pointwise_backward(residuals, g):
-    x, kernel = residuals
+def _input_gradient(kernel, g):
+    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ())))
+
+
+def _kernel_gradient(x, g):
     positions = (((0, 1, 2), (0, 1, 2)), ((), ()))
     # XLA writes the first operand out transposed, with all that it was computed from; let it be the narrower one.
     if x.shape[-1] < g.shape[-1]:
-        kernel_gradient = lax.dot_general(x, g, positions)
-    else:
-        kernel_gradient = lax.dot_general(g, x, positions).T
-    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ()))), kernel_gradient
+        return lax.dot_general(x, g, positions)
+    return lax.dot_general(g, x, positions).T
 
 
-_pointwise.defvjp(lambda x, kernel: (_pointwise(x, kernel), (x, kernel)), _pointwise_backward)
+_pointwise = bilinear(_of_every_pixel, _input_gradient, _kernel_gradient)
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:

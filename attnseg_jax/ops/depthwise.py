@@ -1,11 +1,13 @@
-"""Depthwise convolution and its gradients in forms that XLA runs fast on CPU; on accelerators XLA's own.
+"""Depthwise convolution and its gradients in forms that XLA runs fast on a CPU; on accelerators XLA's own.
 
 The result and the gradient of the input are multiply-adds over shifted slices, one fused loop for each phase of the
-stride. The gradient of the kernel is, for every tap, a sum over all positions: loops over blocks of channels and rows
-that fit into the cache add products to one row of sums a tap, where XLA's reduction reads memory once for each channel.
+stride. The gradient of the kernel is, for every tap, a sum over all positions. Loops over blocks of channels and rows
+that fit into the cache add products to one row of sums for each tap; XLA's reduction would read memory once for each
+channel. Figures are in `docs/performance.md`.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -13,12 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.ops.varying import varying_together
+from attnseg_jax.ops.linear_map import bilinear
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
 
-# Rows of the result that one step of the kernel's gradient takes at most. From 16 on XLA copies what a step reads
-# together, and then runs up to three times as fast; more rows are more code to compile.
+# Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
+# one block, which is faster; more rows are more code to compile.
 _ROWS = 32
 # Bytes of a block of rows and channels of one operand, which every tap reads again.
 _BLOCK = 1_400_000
@@ -33,59 +35,60 @@ def depthwise_conv(
 ) -> Float[Array, "b i j c"]:
     """Cross-correlate every channel with its own filter, zero-padded by `((top, bottom), (left, right))`.
 
-    Sums are float32 at least. For reverse mode only: JAX refuses `jvp` of functions that bring their own gradient.
+    Sums are taken in float32 or wider.
 
     >>> depthwise_conv(jnp.ones((1, 2, 3, 1)), jnp.ones((2, 2, 1)), padding=((0, 0), (0, 1))).ravel().tolist()
     [4.0, 4.0, 2.0]
     """
-    return _convolve(*varying_together(x, kernel), stride, padding, dilation)
+    return _convolution(*map(_Axis, kernel.shape, stride, dilation, padding, x.shape[1:3]))(x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(x, kernel, stride, padding, dilation):
-    def cpu(x, kernel):
-        rows, columns = _axes(x, kernel, stride, padding, dilation)
-        x = _pad(x, [(axis.before, axis.after(axis.out)) for axis in (rows, columns)])
-        slices = {tap: x[:, rows.tap(tap[0]), columns.tap(tap[1])] for tap in _taps(kernel)}
-        return _sum_of_products(slices, kernel, x.dtype)
+@functools.lru_cache(maxsize=1024)
+def _convolution(rows, columns):
+    """The convolution of images and kernels of given sizes."""
+    axes = rows, columns
 
-    # The loop and the many slices of the gradients do not suit accelerators, and their libraries know this convolution.
-    default = functools.partial(_general, stride, padding, dilation)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=default)
+    def general(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel[:, :, None],
+            window_strides=[axis.stride for axis in axes],
+            padding=[axis.sides for axis in axes],
+            rhs_dilation=[axis.dilation for axis in axes],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1],
+        )
+
+    # The loop and the many slices of the CPU's forms do not suit accelerators, whose libraries know this convolution.
+    def product(x, kernel):
+        return lax.platform_dependent(x, kernel, cpu=functools.partial(_product, axes), default=general)
+
+    def input_gradient(kernel, g):
+        def default(kernel, g):
+            x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, g.shape[-1]))
+            return jax.linear_transpose(lambda x: general(x, kernel), x)(g)[0]
+
+        return lax.platform_dependent(kernel, g, cpu=functools.partial(_input_gradient, axes), default=default)
+
+    def kernel_gradient(x, g):
+        def default(x, g):
+            kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, g.shape[-1]))
+            return jax.linear_transpose(lambda kernel: general(x, kernel), kernel)(g)[0]
+
+        return lax.platform_dependent(x, g, cpu=functools.partial(_kernel_gradient, axes), default=default)
+
+    return bilinear(product, input_gradient, kernel_gradient)
 
 
-def _forward(x, kernel, stride, padding, dilation):
-    return _convolve(x, kernel, stride, padding, dilation), (x, kernel)
-
-
-def _backward(stride, padding, dilation, residuals, g):
-    def cpu(x, kernel, g):
-        axes = _axes(x, kernel, stride, padding, dilation)
-        return _input_gradient(axes, kernel, g), _kernel_gradient(axes, x, kernel, g)
-
-    def default(x, kernel, g):
-        return jax.vjp(functools.partial(_general, stride, padding, dilation), x, kernel)[1](g)
-
-    return lax.platform_dependent(*residuals, g, cpu=cpu, default=default)
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _general(stride, padding, dilation, x, kernel):
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None],
-        window_strides=stride,
-        padding=padding,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+def _product(axes, x, kernel):
+    rows, columns = axes
+    x = _pad(x, [(axis.before, axis.after(axis.out)) for axis in axes])
+    slices = {(i, j): x[:, rows.tap(i), columns.tap(j)] for i, j in _taps(axes)}
+    return _sum_of_products(slices, kernel, x.dtype)
 
 
 def _input_gradient(axes, kernel, g):
-    """Rows of one phase, those with the same remainder by the stride, all meet the same taps of the kernel."""
+    """Rows of one phase, that is with the same remainder modulo the stride, meet the same taps of the kernel."""
     rows, columns = axes
     g = _pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
 
@@ -100,28 +103,29 @@ def _input_gradient(axes, kernel, g):
     return _interleave(lines, 1)[:, start[0] : start[0] + rows.size, start[1] : start[1] + columns.size]
 
 
-def _kernel_gradient(axes, x, kernel, g):
+def _kernel_gradient(axes, x, g):
     channels = g.shape[-1]
     size = _channels_of_a_block(channels, len(g) * min(axes[0].out, _ROWS) * axes[1].out * g.dtype.itemsize)
 
     def block(n):
         cut = functools.partial(lax.dynamic_slice_in_dim, start_index=n * size, slice_size=size, axis=3)
-        return _kernel_gradient_of_block(axes, cut(x), kernel[..., :size], cut(g))
+        return _kernel_gradient_of_block(axes, cut(x), cut(g))
 
     if size == channels:
         return block(0)
-    return jnp.moveaxis(lax.map(block, jnp.arange(channels // size)), 0, 2).reshape(kernel.shape)
+    blocks = lax.map(block, jnp.arange(channels // size))
+    return jnp.moveaxis(blocks, 0, 2).reshape(axes[0].taps, axes[1].taps, channels)
 
 
 def _channels_of_a_block(channels, bytes_each):
-    """The most channels, in equal blocks of whole vectors, that fit; all where they have no such divisor."""
+    """The most channels, in equal blocks of whole vectors, that fit; all if their number has no such divisor."""
     divisors = [n for n in range(8, channels + 1, 8) if channels % n == 0]
     fitting = [n for n in divisors if n * bytes_each <= _BLOCK]
-    # Fewer than a vector at a time would cost more than what lies outside the cache.
+    # Less than a vector at a time would cost more than leaving the cache.
     return max(fitting) if fitting and max(fitting) >= 16 else min([n for n in divisors if n >= 16], default=channels)
 
 
-def _kernel_gradient_of_block(axes, x, kernel, g):
+def _kernel_gradient_of_block(axes, x, g):
     rows, columns = axes
     blocks = -(-rows.out // _ROWS)
     height = -(-rows.out // blocks)
@@ -134,28 +138,37 @@ def _kernel_gradient_of_block(axes, x, kernel, g):
         part = lax.dynamic_slice_in_dim(x, n * height * rows.stride, size, 1)
         part_g = lax.dynamic_slice_in_dim(g, n * height, height, 1)
         result = []
-        for (i, j), total in zip(_taps(kernel), sums):
+        for (i, j), total in zip(_taps(axes), sums):
             for row in range(height):
                 line = part[:, i * rows.dilation + row * rows.stride, columns.tap(j)]
                 total = total + line.astype(wide) * part_g[:, row].astype(wide)
             result.append(total)
         return result
 
-    # The batch stays an axis to the end, so that one that is spread over devices stays where it is.
-    zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(kernel)]
+    # The batch stays an axis to the end, so that a batch split over devices stays where it is.
+    zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(axes)]
     sums = lax.fori_loop(0, blocks, step, zeros)
-    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel.shape).astype(kernel.dtype)
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(rows.taps, columns.taps, -1).astype(x.dtype)
 
 
 class _Axis(NamedTuple):
-    """One axis of a convolution; the padding after the `size` pixels follows from the `out` results."""
+    """One axis of a convolution: `taps` of the kernel, `size` pixels between the padding of both `sides`."""
 
     taps: int
     stride: int
     dilation: int
-    before: int
+    sides: tuple[int, int]
     size: int
-    out: int
+
+    @property
+    def before(self):
+        """Padding in front."""
+        return self.sides[0]
+
+    @property
+    def out(self):
+        """Number of results."""
+        return (self.size + sum(self.sides) - self.span) // self.stride + 1
 
     @property
     def span(self):
@@ -164,21 +177,21 @@ class _Axis(NamedTuple):
 
     @property
     def reach(self):
-        """Results that lie before a pixel and see it, in strides."""
+        """How many results before a pixel depend on it, in strides."""
         return (self.span - 1) // self.stride
 
     @property
     def first(self):
-        """The stride, counted from the padding's begin, that holds the first pixel."""
+        """The stride, counted from the start of the padding, that holds the first pixel."""
         return self.before // self.stride
 
     @property
     def last(self):
-        """The stride behind the last pixel."""
+        """The stride after the last pixel."""
         return -(-(self.before + self.size) // self.stride)
 
     def after(self, out):
-        """The padding behind the pixels that `out` results need; negative if they leave pixels over."""
+        """The padding after the pixels that `out` results need; negative if they do not need all pixels."""
         return (out - 1) * self.stride + self.span - self.size - self.before
 
     def tap(self, i):
@@ -186,21 +199,14 @@ class _Axis(NamedTuple):
         return slice(i * self.dilation, i * self.dilation + (self.out - 1) * self.stride + 1, self.stride)
 
     def phase(self, p):
-        """The taps that pixels of phase `p` meet, each with the results, padded, they meet it in."""
+        """The taps that pixels of phase `p` meet, each with the slice of the padded results in which they meet it."""
         taps = [(i, (i * self.dilation - p) // self.stride) for i in range(self.taps)]
         taps = [(i, self.reach - back) for i, back in taps if back * self.stride + p == i * self.dilation]
         return [(i, slice(start, start + self.last - self.first)) for i, start in taps]
 
 
-def _axes(x, kernel, stride, padding, dilation):
-    axes = []
-    for k, s, d, sides, n in zip(kernel.shape, stride, dilation, padding, x.shape[1:3]):
-        axes.append(_Axis(k, s, d, sides[0], n, (n + sum(sides) - (k - 1) * d - 1) // s + 1))
-    return axes
-
-
-def _taps(kernel):
-    return [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
+def _taps(axes):
+    return list(itertools.product(*(range(axis.taps) for axis in axes)))
 
 
 def _pad(x, sides):
@@ -215,7 +221,7 @@ def _sum_of_products(slices, kernel, dtype):
 
 
 def _interleave(parts, axis):
-    """Elements of all parts by turns along `axis`."""
+    """Elements of all parts in turn along `axis`."""
     shape = list(parts[0].shape)
     shape[axis] *= len(parts)
     return jnp.stack(parts, axis + 1).reshape(shape)

@@ -23,8 +23,8 @@ def batch_norm(
 ) -> tuple[Float[Array, "*b c"], Float[Array, " c"], Float[Array, " c"]]:
     """Normalise with the statistics of the batch; returns `(y, running_mean, running_var)`, the latter two updated.
 
-    The batch is normalised with its biased variance, while the running variance takes in the unbiased one (times
-    `n / (n - 1)`), `momentum` being the weight of the new value. Flax's `BatchNorm` differs in both.
+    The batch is normalised with its biased variance, while the running variance is updated with the unbiased one
+    (times `n / (n - 1)`); `momentum` is the weight of the new value. Flax's `BatchNorm` differs in both.
 
     Args:
       x: `[..., c]`; statistics are taken over all axes but the last, in float32.

@@ -1,4 +1,4 @@
-"""Pooling with PyTorch's conventions on `[b, h, w, c]`, written so that gradients are fast on every backend."""
+"""Pooling with PyTorch's conventions on `[b, h, w, c]`, with gradients that are fast on every backend."""
 
 import functools
 from typing import NamedTuple
@@ -31,7 +31,7 @@ def max_pool(
 
     `padding` is symmetric and at most half the kernel; the pixels of a window stand `dilation` apart; `ceil_mode`
     keeps a last window that is only partly inside. As in PyTorch the first maximum of a window takes the whole
-    gradient, and NaN wins.
+    gradient, and a window with a NaN gives NaN.
 
     >>> max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
     [5.0, 7.0]
@@ -48,7 +48,7 @@ def max_pool_with_indices(
 ) -> tuple[Float[Array, "b i j c"], Int[Array, "b i j c"]]:
     """Maximum over windows as `max_pool` (no padding), and where in the image it stands: `row * w + column`.
 
-    Windows may overlap here, but `max_unpool` takes those that do not. The first of equal maxima counts.
+    Windows may overlap here, but not in `max_unpool`. The first of equal maxima counts.
 
     >>> [a.ravel().tolist() for a in max_pool_with_indices(jnp.arange(12.0).reshape(1, 3, 4, 1), 2)]
     [[5.0, 7.0], [5, 7]]
@@ -73,7 +73,7 @@ def max_unpool(
 
     `indices` are those `max_pool_with_indices` gave for an image of that size and the same windows. Windows must not
     overlap (`stride` at least `kernel`): a pixel then has one window at most, and no scatter is needed, neither here
-    nor for the gradient. An index beyond its own window and the gap after it puts its value nowhere.
+    nor for the gradient. A value whose index lies beyond its own window and the gap after it is dropped.
 
     Raises:
       ValueError: windows that overlap, or whose number at `size` is not that of `y`.
@@ -104,8 +104,8 @@ def avg_pool(
 ) -> Float[Array, "b i j c"]:
     """Mean over windows of `kernel` pixels every `stride` pixels (default: `kernel`), padded with zeros.
 
-    The divisor counts the padding too unless `count_include_pad` is False; under `ceil_mode` it never counts what
-    lies beyond the padding. Other arguments as in `max_pool`.
+    The divisor counts the padding too unless `count_include_pad` is False; under `ceil_mode` it never counts pixels
+    beyond the padding. Other arguments as in `max_pool`.
 
     >>> avg_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
     [2.5, 4.5]
@@ -159,14 +159,14 @@ def _beats(b, a):
 
 
 def _tree(choose, taps):
-    """All taps by `choose(a, b)`, neighbours first: this keeps reading order, in which the first maximum counts."""
+    """All taps reduced by `choose(a, b)`, neighbours first, which keeps the order in which the first maximum counts."""
     while len(taps) > 1:
         taps = [choose(*taps[i : i + 2]) if len(taps) > i + 1 else taps[i] for i in range(0, len(taps), 2)]
     return taps[0]
 
 
 class _Window(NamedTuple):
-    """The windows along one axis; `after` is the padding at the end, negative where pixels remain over."""
+    """The windows along one axis; `after` is the padding at the end, negative if the last pixels are in no window."""
 
     kernel: int
     stride: int
@@ -205,5 +205,5 @@ def _windows(x, kernel, stride, padding, ceil_mode, dilation=1):
 
 
 def _pad(x, windows, fill):
-    """`x` cut or padded with `fill` to just what the windows cover."""
+    """`x` cut or padded with `fill` to exactly the pixels of the windows."""
     return lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((w.padding, w.after, 0) for w in windows), (0, 0, 0)])

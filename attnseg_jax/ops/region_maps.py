@@ -1,4 +1,4 @@
-"""Hard regions: which pixels they have, and their scores painted back to these.
+"""Hard regions: their masks, their boxes and their scores painted back onto the pixels.
 
 A region map is int32 `[b, h, w, l]`: l partitions of an image (levels), each with the number of the region that a pixel
 belongs to, or -1. The numbers 0 to r - 1 are shared by all levels.
@@ -21,8 +21,8 @@ def region_masks(regions: Int[Array, "b h w l"], count: int) -> Bool[Array, "b h
 def mask_boxes(masks: Bool[Array, "b h w r"]) -> Float[Array, "b r 4"]:
     """Bounding boxes float32 `x1, y1, x2, y2` of all masks.
 
-    Edges of pixels, not centres: a mask of pixel (y, x) alone has the box `x, y, x + 1, y + 1`. That of an empty one is
-    0, 0, 0, 0.
+    Edges of pixels, not centres: a mask of pixel (y, x) alone has the box `x, y, x + 1, y + 1`. An empty mask has the
+    box 0, 0, 0, 0.
 
     >>> mask_boxes(jnp.arange(6).reshape(1, 2, 3, 1) == 4).tolist()
     [[[1.0, 1.0, 2.0, 2.0]]]
@@ -32,15 +32,15 @@ def mask_boxes(masks: Bool[Array, "b h w r"]) -> Float[Array, "b r 4"]:
     return jnp.stack([x1, y1, x2, y2], -1).astype(jnp.float32)
 
 
-def _extent(shown: Bool[Array, "b n r"]) -> tuple[Int[Array, "b r"], Int[Array, "b r"]]:
-    """First place of each and the one after the last; twice 0 where there is none."""
-    first = jnp.argmax(shown, axis=1)
-    after = shown.shape[1] - jnp.argmax(shown[:, ::-1], axis=1)
-    return first, jnp.where(shown.any(1), after, 0)
+def _extent(present: Bool[Array, "b n r"]) -> tuple[Int[Array, "b r"], Int[Array, "b r"]]:
+    """First position of each and the one after its last; both 0 where there is none."""
+    first = jnp.argmax(present, axis=1)
+    after = present.shape[1] - jnp.argmax(present[:, ::-1], axis=1)
+    return first, jnp.where(present.any(1), after, 0)
 
 
 def paint(scores: Float[Array, "b r k"], regions: Int[Array, "b h w l"]) -> Float[Array, "b h w l k"]:
-    """The scores of the region that a pixel belongs to at each level: 0 where it is -1, NaN where there is no such one.
+    """Scores of the region that a pixel belongs to at each level: 0 for region -1, NaN for one that does not exist.
 
     >>> paint(jnp.array([[[5.0], [-3.0]]]), jnp.array([[0, -1], [1, 0]]).reshape(1, 1, 2, 2))[0, 0, ..., 0].tolist()
     [[5.0, 0.0], [-3.0, 5.0]]
@@ -54,14 +54,14 @@ def paint(scores: Float[Array, "b r k"], regions: Int[Array, "b h w l"]) -> Floa
 
 
 def level_maximum(painted: Float[Array, "b h w l k"], regions: Int[Array, "b h w l"]) -> Float[Array, "b h w k"]:
-    """The largest of what `paint` gave over the levels at which a pixel has a region, 0 where it has none.
+    """Maximum of the scores from `paint` over the levels at which a pixel has a region, 0 where it has none.
 
-    The region-to-pixel layer of Caesar et al. 2016, arXiv:1607.07671: a class's gradient goes to the region that won.
+    The region-to-pixel layer of Caesar et al. 2016, arXiv:1607.07671: the gradient of a class goes to the best region.
 
     >>> painted = jnp.array([[5.0, 0.0], [-3.0, 0.0], [-3.0, 5.0]]).reshape(1, 1, 3, 2, 1)
     >>> level_maximum(painted, jnp.array([[0, -1], [-1, -1], [1, 0]]).reshape(1, 1, 3, 2)).ravel().tolist()
     [5.0, 0.0, 5.0]
     """
-    covered = regions[..., None] >= 0
-    largest = jnp.where(covered, painted, -jnp.inf).max(3)
-    return jnp.where(covered.any(3), largest, 0)
+    inside = regions[..., None] >= 0
+    largest = jnp.where(inside, painted, -jnp.inf).max(3)
+    return jnp.where(inside.any(3), largest, 0)

@@ -1,7 +1,7 @@
 """Features of boxes: RoI pooling (Girshick 2015, arXiv:1504.08083), RoIAlign (He et al. 2017, arXiv:1703.06870).
 
 Boxes are `x1, y1, x2, y2` in cells of the map. The arithmetic is that of torchvision's `ops.roi_pool` and
-`ops.roi_align`. No gradient goes to boxes.
+`ops.roi_align`. Boxes get no gradient.
 """
 
 import jax
@@ -23,8 +23,8 @@ def roi_align(
 ) -> Float[Array, "b r i j c"]:
     """Means of the interpolated map over `size` bins of every box, in the dtype of `x`.
 
-    Rows and columns are interpolated one after another, each by a product with a small matrix of its own for every
-    box: neither the values nor their gradient need a gather.
+    Rows and columns are interpolated one after the other by products with a small matrix for each box, so that neither
+    the values nor their gradient need a gather.
 
     Args:
       x: `[b, h, w, c]`.
@@ -33,9 +33,9 @@ def roi_align(
       size: bins: rows, columns.
       sampling: points in a bin along each axis; 0 takes as many as the bin has cells, for boxes no larger than the map.
         A point more than one cell outside of the map counts as 0.
-      aligned: the form of Mask R-CNN's later code; without it that of the first.
-      inside: weights of all cells, >= 0, in each box's mean, which is 0 where a bin has none. It takes one product of
-        `[r i j, h w]` by `[h w, c]`.
+      aligned: the form of Mask R-CNN's later code; False gives that of its first.
+      inside: weights, at least 0, of all cells in the mean of each box; a bin without weight gives 0. With it the mean
+        is one product of `[r i j, h w]` and `[h w, c]`.
 
     >>> x = jnp.arange(4.0).reshape(1, 1, 4, 1)
     >>> roi_align(x, jnp.array([[[1.0, 0.0, 3.0, 1.0]]]), (1, 2)).ravel().tolist()
@@ -56,7 +56,7 @@ def roi_align(
         return y.astype(dtype)
     y = _product("brih,bhwc->briwc", rows, x)
     if j < c:
-        # A copy of the matrix for each row of bins is smaller than what the product would have to transpose.
+        # Copying the matrix for each row of bins is cheaper than the transposition that the product would need.
         return _product("brijw,briwc->brijc", jnp.repeat(columns[:, :, None], i, axis=2), y).astype(dtype)
     return _product("brjw,briwc->brijc", columns, y).astype(dtype)
 
@@ -74,7 +74,7 @@ def roi_max_pool(
       x: `[b, h, w, c]`.
       boxes: `[b, r, 4]`, first and last cells, rounded (half away from zero); no larger than the map by more than one.
       size: bins: rows, columns. They share cells where their number does not divide the box.
-      inside: cells of each box that count. A bin without any is 0.
+      inside: cells of each box that count. A bin without any gives 0.
 
     >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
     >>> roi_max_pool(x, jnp.array([[[1.0, 0.0, 3.0, 1.0]]]), (1, 2)).ravel().tolist()
@@ -87,7 +87,7 @@ def roi_max_pool(
     cells = x.reshape(b, h * w, c)
     flags = None if inside is None else inside.reshape(b * r, h * w)
     best, found = jnp.full((b, r, i, j, c), -jnp.inf, x.dtype), jnp.zeros((b, r, i, j), bool)
-    # The cells of a bin one after another: few gathers of whole rows of channels, whose gradients are as few scatters.
+    # One cell of every bin at a time: a few gathers of whole rows of channels, with as few scatters in the gradient.
     for p in range(_longest(i, h)):
         for q in range(_longest(j, w)):
             row, column = (top + p)[..., None], (left + q)[:, :, None]

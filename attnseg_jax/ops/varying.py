@@ -1,4 +1,4 @@
-"""What `shard_map` asks of arrays that meet in a loop or in a function with a gradient of its own."""
+"""Arrays that meet in a loop, or in a function with a gradient of its own, as `shard_map` requires them."""
 
 import functools
 
@@ -8,10 +8,10 @@ from jaxtyping import Array
 
 
 def varying_together(*arrays: Array | None) -> list[Array | None]:
-    """The same arrays, which inside `shard_map` then all vary over the same mesh axes; None stays None.
+    """The same arrays, which inside `shard_map` all vary over the same mesh axes; None stays None.
 
-    Elsewhere this is nothing: XLA drops a choice between equals, and jax's own names for it change from release to
-    release.
+    It costs nothing, since XLA removes a selection between two equal arrays. JAX has a function for this too, but its
+    name changes between releases.
 
     >>> [array.tolist() for array in varying_together(jnp.ones(2), jnp.arange(3))]
     [[1.0, 1.0], [0, 1, 2]]

@@ -9,32 +9,33 @@ from jaxtyping import Array, Float, Int
 
 from attnseg_jax.models.records import AttentionMap, DotProductMap
 
-Attended = AttentionMap | DotProductMap
+WeightRecord = AttentionMap | DotProductMap
+"""A record of weights, not of a gate."""
 _CHUNK = 1 << 24
-"""Weights that are computed at a time: 64 MiB."""
+"""How many weights are computed at a time: 64 MiB of them."""
 
 
-def cell(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]) -> int:
+def position(point: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]) -> int:
     """Number `y * width + x` of the position on a map that pixel (y, x) of the image belongs to.
 
-    >>> cell((63, 50), image_size=(64, 96), map_size=(8, 12))
+    >>> position((63, 50), image_size=(64, 96), map_size=(8, 12))
     90
     """
     y, x = (p * m // i for p, m, i in zip(point, map_size, image_size))
     return y * map_size[1] + x
 
 
-def shape(record: Attended) -> tuple[int, int, int, int]:
+def weights_shape(record: WeightRecord) -> tuple[int, int, int, int]:
     """(b, a, n, s) of all the weights, without computing them."""
     return jax.eval_shape(lambda x: x.weights, record).shape
 
 
-def place(
+def on_map(
     rows: Float[np.ndarray, "*b r s"], keys: Int[np.ndarray, "r s"] | None, size: tuple[int, int]
 ) -> Float[np.ndarray, "*b r y x"]:
-    """Rows of weights as maps of `size`: each weight is added at its key's position, those of keys -1 are left out.
+    """Rows of weights as maps of `size`: a weight is added at the position of its key; those of keys -1 are left out.
 
-    >>> place(np.array([[0.5, 0.25, 0.25]]), np.array([[5, -1, 0]]), (2, 3))
+    >>> on_map(np.array([[0.5, 0.25, 0.25]]), np.array([[5, -1, 0]]), (2, 3))
     array([[[0.25, 0.  , 0.  ],
             [0.  , 0.  , 0.5 ]]])
     """
@@ -46,41 +47,41 @@ def place(
     return rows.reshape(*rows.shape[:-1], *size)
 
 
-def heat_maps(record: Attended, queries: Int[np.ndarray, "r"]) -> Float[np.ndarray, "b a r y x"]:
+def heat_maps(record: WeightRecord, queries: Int[np.ndarray, "r"]) -> Float[np.ndarray, "b a r y x"]:
     """What some queries, by their numbers, look at: `[b, a, r, y, x]` on the map of `key_size`, which there must be."""
     keys = None if record.keys is None else np.asarray(record.keys)[queries]
-    return place(np.asarray(record.rows(jnp.asarray(queries))), keys, record.key_size)
+    return on_map(np.asarray(record.rows(jnp.asarray(queries))), keys, record.key_size)
 
 
-def key_maps(record: Attended) -> Float[np.ndarray, "b a s h w"]:
-    """How much every pixel looks at each of `s` keys that are no pixels, for a mechanism of such keys."""
+def key_maps(record: WeightRecord) -> Float[np.ndarray, "b a s h w"]:
+    """How much every pixel looks at each of `s` keys that are no pixels, such as regions."""
     rows = np.concatenate([np.asarray(_rows(record, queries)) for queries in _chunks(record)], axis=2)
     return np.moveaxis(rows.reshape(*rows.shape[:2], *record.query_size, rows.shape[3]), -1, 2)
 
 
-def spread(record: Attended) -> Float[np.ndarray, "b a n"]:
-    """How widely each query looks: the entropy of its weights over the logarithm of its number of keys.
+def relative_entropy(record: WeightRecord) -> Float[np.ndarray, "b a n"]:
+    """How widely each query looks: the entropy of its weights, divided by the largest that its number of keys allows.
 
-    0 where all weight is on one key, 1 where all keys weigh the same. Keys outside the map count where they have
-    weight. NaN where the weights are no distribution: none at all, or some negative.
+    0 where all weight is on one key, 1 where all keys weigh the same. A key outside the map counts only if it has
+    weight. NaN where the weights are no distribution: all are 0, or some are negative.
     """
-    chunks = [np.asarray(_spread(record, queries)) for queries in _chunks(record)]
+    chunks = [np.asarray(_relative_entropy(record, queries)) for queries in _chunks(record)]
     return np.concatenate(chunks, axis=2)
 
 
-def _chunks(record: Attended) -> Iterator[Int[np.ndarray, "r"]]:
-    _, a, n, s = shape(record)
+def _chunks(record: WeightRecord) -> Iterator[Int[np.ndarray, "r"]]:
+    _, a, n, s = weights_shape(record)
     step = max(1, _CHUNK // (a * s))
     return (np.arange(start, min(start + step, n)) for start in range(0, n, step))
 
 
 @jax.jit
-def _rows(record: Attended, queries: Int[Array, "r"]) -> Float[Array, "b a r s"]:
+def _rows(record: WeightRecord, queries: Int[Array, "r"]) -> Float[Array, "b a r s"]:
     return record.rows(queries)
 
 
 @jax.jit
-def _spread(record: Attended, queries: Int[Array, "r"]) -> Float[Array, "b a r"]:
+def _relative_entropy(record: WeightRecord, queries: Int[Array, "r"]) -> Float[Array, "b a r"]:
     rows = record.rows(queries)
     total = rows.sum(-1, keepdims=True)
     share = rows / jnp.where(total == 0, 1.0, total)

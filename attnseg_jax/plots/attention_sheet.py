@@ -1,6 +1,5 @@
-"""Pictures of what a model attends to, of whatever mechanism: by the form of what it left, never by its name."""
+"""Pictures of what a model attends to; the form of an attention record decides, never the mechanism's name."""
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from PIL import Image
 
-from attnseg_jax.files import write_atomically
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, panels
-from attnseg_jax.plots.attention_maps import Attended
+from attnseg_jax.plots.attention_maps import WeightRecord
+from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.plots.panels import Panel, Row, Scale
 
 _DPI = 120
@@ -21,7 +19,7 @@ _REGIONS, _BARS, _MATRICES = 27, 32, 9
 """Most panels or bars of one kind; a sheet with more is no longer read."""
 _WEIGHTS = Scale("0", "largest weight\nof the panel")
 _SIGNED = Scale("- largest", "+ largest weight\nof the panel", signed=True)
-_SPREAD = Scale("0: one place", "1: everywhere\nalike")
+_ENTROPY = Scale("0: one place", "1: everywhere\nalike")
 _GATE = Scale("lowest", "highest")
 
 
@@ -50,9 +48,9 @@ class Scene:
         """The points with their numbers; a single one needs none."""
         return [(str(i + 1) if len(self.points) > 1 else "", point) for i, point in enumerate(self.points)]
 
-    def cells(self, size: tuple[int, int]) -> np.ndarray:
+    def positions(self, size: tuple[int, int]) -> np.ndarray:
         """The numbers of the positions on a map of `size` that the points belong to."""
-        return np.array([attention_maps.cell(point, self.image.shape[:2], size) for point in self.points])
+        return np.array([attention_maps.position(point, self.image.shape[:2], size) for point in self.points])
 
     def describe(self, number: int) -> str:
         """A point in words."""
@@ -61,36 +59,37 @@ class Scene:
         return f"{label} (y={y}, x={x}, predicted {self.class_names[self.prediction[y, x]]})"
 
     def names(self, count: int, prefix: str = "") -> list[str]:
-        """Names of regions; as many as there are classes are called like them, others by numbers."""
-        numbered = [f"{prefix}{i + 1}" for i in range(count)]
-        return list(self.class_names) if count == len(self.class_names) else numbered
+        """Names of regions: those of the classes where there are as many, else numbers."""
+        if count == len(self.class_names):
+            return list(self.class_names)
+        return [f"{prefix}{i + 1}" for i in range(count)]
 
 
-def attention_sheet(scene: Scene, attention: Mapping[str, AttentionRecord], folder: str | os.PathLike) -> list[Path]:
-    """Writes `NAME.png` for all that a model left, such as `self0.png`, and everything together as `sheet.png`.
+def attention_sheet(scene: Scene, records: Mapping[str, AttentionRecord], folder: str | os.PathLike) -> list[Path]:
+    """Writes `NAME.png` for each attention record, such as `self0.png`, and everything together as `sheet.png`.
 
-    What each point looks at lies over the image, a panel for each head; so do the regions of an image (queries that
-    are no pixels), gates of positions and how widely each position looks. Gates of channels are sorted bars. Colours
-    run from 0 to the largest weight of the panel, which its title states. The first image of the batch is drawn.
+    What each point looks at is drawn over the image, a panel for each head. So are regions (queries that are no
+    pixels), gates of positions, and how widely each position looks. Gates of channels are sorted bars. Colours run from
+    0 to the largest weight of the panel, which its title states.
 
-    Returns the paths, the sheet last.
+    Args:
+      scene: the image and its prediction.
+      records: name -> record, as `models.records.attention_records` gives them; of a batch the first image is drawn.
+      folder: where to, made if needed.
+
+    Returns:
+      The paths, that of the sheet last.
     """
     folder, aspect = Path(folder), scene.image.shape[0] / scene.image.shape[1]
     paths, pages = [], [panels.page(scene.title, _overview(scene), aspect, _DPI)]
-    for name, record in attention.items():
+    for name, record in records.items():
         header, rows = _gate(record, scene) if isinstance(record, GateMap) else _attended(record, scene)
         pages.append(panels.page(f"{name}: {header}", rows, aspect, _DPI))
         paths.append(folder / f"{name}.png")
-        write_atomically(paths[-1], _png(panels.stack(pages[-1:])))
+        write_png(paths[-1], panels.stack(pages[-1:]))
     paths.append(folder / "sheet.png")
-    write_atomically(paths[-1], _png(panels.stack(pages)))
+    write_png(paths[-1], panels.stack(pages))
     return paths
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _overview(scene: Scene) -> list[Row]:
@@ -109,9 +108,9 @@ def _overview(scene: Scene) -> list[Row]:
     ]
 
 
-def _attended(record: Attended, scene: Scene) -> tuple[str, list[Row]]:
+def _attended(record: WeightRecord, scene: Scene) -> tuple[str, list[Row]]:
     """Header and rows by whether queries and keys are positions of a map."""
-    _, heads, n, s = attention_maps.shape(record)
+    _, heads, n, s = attention_maps.weights_shape(record)
     if record.query_size is None:
         if record.key_size is None:
             return f"{n} channels or regions look at {s}, {_heads(heads)}", [_matrices(record)]
@@ -128,12 +127,12 @@ def _attended(record: Attended, scene: Scene) -> tuple[str, list[Row]]:
         dense = record.keys is None
         each = _positions(record.key_size) if dense else f"{s} positions each, of {_positions(record.key_size)}"
         where = f"{where} {each}, {_heads(heads)}"
-    return where, rows + _spread_rows(record, scene)
+    return where, rows + _entropy_rows(record, scene)
 
 
-def _point_rows(record: Attended, scene: Scene) -> list[Row]:
+def _point_rows(record: WeightRecord, scene: Scene) -> list[Row]:
     rows = []
-    maps = attention_maps.heat_maps(record, scene.cells(record.query_size))[0]
+    maps = attention_maps.heat_maps(record, scene.positions(record.query_size))[0]
     scale = _scale(maps)
     for i, mark in enumerate(scene.marks):
         drawn = [_weights(_head(a, heat), heat, scale, scene, [mark]) for a, heat in enumerate(maps[:, i])]
@@ -142,8 +141,8 @@ def _point_rows(record: Attended, scene: Scene) -> list[Row]:
     return rows
 
 
-def _region_bars(record: Attended, scene: Scene) -> list[Row]:
-    weights = np.asarray(record.rows(scene.cells(record.query_size)))[0]
+def _region_bars(record: WeightRecord, scene: Scene) -> list[Row]:
+    weights = np.asarray(record.rows(scene.positions(record.query_size)))[0]
     names = scene.names(weights.shape[-1])
     rows = []
     for i in range(len(scene.points)):
@@ -161,7 +160,7 @@ def _regions(caption: str, maps: Float[np.ndarray, "a n y x"], scene: Scene) -> 
     maps, heads = maps.mean(0), len(maps)
     names, chosen, scale = scene.names(len(maps), "region "), np.arange(len(maps)), _scale(maps)
     if len(maps) > _REGIONS:
-        at_points = maps.reshape(len(maps), -1)[:, scene.cells(maps.shape[1:])].max(1)
+        at_points = maps.reshape(len(maps), -1)[:, scene.positions(maps.shape[1:])].max(1)
         chosen = np.argsort(-at_points, kind="stable")[:_REGIONS]
         caption += f", the {_REGIONS} of {len(maps)} that weigh most at the points"
     caption += f" (mean of {heads} heads)" if heads > 1 else ""
@@ -169,24 +168,24 @@ def _regions(caption: str, maps: Float[np.ndarray, "a n y x"], scene: Scene) -> 
     return Row(caption, drawn, scale)
 
 
-def _matrices(record: Attended) -> Row:
+def _matrices(record: WeightRecord) -> Row:
     weights = np.asarray(record.weights)[0, :_MATRICES]
     scale = _scale(weights)
     drawn = [Panel(_head(a, w), panels.matrix(w, scale, _limits(w, scale))) for a, w in enumerate(weights)]
     return Row("each line: how much one of them looks at each of the others", drawn, scale)
 
 
-def _spread_rows(record: Attended, scene: Scene) -> list[Row]:
-    maps = attention_maps.spread(record)[0].reshape(-1, *record.query_size)
+def _entropy_rows(record: WeightRecord, scene: Scene) -> list[Row]:
+    maps = attention_maps.relative_entropy(record)[0].reshape(-1, *record.query_size)
     if np.isnan(maps).all():
         return []
     caption = "how widely each position looks (entropy of its weights, as a share of that of equal weights)"
     drawn = [
-        Panel(f"head {a + 1}, mean {np.nanmean(m):.2f}", panels.heat(scene.image, m, _SPREAD, (0, 1), scene.marks))
+        Panel(f"head {a + 1}, mean {np.nanmean(m):.2f}", panels.heat(scene.image, m, _ENTROPY, (0, 1), scene.marks))
         for a, m in enumerate(maps)
     ]
     # The image first, so that heads stand below each other.
-    return [Row(caption, [Panel("image", panels.picture(scene.image, scene.marks)), *drawn], _SPREAD)]
+    return [Row(caption, [Panel("image", panels.picture(scene.image, scene.marks)), *drawn], _ENTROPY)]
 
 
 def _gate(gate: GateMap, scene: Scene) -> tuple[str, list[Row]]:

@@ -1,6 +1,5 @@
-"""Charts that compare: cost against size, score against cost."""
+"""Charts: the course of a training, cost against size, score against cost, which system is better."""
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -9,11 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from attnseg_jax.files import write_atomically
+from attnseg_jax.plots.drawing import plain_axes, write_png
 
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
@@ -22,6 +20,37 @@ _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"]
 _NAME_WIDTH, _NAME_HEIGHT = 0.2, 0.03
 
 Points = Sequence[tuple[float, float]]
+
+
+def training_curves(series: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: str | os.PathLike) -> None:
+    """Writes one PNG of loss, scores and learning rate over the steps.
+
+    Args:
+      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `miou`, `val_miou`,
+        `val_pixel_accuracy` and `learning_rate` those that are there are drawn.
+      path: of the PNG.
+    """
+    plots = [
+        ("loss", {"loss": "train"}),
+        ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
+        ("learning rate", {"learning_rate": "learning rate"}),
+    ]
+    colors = {"miou": "#9aa5b1", "val_miou": "#d1495b", "val_pixel_accuracy": "#2a6f97"}
+    figure = Figure(figsize=(13, 3.8), dpi=120, layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, 3), plots):
+        plain_axes(axes, title, "step")
+        for name, label in names.items():
+            steps, values = series.get(name, ([], []))
+            if steps:
+                marker = "o" if name.startswith("val_") else None
+                axes.plot(steps, values, label=label, color=colors.get(name, "#30638e"), marker=marker, markersize=4)
+        if title == "score":
+            axes.set_ylim(0, 1)
+            if axes.lines:
+                axes.legend(frameon=False)
+        elif title == "learning rate":
+            axes.ticklabel_format(axis="y", scilimits=(-2, 2))
+    write_png(path, figure)
 
 
 def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
@@ -34,7 +63,7 @@ def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(6 * columns + 2, 4.2 * rows), dpi=110, layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items()):
-        _dress(axes, title, "positions (height x width)")
+        plain_axes(axes, title, "positions (height x width)")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         for name, points in lines.items():
@@ -42,7 +71,7 @@ def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os
             if points:
                 axes.plot(*zip(*points), label=name, markersize=4, **_style(names.index(name)))
     _legend(figure)
-    _write(figure, path)
+    write_png(path, figure)
 
 
 def score_against_cost(
@@ -67,7 +96,7 @@ def score_against_cost(
     for empty in panels[count:]:
         empty.remove()
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
-        _dress(axes, "validation mIoU, mean and range over seeds", title)
+        plain_axes(axes, "validation mIoU, mean and range over seeds", title)
         _logarithmic(axes, [row[key] for row in rows if row[key]])
         named: list[tuple[float, float]] = []
         for i, row in enumerate(rows):
@@ -81,14 +110,14 @@ def score_against_cost(
                     axes.annotate(row["label"], (x, mean), (6, 4), textcoords="offset points", fontsize=7)
                     named.append((x, mean))
     for axes, (key, title) in zip(panels[len(costs) :], curves.items()):
-        _dress(axes, "validation mIoU, mean over seeds", title)
+        plain_axes(axes, "validation mIoU, mean over seeds", title)
         if key == "clock":
             _logarithmic(axes, [seconds for row in rows for seconds, _ in row.get(key, ())])
         for i, row in enumerate(rows):
             if row.get(key):
                 axes.plot(*zip(*row[key]), label=row["label"], markersize=4, **_style(i))
     _legend(figure)
-    _write(figure, path)
+    write_png(path, figure)
 
 
 def confidence_matrix(
@@ -118,7 +147,7 @@ def confidence_matrix(
         axes.spines[:].set_visible(False)
     figure.suptitle("confidence, %, that the mIoU of the row is above that of the column", fontsize=10)
     figure.colorbar(image, ax=panels, shrink=0.8)
-    _write(figure, path)
+    write_png(path, figure)
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
@@ -136,13 +165,6 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
 
 
-def _dress(axes: Axes, title: str, label: str) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _legend(figure: Figure) -> None:
     handles: dict[str, Any] = {}
     for axes in figure.axes:
@@ -150,9 +172,3 @@ def _legend(figure: Figure) -> None:
             handles.setdefault(label, handle)
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=8)
-
-
-def _write(figure: Figure, path: str | os.PathLike) -> None:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    write_atomically(path, buffer.getvalue())

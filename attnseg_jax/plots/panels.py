@@ -1,17 +1,17 @@
 """Pages of captioned rows of panels, and what can stand in a panel: pictures, heat maps, bars."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
+
+from attnseg_jax.plots.drawing import rendered
 
 Draw = Callable[[Axes], None]
 Marks = Sequence[tuple[str, tuple[int, int]]]
@@ -74,7 +74,6 @@ def page(header: str, rows: Sequence[Row], aspect: float, dpi: int) -> Image.Ima
         grids.append((lines, columns, width, _BARS if row.wide else width * aspect))
     height = _MARGIN + _HEADER + sum(_CAPTION + lines * (_TITLE + high + _GAP) for lines, _, _, high in grids)
     figure = Figure(figsize=(_WIDTH, height), dpi=dpi, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
 
     def axes_at(left: float, top: float, width: float, high: float) -> Axes:
         return figure.add_axes((left / _WIDTH, 1 - (top + high) / height, width / _WIDTH, high / height))
@@ -98,9 +97,7 @@ def page(header: str, rows: Sequence[Row], aspect: float, dpi: int) -> Image.Ima
         if row.scale:
             _colour_bar(axes_at(_MARGIN + columns * (width + _GAP) + 0.05, top + _TITLE, 0.12, high), row.scale)
         top += lines * (_TITLE + high + _GAP)
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    return Image.open(buffer).convert("RGB")
+    return rendered(figure)
 
 
 def stack(pages: Sequence[Image.Image]) -> Image.Image:

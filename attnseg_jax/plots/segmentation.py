@@ -1,7 +1,5 @@
-"""Pictures of predictions and of training curves, drawn without a display and without global state."""
+"""Sheets of predictions beside the truth, and label maps as files that are small and can be looked at."""
 
-import io
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +7,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from jaxtyping import Integer, UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.files import write_atomically
 from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.plots.drawing import write_png
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]
 LabelArray = Integer[np.ndarray, "_ _"]
@@ -63,8 +58,7 @@ def prediction_sheet(
     entries = _legend_entries([m for _, *maps in rows for m in maps], class_names, palette)
     if errors:
         entries.append(("wrong", _flat(WRONG)))
-    sheet = _compose(panels, headers, titles, entries)
-    write_atomically(path, _png(sheet))
+    write_png(path, _compose(panels, headers, titles, entries))
 
 
 def comparison_sheet(
@@ -89,20 +83,18 @@ def comparison_sheet(
     if images is None:
         del rows["input"]
     entries = _legend_entries([*labels, *(m for maps in predictions.values() for m in maps)], class_names, palette)
-    write_atomically(path, _png(_compose(list(rows.values()), titles, list(rows), entries)))
+    write_png(path, _compose(list(rows.values()), titles, list(rows), entries))
 
 
-def write_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:
+def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:
     """Writes integers [h, w] below 256 as the indices of one palette PNG, which shows them in their colours."""
     picture = Image.fromarray(labels.astype(np.uint8)).convert("P")
     picture.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
+    write_png(path, picture, optimize=True)
 
 
-def read_map(path: str | os.PathLike) -> LabelArray:
-    """The integers [h, w] that `write_map` wrote."""
+def read_label_map(path: str | os.PathLike) -> LabelArray:
+    """The integers [h, w] that `write_label_map` wrote."""
     with Image.open(path) as picture:
         return np.asarray(picture)
 
@@ -204,68 +196,3 @@ def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, 
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # The font that matplotlib ships: a wide choice of letters for class names, the same on every machine.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def curves(metrics_path: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Writes one PNG of loss, scores (train mIoU, val mIoU and pixel accuracy) and learning rate over the steps.
-
-    `metrics_path` is a metrics.jsonl (see `train.logging.MetricWriter`); nulls and a torn last line are left out.
-
-    Raises UserError if there is no such file.
-    """
-    series = read_series(Path(metrics_path))
-    plots = [
-        ("loss", {"loss": "train"}),
-        ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
-        ("learning rate", {"learning_rate": "learning rate"}),
-    ]
-    colors = {"miou": "#9aa5b1", "val_miou": "#d1495b", "val_pixel_accuracy": "#2a6f97"}
-    figure = Figure(figsize=(13, 3.8), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for axes, (title, names) in zip(figure.subplots(1, 3), plots):
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        for name, label in names.items():
-            steps, values = series.get(name, ([], []))
-            if steps:
-                marker = "o" if name.startswith("val_") else None
-                axes.plot(steps, values, label=label, color=colors.get(name, "#30638e"), marker=marker, markersize=4)
-        if title == "score":
-            axes.set_ylim(0, 1)
-            if axes.lines:
-                axes.legend(frameon=False)
-        elif title == "learning rate":
-            axes.ticklabel_format(axis="y", scilimits=(-2, 2))
-    buffer = io.BytesIO()
-    canvas.print_png(buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """The steps and values of each metric in a metrics.jsonl; nulls and a torn last line are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a training writes it into its workdir") from None
-    series: dict[str, tuple[list[int], list[float]]] = {}
-    for number, line in enumerate(lines):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            if number == len(lines) - 1:
-                break
-            raise UserError(f"{path}: line {number + 1} is not JSON; mend or remove it") from None
-        for name, value in values.items():
-            if name != "step" and value is not None:
-                steps, numbers = series.setdefault(name, ([], []))
-                steps.append(values["step"])
-                numbers.append(value)
-    return series

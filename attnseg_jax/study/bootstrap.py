@@ -1,4 +1,4 @@
-"""Is one system better than another, or is it the choice of images, or of seeds? Paired bootstrap and Welch's t."""
+"""Is one system better than another, or is that the choice of images or of seeds? Paired bootstrap and Welch's t."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ from scipy.special import stdtr, stdtrit
 from attnseg_jax.evaluation.counts import iou
 
 RESAMPLES = 10_000
-_CHUNK = 500  # resamples at once, for the sake of memory
+_CHUNK = 500  # draws at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Where the difference of two systems lies.
+class Interval:
+    """Where the difference between two systems, A - B, lies.
 
     Attributes:
-      low: lower end of the interval of 95 %.
-      high: upper end.
-      confidence: that A is better.
+      low: lower end of the 95 % interval.
+      high: its upper end.
+      confidence: how sure it is that A is better, between 0 and 1.
     """
 
     low: float
@@ -35,38 +35,38 @@ class Comparison:
     """How much better A is than B.
 
     Attributes:
-      difference: mIoU of A less that of B, on the split as it is.
-      images: what these very networks would give on other images.
-      seeds: what the means over many seeds would give, on other images. None where a system has one seed only.
+      difference: mIoU of A minus mIoU of B, on the split as it is.
+      images: the difference that these trained networks would have on other images.
+      seeds: the difference that means over many seeds would have on other images; None where a system has one seed.
     """
 
     difference: float
-    images: Spread
-    seeds: Spread | None
+    images: Interval
+    seeds: Interval | None
 
 
 def compare(
     systems: Mapping[str, Sequence[Int[np.ndarray, "n k 3"]]], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[tuple[str, str], Comparison]:
-    """The comparison of each ordered pair of systems; the diagonal is left out.
+    """The comparison of each ordered pair of different systems.
 
-    For `Comparison.images` a split of as many images is drawn with replacement, the same one for all systems; a
-    system's score there is the mIoU of its summed counts, averaged over its seeds (Efron & Tibshirani 1993, ch. 13;
-    Koehn 2004, W04-3250). The interval is that of the middle 95 % of the draws, the confidence the share in which A is
-    better; equal ones count half.
+    `Comparison.images` is a paired bootstrap (Efron & Tibshirani 1993, ch. 13; Koehn 2004, W04-3250): many times, as
+    many images as the split has are drawn from it with replacement, the same ones for all systems. A system's score on
+    a draw is the mIoU of its summed counts, averaged over its seeds. The interval holds the middle 95 % of the
+    differences; the confidence is the share of draws in which A is better, where a tie counts half.
 
-    A few seeds cannot be drawn again that way: three of them know little of how far seeds differ. For
-    `Comparison.seeds` that uncertainty is in Student's t: the variance of the difference is that over the drawn splits
-    and, for each system, that of its seeds by their number, with the degrees of freedom of Welch 1947.
+    `Comparison.seeds` does not draw seeds, since a few of them say little of how much seeds differ. It takes Student's
+    t with the degrees of freedom of Welch 1947: the variance of the difference is its variance over the draws plus, for
+    each system, the variance over its seeds divided by their number.
 
     Args:
-      systems: label -> counts of every image and class (true positives, false positives, false negatives), one array
-        for each seed; all of the same images.
-      resamples: number of splits that are drawn.
-      seed: of the drawing.
+      systems: label -> for each seed the counts of every image and class (true positives, false positives, false
+        negatives); all of the same images.
+      resamples: number of draws.
+      seed: of the draws.
 
     Raises:
-      ValueError: systems that were not counted on the same images.
+      ValueError: the systems were not counted on the same images.
     """
     arrays = {label: [np.asarray(counts, np.int64) for counts in seeds] for label, seeds in systems.items()}
     first = next(iter(arrays.values()))[0] if arrays else np.zeros((1, 1, 3), np.int64)
@@ -75,11 +75,12 @@ def compare(
             # True positives and false negatives are the pixels of the truth.
             if counts.shape != first.shape or (counts[..., [0, 2]].sum(-1) != first[..., [0, 2]].sum(-1)).any():
                 raise ValueError(f"{label!r} was counted on other images than {next(iter(arrays))!r}")
-    whole = {label: _scores(seeds, np.ones((1, len(first))))[:, 0] for label, seeds in arrays.items()}
+    observed = {label: _scores(seeds, np.ones((1, len(first))))[:, 0] for label, seeds in arrays.items()}
     rng = np.random.default_rng(seed)
     parts: dict[str, list[np.ndarray]] = {label: [] for label in arrays}
     for start in range(0, resamples, _CHUNK):
         number = min(_CHUNK, resamples - start)
+        # How often each image is in each draw.
         times = rng.multinomial(len(first), np.full(len(first), 1 / len(first)), number).astype(np.float64)
         for label, seeds in arrays.items():
             parts[label].append(_scores(seeds, times).mean(0))
@@ -87,42 +88,42 @@ def compare(
 
     def comparison(a: str, b: str) -> Comparison:
         differences = drawn[a] - drawn[b]
-        several = len(whole[a]) > 1 and len(whole[b]) > 1
+        several = len(observed[a]) > 1 and len(observed[b]) > 1
         return Comparison(
-            float(whole[a].mean() - whole[b].mean()),
+            float(observed[a].mean() - observed[b].mean()),
             _over_images(differences),
-            _over_seeds(whole[a], whole[b], differences.var(), len(first)) if several else None,
+            _over_seeds(observed[a], observed[b], differences.var(), len(first)) if several else None,
         )
 
     return {(a, b): comparison(a, b) for a, b in permutations(arrays, 2)}
 
 
 def _scores(seeds: Sequence[np.ndarray], times: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "s r"]:
-    """mIoU of each seed on each split, in which an image stands so many times."""
+    """mIoU of each seed on each draw, in which an image counts as often as `times` says."""
     means = []
     for counts in seeds:
-        # Sums of pixels are far below 2^53: exact.
+        # Exact, for sums of pixels are far below 2^53.
         values = iou((times @ counts.reshape(len(counts), -1)).reshape(len(times), *counts.shape[1:]))
         known = ~np.isnan(values)
         means.append(np.where(known, values, 0.0).sum(-1) / np.maximum(known.sum(-1), 1))
     return np.stack(means)
 
 
-def _over_images(differences: Float[np.ndarray, "r"]) -> Spread:
+def _over_images(differences: Float[np.ndarray, "r"]) -> Interval:
     low, high = np.quantile(differences, (0.025, 0.975))
     confidence = ((differences > 0) + 0.5 * (differences == 0)).mean()
-    return Spread(float(low), float(high), float(confidence))
+    return Interval(float(low), float(high), float(confidence))
 
 
-def _over_seeds(a: Float[np.ndarray, "s"], b: Float[np.ndarray, "t"], of_images: float, images: int) -> Spread:
-    """By the scores of the seeds, and the variance of the difference over images, which are so many."""
+def _over_seeds(a: Float[np.ndarray, "s"], b: Float[np.ndarray, "t"], of_images: float, images: int) -> Interval:
+    """Welch's interval from the scores of the seeds, and the variance of the difference over a number of images."""
     difference = float(a.mean() - b.mean())
-    # A variance, and the degrees of freedom that it is known with.
+    # Variances, each with its degrees of freedom.
     parts = [(of_images, images - 1), *((scores.var(ddof=1) / len(scores), len(scores) - 1) for scores in (a, b))]
     total = sum(variance for variance, _ in parts)
     if not total:
-        return Spread(difference, difference, 0.5 + 0.5 * float(np.sign(difference)))
+        return Interval(difference, difference, 0.5 + 0.5 * float(np.sign(difference)))
     freedom = total**2 / sum(variance**2 / known for variance, known in parts if variance)
     error = math.sqrt(total)
     half = float(stdtrit(freedom, 0.975)) * error
-    return Spread(difference - half, difference + half, float(stdtr(freedom, difference / error)))
+    return Interval(difference - half, difference + half, float(stdtr(freedom, difference / error)))

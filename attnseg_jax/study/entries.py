@@ -1,4 +1,7 @@
-"""Studies: a list of configs and seeds, each trained by train.py in a process of its own."""
+"""What a study trains: a list of configs and seeds, each trained by `cli.train` in a process of its own.
+
+A file of `configs/studies/` has a function `get_study()` that returns a list of `Entry`; `plan` makes the runs of it.
+"""
 
 import os
 import re
@@ -16,18 +19,20 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.setup import make_model
 
-SCRIPT = Path(__file__).parents[2] / "train.py"
+# The command that trains a run, and where its process finds this package.
+TRAIN = (sys.executable, "-m", "attnseg_jax.cli.train")
+_ROOT = str(Path(__file__).parents[2])
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a study.
+    """One system of a study: a config, trained once for each of its seeds.
 
     Attributes:
-      label: its name in tables; runs of one label differ by their seed only.
-      overrides: dotted config key -> value.
+      label: its name in tables.
+      overrides: dotted config key -> value that replaces the one of the config file.
       config: config file, relative to the study's file.
-      seeds: a run for each.
+      seeds: seeds, one for each run.
     """
 
     label: str
@@ -38,15 +43,15 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """A run of a study.
+    """One run of a study: an entry with one of its seeds, whose config was read and checked.
 
     Attributes:
-      entry: the line it belongs to.
-      seed: its seed.
+      entry: the entry.
+      seed: the seed.
       file: the config file.
-      changes: dotted config key -> value, all differences from the file.
+      changes: dotted config key -> value: all differences of `config` from the file, seed and place of the data too.
       config: the config.
-      key: its hash, which does not depend on where the data are.
+      key: hash of the config, by which its record is found; it does not depend on where the data are.
     """
 
     entry: Entry
@@ -61,13 +66,13 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of its folder, which is no other run's."""
         return f"{file_name(self.entry.label)}-{self.seed}-{self.key}"
 
     def command(self, workdir: Path) -> list[str]:
         """The command line that trains it."""
         values = [f"--config.{key}={value}" for key, value in self.changes.items()]
-        return [sys.executable, str(SCRIPT), f"--config={self.file}", *values, f"--workdir={workdir}"]
+        return [*TRAIN, f"--config={self.file}", *values, f"--workdir={workdir}"]
 
 
 def file_name(label: str) -> str:
@@ -80,7 +85,11 @@ def file_name(label: str) -> str:
 
 
 def load_study(path: str | Path) -> list[Entry]:
-    """The entries that `get_study()` of a file returns; UserError where there is no such thing."""
+    """The entries that `get_study()` of a file returns.
+
+    Raises:
+      UserError: there is no such file or function, or it returns something else.
+    """
     entries = configs.call_in_file(f"--study={path}", path, "get_study")
     if not (isinstance(entries, Sequence) and entries and all(isinstance(entry, Entry) for entry in entries)):
         raise UserError(f"--study={path}: get_study() must return a list of attnseg_jax.study.entries.Entry")
@@ -88,12 +97,12 @@ def load_study(path: str | Path) -> list[Entry]:
 
 
 def plan(entries: Sequence[Entry], folder: Path, data_dir: str | None = None) -> list[PlannedRun]:
-    """The runs of a study, in order; nothing is compiled.
+    """The runs of a study, in order; every config is checked and its model built, and nothing is compiled.
 
     Args:
       entries: the study.
-      folder: what the entries' config files are relative to.
-      data_dir: stands for `config.data.dir` of all configs, which keep their hash.
+      folder: folder that the entries' config files are relative to.
+      data_dir: replaces `config.data.dir` of all configs, without changing their hash.
 
     Raises:
       UserError: an entry whose config cannot be read or built, two entries of one label, two runs of one config.
@@ -137,26 +146,31 @@ def _plan(entry: Entry, seed: int, folder: Path, data_dir: str | None) -> Planne
 def train(
     run: PlannedRun, workdir: Path, log: Path, held: BinaryIO, on_wait: Callable[[], None] = lambda: None
 ) -> tuple[bool, str]:
-    """Trains a run, or continues it, and waits; when this process is told to stop, the run saves its step and stops.
+    """Trains or continues a run in a process of its own and waits for it.
+
+    If this process is told to stop meanwhile, the run saves its step and stops too.
 
     Args:
       run: the run.
       workdir: its folder.
-      log: file its output is appended to.
-      held: the locked file of the study's folder; the run holds it too.
+      log: file that its output is appended to.
+      held: the open file that locks the study's folder; the run inherits it, so that the lock outlives this process.
       on_wait: called about once a second.
 
     Returns:
-      Whether it trained now, rather than before; what went wrong, or nothing.
+      Whether it trained now (False: it had finished before), and what went wrong ("": nothing).
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     result = workdir / "result.json"
     before = result.stat().st_mtime_ns if result.exists() else None
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _ROOT]))}
     with log.open("ab") as output:
-        # In a session of its own the keyboard's interrupt does not reach it: it would lose the steps since it saved.
+        # In a session of its own it is not reached by the keyboard's interrupt, which would lose the steps since its
+        # last save.
         child = subprocess.Popen(
-            run.command(workdir), stdout=output, stderr=output, pass_fds=[held.fileno()], start_new_session=True
-        )
+            run.command(workdir), stdout=output, stderr=output, pass_fds=[held.fileno()], start_new_session=True,
+            env=environment,
+        )  # fmt: skip
         try:
             while child.poll() is None:
                 on_wait()
@@ -181,7 +195,7 @@ def train(
 
 def _reason(code: int, log: Path) -> str:
     if code < 0:
-        # It had no time for a last word; 9 is mostly the system's, for want of memory.
+        # The process could not log a reason; signal 9 mostly means that the system ran out of memory.
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else f"ended with code {code}"

@@ -1,4 +1,4 @@
-"""What a study writes when its runs are done: costs, tables, plots and picture sheets."""
+"""What a study writes when its runs are finished: costs, tables, plots and sheets of predictions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +20,7 @@ from attnseg_jax.study.summary import (
     comparisons,
     comparisons_to_markdown,
     confidences,
-    summary,
+    summarize,
     to_markdown,
 )
 from attnseg_jax.train.setup import abstract_inputs, make_model
@@ -33,8 +33,8 @@ COSTS = {
 }
 
 
-def measure(runs: Sequence[PlannedRun], results: Results) -> None:
-    """Adds the costs that finished runs lack; the seeds of one label cost the same."""
+def add_costs(runs: Sequence[PlannedRun], results: Results) -> None:
+    """Measures the costs that records of finished runs lack; the runs of one label share theirs."""
     known = {run.entry.label: record["cost"] for run in runs if "cost" in (record := results.finished(run) or {})}
     for run in runs:
         record, label = results.finished(run), run.entry.label
@@ -46,7 +46,7 @@ def measure(runs: Sequence[PlannedRun], results: Results) -> None:
                 model = make_model(run.config, len(record["result"]["iou"]))
                 known[label] = asdict(cost.module_cost(model, *abstract_inputs(run.config), input_gradient=False))
             except Exception as error:
-                # The scores are there; a cost that cannot be told must not hide them.
+                # The scores are there; a cost that cannot be measured must not hide them.
                 logging.warning("%s: no cost (%s: %s)", label, type(error).__name__, error)
                 continue
             finally:
@@ -54,13 +54,18 @@ def measure(runs: Sequence[PlannedRun], results: Results) -> None:
         results.add_cost(run, known[label])
 
 
-def write(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
-    """Writes table, plots and sheets beside the results file, and the sheet with photographs into `folder`.
+def write_report(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
+    """Writes tables, plots and a sheet beside the results file.
+
+    Args:
+      runs: the runs of the study, finished or not.
+      results: their records.
+      folder: for `sheet.png`, which also has the photographs; the owner of a data set may forbid passing them on.
 
     Returns:
       The text of the tables.
     """
-    rows = summary(runs, results)
+    rows = summarize(runs, results)
     missing = [(run, results.records.get(run.key, {})) for run in runs if not results.finished(run)]
     failures = [(str(run), record["error"]) for run, record in missing if "error" in record]
     if len(missing) > len(failures):
@@ -75,7 +80,7 @@ def write(runs: Sequence[PlannedRun], results: Results, folder: Path) -> str:
 
 
 def _details(rows: Sequence[Row], results: Results) -> list[str]:
-    """The tables that need counts of images, and the plot of the comparisons."""
+    """The tables that need the counts of images; draws the plot of the comparisons."""
     counted = [row for row in rows if row["counts"]]
     if not counted:
         return []
@@ -96,7 +101,7 @@ def _details(rows: Sequence[Row], results: Results) -> list[str]:
 
 
 def _draw_sheets(labels: Sequence[str], runs: Sequence[PlannedRun], results: Results, folder: Path) -> None:
-    """Draws the kept predictions of all labels, with photographs and without."""
+    """Draws the copied predictions of all labels, without the photographs and with them."""
     first = {run.entry.label: run for run in reversed(runs)}
     kept = {label: files for label in labels if (files := results.predictions(first[label]))}
     if not kept:
@@ -110,13 +115,12 @@ def _draw_sheets(labels: Sequence[str], runs: Sequence[PlannedRun], results: Res
         logging.warning("no picture sheets, for want of the data: %s", error)
         return
     truths = [record["label"] for record in records]
-    columns = {label: [segmentation.read_map(files[place]) for place in places] for label, files in kept.items()}
+    columns = {label: [segmentation.read_label_map(files[place]) for place in places] for label, files in kept.items()}
     if not truths or any([m.shape for m in maps] != [t.shape for t in truths] for maps in columns.values()):
         logging.warning("no picture sheets: the kept predictions are not of the same images")
         return
     for path, images in (
         (results.beside("_sheet.png"), None),
-        # Nobody but the owner of a data set gives its photographs away.
         (folder / "sheet.png", [record["image"] for record in records]),
     ):
         segmentation.comparison_sheet(

@@ -1,29 +1,29 @@
-"""The records of a study as tables: means over seeds, IoU of every class, and which system is better than which."""
+"""The records of a study as Markdown tables: means over seeds, IoU of every class, which system is better."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.counts import ImageCounts
-from attnseg_jax.study.bootstrap import Comparison, Spread, compare
+from attnseg_jax.evaluation.tables import markdown_table, short
+from attnseg_jax.study.bootstrap import Comparison, Interval, compare
 from attnseg_jax.study.entries import PlannedRun
 from attnseg_jax.study.records import Results
 
 Row = dict[str, Any]
 
-# Key of a row, title, how it is written; the first of them always, the others where a row knows them.
+# Key of a row, title, how a value is written; the columns of `OPTIONAL` are left out where no row has a value.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("miou", "mIoU", "{:.4f}".format),
     ("spread", "spread", "{:.4f}".format),
     ("pixel_accuracy", "pixel accuracy", "{:.4f}".format),
     ("boundary_miou", "boundary mIoU", "{:.4f}".format),
     ("parameters", "parameters", "{:,.0f}".format),
-    ("flops", "GFLOP", lambda flops: tables.short(flops * 1e-9)),
-    ("temp_bytes", "MiB", lambda size: tables.short(size * 2**-20)),
-    ("peak_bytes", "peak MiB", lambda size: tables.short(size * 2**-20)),
-    ("step_seconds", "s a step", tables.short),
-    ("image_seconds", "s an image", tables.short),
+    ("flops", "GFLOP", lambda flops: short(flops * 1e-9)),
+    ("temp_bytes", "MiB", lambda size: short(size * 2**-20)),
+    ("peak_bytes", "peak MiB", lambda size: short(size * 2**-20)),
+    ("step_seconds", "s a step", short),
+    ("image_seconds", "s an image", short),
     ("seconds", "seconds", "{:,.0f}".format),
 )
 OPTIONAL = {
@@ -34,27 +34,33 @@ OPTIONAL = {
 }
 
 
-def summary(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
-    """A row for each label with a finished run, by mean mIoU.
+def summarize(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
+    """A row for each label that has a finished run, the best mean mIoU first.
 
-    `label`, `seeds`, the keys of `COLUMNS` as means over the seeds (None where not known), `mious`, `curve` (step, mean
-    mIoU), `clock` (seconds of training that many steps, mean mIoU), `together` (when the times were taken together with
-    those of other systems; None for times of the runs), `ious` (class -> mean IoU) and `counts`, the encoded counts of
-    the seeds that have them. `spread` is the largest less the smallest mIoU, None for one seed.
+    A row is a dict of
+
+    - `label`; `seeds`, the finished ones; `mious`, the mIoU of each,
+    - the keys of `COLUMNS`: means over the seeds, None where unknown; but `spread` is the largest mIoU minus the
+      smallest, None for one seed,
+    - `curve`, points of step and mean validation mIoU; `clock`, the same with the seconds of training for the step,
+    - `together`, the day on which the times were taken together with those of other systems; None: in the runs,
+    - `ious`, class -> mean IoU,
+    - `counts`, the encoded counts of the seeds that have them.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if record := results.finished(run):
             groups.setdefault(run.entry.label, []).append(record)
-    return sorted((_row(label, records) for label, records in groups.items()), key=lambda row: -row["miou"])
+    return sorted((row_of(label, records) for label, records in groups.items()), key=lambda row: -row["miou"])
 
 
-def _row(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
+def row_of(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
+    """The row of a label (see `summarize`) from the records of its finished runs, of which there is at least one."""
     mious = [record["result"]["miou"] or 0.0 for record in records]
     costs = [record["cost"] for record in records if "cost" in record]
     timings = [record.get("timing", {}) for record in records]
     together = max((timing["together"] for timing in timings if "together" in timing), default=None)
-    # Times of other machines and days are no part of a mean.
+    # A mean over times of different machines or days would mean nothing.
     comparable = [timing for timing in timings if timing.get("together") == together]
     times = {key: _mean(timing.get(key) for timing in comparable) for key in ("step_seconds", "image_seconds")}
     curves = [{step: miou for step, miou, *_ in record["curve"]} for record in records]
@@ -89,14 +95,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def comparisons(rows: Sequence[Row]) -> dict[tuple[str, str], Comparison]:
-    """The paired bootstrap of the labels whose images were counted (see `study.bootstrap.compare`)."""
-    return compare({
-        row["label"]: [ImageCounts.decode(counts).region for counts in row["counts"]] for row in rows if row["counts"]
-    })  # fmt: skip
+    """The comparisons of the labels whose images were counted (see `study.bootstrap.compare`)."""
+    counted = {row["label"]: map(ImageCounts.decode, row["counts"]) for row in rows if row["counts"]}
+    return compare({label: [counts.everywhere for counts in seeds] for label, seeds in counted.items()})
 
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -> str:
-    """A table of `summary`, what its columns mean, and the runs that broke with their reasons.
+    """A table of the rows of `summarize`, what its columns mean, and the runs that failed (name, reason).
 
     >>> print(to_markdown([{"label": "self", "seeds": [0, 1], "miou": 0.5, "spread": 0.25, "pixel_accuracy": 0.75,
     ...     "parameters": 164000, "flops": 2.5e9, "temp_bytes": None, "seconds": 120.4}]))
@@ -104,8 +109,8 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
     |---|---|---|---|---|---|---|---|---|
     | self | 2 | 0.5000 | 0.2500 | 0.7500 | 164,000 | 2.5 | - | 120 |
     <BLANKLINE>
-    Means over the seeds; spread: largest less smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory of
-    its gradient on a CPU. Seconds: of a run's processes, compilation included.
+    Means over the seeds; spread: largest minus smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory
+    of its gradient on a CPU. Seconds: of a run's processes, compilation included.
     """
     known = {key for row in rows for key in OPTIONAL if row.get(key) is not None}
     columns = [column for column in COLUMNS if column[0] not in OPTIONAL or column[0] in known]
@@ -114,10 +119,10 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
         for row in rows
     ]
     lines = [
-        *_table(["label", "seeds", *(title for _, title, _ in columns)], cells),
+        *markdown_table(["label", "seeds", *(title for _, title, _ in columns)], cells),
         "",
-        "Means over the seeds; spread: largest less smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory of",
-        "its gradient on a CPU. Seconds: of a run's processes, compilation included.",
+        "Means over the seeds; spread: largest minus smallest mIoU. GFLOP: a crop forward in evaluation; MiB: memory",
+        "of its gradient on a CPU. Seconds: of a run's processes, compilation included.",
         *(meaning for key, meaning in OPTIONAL.items() if key in known),
         *_when(rows, known),
     ]
@@ -127,14 +132,14 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
 
 
 def _when(rows: Sequence[Row], known: set[str]) -> list[str]:
-    """How far times can be compared."""
+    """A sentence on when and where the times were taken, since only times taken together can be compared."""
     if not known & {"step_seconds", "image_seconds"}:
         return []
     days: dict[str | None, list[str]] = {}
     for row in rows:
         days.setdefault(row.get("together"), []).append(row["label"])
     texts = []
-    # Those that were not taken together come last.
+    # Systems that were not timed together come last.
     for day, labels in sorted(days.items(), key=lambda item: (item[0] is None, item[0])):
         how = f"one after another on one machine, {day}" if day else "those of the runs, each on the machine of its day"
         texts.append(f"of {'all systems' if len(days) == 1 else ', '.join(labels)} {how}")
@@ -151,11 +156,11 @@ def classes_to_markdown(rows: Sequence[Row]) -> str:
     """
     names = list(dict.fromkeys(name for row in rows for name in row["ious"]))
     cells = [[row["label"], *(_cell(row["ious"].get(name), "{:.3f}".format) for name in names)] for row in rows]
-    return "\n".join(_table(["IoU", *names], cells))
+    return "\n".join(markdown_table(["IoU", *names], cells))
 
 
 def confidences(pairs: Mapping[tuple[str, str], Comparison]) -> dict[str, dict[tuple[str, str], float]]:
-    """What may be others -> pair -> confidence that its first is better; seeds where any pair has several of them."""
+    """What else could have been (other images, other seeds) -> pair -> confidence that its first system is better."""
     seeds = {pair: found.seeds.confidence for pair, found in pairs.items() if found.seeds}
     return {
         "other images": {pair: found.images.confidence for pair, found in pairs.items()},
@@ -164,17 +169,17 @@ def confidences(pairs: Mapping[tuple[str, str], Comparison]) -> dict[str, dict[t
 
 
 def comparisons_to_markdown(pairs: Mapping[tuple[str, str], Comparison]) -> str:
-    """The confidences in per cent that the row's system is better than the column's, and the differences of mIoU.
+    """Tables of the confidence, in per cent, that a row's system is better than a column's; a list of the differences.
 
-    >>> pair = Comparison(0.0612, Spread(0.031, 0.0914, 0.9987), None)
+    >>> pair = Comparison(0.0612, Interval(0.031, 0.0914, 0.9987), None)
     >>> print(comparisons_to_markdown({("self", "fcn"): pair, ("fcn", "self"): Comparison(-0.0612,
-    ...     Spread(-0.0914, -0.031, 0.0013), None)}))
+    ...     Interval(-0.0914, -0.031, 0.0013), None)}))
     | better than, %: other images | self | fcn |
     |---|---|---|
     | self |  | 99.9 |
     | fcn | 0.1 |  |
     <BLANKLINE>
-    | A | B | mIoU of A less B | other images: from | to | A better, % | and other seeds: from | to | A better, % |
+    | A | B | mIoU of A - B | other images: from | to | A better, % | and other seeds: from | to | A better, % |
     |---|---|---|---|---|---|---|---|---|
     | self | fcn | +0.0612 | +0.0310 | +0.0914 | 99.9 | - | - | - |
     """
@@ -182,22 +187,22 @@ def comparisons_to_markdown(pairs: Mapping[tuple[str, str], Comparison]) -> str:
     lines = []
     for others, shares in confidences(pairs).items():
         matrix = [[a, *("" if a == b else _cell(shares.get((a, b)), _percent) for b in labels)] for a in labels]
-        lines += [*_table([f"better than, %: {others}", *labels], matrix), ""]
+        lines += [*markdown_table([f"better than, %: {others}", *labels], matrix), ""]
     listed = [
-        [a, b, _signed(pair.difference), *_spread(pair.images), *_spread(pair.seeds)]
+        [a, b, _signed(pair.difference), *_ends(pair.images), *_ends(pair.seeds)]
         for (a, b), pair in pairs.items()
         if labels.index(a) < labels.index(b)
     ]
-    titles = ["A", "B", "mIoU of A less B"]
+    titles = ["A", "B", "mIoU of A - B"]
     for others in ("other images", "and other seeds"):
         titles += [f"{others}: from", "to", "A better, %"]
-    return "\n".join([*lines, *_table(titles, listed)])
+    return "\n".join([*lines, *markdown_table(titles, listed)])
 
 
-def _spread(spread: Spread | None) -> list[str]:
-    if spread is None:
+def _ends(interval: Interval | None) -> list[str]:
+    if interval is None:
         return ["-"] * 3
-    return [_signed(spread.low), _signed(spread.high), _percent(spread.confidence)]
+    return [_signed(interval.low), _signed(interval.high), _percent(interval.confidence)]
 
 
 def _signed(value: float) -> str:
@@ -210,7 +215,3 @@ def _percent(share: float) -> str:
 
 def _cell(value: float | None, write: Callable[[float], str]) -> str:
     return "-" if value is None else write(value)
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|", *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,4 +1,4 @@
-"""How long the systems of a study take, measured one after another on one machine."""
+"""How long the systems of a study take, measured by short runs one after another on one machine."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.study import entries
 from attnseg_jax.study.entries import PlannedRun
-from attnseg_jax.study.records import timing
+from attnseg_jax.study.records import read_timing
 from attnseg_jax.train import config as configs
 
-# Changes of a config that leave what a step and an evaluation do.
+# These make a run short and leave a step and an evaluation as they are.
 _SHORT = {
     "train.steps": 12,
     "train.log_every": 2,
@@ -26,14 +26,14 @@ _SHORT = {
 
 
 def shortened(run: PlannedRun) -> PlannedRun:
-    """A run of a few steps and an evaluation, as long as those of `run`."""
+    """A run of 12 steps and one evaluation, each of which takes as long as those of `run`."""
     config = run.config.copy_and_resolve_references()
     config.update_from_flattened_dict(_SHORT)
     return replace(run, changes={**run.changes, **_SHORT}, config=config, key=configs.config_hash(config))
 
 
-def warm(runs: Sequence[PlannedRun]) -> None:
-    """Reads all images of the runs and finds their regions, so that none has to do that while it is timed."""
+def prepare_data(runs: Sequence[PlannedRun]) -> None:
+    """Reads all images of the runs and caches their regions, so that no run does so while it is timed."""
     sections = {json.dumps(run.config.data.to_dict(), sort_keys=True): run.config.data for run in runs}
     for data in sections.values():
         for split in (data.train_split, data.eval_split):
@@ -47,23 +47,25 @@ def warm(runs: Sequence[PlannedRun]) -> None:
 def measure(
     short: PlannedRun, workdir: Path, log: Path, held: BinaryIO, on_wait: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Trains a shortened run in a folder of its own, which is deleted then, and returns its times.
+    """Trains a shortened run and returns its times, `step_seconds` and `image_seconds`.
 
     Args:
       short: the run, from `shortened`.
-      workdir: its folder; what an earlier call left there is deleted first.
-      log, held, on_wait: as of `study.train`.
+      workdir: its folder; deleted before, should an earlier call have left it, and after.
+      log: see `entries.train`.
+      held: see `entries.train`.
+      on_wait: see `entries.train`.
 
     Raises:
-      UserError: it broke, or the folder cannot be deleted.
+      UserError: the run failed, or the folder cannot be deleted.
     """
     _delete(workdir)
     try:
         _, error = entries.train(short, workdir, log, held, on_wait)
         if error:
             raise UserError(f"--time: {short} broke, no time is kept: {error} (see {log})")
-        times = timing(workdir)
-        # The most that a long run holds is more.
+        times = read_timing(workdir)
+        # A short run does not reach the peak memory of a long one.
         times.pop("peak_bytes", None)
         return times
     finally:

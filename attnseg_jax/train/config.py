@@ -17,11 +17,15 @@ from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.train import losses
+from attnseg_jax.weights import catalogue
 
 
 def resolve(config: ConfigDict) -> dict[str, Any]:
-    """The config as plain values, without the options of model parts, losses and regions it does not use."""
-    resolved = config.to_dict()
+    """The config as plain values, without the options of model parts, losses and regions it does not use.
+
+    What it leaves to the weights that it starts from has their values, see `weights.catalogue.apply`.
+    """
+    resolved = catalogue.apply(config).to_dict()
     resolved["model"] = selected(resolved["model"])
     resolved["data"]["regions"] = regions.selected(resolved["data"]["regions"])
     resolved["loss"] = losses.selected(resolved["loss"])
@@ -233,8 +237,8 @@ def check_values(config: ConfigDict) -> None:
         ),
         ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
-        ("data.mean", _numbers(data.mean, 3), "three numbers"),
-        ("data.std", _numbers(data.std, 3) and min(data.std) > 0, "three numbers above 0"),
+        ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
+        ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation.counts import Counter
-from attnseg_jax.evaluation.scores import Collector, Scores, evaluate
+from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.files import write_atomically
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import track
@@ -72,7 +72,7 @@ def evaluate_split(
         for part in (collector, counter, pace):
             part(batch, predictions)
 
-    scores = evaluate(
+    scores = score_batches(
         lambda batch: parallel.evaluate(variables, batch),
         batches,
         len(names),
@@ -97,7 +97,7 @@ def evaluate_split(
             titles=[record["id"] for record in records.values()],
         )
         for index, prediction in maps.items() if keep else ():
-            segmentation.write_map(prediction, palette, keep / "maps" / f"{index}.png")
+            segmentation.write_label_map(prediction, palette, keep / "maps" / f"{index}.png")
     return scores
 
 

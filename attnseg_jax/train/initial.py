@@ -11,16 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import write_atomically
+from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
 from attnseg_jax.train.state import TrainState
+from attnseg_jax.weights.catalogue import CATALOGUE, config_group, wanted
 from attnseg_jax.weights.files import read_weights
-from attnseg_jax.weights.layouts import Fitted, fit
+from attnseg_jax.weights.fit import Fitted, fit
 from attnseg_jax.weights.locate import locate
 from attnseg_jax.weights.rename import listed
 
@@ -36,17 +39,22 @@ class Given:
       key: of the config.
       part: `model` or `backbone`.
       arrays: by the names in the file.
-      record: what is known of the source.
+      layout: of these names, where it is known.
+      record: what is known of the source, and of how the weights were trained.
     """
 
     key: str
     part: str
     arrays: Mapping[str, np.ndarray]
+    layout: str
     record: dict[str, Any]
 
 
 def read_given(config: ConfigDict) -> Given | None:
     """Reads what `config.init_from`, else `config.model.backbone.pretrained` names; None where both are empty.
+
+    Args:
+      config: the run's, after `weights.catalogue.apply`.
 
     Raises:
       UserError: it cannot be found or read.
@@ -61,13 +69,27 @@ def read_given(config: ConfigDict) -> Given | None:
     record = {"key": key, "source": located.given, "path": str(located.path.absolute())}
     record |= {name: value for name in ("revision", "licence") if (value := getattr(located, name))}
     if located.path.is_dir():
-        arrays, more = _read_run(located.path, key)
-        return Given(key, part, arrays, record | more)
-    return Given(key, part, read_weights(located.path), record | {"sha256": located.sha256()})
+        arrays, of_run = read_run(located.path, key)
+        return Given(key, part, arrays, "", record | of_run | _compare(config, _trained_with(located.path)))
+    layout = CATALOGUE[located.given].layout if located.given in CATALOGUE else ""
+    record |= {"sha256": located.sha256()} | _compare(config, wanted(config))
+    return Given(key, part, read_weights(located.path), layout, record)
 
 
-def _read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The variables that a run is evaluated with: of its latest intact checkpoint, or of the one that is named."""
+def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The variables that a run is evaluated with, and what to record of them.
+
+    Args:
+      folder: the run's workdir or its `checkpoints`, for the latest intact checkpoint; or the folder of one checkpoint.
+      key: what named it, for messages.
+
+    Returns:
+      Arrays by their names in this package's files (`params.backbone. ...`); the checkpoint's step, whether its
+      parameters are the average over steps, and the SHA-256 of its manifest.
+
+    Raises:
+      UserError: no checkpoint is there, or it is damaged.
+    """
     step = None
     if (folder / MANIFEST).exists():
         folder = folder.absolute()
@@ -82,14 +104,41 @@ def _read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, 
         raise UserError(f"{key}={folder} holds no checkpoint: name the workdir of a run, or a file")
     step, arrays = restored
     averaged = any(name.startswith("ema/") for name in arrays)
-    wanted = {"ema" if averaged else "params": "params", "batch_stats": "batch_stats"}
+    collections = {"ema" if averaged else "params": "params", "batch_stats": "batch_stats"}
     found = {}
     for name, array in arrays.items():
         first, _, rest = name.partition("/")
-        if first in wanted:
-            found[f"{wanted[first]}.{rest.replace('/', '.')}"] = array
+        if first in collections:
+            found[f"{collections[first]}.{rest.replace('/', '.')}"] = array
     digest = hashlib.sha256((folder / str(step) / MANIFEST).read_bytes()).hexdigest()
     return found, {"step": step, "averaged": averaged, "manifest_sha256": digest}
+
+
+def workdir_of(folder: Path) -> Path | None:
+    """The workdir of the run that a folder is of, see `read_run`: itself or one above it; None without a config."""
+    folder = folder.absolute()
+    return next((path for path in (folder, *folder.parents[:2]) if (path / "config.json").exists()), None)
+
+
+def _trained_with(folder: Path) -> dict[str, Any]:
+    """The normalisation of the run that a folder is of, by key; nothing where its config is not there."""
+    if not (workdir := workdir_of(folder)):
+        return {}
+    data = configs.load(workdir).data
+    return {"data.mean": data.mean, "data.std": data.std}
+
+
+def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]:
+    """What a config has as the training of its weights had it, and what it has otherwise: two entries of a record."""
+    alike, unlike = {}, {}
+    for key, value in trained_with.items():
+        path, _, last = key.rpartition(".")
+        here = config_group(config, path)[last]
+        if here == value:
+            alike[f"config.{key}"] = here
+        else:
+            unlike[f"config.{key}"] = {"config": here, "weights": value}
+    return {"as_trained": alike, "unlike_trained": unlike}
 
 
 @dataclass(frozen=True)
@@ -115,8 +164,18 @@ class Initial:
         """Logs where the weights come from, and every name that is left over on either side."""
         record, fitted = self.record, self.fitted
         logging.info("initial state: %s=%s (layout %s)", record["key"], record["source"], record["layout"])
+        if record["as_trained"]:
+            settings = ", ".join(f"{key}={value}" for key, value in record["as_trained"].items())
+            logging.info("as in the training of these weights: %s", settings)
+        for key, values in record["unlike_trained"].items():
+            logging.warning(
+                "%s=%s, but these weights were trained with %s: they expect that, unless you know better",
+                key, values["config"], values["weights"],
+            )  # fmt: skip
         if fitted.adapted:
             logging.info("adapted to another number of input channels: %s", listed(fitted.adapted))
+        if fitted.resampled:
+            logging.info("resampled to config.model.backbone's position_size: %s", listed(fitted.resampled))
         if fitted.unused:
             logging.info("of the file not used: %s", listed(fitted.unused))
         if fitted.unfilled:
@@ -136,11 +195,12 @@ def write_record(workdir: Path, initial: Initial | None) -> None:
         write_atomically(workdir / RECORD, (json.dumps(initial.record, indent=2) + "\n").encode())
 
 
-def fit_given(given: Given, abstract: PyTree, num_classes: int) -> Initial:
+def fit_given(given: Given, model: nn.Module, abstract: PyTree, num_classes: int) -> Initial:
     """Compares what was read with the model.
 
     Args:
       given: from `read_given`.
+      model: the run's.
       abstract: the run's state or its `jax.eval_shape`.
       num_classes: of the data.
 
@@ -149,10 +209,17 @@ def fit_given(given: Given, abstract: PyTree, num_classes: int) -> Initial:
     """
     variables = {"params": abstract.params, "batch_stats": abstract.batch_stats}
     try:
-        fitted = fit(given.arrays, variables, part=given.part, num_classes=num_classes)
+        fitted = fit(
+            given.arrays,
+            variables,
+            part=given.part,
+            backbone=model.backbone,
+            layout=given.layout,
+            num_classes=num_classes,
+        )
     except UserError as error:
         raise UserError(f"{given.key}={given.record['source']}: {error}") from None
-    names = {"unused": list(fitted.unused), "unfilled": list(fitted.unfilled), "adapted": list(fitted.adapted)}
+    names = {name: list(getattr(fitted, name)) for name in ("unused", "unfilled", "adapted", "resampled")}
     return Initial(fitted, {**given.record, "layout": fitted.layout, **names})
 
 

@@ -22,8 +22,8 @@ from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.files import check_folder, locked_workdir, write_atomically
-from attnseg_jax.plots import segmentation
+from attnseg_jax.files import check_folder, locked_workdir, read_series, write_atomically
+from attnseg_jax.plots import charts
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import evaluate_split
@@ -32,6 +32,7 @@ from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.state import TrainState, eval_variables
+from attnseg_jax.weights import catalogue
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir = Path(workdir)
+    workdir, config = Path(workdir), catalogue.apply(config)
     initialize_distributed(config.distributed)
     finished = _finished(config, workdir)
     if finished is not None:
@@ -71,7 +72,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
 
-    initial = given and fit_given(given, train.abstract, len(info.class_names))
+    initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
     if regions.used(config.data.regions):
         region_cache.check(config.data.regions.cache)
     with ExitStack() as stack:
@@ -266,7 +267,7 @@ def _finish(
 ) -> dict[str, Any]:
     text = tables.to_json(config.data.eval_split, step, scores, class_names)
     if jax.process_index() == 0:
-        segmentation.curves(workdir / "metrics.jsonl", workdir / "curves.png")
+        charts.training_curves(read_series(workdir / "metrics.jsonl"), workdir / "curves.png")
         # Written last: it marks the run as finished.
         write_atomically(workdir / "result.json", (text + "\n").encode())
     return json.loads(text)

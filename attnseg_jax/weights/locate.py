@@ -1,6 +1,5 @@
 """Where published weights are: a path, a file of the Hugging Face Hub, or a name of the catalogue."""
 
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -8,7 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from absl import logging
+
 from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import file_sha256
 from attnseg_jax.weights.catalogue import CATALOGUE
 
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>[^@]+)")
@@ -32,12 +34,11 @@ class Located:
 
     def sha256(self) -> str:
         """Of the file's content."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.path)
 
 
 def locate(given: str, *, key: str) -> Located:
-    """Finds weights, and downloads them where they come from the Hub and are not there yet.
+    """Finds weights, and downloads them where they come from the Hub and are not there yet; logs a known licence.
 
     Args:
       given: a path; `hf://owner/name/file` or `hf://owner/name@revision/file` (branch, tag or commit), for which the
@@ -50,6 +51,7 @@ def locate(given: str, *, key: str) -> Located:
     if given in CATALOGUE:
         published = CATALOGUE[given]
         found = _fetch(published.source, given, key)
+        logging.info("%s: %s, licence: %s", given, published.source, published.licence)
         return Located(given, found.path, found.revision, published.licence)
     if "://" in given:
         return _fetch(given, given, key)

@@ -1,26 +1,43 @@
 """Published PyTorch weights -> variables of this package's modules, by tables of name rules.
 
-A layout is a tuple of rules `(regex, replacement)`. Each name of a state dict goes through all of them in order
-(`re.sub`); the dotted result is the path of the parameter here, but for its last word, which says what the array is
-and is translated for all layouts alike (see `from_torch`). A replacement is
+A table is a tuple of rules `(regex, replacement)`. Each name of a state dict goes through all of them in order
+(`re.sub`); the dotted result is the path of the parameter here, except for its last word, which says what the array is
+and is translated for all tables alike (see `from_torch`). A replacement is
 
 - a string: the new spelling;
 - a tuple of strings: the array is cut into as many equal pieces along its first axis, one for each spelling;
 - None: the array is not used.
 
-Another layout is another table, no code; `match` tells what a table forgot. To put a backbone's weights into a whole
-model append `(r"^", "backbone.")` to its table.
+A rule can also be a `Part`: names of one part of a model, which go through a table of their own. Another layout is
+another table, no code; `match` tells what a table forgot.
 """
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from attnseg_jax.errors import UserError
 
-Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+@dataclass(frozen=True)
+class Part:
+    """A rule for the names of one part of a model; the rules after it do not see these names.
+
+    Attributes:
+      prefix: regex that matches the beginning of these names, and no others; what it matches is cut off.
+      rules: the table that the rest of a name goes through.
+      path: put in front of the result.
+    """
+
+    prefix: str
+    rules: "Rules"
+    path: str = ""
+
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None] | Part]
 
 # Last word and number of axes -> collection, name here, order of the axes; None is a new one, and one that is left out
 # has a single element. A table calls the weight of a linear layer that is a 1x1 convolution here `pointwise`.
@@ -50,7 +67,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     Args:
       state_dict: PyTorch names -> arrays.
-      rules: one of the tables of this module, or another like them.
+      rules: a table, such as those in `weights/rules/`.
 
     Raises:
       UserError: two names of the state dict become one, or an array does not divide into its pieces.
@@ -105,7 +122,14 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
 
 def _rename(name, array, rules):
     """The pairs (new name, array) one entry of a state dict becomes."""
-    for i, (pattern, replacement) in enumerate(rules):
+    for i, rule in enumerate(rules):
+        if isinstance(rule, Part):
+            if re.match(rule.prefix, name):
+                inner = _rename(re.sub(rule.prefix, "", name, count=1), array, rule.rules)
+                yield from ((rule.path + new, piece) for new, piece in inner)
+                return
+            continue
+        pattern, replacement = rule
         if not re.search(pattern, name):
             continue
         if replacement is None:

@@ -8,7 +8,7 @@ says why and has the results.
 
 from ml_collections import ConfigDict
 
-from configs import camvid
+from attnseg_jax.configs import camvid
 
 
 def get_config() -> ConfigDict:

@@ -5,9 +5,8 @@
 Validation mIoU of the seeds 0, 1 and 2: 0.446, 0.438, 0.448 (docs/comparison.md).
 """
 
+from attnseg_jax.configs.compare import base
 from ml_collections import ConfigDict
-
-from configs.compare import base
 
 
 def get_config() -> ConfigDict:

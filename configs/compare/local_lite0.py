@@ -5,9 +5,8 @@
 Validation mIoU of the seeds 0, 1 and 2: 0.528, 0.548, 0.535 (docs/comparison.md).
 """
 
+from attnseg_jax.configs.compare import fcn_lite0, local
 from ml_collections import ConfigDict
-
-from configs.compare import fcn_lite0, local
 
 
 def get_config() -> ConfigDict:

@@ -5,10 +5,9 @@
 Validation mIoU of the seeds 0, 1 and 2: 0.584, 0.580, 0.576 (docs/comparison.md).
 """
 
+from attnseg_jax.configs.compare import fcn_lite0
+from attnseg_jax.configs.compare import self as self_attention
 from ml_collections import ConfigDict
-
-from configs.compare import fcn_lite0
-from configs.compare import self as self_attention
 
 
 def get_config() -> ConfigDict:

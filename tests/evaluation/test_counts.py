@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from attnseg_jax.evaluation import boundary
+from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.evaluation.counts import Counter, ImageCounts, iou
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.evaluation.tables import table, to_json
@@ -45,9 +45,9 @@ def counts(images):
 
 def test_every_image_is_counted_without_its_padding(images, counts):
     for index, (truth, prediction) in enumerate(images):
-        region, near = boundary.counts(truth, prediction, K)
-        np.testing.assert_array_equal(counts.region[index], region)
-        np.testing.assert_array_equal(counts.near[index], near)
+        region, near = count_image(truth, prediction, K)
+        np.testing.assert_array_equal(counts.everywhere[index], region)
+        np.testing.assert_array_equal(counts.near_contours[index], near)
 
 
 def test_sums_give_the_scores_of_the_split(images, counts):
@@ -55,7 +55,7 @@ def test_sums_give_the_scores_of_the_split(images, counts):
     for truth, prediction in images:
         np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
     np.testing.assert_allclose(counts.iou, metrics.scores(confusion)["iou"], rtol=1e-12)
-    near = sum(boundary.counts(*image, K)[1] for image in images)
+    near = sum(count_image(*image, K)[1] for image in images)
     np.testing.assert_allclose(counts.boundary_iou, near[:, 0] / near.sum(1), rtol=1e-12)
 
 
@@ -70,14 +70,14 @@ def test_counts_of_several_processes(images):
     whole = Counter(5, K, lambda index: SIZES[index])
     for batch in batches(images):
         whole(*batch)
-    np.testing.assert_array_equal(whole.result(lambda _: sum(parts)).near, whole.result().near)
+    np.testing.assert_array_equal(whole.result(lambda _: sum(parts)).near_contours, whole.result().near_contours)
 
 
 def test_written_and_read(counts):
     read = ImageCounts.decode(json.loads(json.dumps(counts.encode())))
-    np.testing.assert_array_equal(read.region, counts.region)
-    np.testing.assert_array_equal(read.near, counts.near)
-    assert read.region.dtype == np.int64
+    np.testing.assert_array_equal(read.everywhere, counts.everywhere)
+    np.testing.assert_array_equal(read.near_contours, counts.near_contours)
+    assert read.everywhere.dtype == np.int64
 
 
 def test_the_record_of_a_camvid_run_is_small():

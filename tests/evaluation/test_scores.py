@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from attnseg_jax.evaluation.scores import Collector, Scores, evaluate
+from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.evaluation.tables import finite, table, to_json
 from attnseg_jax.ops.metrics import confusion_matrix
 
@@ -93,18 +93,18 @@ def _eval_fn(batch):
     return confusion_matrix(prediction, jnp.asarray(batch["label"]), 3), prediction
 
 
-def test_evaluate_counts_each_pixel_once_over_padded_batches():
+def test_score_batches_counts_each_pixel_once_over_padded_batches():
     labels, guesses, batches = _batches()
     expected = np.zeros((3, 3), int)
     for truth, guess in zip(labels.ravel(), guesses.ravel()):
         if truth != 255:
             expected[truth, guess] += 1
-    scores = evaluate(_eval_fn, batches, 3)
+    scores = score_batches(_eval_fn, batches, 3)
     np.testing.assert_array_equal(scores.confusion, expected)
     assert scores.pixel_accuracy == pytest.approx(np.mean(labels[labels != 255] == guesses[labels != 255]))
 
 
-def test_evaluate_collects_predictions_by_index_and_reports_progress():
+def test_score_batches_collects_predictions_by_index_and_reports_progress():
     _, guesses, batches = _batches()
     collector, seen = Collector([4, 1, 9]), []
 
@@ -113,20 +113,20 @@ def test_evaluate_collects_predictions_by_index_and_reports_progress():
             seen.append(item["index"].tolist())
             yield item
 
-    evaluate(_eval_fn, iter(batches), 3, on_batch=collector, progress=progress)
+    score_batches(_eval_fn, iter(batches), 3, on_batch=collector, progress=progress)
     assert seen == [[0, 1], [2, 3], [4, -1]]
     assert sorted(collector.predictions) == [1, 4]
     for index, prediction in collector.predictions.items():
         np.testing.assert_array_equal(prediction, guesses[index])
 
 
-def test_evaluate_counts_past_32_bits_and_over_no_batch():
+def test_score_batches_counts_past_32_bits_and_over_no_batch():
     counts = np.array([[2**31 - 1, 0], [0, 0]], np.int32)
-    assert evaluate(lambda _: (counts, None), [{}] * 3, 2).confusion[0, 0] == 3 * (2**31 - 1)
-    assert np.isnan(evaluate(_eval_fn, [], 3).miou)
+    assert score_batches(lambda _: (counts, None), [{}] * 3, 2).confusion[0, 0] == 3 * (2**31 - 1)
+    assert np.isnan(score_batches(_eval_fn, [], 3).miou)
 
 
-def test_evaluate_dispatches_a_batch_before_it_reads_the_one_before():
+def test_score_batches_dispatches_a_batch_before_it_reads_the_one_before():
     events = []
 
     class Lazy:
@@ -141,10 +141,10 @@ def test_evaluate_dispatches_a_batch_before_it_reads_the_one_before():
         events.append(f"dispatch {batch['n']}")
         return Lazy(batch["n"]), None
 
-    evaluate(eval_fn, [{"n": n} for n in range(3)], 1)
+    score_batches(eval_fn, [{"n": n} for n in range(3)], 1)
     assert events == ["dispatch 0", "dispatch 1", "read 0", "dispatch 2", "read 1", "read 2"]
 
 
-def test_evaluate_refuses_counts_of_another_size():
+def test_score_batches_refuses_counts_of_another_size():
     with pytest.raises(ValueError, match=r"\(3, 3\), expected \(4, 4\)"):
-        evaluate(_eval_fn, _batches()[2], 4)
+        score_batches(_eval_fn, _batches()[2], 4)

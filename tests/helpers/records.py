@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from attnseg_jax.evaluation.counts import ImageCounts
-from attnseg_jax.plots.segmentation import write_map
+from attnseg_jax.plots.segmentation import write_label_map
 from attnseg_jax.study import entries
 from attnseg_jax.study.entries import Entry
 from attnseg_jax.study.records import Results
@@ -59,7 +59,7 @@ def finish(workdir, quality=0.5, seed=0, *, maps=(), timed=True, counted=True):
             {"step": 6, "image_seconds": 0.5, "peak_bytes": 2**21},
         )
     for place, labels in maps:
-        write_map(labels, PALETTE, workdir / "maps" / f"{place}.png")
+        write_label_map(labels, PALETTE, workdir / "maps" / f"{place}.png")
     return found
 
 

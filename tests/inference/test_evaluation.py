@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.evaluation import boundary
+from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.inference import restore
 from attnseg_jax.inference.evaluation import evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
-from attnseg_jax.plots.segmentation import read_map
+from attnseg_jax.plots.segmentation import read_label_map
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Pace, sample_indices
@@ -223,15 +223,15 @@ def test_what_the_last_evaluation_leaves(trained):
     predictions = predict(restored, records)
     counts = ImageCounts.decode(json.loads((workdir / "counts.json").read_text()))
     for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
-        region, near = boundary.counts(record["label"], prediction, 5)
-        np.testing.assert_array_equal(counts.region[i], region)
-        np.testing.assert_array_equal(counts.near[i], near)
+        region, near = count_image(record["label"], prediction, 5)
+        np.testing.assert_array_equal(counts.everywhere[i], region)
+        np.testing.assert_array_equal(counts.near_contours[i], near)
     np.testing.assert_allclose(counts.iou, list(result["iou"].values()))
     assert result["boundary_miou"] == pytest.approx(np.nanmean(counts.boundary_iou))
     drawn = sample_indices(len(records), config.eval.samples)
     assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
     for index in drawn:
-        np.testing.assert_array_equal(read_map(workdir / "maps" / f"{index}.png"), predictions[index])
+        np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
 
 
 def test_what_is_timed(trained):

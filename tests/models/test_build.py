@@ -93,7 +93,10 @@ def test_selected_drops_what_the_names_do_not_choose():
         ),
         ({"attention": {"name": "self+slef"}}, "config.model.attention.name='slef' is unknown: did you mean 'self'?"),
         ({"attention": {"slef": {"heads": 4}}}, "config.model.attention.slef is unknown: did you mean 'self'?"),
-        ({"attention": {"self": {"head": 4}}}, "config.model.attention.self.head is unknown: did you mean 'heads'?"),
+        (
+            {"attention": {"name": "self", "self": {"head": 4}}},
+            "config.model.attention.self.head is unknown: did you mean 'heads'?",
+        ),
         ({"decoder": {"fcn": {"dtype": 4}}}, "config.model.decoder.fcn.dtype is unknown: known: "),
         (
             {"attention": {"name": "danet", "danet": {"impl": "chunkd"}}},
@@ -158,6 +161,7 @@ def test_a_head_has_at_least_one_channel():
 
 def test_lists_from_json_become_tuples():
     config = build.default_config()
+    config["attention"]["name"] = "self"
     config["attention"]["self"].update(positions="learned", position_size=(3, 5))
     config["decoder"]["fcn"]["skips"] = (4, 2)
     model = build_model(config, 7)
@@ -165,7 +169,7 @@ def test_lists_from_json_become_tuples():
     assert loaded.decoder.skips == (4, 2) and loaded.attention.position_size == (3, 5)
     assert loaded == model and hash(loaded) == hash(model)
     _, variables = run(loaded)
-    assert variables["params"]["attention"]["positions"].shape == (1, 3, 5, 64)
+    assert variables["params"]["attention"]["attention0"]["positions"].shape == (1, 3, 5, 64)
 
 
 def test_the_config_may_be_read_only():

@@ -15,9 +15,9 @@ from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.layers.attention import MultiHeadAttention
 from attnseg_jax.models.layers.conv import BatchNorm
 from attnseg_jax.ops import losses
+from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.resnet import RESNET
-from attnseg_jax.weights.rules.torchvision import TORCHVISION_FCN
 
 load = functools.cache(Golden)
 
@@ -115,7 +115,7 @@ def test_fcn_resnet50():
         "decoder": {"name": "fcn", "fcn": {"aux": True}},
     }
     model = build_model(config, num_classes=21)
-    out = jax.jit(model.apply)(variables_of(model, case, TORCHVISION_FCN, x), x)
+    out = jax.jit(model.apply)(variables_of(model, case, rules_of("torchvision_fcn+torchvision_resnet"), x), x)
     assert_golden(case, "out", nchw(out.logits))
     assert_golden(case, "aux", nchw(out.aux["fcn"]))
 

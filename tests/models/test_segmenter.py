@@ -126,7 +126,8 @@ def test_gradients_reach_every_parameter(random_variables):
     @FAST_COMPILE
     @jax.grad
     def gradient(params):
-        out, _ = model.apply({**variables, "params": params}, IMAGE, train=True, mutable=["batch_stats"])
+        given, rngs = {**variables, "params": params}, {"dropout": jax.random.key(0, impl="unsafe_rbg")}
+        out, _ = model.apply(given, IMAGE, train=True, rngs=rngs, mutable=["batch_stats"])
         return jnp.square(out.logits).mean() + jnp.square(out.aux["fcn"]).mean()
 
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient(variables["params"])):

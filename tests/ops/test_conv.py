@@ -62,6 +62,7 @@ def test_channels_of_a_block(channels, fit, expected):
 def test_the_kernels_gradient_in_blocks_of_channels(monkeypatch):
     x, kernel, g = draw(2, 5, 7, 48), draw(3, 3, 1, 48, seed=1), draw(2, 5, 7, 48, seed=2)
     monkeypatch.setattr(depthwise, "_BLOCK", 16 * g[..., 0].nbytes)
+    depthwise._convolution.cache_clear()
     found, wanted = (
         jax.vjp(lambda k, f=f: f(x, k, padding=(1, 1), groups=48), kernel)[1](g)[0] for f in (conv, general)
     )
@@ -73,6 +74,7 @@ def test_fast_paths_equal_the_general_convolution(name, monkeypatch):
     shape, keywords = FAST[name]
     if name.endswith("blocks"):
         monkeypatch.setattr(depthwise, "_ROWS", 5)  # three blocks of 4 rows, of which the last has only 3
+        depthwise._convolution.cache_clear()
     x, kernel = draw(2, 11, 13, 6), draw(*shape, seed=1)
     text = jax.jit(lambda x, k: conv(x, k, **keywords)).lower(x, kernel).as_text()
     assert "stablehlo.convolution" not in text  # or this would compare the convolution with itself

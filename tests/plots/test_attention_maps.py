@@ -21,12 +21,12 @@ def _sparse():
 
 
 def test_a_pixel_belongs_to_a_cell_of_the_map():
-    assert attention_maps.cell((0, 0), (13, 17), (3, 5)) == 0
-    assert attention_maps.cell((12, 16), (13, 17), (3, 5)) == 14
+    assert attention_maps.position((0, 0), (13, 17), (3, 5)) == 0
+    assert attention_maps.position((12, 16), (13, 17), (3, 5)) == 14
     # Rows 0 to 4, 5 to 8 and 9 to 12; columns 0 to 3, 4 to 6, ...
-    assert attention_maps.cell((4, 3), (13, 17), (3, 5)) == 0
-    assert attention_maps.cell((5, 4), (13, 17), (3, 5)) == 6
-    assert attention_maps.cell((2, 1), (4, 6), (8, 12)) == 4 * 12 + 2  # a map finer than the image
+    assert attention_maps.position((4, 3), (13, 17), (3, 5)) == 0
+    assert attention_maps.position((5, 4), (13, 17), (3, 5)) == 6
+    assert attention_maps.position((2, 1), (4, 6), (8, 12)) == 4 * 12 + 2  # a map finer than the image
 
 
 @pytest.mark.parametrize("bias", [None, (1, 3, 15, 6), (2, 1, 1, 6)])
@@ -48,7 +48,7 @@ def test_weights_that_nobody_asks_for_are_not_computed(monkeypatch):
     record = DotProductMap(jnp.zeros((1, 35, 3, 4)), jnp.zeros((1, 40, 3, 4)), None, None, None, (5, 7), (5, 8))
     chunks = list(attention_maps._chunks(record))
     assert [len(chunk) for chunk in chunks] == [8, 8, 8, 8, 3]
-    text = str(jax.make_jaxpr(attention_maps._spread)(record, chunks[0]))
+    text = str(jax.make_jaxpr(attention_maps._relative_entropy)(record, chunks[0]))
     assert "3,8,40]" in text and "3,35,40]" not in text
 
 
@@ -63,7 +63,7 @@ def test_sparse_keys_are_placed_and_those_outside_left_out():
 def test_heads_and_images_are_placed_alike():
     rng = np.random.default_rng(1)
     rows, keys = rng.random((2, 3, 4, 5)), rng.integers(-1, 6, (4, 5))
-    placed = attention_maps.place(rows, keys, (2, 3))
+    placed = attention_maps.on_map(rows, keys, (2, 3))
     wanted = np.zeros((2, 3, 4, 7))
     for i in np.ndindex(2, 3, 4, 5):
         wanted[i[0], i[1], i[2], keys[i[2], i[3]]] += rows[i]  # -1 is the last
@@ -98,23 +98,23 @@ def test_regions_by_position():
         ([0.5, -0.1, 0.3, 0.3], math.nan),
     ],
 )
-def test_spread(weights, wanted):
+def test_entropy(weights, wanted):
     weights = jnp.array(weights).reshape(1, 1, 1, 4)
-    np.testing.assert_allclose(attention_maps.spread(AttentionMap(weights)).item(), wanted, atol=1e-6)
-    assert attention_maps.spread(AttentionMap(jnp.ones((1, 1, 1, 1)))).item() == 0  # a single key
+    np.testing.assert_allclose(attention_maps.relative_entropy(AttentionMap(weights)).item(), wanted, atol=1e-6)
+    assert attention_maps.relative_entropy(AttentionMap(jnp.ones((1, 1, 1, 1)))).item() == 0  # a single key
 
 
-def test_spread_counts_the_keys_inside_and_those_with_weight():
+def test_entropy_counts_the_keys_inside_and_those_with_weight():
     keys = np.array([[4, -1, 2, -1], [4, 1, 2, 3], [4, -1, 2, -1]])
     weights = jnp.array([[0.5, 0, 0.5, 0], [0.5, 0, 0.5, 0], [0.25, 0.5, 0.25, 0]]).reshape(1, 1, 3, 4)
-    spread = attention_maps.spread(AttentionMap(weights, keys, (1, 3), (2, 3)))
-    np.testing.assert_allclose(spread[0, 0], [1, 0.5, 1.5 * math.log(2) / math.log(3)], atol=1e-6)
+    entropy = attention_maps.relative_entropy(AttentionMap(weights, keys, (1, 3), (2, 3)))
+    np.testing.assert_allclose(entropy[0, 0], [1, 0.5, 1.5 * math.log(2) / math.log(3)], atol=1e-6)
 
 
-def test_spread_in_chunks_is_the_entropy_of_the_weights(monkeypatch):
+def test_entropy_in_chunks_is_the_entropy_of_the_weights(monkeypatch):
     record = _dot_product(np.random.default_rng(3))
     monkeypatch.setattr(attention_maps, "_CHUNK", 3 * 6 * 4)
     weights = np.asarray(record.weights, np.float64)
     wanted = -(weights * np.log(weights)).sum(-1) / math.log(6)
-    np.testing.assert_allclose(attention_maps.spread(record), wanted, atol=1e-5)
-    assert attention_maps.spread(record).shape == (2, 3, 15)
+    np.testing.assert_allclose(attention_maps.relative_entropy(record), wanted, atol=1e-5)
+    assert attention_maps.relative_entropy(record).shape == (2, 3, 15)

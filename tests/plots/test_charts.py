@@ -1,9 +1,12 @@
 """Charts: what is drawn, and that it is a picture."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from attnseg_jax.files import read_series
 from attnseg_jax.plots import charts
 
 
@@ -11,8 +14,8 @@ from attnseg_jax.plots import charts
 def drawn(monkeypatch):
     """The figures that were written."""
     figures = []
-    write = charts._write
-    monkeypatch.setattr(charts, "_write", lambda figure, path: (figures.append(figure), write(figure, path)))
+    write = charts.write_png
+    monkeypatch.setattr(charts, "write_png", lambda path, figure: (figures.append(figure), write(path, figure)))
     return figures
 
 
@@ -74,3 +77,22 @@ def test_confidence_matrix(drawn, tmp_path):
     assert found == {(1, 0): "98", (0, 1): "2", (2, 0): "50", (0, 2): "50", (2, 1): "0", (1, 2): "100"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     assert (tmp_path / "matrix.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_curves_are_drawn_from_a_torn_file(tmp_path):
+    def count(picture, color):
+        return (picture == np.array(color, np.uint8)).all(-1).sum()
+
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": s, "loss": 2 / s, "miou": s / 50, "learning_rate": 1e-3 / s} for s in range(1, 40)]
+    lines += [{"step": 20, "val_miou": 0.3, "val_pixel_accuracy": 0.8, "val_iou/sky": None}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "lo')
+    charts.training_curves(read_series(path), tmp_path / "curves.png")
+    drawn = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
+    path.write_text("")
+    charts.training_curves(read_series(path), tmp_path / "empty.png")
+    empty = np.asarray(Image.open(tmp_path / "empty.png").convert("RGB"))
+    loss, val_miou = (0x30, 0x63, 0x8E), (0xD1, 0x49, 0x5B)
+    for color in (loss, val_miou):
+        assert count(drawn, color) > 10
+        assert count(empty, color) == 0

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 
@@ -6,9 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.errors import UserError
-from attnseg_jax.files import write_atomically
-from attnseg_jax.plots.segmentation import WRONG, comparison_sheet, curves, prediction_sheet, read_map, write_map
+from attnseg_jax.plots.segmentation import WRONG, comparison_sheet, prediction_sheet, read_label_map, write_label_map
 
 NAMES = ("sky", "road", "tram")
 PALETTE = np.array([[10, 200, 30], [200, 10, 250], [20, 30, 220]], np.uint8)
@@ -105,43 +102,6 @@ def test_sheet_refuses_what_does_not_fit(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_curves_are_drawn_from_a_torn_file(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    lines = [{"step": s, "loss": 2 / s, "miou": s / 50, "learning_rate": 1e-3 / s} for s in range(1, 40)]
-    lines += [{"step": 20, "val_miou": 0.3, "val_pixel_accuracy": 0.8, "val_iou/sky": None}]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 40, "lo')
-    curves(path, tmp_path / "curves.png")
-    drawn = np.asarray(Image.open(tmp_path / "curves.png").convert("RGB"))
-    path.write_text("")
-    curves(path, tmp_path / "empty.png")
-    empty = np.asarray(Image.open(tmp_path / "empty.png").convert("RGB"))
-    loss, val_miou = (0x30, 0x63, 0x8E), (0xD1, 0x49, 0x5B)
-    for color in (loss, val_miou):
-        assert _count(drawn, color) > 10
-        assert _count(empty, color) == 0
-
-
-def test_curves_name_the_file_that_is_missing_or_broken(tmp_path):
-    with pytest.raises(UserError, match=r"metrics\.jsonl: no such file"):
-        curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\noops\n{"step": 2}\n')
-    with pytest.raises(UserError, match="line 2 is not JSON"):
-        curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
 def test_no_pyplot_and_no_training_libraries():
     code = (
         "import sys, attnseg_jax.plots.segmentation, attnseg_jax.evaluation.tables; "
@@ -153,8 +113,8 @@ def test_no_pyplot_and_no_training_libraries():
 
 def test_a_map_is_written_as_its_numbers_and_shows_its_colours(tmp_path):
     labels = np.random.default_rng(0).integers(0, 3, (13, 17))
-    write_map(labels, PALETTE, tmp_path / "new" / "map.png")
-    np.testing.assert_array_equal(read_map(tmp_path / "new" / "map.png"), labels)
+    write_label_map(labels, PALETTE, tmp_path / "new" / "map.png")
+    np.testing.assert_array_equal(read_label_map(tmp_path / "new" / "map.png"), labels)
     with Image.open(tmp_path / "new" / "map.png") as picture:
         assert picture.mode == "P"
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])

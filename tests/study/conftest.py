@@ -1,6 +1,7 @@
 """The study command where train.py is another script: quick, and as obedient or as broken as a test needs it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ with (pathlib.Path(__file__).parent / "calls").open("a") as file:
 def stub(call, monkeypatch, tmp_path, blocks_flags):
     """Writes a study and runs the command on it; returns (exit code, output, errors, results)."""
     (tmp_path / "train.py").write_text(STUB)
-    monkeypatch.setattr(entries, "SCRIPT", tmp_path / "train.py")
+    monkeypatch.setattr(entries, "TRAIN", (sys.executable, str(tmp_path / "train.py")))
     one = cost.Cost(2.5e6, 3e6, 2**20)
     monkeypatch.setattr(cost, "module_cost", lambda model, *_, **__: cost.ModuleCost(model.backbone.width, one, one))
 

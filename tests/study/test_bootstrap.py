@@ -110,7 +110,7 @@ def test_seeds_that_are_all_alike_leave_the_images():
     assert pair.seeds.confidence == pytest.approx(pair.images.confidence, abs=0.01)
     assert (pair.seeds.low, pair.seeds.high) == pytest.approx((pair.images.low, pair.images.high), abs=3e-4)
     same = bootstrap.compare({"a": [right(50)] * 2, "b": [right(50)] * 2, "c": [right(40)] * 2}, resamples=9)
-    assert same["a", "b"].seeds == bootstrap.Spread(0.0, 0.0, 0.5)
+    assert same["a", "b"].seeds == bootstrap.Interval(0.0, 0.0, 0.5)
     assert same["a", "c"].seeds.confidence == 1 and same["c", "a"].seeds.confidence == 0
 
 
@@ -145,7 +145,7 @@ def test_identical_systems_and_repeated_calls():
     for pair in bootstrap.compare({"a": [counts], "b": [counts, counts]}, resamples=700).values():
         assert pair.difference == pytest.approx(0, abs=1e-15) and pair.images.low <= 0 <= pair.images.high
     pair = bootstrap.compare({"a": [counts], "b": [counts.copy()]})["a", "b"]
-    assert pair == bootstrap.Comparison(0.0, bootstrap.Spread(0.0, 0.0, 0.5), None)
+    assert pair == bootstrap.Comparison(0.0, bootstrap.Interval(0.0, 0.0, 0.5), None)
     systems = {"a": [counts], "b": [system(2)]}
     assert bootstrap.compare(systems, resamples=600) == bootstrap.compare(systems, resamples=600)
 

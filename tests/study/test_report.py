@@ -39,7 +39,7 @@ def test_everything_there_is(data, tmp_path, monkeypatch):
     monkeypatch.setattr(segmentation, "comparison_sheet", draw)
     runs = plan(tmp_path, ["bad", "good"], **data)
     results, _ = results_of(runs, tmp_path, {"bad": 0.3, "good": 0.9}, maps=maps())
-    text = report.write(runs, results, tmp_path / "out")
+    text = report.write_report(runs, results, tmp_path / "out")
     assert names(tmp_path) == ["r.json", "r.md", "r.png", "r_bootstrap.png", "r_sheet.png"]
     assert names(tmp_path / "out") == ["sheet.png"]
     assert (tmp_path / "r.md").read_text() == text + "\n"
@@ -59,7 +59,7 @@ def test_everything_there_is(data, tmp_path, monkeypatch):
 def test_records_without_counts_give_what_they_gave(data, tmp_path):
     runs = plan(tmp_path, ["a", "b"], **data)
     results, _ = results_of(runs, tmp_path, {"a": 0.3, "b": 0.9}, counted=False, timed=False)
-    text = report.write(runs, results, tmp_path / "out")
+    text = report.write_report(runs, results, tmp_path / "out")
     assert names(tmp_path) == ["r.json", "r.md", "r.png"] and not (tmp_path / "out").exists()
     assert sum(line.startswith("|---") for line in text.splitlines()) == 1
 
@@ -67,7 +67,7 @@ def test_records_without_counts_give_what_they_gave(data, tmp_path):
 def test_without_the_data_there_are_tables(data, tmp_path, caplog):
     runs = plan(tmp_path, ["a"], **{**data, "data.dir": "gone"})
     results, _ = results_of(runs, tmp_path, {"a": 0.3}, maps=maps())
-    assert "| IoU |" in report.write(runs, results, tmp_path / "out")
+    assert "| IoU |" in report.write_report(runs, results, tmp_path / "out")
     assert names(tmp_path) == ["r.json", "r.md", "r.png"]
     assert "no picture sheets, for want of the data" in caplog.text
 
@@ -75,7 +75,7 @@ def test_without_the_data_there_are_tables(data, tmp_path, caplog):
 def test_predictions_of_other_images(data, tmp_path, caplog):
     runs = plan(tmp_path, ["a"], **data)
     results, _ = results_of(runs, tmp_path, {"a": 0.3}, maps=maps(size=(12, 32)))
-    report.write(runs, results, tmp_path / "out")
+    report.write_report(runs, results, tmp_path / "out")
     assert "not of the same images" in caplog.text and not (tmp_path / "out").exists()
 
 
@@ -86,7 +86,7 @@ def test_counts_of_other_images(data, tmp_path, caplog):
     both = Results(tmp_path / "r.json")
     record = more.finished(runs[1])
     both.records = {**results.records, runs[1].key: {**record, "counts": {**record["counts"], **_fewer()}}}
-    text = report.write(runs, both, tmp_path / "out")
+    text = report.write_report(runs, both, tmp_path / "out")
     assert "| IoU |" in text and "better than" not in text
     assert "no bootstrap: 'b' was counted on other images than 'a'" in caplog.text
 
@@ -99,16 +99,16 @@ def _fewer():
 
 def test_nothing_is_finished(tmp_path):
     runs = plan(tmp_path, ["a"])
-    text = report.write(runs, Results(tmp_path / "r.json"), tmp_path / "out")
+    text = report.write_report(runs, Results(tmp_path / "r.json"), tmp_path / "out")
     assert "- 2 more: not trained yet" in text and names(tmp_path) == ["r.md"]
 
 
 def test_the_plot_has_what_the_records_know(data, tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr(charts, "_write", lambda figure, path: seen.update({path.name: figure}))
+    monkeypatch.setattr(charts, "write_png", lambda path, figure: seen.update({path.name: figure}))
     runs = plan(tmp_path, ["a", "b"], **data)
     results, _ = results_of(runs, tmp_path, {"a": 0.3, "b": 0.9})
-    report.write(runs, results, tmp_path / "out")
+    report.write_report(runs, results, tmp_path / "out")
     plot, matrix = seen["r.png"], seen["r_bootstrap.png"]
     assert [axes.get_xlabel() for axes in plot.axes] == [
         "seconds a training step", "seconds an image at evaluation", "step", "seconds of training",

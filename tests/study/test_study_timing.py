@@ -81,7 +81,7 @@ def test_regions_are_found_before_times_are_taken(blocks, blocks_flags, tmp_path
         entries.Entry("c", blocks_flags, DEFAULT),
     ]
     runs = entries.plan(systems, tmp_path)
-    timing.warm(runs)
+    timing.prepare_data(runs)
     data = runs[0].config.data
     total = sum(len(load_source(data, split)) for split in (data.train_split, data.eval_split))
     assert len(list((tmp_path / "cache").iterdir())) == total

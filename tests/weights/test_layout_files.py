@@ -11,8 +11,9 @@ import pytest
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.backbones import UNPUBLISHED
-from attnseg_jax.weights.layouts import LAYOUTS, MODELS, fit
+from attnseg_jax.models.backbones import BACKBONES, UNPUBLISHED
+from attnseg_jax.weights.fit import fit
+from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch
 
 # Golden -> its layout; that this table gives the very names of the model is tested where the golden is.
@@ -28,21 +29,21 @@ BACKBONE_FILES = {
     "backbone_mit_b0": "transformers_segformer",
 }
 MODEL_FILES = {
-    "model_fcn_resnet50": "torchvision_fcn",
-    "model_deeplabv3_resnet50": "torchvision_deeplabv3",
-    "model_lraspp_mobilenet_v3_large": "torchvision_lraspp",
-    "model_segformer_b0": "transformers_segformer_segmentation",
-    "model_segmenter_tiny_mask": "segmenter",
-    "model_segmenter_tiny_linear": "segmenter",
-    "model_pspnet_resnet50": "semseg_pspnet",
-    "model_emanet_resnet50": "emanet",
-    "model_ocrnet_resnet50": "openseg_ocrnet_resnet",
-    "model_attunet": "leejunhyun_attunet",
-    "model_smp_fpn_resnet18": "smp_fpn_resnet",
-    "model_smp_unet_resnet18": "smp_unet_resnet",
-    "model_smp_unet_scse_resnet18": "smp_unet_resnet",
-    "model_smp_upernet_resnet18": "smp_upernet_resnet",
-    "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus_resnet",
+    "model_fcn_resnet50": "torchvision_fcn+torchvision_resnet",
+    "model_deeplabv3_resnet50": "torchvision_deeplabv3+torchvision_resnet",
+    "model_lraspp_mobilenet_v3_large": "torchvision_lraspp+torchvision_mobilenet_v3",
+    "model_segformer_b0": "transformers_segformer+transformers_segformer",
+    "model_segmenter_tiny_mask": "segmenter+timm_vit",
+    "model_segmenter_tiny_linear": "segmenter+timm_vit",
+    "model_pspnet_resnet50": "semseg_pspnet+semseg_resnet_v1c",
+    "model_emanet_resnet50": "emanet+emanet_resnet_v1c",
+    "model_ocrnet_resnet50": "openseg_ocrnet+torchvision_resnet",
+    "model_attunet": "leejunhyun_attunet+leejunhyun_unet",
+    "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
+    "model_smp_unet_resnet18": "smp_unet+torchvision_resnet",
+    "model_smp_unet_scse_resnet18": "smp_unet+torchvision_resnet",
+    "model_smp_upernet_resnet18": "smp_upernet+torchvision_resnet",
+    "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus+torchvision_resnet",
 }
 
 
@@ -55,8 +56,7 @@ def shaped(name):
 
 @pytest.mark.parametrize("name, layout", BACKBONE_FILES.items())
 def test_the_layout_of_every_backbone(name, layout):
-    rules = (*LAYOUTS[layout], (r"^", "backbone."))
-    target = from_torch(shaped(name), rules)
+    target = from_torch(shaped(name), rules_of(layout))
     target["params"]["decoder"] = {"kernel": np.ones((3, 3))}
     fitted = fit(shaped(name), target, part="backbone")
     assert fitted.layout == layout and fitted.unfilled == ("params.decoder.kernel",)
@@ -65,7 +65,7 @@ def test_the_layout_of_every_backbone(name, layout):
 
 @pytest.mark.parametrize("name, layout", MODEL_FILES.items())
 def test_the_layout_of_every_model(name, layout):
-    target = from_torch(shaped(name), MODELS[layout])
+    target = from_torch(shaped(name), rules_of(layout))
     fitted = fit(shaped(name), target, part="model", num_classes=0)
     assert fitted.layout == layout and fitted.unfilled == ()
     del target["params"]["decoder"]
@@ -131,11 +131,6 @@ def test_what_no_published_weights_have_stays_open(name, golden, options, count)
     "change, options, hint",
     [
         (
-            {},
-            {"position_size": (18, 24)},
-            r"\.positions \(1, 197, 192\) .*set config.*vit_\*\.position_size=\(14, 14\)$",
-        ),
-        (
             {"pos_embed": (1, 25, 192)},
             {},
             r"set config\.model\.backbone\.vit_\*\.position_size=\(h, w\) with h \* w = 24$",
@@ -151,5 +146,25 @@ def test_what_no_published_weights_have_stays_open(name, golden, options, count)
 )
 def test_options_that_would_fit_are_named(change, options, hint):
     changed = {name: np.ones(shape, np.float32) for name, shape in change.items()}
+    arrays, backbone = {**shaped("backbone_vit_tiny_224"), **changed}, BACKBONES["vit_ti"](**options)
     with pytest.raises(UserError, match=hint):
-        fit({**shaped("backbone_vit_tiny_224"), **changed}, of_backbone("vit_ti", **options), part="backbone")
+        fit(arrays, of_backbone("vit_ti", **options), part="backbone", backbone=backbone)
+
+
+def test_a_position_table_of_another_size_is_resampled_as_the_backbone_does():
+    """The file's table, resampled on loading, against the same table resampled by a backbone that has its size."""
+    options = {"position_size": (3, 5), "position_resize": "bilinear", "position_antialias": False}
+    backbone, state = BACKBONES["vit_ti"](**options), dict(shaped("backbone_vit_tiny_224"))
+    state["pos_embed"] = np.random.default_rng(0).normal(0, 1, (1, 197, 192)).astype(np.float32)
+    fitted = fit(state, of_backbone("vit_ti", **options), part="backbone", backbone=backbone)
+    assert fitted.resampled == ("params.backbone.positions",)
+    table = fitted.variables["params"]["backbone"]["positions"]
+    assert table.shape == (1, 16, 192)
+    np.testing.assert_array_equal(table[:, 0], state["pos_embed"][:, 0])
+    original = BACKBONES["vit_ti"](**options | {"position_size": (14, 14)})
+    expected = original._positions(jnp.asarray(state["pos_embed"]), (3, 5))
+    np.testing.assert_allclose(table, expected, atol=1e-6)
+    # The same size stays as it is.
+    same = fit(state, of_backbone("vit_ti"), part="backbone", backbone=BACKBONES["vit_ti"]())
+    assert same.resampled == ()
+    np.testing.assert_array_equal(same.variables["params"]["backbone"]["positions"], state["pos_embed"])

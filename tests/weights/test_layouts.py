@@ -12,12 +12,17 @@ from golden import Golden
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
+from attnseg_jax.weights import fit as module
 from attnseg_jax.weights.catalogue import CATALOGUE
-from attnseg_jax.weights.layouts import LAYOUTS, MODELS, OWN, adapt_channels, fit
+from attnseg_jax.weights.fit import OWN, adapt_channels
+from attnseg_jax.weights.layouts import ENCODERS
 from attnseg_jax.weights.locate import locate
 from attnseg_jax.weights.rename import flatten
-from attnseg_jax.weights.rules.torchvision import TORCHVISION_FCN
 from attnseg_jax.weights.torch_file import read_torch
+
+
+def fit(arrays, variables, *, backbone="resnet18", **options):
+    return module.fit(arrays, variables, backbone=BACKBONES[backbone], **options)
 
 
 @functools.cache
@@ -27,7 +32,7 @@ def variables(name="resnet18", image_channels=3, num_classes=7, **decoder):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, image_channels)))
 
 
-# Undoes the table `TORCHVISION_FCN`, and the translation of last words.
+# Undoes the layout `torchvision_fcn+torchvision_resnet`, and the translation of last words.
 SPELLINGS = (
     (r"^\w+\.", ""),
     (r"\b(layer\d)_(\d+)\.", r"\1.\2."),
@@ -80,14 +85,14 @@ def test_other_types_and_the_prefix_of_parallel_training(dtype):
 
 def test_a_whole_model_fills_a_backbone():
     fitted = fit(whole(aux=True), variables(), part="backbone")
-    assert fitted.layout == "torchvision_fcn"
+    assert fitted.layout == "torchvision_fcn+torchvision_resnet"
     assert sorted(fitted.unused) == sorted(name for name in whole(aux=True) if "classifier" in name)
     assert list(fitted.variables["params"]) == ["backbone"]
 
 
 def test_a_whole_model():
     fitted = fit(whole(aux=True), variables(aux=True), part="model", num_classes=7)
-    assert fitted.layout == "torchvision_fcn" and fitted.unused == fitted.unfilled == ()
+    assert fitted.layout == "torchvision_fcn+torchvision_resnet" and fitted.unused == fitted.unfilled == ()
     assert dict(flatten(fitted.variables)).keys() == dict(flatten(variables(aux=True))).keys()
 
 
@@ -99,7 +104,9 @@ def test_other_classes_stay_open():
     ]
     assert sorted(fitted.unfilled) == sorted(expected)
     # Another width is no other number of classes.
-    with pytest.raises(UserError, match=r"read as torchvision_fcn, .*; other shape: .*head.conv.conv.kernel"):
+    with pytest.raises(
+        UserError, match=r"read as torchvision_fcn\+torchvision_resnet, .*; other shape: .*head.conv.conv.kernel"
+    ):
         fit(whole(channels=40), variables(channels=48), part="model", num_classes=7)
     # Nor are two different numbers.
     mixed = whole(aux=True) | {n: x for n, x in whole(num_classes=21, aux=True).items() if n.startswith("classifier.4")}
@@ -144,11 +151,11 @@ def test_what_does_not_fit_is_refused_with_the_names(change, words):
 
 def test_another_architecture():
     with pytest.raises(UserError, match=r"read as torchvision_resnet, .*missing: .*conv3.*; other shape: .*"):
-        fit(resnet18(), variables("resnet50"), part="backbone")
+        fit(resnet18(), variables("resnet50"), backbone="resnet50", part="backbone")
     with pytest.raises(UserError, match=r"missing: params.decoder.* config.model.backbone.pretrained"):
         fit(resnet18(), variables(), part="model", num_classes=7)
     with pytest.raises(UserError, match=r"no known layout"):
-        fit(resnet18(), variables("tiny"), part="backbone")
+        fit(resnet18(), variables("tiny"), backbone="tiny", part="backbone")
 
 
 @functools.cache
@@ -178,16 +185,14 @@ def test_an_attention_mechanism_that_the_file_has_nothing_of_stays_open():
 def test_a_file_of_the_efficientnet_package():
     published = CATALOGUE["efficientnet_lite0-imagenet"]
     state = read_torch(locate("efficientnet_lite0-imagenet", key="--from").path)
-    fitted = fit(state, variables("efficientnet_lite0"), part="backbone")
+    fitted = fit(state, variables("efficientnet_lite0"), backbone="efficientnet_lite0", part="backbone")
     assert fitted.layout == published.layout
     assert {name.split(".")[0] for name in fitted.unused} == {"_conv_head", "_bn1", "_fc"}
 
 
-def test_every_published_name_has_a_layout():
-    for name, published in CATALOGUE.items():
-        assert published.layout in LAYOUTS and name.split("-")[0] in BACKBONES
-    assert not {*LAYOUTS} & {*MODELS}
-    assert MODELS["torchvision_fcn"] is TORCHVISION_FCN
+def test_every_layout_of_an_encoder_is_that_of_a_backbone():
+    read = {layout for backbone in BACKBONES.values() for layout in getattr(backbone, "layouts", ())}
+    assert read == {*ENCODERS}
 
 
 def test_channels_by_hand():

@@ -8,11 +8,12 @@ from layout_rules import MULTI_HEAD_ATTENTION
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.layouts import rules_of
+from attnseg_jax.weights.rename import Part, flatten, from_torch, match
 from attnseg_jax.weights.rules.resnet import RESNET
-from attnseg_jax.weights.rules.torchvision import TORCHVISION_FCN
 
 RNG = np.random.default_rng(0)
+FCN = rules_of("torchvision_fcn+torchvision_resnet")
 
 
 def test_leaves():
@@ -52,9 +53,9 @@ def names(tree, prefix=""):
         (RESNET, "layer3.11.downsample.0.weight", ["params/layer3_11/downsample_conv/kernel"]),
         (RESNET, "layer3.0.conv2.weight", ["params/layer3_0/conv2/kernel"]),
         (RESNET, "fc.weight", []),
-        (TORCHVISION_FCN, "backbone.layer4.1.conv1.weight", ["params/backbone/layer4_1/conv1/kernel"]),
-        (TORCHVISION_FCN, "classifier.4.weight", ["params/decoder/head/classifier/kernel"]),
-        (TORCHVISION_FCN, "aux_classifier.0.weight", ["params/decoder/aux_head/conv/conv/kernel"]),
+        (FCN, "backbone.layer4.1.conv1.weight", ["params/backbone/layer4_1/conv1/kernel"]),
+        (FCN, "classifier.4.weight", ["params/decoder/head/classifier/kernel"]),
+        (FCN, "aux_classifier.0.weight", ["params/decoder/aux_head/conv/conv/kernel"]),
         (MULTI_HEAD_ATTENTION, "block.attn.out_proj.weight", ["params/block/attn/out/kernel"]),
         ((*RESNET, (r"^", "backbone.")), "layer1.0.conv1.weight", ["params/backbone/layer1_0/conv1/kernel"]),
     ],
@@ -102,3 +103,14 @@ def test_match_names_both_sides_and_shapes():
 def test_a_mapping_without_statistics_fits_a_model_without_them():
     variables = {"params": {"bias": np.ones(3)}}
     match(variables, from_torch({"bias": np.ones(3)}, ()))
+
+
+def test_a_part_has_a_table_of_its_own():
+    inner = ((r"^fc\..*", None), (r"^block\.(\d)\.", r"block\1."), (r"\.qkv$", (r".query", r".key")))
+    rules = (Part(r"^encoder\.(model\.)?", inner, "backbone."), (r"^block\.", "decoder.block."))
+    names = ("encoder.block.1.a", "encoder.model.block.2.a", "encoder.fc.b", "block.3.a", "other.encoder.a")
+    found = dict(flatten(from_torch({name: np.ones(2) for name in names}, rules)["params"]))
+    expected = ["backbone.block1.a", "backbone.block2.a", "decoder.block.3.a", "other.encoder.a"]
+    assert sorted(found) == expected
+    cut = from_torch({"encoder.block.1.qkv": np.arange(4)}, rules)["params"]["backbone"]["block1"]
+    np.testing.assert_array_equal(cut["key"], [2, 3])

@@ -48,6 +48,7 @@ class EfficientNetLite(Backbone):
     """
 
     variant: ClassVar[int]
+    layouts: ClassVar[tuple[str, ...]]
 
     output_stride: int = output_stride_option()
     drop_path: float = option(0.0, at_least=0, below=1)

@@ -69,7 +69,7 @@ class MiT(Backbone):
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (64, 128, 320, 512)
-    layouts = ("transformers_segformer",)
+    layouts = ("transformers_segformer", "nvlabs_segformer")
     # The first map of a smaller image has fewer rows or columns than the first reduction takes together.
     least_size = 29
 

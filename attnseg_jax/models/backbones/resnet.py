@@ -152,7 +152,7 @@ class DeepStem(ResNet):
     EMANet have `(64, 64, 128)`.
     """
 
-    layouts = ("mmseg_resnet_v1c",)
+    layouts = ("mmseg_resnet_v1c", "semseg_resnet_v1c", "emanet_resnet_v1c")
 
     stem: tuple[int, ...] = option((32, 32, 64), at_least=1, lengths=(3,))
 

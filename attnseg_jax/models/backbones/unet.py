@@ -19,6 +19,7 @@ class UNetEncoder(Backbone):
       width: channels of the finest map; every next one has twice as many.
     """
 
+    layouts = ("leejunhyun_unet",)
     least_size = 16
 
     width: int = option(64, at_least=1)

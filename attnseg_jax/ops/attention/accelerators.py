@@ -1,21 +1,31 @@
 """The attention kernels of GPUs and TPUs, and when they cannot serve."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from attnseg_jax.ops.attention.chunked import chunked
+from attnseg_jax.ops.linear_map import linear_map
+from attnseg_jax.ops.norm import DATA_AXIS
 
 _LANES, _MAX_BLOCK = 128, 512
 _HALF = ("bfloat16", "float16")
 
 
 def cudnn(q, k, v, bias=None, mask=None, scale=None):
-    """`dot_product_attention` by cuDNN's flash attention. A bias and a mask are spread to `[#b, #a, n, m]` for it.
+    """`dot_product_attention` by cuDNN's flash attention. A bias and a mask are expanded to `[#b, #a, n, m]` for it.
 
     Not yet run on hardware.
     """
-    tokens = (q.shape[1], k.shape[1])
-    spread = [x if x is None else jnp.broadcast_to(x, (*x.shape[:2], *tokens)) for x in (bias, mask)]
-    out = jax.nn.dot_product_attention(q, k, v, *spread, scale=scale, implementation="cudnn")
-    return _without_empty_rows(out, mask)
+
+    def kernel(q, k, v, bias, mask):
+        tokens = (q.shape[1], k.shape[1])
+        bias, mask = (x if x is None else jnp.broadcast_to(x, (*x.shape[:2], *tokens)) for x in (bias, mask))
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation="cudnn")
+
+    return _without_empty_rows(with_all_derivatives(kernel, scale)(q, k, v, bias, mask), mask)
 
 
 def cudnn_refusal(dtype=None, widths=None, tokens=None, bias_or_mask=False):
@@ -39,10 +49,107 @@ def cudnn_refusal(dtype=None, widths=None, tokens=None, bias_or_mask=False):
 def splash(q, k, v, bias=None, mask=None, scale=None, interpret=False):
     """`dot_product_attention` by the Pallas kernel for TPUs; `interpret` runs it, slowly, elsewhere.
 
-    The kernel belongs to one device: on several, call it inside `pmap` or `shard_map(check_vma=False)`. It takes masks
-    of keys only, as segments; the padding that completes its tiles is more of masked keys.
+    The kernel belongs to one device. Under `jax.set_mesh` of a mesh that has the axis `DATA_AXIS` every device runs it
+    on its own part of the batch; inside `pmap` or `shard_map(check_vma=False)` it runs as it is. It takes masks of keys
+    only, as segments; the padding that completes its tiles is more of masked keys.
     """
-    # Pallas takes a fifth of a second to import, and only TPUs need it.
+
+    def kernel(q, k, v, bias, mask):
+        return _splash_kernel(q, k, v, mask, scale, interpret)
+
+    if _batch_axis(q):
+        rows = [PartitionSpec(DATA_AXIS if x is not None and x.shape[0] > 1 else None) for x in (q, k, v, bias, mask)]
+        kernel = jax.shard_map(kernel, in_specs=tuple(rows), out_specs=rows[0], check_vma=False)
+    return _without_empty_rows(with_all_derivatives(kernel, scale)(q, k, v, None, mask), mask)
+
+
+def splash_refusal(bias=False, mask_shape=None):
+    """Why splash attention cannot serve, or None."""
+    if jax.default_backend() != "tpu":
+        return f"needs a TPU, and this process runs on {jax.default_backend()}"
+    if bias:
+        return "takes no bias"
+    if mask_shape is not None and mask_shape[1:3] != (1, 1):
+        return f"takes masks of keys [#b, 1, 1, m] only, not {mask_shape}"
+    return None
+
+
+def knows_its_device(q) -> bool:
+    """Whether a kernel that XLA cannot split may be called here: it runs on one device, or can tell what each gets."""
+    axes = jax.sharding.get_abstract_mesh().axis_types
+    if axes and all(kind == AxisType.Manual for kind in axes):
+        # A Pallas kernel does not say over which mesh axes it varies, which `shard_map(check_vma=True)` insists on.
+        kind = jax.typeof(q)
+        return not getattr(getattr(kind, "manual_axis_type", kind), "varying", getattr(kind, "vma", ()))
+    return _batch_axis(q) if axes else jax.device_count() == 1
+
+
+def _batch_axis(q):
+    """Whether the mesh of `jax.set_mesh` splits the batch evenly and leaves it to the compiler how."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    return DATA_AXIS in mesh.axis_names and automatic and q.shape[0] % mesh.shape[DATA_AXIS] == 0
+
+
+def with_all_derivatives(kernel: Callable, scale: float | None) -> Callable:
+    """`kernel(q, k, v, bias, mask)` with its own gradient and, where it has none, the derivatives of `chunked`.
+
+    The kernels have a gradient, but neither forward mode nor second derivatives.
+    """
+
+    def reference(mask, *arrays):
+        return chunked(*arrays, mask, scale)
+
+    @jax.custom_jvp
+    def attend(q, k, v, bias, mask):
+        return kernel(q, k, v, bias, mask)
+
+    @jax.custom_jvp
+    def attend_and_pull(q, k, v, bias, mask):
+        """Also returns, as a pytree, the function from cotangents to gradients."""
+        return jax.vjp(lambda *arrays: kernel(*arrays, mask), q, k, v, bias)
+
+    @jax.custom_jvp
+    def pulled(arrays, mask, pull, g):
+        return pull(g)
+
+    @pulled.defjvp
+    def pulled_jvp(primals, tangents):
+        (arrays, mask, _, g), (d_arrays, _, _, d_g) = primals, tangents
+
+        def gradient(arrays, g):
+            return jax.vjp(lambda *arrays: reference(mask, *arrays), *arrays)[1](g)
+
+        return pulled(*primals), jax.jvp(gradient, (arrays, g), (d_arrays, d_g))[1]
+
+    def forward(residuals, tangents):
+        arrays, mask, _ = residuals
+        return jax.jvp(lambda *arrays: reference(mask, *arrays), arrays, tangents)[1]
+
+    def transpose(residuals, g):
+        return pulled(*residuals, g)
+
+    @attend_and_pull.defjvp
+    def attend_and_pull_jvp(primals, tangents):
+        out, pull = attend_and_pull(*primals)
+        d_out = linear_map(forward, transpose, (primals[:4], primals[4], pull), tangents[:4])
+        # What the gradient of a derivative needs of these comes from `chunked`.
+        return (out, pull), (d_out, jax.tree.map(_no_tangent, pull))
+
+    @attend.defjvp
+    def attend_jvp(primals, tangents):
+        (out, _), (d_out, _) = attend_and_pull_jvp(primals, tangents)
+        return out, d_out
+
+    return attend
+
+
+def _no_tangent(x):
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.zeros(x.shape, jax.dtypes.float0)
+
+
+def _splash_kernel(q, k, v, mask, scale, interpret):
+    # Pallas is slow to import, and only TPUs need it.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash_ops
 
     (b, n, a, d), m = q.shape, k.shape[1]
@@ -67,19 +174,7 @@ def splash(q, k, v, bias=None, mask=None, scale=None, interpret=False):
         ),
         interpret=interpret,
     )
-    out = jax.vmap(kernel)(q, k, v, segments)
-    return _without_empty_rows(jnp.swapaxes(out[:, :, :n], 1, 2), mask)
-
-
-def splash_refusal(bias=False, mask_shape=None):
-    """Why splash attention cannot serve, or None."""
-    if jax.default_backend() != "tpu":
-        return f"needs a TPU, and this process runs on {jax.default_backend()}"
-    if bias:
-        return "takes no bias"
-    if mask_shape is not None and mask_shape[1:3] != (1, 1):
-        return f"takes masks of keys [#b, 1, 1, m] only, not {mask_shape}"
-    return None
+    return jnp.swapaxes(jax.vmap(kernel)(q, k, v, segments)[:, :, :n], 1, 2)
 
 
 def _padded(tokens, block):
@@ -89,7 +184,7 @@ def _padded(tokens, block):
 
 
 def _block(size):
-    """Length of the tiles that cover `size` tokens: a multiple of 128 up to 512."""
+    """Length of the tiles of `size` tokens: a multiple of 128 up to 512."""
     tiles = -(-size // _MAX_BLOCK)
     return -(-size // (tiles * _LANES)) * _LANES
 

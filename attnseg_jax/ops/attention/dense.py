@@ -1,4 +1,4 @@
-"""Attention with all scores `[b, a, n, m]` in memory at once: for small maps, and where the weights are wanted."""
+"""Attention with all scores `[b, a, n, m]` in memory at once: for small maps, and for the weights themselves."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -29,7 +29,7 @@ def attention_weights(
 
 
 def dense(q, k, v, bias=None, mask=None, scale=None):
-    """`dot_product_attention` by two `einsum`; unlike the other ways it has forward-mode derivatives too."""
+    """`dot_product_attention` by two `einsum`."""
     exponentials, total = _exponentials(q, k, bias, mask, scale)
     # Dividing after the product touches n * e numbers instead of n * m.
     out = jnp.einsum("banm,bmae->bane", exponentials.astype(v.dtype), v, preferred_element_type=jnp.float32)

@@ -1,21 +1,26 @@
-"""Which way to compute attention: the one that is asked for, or the best for this backend, type and size."""
+"""How attention is computed: as it is asked for, or in the best way for this backend, type and size."""
 
 import logging
 
 import jax
-from jax.sharding import AxisType
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.errors import UserError, nearest
-from attnseg_jax.ops.attention.accelerators import cudnn, cudnn_refusal, splash, splash_refusal
+from attnseg_jax.errors import OptionError, nearest
+from attnseg_jax.ops.attention.accelerators import (
+    cudnn,
+    cudnn_refusal,
+    knows_its_device,
+    splash,
+    splash_refusal,
+)
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
 from attnseg_jax.ops.attention.shapes import check_shapes
 
-_WAYS = {"dense": dense, "chunked": chunked, "cudnn": cudnn, "splash": splash}
-IMPLS = ("auto", *_WAYS)
-# Up to this many scores in all, dense attention is the faster one; measured on CPU, a guess elsewhere.
+_FUNCTIONS = {"dense": dense, "chunked": chunked, "cudnn": cudnn, "splash": splash}
+IMPLS = ("auto", *_FUNCTIONS)
+# Up to this many scores in all, dense attention is the faster one: measured on CPU, a guess elsewhere.
 _DENSE_SCORES = {"cpu": 2**20}
 _DENSE_SCORES_ELSEWHERE = 2**26
 # A kernel's tile is 128 tokens long: below that it mostly computes padding.
@@ -33,7 +38,6 @@ def dot_product_attention(
     mask: Bool[Array, "#b #a #n #m"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
-    key: str = "impl",
 ) -> Float[Array, "b n a e"]:
     """Mean of the values `v`, weighted by the softmax over keys `m` of `scale * q . k + bias`.
 
@@ -45,16 +49,15 @@ def dot_product_attention(
       mask: True where a query may attend to a key; shaped like `bias`. A query that may attend to nothing gives zeros.
       scale: factor of the scores, by default `d ** -0.5`; a number, not an array.
       impl: `dense`, `chunked` (blocks of queries, memory linear in n and m), `cudnn`, `splash`, or `auto`, which takes
-        the best for the backend, type and size and logs once what it took. All are exact and have gradients for
-        `q`, `k`, `v` and `bias`; only `dense` has forward-mode derivatives.
-      key: what an error calls `impl`, for example `config.model.attention.self.impl`.
+        the best for the backend, type and size and logs once what it took. All are exact and have derivatives of
+        every mode and order for `q`, `k`, `v` and `bias`.
 
     Returns:
       `[b, n, a, e]` in the dtype of `v`; the softmax is in float32 whatever the inputs are.
 
     Raises:
       ValueError: shapes that do not fit together.
-      UserError: an unknown `impl`, or one that cannot serve here.
+      OptionError: an unknown `impl`, or one that cannot serve here.
 
     >>> x = jax.numpy.eye(3).reshape(1, 3, 1, 3)
     >>> dot_product_attention(x, x, x, scale=100.0).argmax(-1).ravel().tolist()
@@ -64,25 +67,23 @@ def dot_product_attention(
     if impl == "auto":
         impl = _choose(q, k, v, bias, mask)
     else:
-        check_impl(impl, key=key, **_facts(q, k, v, bias, mask))
-    return _WAYS[impl](q, k, v, bias, mask, scale)
+        check_impl(impl, **_facts(q, k, v, bias, mask))
+    return _FUNCTIONS[impl](q, k, v, bias, mask, scale)
 
 
 def check_impl(
     impl: str,
     *,
-    key: str = "impl",
     dtype: DTypeLike | None = None,
     widths: tuple[int, int] | None = None,
     tokens: tuple[int, int] | None = None,
     bias: bool = False,
     mask_shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Refuse an `impl` that is unknown or cannot serve on this backend, as early as one likes.
+    """Refuse an `impl` that is unknown or cannot serve on this backend, from what is known so far.
 
     Args:
       impl: what `dot_product_attention` is going to be asked for.
-      key: what the message calls it, for example `config.model.attention.self.impl`.
       dtype: type of queries, keys and values; None, here and below, where it is not known yet.
       widths: of a head's keys and values, `(d, e)`.
       tokens: numbers of queries and keys, `(n, m)`.
@@ -90,18 +91,18 @@ def check_impl(
       mask_shape: shape of the mask, None without one.
 
     Raises:
-      UserError: with the reason and the hint.
+      OptionError: with the reason and a hint.
 
     >>> check_impl("chunked", dtype="float32", widths=(64, 32))
     >>> check_impl("chunkd")
     Traceback (most recent call last):
-    attnseg_jax.errors.UserError: impl='chunkd' is unknown: did you mean 'chunked'?
+    attnseg_jax.errors.OptionError: impl='chunkd' is unknown: did you mean 'chunked'?
     """
     if impl not in IMPLS:
-        raise UserError(f"{key}={impl!r} is unknown: {nearest(impl, IMPLS)}")
+        raise OptionError("impl", impl, f"is unknown: {nearest(impl, IMPLS)}")
     reason = _refusal(impl, dtype, widths, tokens, bias, mask_shape)
     if reason:
-        raise UserError(f"{key}={impl!r} {reason}: choose 'auto' or 'chunked'")
+        raise OptionError("impl", impl, f"{reason}: choose 'auto' or 'chunked'")
 
 
 def _facts(q, k, v, bias, mask):
@@ -121,10 +122,10 @@ def _refusal(impl, dtype, widths, tokens, bias, mask_shape):
 
 
 def _choose(q, k, v, bias, mask):
-    """The kernel of an accelerator where it can serve, else dense attention while it is small, else chunked."""
+    """The kernel of an accelerator if it can serve, else dense attention if it is small, else chunked."""
     backend = jax.default_backend()
     (b, n, a, _), m = q.shape, k.shape[1]
-    impl = {"gpu": "cudnn", "tpu": "splash" if _on_one_device(q) else None}.get(backend)
+    impl = {"gpu": "cudnn", "tpu": "splash" if knows_its_device(q) else None}.get(backend)
     if impl is None or min(n, m) < _KERNEL_TOKENS or _refusal(impl, **_facts(q, k, v, bias, mask)):
         impl = "dense" if b * a * n * m <= _DENSE_SCORES.get(backend, _DENSE_SCORES_ELSEWHERE) else "chunked"
     choice = (impl, backend, q.dtype.name)
@@ -132,13 +133,3 @@ def _choose(q, k, v, bias, mask):
         _REPORTED.add(choice)
         _LOG.info("attention on %s in %s: %s (first for %d queries and %d keys)", *choice[1:], impl, n, m)
     return impl
-
-
-def _on_one_device(array):
-    """Whether a kernel that XLA cannot spread may be called here: of one device, or inside `pmap` or `shard_map`."""
-    axes = jax.sharding.get_abstract_mesh().axis_types
-    if axes and all(kind == AxisType.Manual for kind in axes):
-        # A Pallas kernel does not say over which mesh axes it varies, which `shard_map(check_vma=True)` insists on.
-        kind = jax.typeof(array)
-        return not getattr(getattr(kind, "manual_axis_type", kind), "varying", getattr(kind, "vma", ()))
-    return jax.device_count() == 1

@@ -1,4 +1,4 @@
-"""The encoding layer: how tokens lie about a few codewords (Zhang et al. 2017, arXiv:1612.02844), in float32."""
+"""The encoding layer: residuals of tokens to a few codewords (Zhang et al. 2017, arXiv:1612.02844), in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def encode(
     Args:
       x: tokens `[b, n, c]`.
       codewords: `[k, c]`.
-      scale: `[k]`; a negative one assigns to what is near.
+      scale: `[k]`; negative values assign tokens to near codewords.
 
     Returns:
       The sums `[b, k, c]` and the assignments `[b, n, k]`, whose rows sum to 1; float32.

@@ -5,8 +5,7 @@ Stand-alone self-attention (Ramachandran et al. 2019, arXiv:1906.05909) and neig
 pixel-adaptive refinement of Araslanov & Roth 2020 (arXiv:2005.08104).
 
 A loop over the `s = kernel ** 2` neighbours shifts the whole map by one of them at a time, forward and backward, so
-that memory is `O(n s)` for the weights and `O(n c)` for the rest. Neighbours are in reading order. Gradients exist in
-reverse mode only.
+that memory is `O(n s)` for the weights and `O(n c)` for the rest. Neighbours are in reading order.
 """
 
 import functools
@@ -17,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+from attnseg_jax.ops.linear_map import bilinear
 
 
 def local_weights(
@@ -54,7 +55,7 @@ def local_weights(
     rows, columns = (_inside(n, kernel, dilation) for n in (h, w))
     inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, h, w, 1)
     scores = jnp.where(inside, scores, -jnp.inf)
-    # Over two axes XLA's gradient on CPU is a hundred times faster than over five.
+    # XLA's gradient on a CPU is much faster over two axes than over five.
     return jax.nn.softmax(scores.reshape(scores.shape[0], -1), axis=0).reshape(scores.shape)
 
 
@@ -127,68 +128,57 @@ def _inside(n, kernel, dilation):
     return jnp.asarray((position >= 0) & (position < n))
 
 
-# Scores and averages are each other's gradients, so that neither keeps a shifted copy of the channels for each
-# neighbour, as autodiff would.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _scores(q, k, kernel, dilation):
     """Products of each query with the keys around it, 0 outside the image: float32 `[s, b, h, w, a]`."""
-    margin, corners = _walk(kernel, dilation)
-    q, k, sums = _joined(q), _pad(_joined(k), margin), _heads(*q.shape[3:]).T
-
-    def score(corner):
-        return _dot(q * _shifted(k, corner, q.shape), sums)
-
-    return lax.map(score, corners)
+    return _operations(kernel, dilation)[0](q, k)
 
 
-def _scores_backward(kernel, dilation, saved, g):
-    q, k = saved
-    return _average(g, k, dilation), _average(_transposed(g, dilation), q, dilation)
-
-
-_scores.defvjp(lambda q, k, kernel, dilation: (_scores(q, k, kernel, dilation), (q, k)), _scores_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _average(weights, v, dilation):
     """`local_average` in float32."""
-    margin, corners = _walk(math.isqrt(weights.shape[0]), dilation)
-    values, copies = _joined(v), _heads(*v.shape[3:])
-    padded = _pad(values, margin)
-
-    def add(total, item):
-        corner, weight = item
-        return total + _dot(weight, copies) * _shifted(padded, corner, values.shape), None
-
-    total, _ = lax.scan(add, jnp.zeros_like(values), (corners, weights))
-    return total.reshape(v.shape)
+    return _operations(math.isqrt(weights.shape[0]), dilation)[1](weights, v)
 
 
-def _average_backward(dilation, saved, g):
-    weights, v = saved
-    d_weights = _scores(g, v, math.isqrt(weights.shape[0]), dilation)
-    return d_weights, _average(_transposed(weights, dilation), g, dilation)
+@functools.lru_cache(maxsize=1024)
+def _operations(kernel, dilation):
+    """Scores and averages. They are each other's gradients, which keeps both from holding a copy of the channels for
+    each neighbour, as automatic differentiation would.
+    """
+    margin, corners = _walk(kernel, dilation)
 
+    def scores(q, k):
+        sums = _heads(*q.shape[3:]).T
+        q, k = _joined(q), _pad(_joined(k), margin)
+        return lax.map(lambda corner: _dot(q * _shifted(k, corner, q.shape), sums), corners)
 
-_average.defvjp(lambda weights, v, dilation: (_average(weights, v, dilation), (weights, v)), _average_backward)
+    def average(weights, v):
+        values, copies = _joined(v), _heads(*v.shape[3:])
+        padded = _pad(values, margin)
 
+        def add(total, item):
+            corner, weight = item
+            return total + _dot(weight, copies) * _shifted(padded, corner, values.shape), None
 
-def _transposed(weights, dilation):
-    """For each pixel the weights that the pixels around it give to it."""
-    margin, corners = _walk(math.isqrt(weights.shape[0]), dilation)
+        return lax.scan(add, jnp.zeros_like(values), (corners, weights))[0].reshape(v.shape)
 
-    def given(item):
-        corner, weight = item
-        return _shifted(_pad(weight, margin), corner, weight.shape)
+    def transposed(weights):
+        """For each pixel the weights that the pixels around it give to it."""
 
-    return lax.map(given, (corners, weights[::-1]))
+        def given(item):
+            corner, weight = item
+            return _shifted(_pad(weight, margin), corner, weight.shape)
+
+        return lax.map(given, (corners, weights[::-1]))
+
+    scores_of = bilinear(scores, lambda k, g: average(g, k), lambda q, g: average(transposed(g), q))
+    average_of = bilinear(average, lambda v, g: scores(g, v), lambda weights, g: average(transposed(weights), g))
+    return scores_of, average_of
 
 
 def _walk(kernel, dilation):
     """The margin that shifted maps need, and the corners `[s, 2]` in the padded map at which they begin."""
     margin = dilation * (kernel // 2)
     steps = _offsets(kernel, dilation) + margin
-    return margin, jnp.asarray([(i, j) for i in steps for j in steps], jnp.int32)
+    return margin, np.array([(i, j) for i in steps for j in steps], np.int32)
 
 
 def _pad(x, margin):
@@ -206,7 +196,7 @@ def _joined(x):
 def _heads(heads, width):
     """`[a, a * width]` that copies a number of each head to its channels; transposed it sums them.
 
-    Both as a product run ten times faster on CPU than a sum over, or a broadcast to, a few channels.
+    On a CPU the product is much faster than a sum over, or a broadcast to, a few channels.
     """
     return jnp.asarray(np.kron(np.eye(heads), np.ones((1, width))), jnp.float32)
 

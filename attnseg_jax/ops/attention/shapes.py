@@ -1,10 +1,10 @@
-"""What the arguments of every attention must agree on."""
+"""Checks of the arguments of every attention."""
 
 import jax.numpy as jnp
 
 
 def check_shapes(q, k, v, bias, mask):
-    """Refuse arrays that do not fit together; `v` may be None."""
+    """Raises ValueError for arrays that do not fit together; `v` may be None."""
     if q.ndim != 4 or k.ndim != 4 or (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
         raise ValueError(f"queries [b, n, a, d] and keys [b, m, a, d] do not fit: {q.shape} and {k.shape}")
     if v is not None and (v.ndim != 4 or v.shape[:3] != k.shape[:3]):

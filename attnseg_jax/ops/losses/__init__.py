@@ -1,19 +1,19 @@
 """Losses that return sums and counts, so that devices and microbatches add up exactly and divide once.
 
-Every loss takes logits `[b, h, w, k]` and labels `[b, h, w]` and returns `(loss_sum, count)`, float32 scalars. Over
-devices, gradients, sums and counts are added, then divided: `mean(loss_sum, count)`. A loss that is no sum over pixels
-or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the devices: it
-adds up what it needs inside, and its `(loss_sum, count)` add up as the others do. `presence_cross_entropy` alone, whose
-logits are those of whole images, returns the sum without a count.
+Every loss takes logits `[b, h, w, k]` and labels `[b, h, w]` and returns `(loss_sum, count)`, float32 scalars.
+Gradients, sums and counts of all devices are added and then divided: `mean(loss_sum, count)`. A loss that is not a sum
+over pixels or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the
+devices: it adds what it needs over that axis, and its `(loss_sum, count)` are added like those of the others. Only
+`presence_cross_entropy`, whose logits are those of whole images, returns the sum without a count.
 
 Labels are in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero, even if its logits are infinite.
-With no pixel left loss and gradient are 0. Any other label is a fault of the data and makes the loss NaN.
+Without any valid pixel the loss and its gradient are 0. Any other label is an error in the data and makes the loss NaN.
 """
 
 from attnseg_jax.ops.losses.boundary import boundary
 from attnseg_jax.ops.losses.lovasz import lovasz
+from attnseg_jax.ops.losses.overlap import dice, jaccard, tversky
 from attnseg_jax.ops.losses.pixels import cross_entropy, focal, hard_pixels, ohem, presence_cross_entropy
-from attnseg_jax.ops.losses.regions import dice, jaccard, tversky
 from attnseg_jax.ops.losses.sums import image_count, mean, pixel_count
 from attnseg_jax.ops.losses.weights import median_frequency_weights
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.ops.losses.sums import inputs, over_devices, ratio, spread
+from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices, ratio
 from attnseg_jax.ops.pool import max_pool
 
 _EPS = 1e-7
@@ -20,17 +20,17 @@ def boundary(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """One minus a differentiable boundary F1 score (Bokhovkin & Burnaev 2019, arXiv:1905.07852).
 
-    A pixel is on the boundary of a class as far as it belongs to it and a pixel within `width` does not. Precision is
-    the share of the predicted boundary within `tolerance` of the true one, recall the reverse. The original divides in
-    each image; here the sums run over all images, so that one without a class counts by its false boundary only. The
-    mean is over the classes that have a true boundary. An ignored pixel makes no boundary.
-    It only sees edges: sum it with a loss of the regions.
+    A pixel is on the boundary of a class to the degree that it belongs to the class and a pixel within `width` does
+    not. Precision is the share of the predicted boundary within `tolerance` of the true one, recall the reverse. The
+    original divides in each image; here the sums are over all images, so that an image without a class contributes only
+    its false boundary. The mean is over the classes that have a true boundary. An ignored pixel makes no boundary.
+    The loss depends on edges only: add it to an overlap loss or a cross-entropy.
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
       labels: `[b, h, w]`, see the package's rules.
-      width: pixels in both directions. Where contours are ignored, as in Pascal VOC, it has to reach across them.
-      tolerance: pixels, in both directions.
+      width: in pixels, in both directions. Where contours are ignored, as in Pascal VOC, it must be wider than these.
+      tolerance: in pixels, in both directions.
       axis_name: mapped axis over whose devices the boundaries are summed before the ratios.
 
     Returns:
@@ -41,12 +41,12 @@ def boundary(
     1.0
     """
     z, truth, valid, known = inputs(logits, labels)
-    seen = valid[..., None]
+    counted = valid[..., None]
 
     def edges(region):
-        # A neighbour that is ignored, or outside the image, is no reason for a boundary: 0 is the least complement.
-        complement = jnp.where(seen, 1.0 - region, 0.0)
-        edge = jnp.where(seen, max_pool(complement, 2 * width + 1, 1, width) - complement, 0.0)
+        # An ignored neighbour, or one outside the image, makes no boundary: 0 is the smallest complement.
+        complement = jnp.where(counted, 1.0 - region, 0.0)
+        edge = jnp.where(counted, max_pool(complement, 2 * width + 1, 1, width) - complement, 0.0)
         return edge, max_pool(edge, 2 * tolerance + 1, 1, tolerance)
 
     (predicted, near_predicted), (true, near_true) = edges(jax.nn.softmax(z)), edges(truth)
@@ -56,5 +56,5 @@ def boundary(
     score = ratio(2 * precision * recall, precision + recall, _EPS)
     present = all_true > 0
     loss = ratio(jnp.where(present, 1.0 - score, 0.0).sum(), present.sum().astype(jnp.float32))
-    loss_sum, count = spread(loss, labels, axis_name)
+    loss_sum, count = as_pixel_sum(loss, labels, axis_name)
     return jnp.where(known, loss_sum, jnp.nan), count

@@ -11,9 +11,9 @@ from attnseg_jax.ops.losses.sums import image_count, inputs, ratio
 def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The convex surrogate of one minus the intersection over union (Berman et al. 2018, arXiv:1705.08790).
 
-    An image's loss is the mean over the classes that it shows. An image without valid pixels is left out, where the
-    original fails. Its form for a whole batch is that of one image: `logits.reshape(1, b * h, w, k)`.
-    The pixels are sorted for each class of each image, which on a CPU takes longer than the other losses do.
+    An image's loss is the mean over the classes present in it. An image without valid pixels is left out, where the
+    original fails. For the original's form over a whole batch, make it one image: `logits.reshape(1, b * h, w, k)`.
+    The pixels are sorted for each class of each image, so that on a CPU it is slower than the other losses.
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
@@ -40,13 +40,13 @@ def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tupl
 
 
 def _slopes(errors, kinds):
-    """`[b, k, n]`: how much the Jaccard loss grows with each pixel when pixels turn wrong in the order of their errors.
+    """`[b, k, n]`: how much the Jaccard loss grows with each pixel as pixels become wrong in the order of their errors.
 
-    Growth by a pixel of the class is `1 / union`, by another `intersection / (union (union + 1))`: as differences of
-    the loss, which the original takes, these would cancel to nothing in large images.
+    Growth by a pixel of the class is `1 / union`, by another `intersection / (union (union + 1))`. The original takes
+    differences of the loss, which in large images cancel to 0.
     """
     b, k, _ = errors.shape
-    # Floats from 0 up are ordered as the integers of their bits are, and those sort faster. Ignored pixels come last.
+    # Floats of at least 0 have the order of their bits as integers, which sort faster. Ignored pixels come last.
     keys = jnp.where(kinds < 0, 1, -lax.bitcast_convert_type(errors, jnp.int32))
     _, packed = lax.sort((keys, 4 * lax.broadcasted_iota(jnp.int32, errors.shape, 2) + kinds + 1), num_keys=1)
     kinds, place = packed % 4 - 1, packed // 4
@@ -55,7 +55,7 @@ def _slopes(errors, kinds):
     intersection = (size - jnp.cumsum(own, -1)).astype(jnp.float32)
     union = (size + jnp.cumsum(other, -1)).astype(jnp.float32)
     growth = own * ratio(1.0, union) + other * ratio(intersection, union * (union - 1))
-    # By three numbers: one alone would not tell all elements of a large batch apart.
+    # Three indices: a single int32 could not address every element of a large batch.
     images, classes = jnp.arange(b).reshape(b, 1, 1), jnp.arange(k).reshape(1, k, 1)
     slopes = jnp.zeros(errors.shape).at[images, classes, place]
     return slopes.set(growth, unique_indices=True, mode="promise_in_bounds")

@@ -1,4 +1,4 @@
-"""Losses that are sums over pixels, all of them or the hard ones; and over images, of which classes they show."""
+"""Losses that are sums over all pixels or the hard ones, and one over the classes present in an image."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses.sums import all_known, inputs, one_hot, over_devices, pixel_count, ratio, spread
+from attnseg_jax.ops.losses.sums import all_known, as_pixel_sum, inputs, one_hot, over_devices, pixel_count, ratio
 
 
 def cross_entropy(
@@ -16,16 +16,16 @@ def cross_entropy(
     class_weights: Float[Array, " k"] | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Summed cross-entropy and the number of pixels (or the sum of their weights) it has to be divided by.
+    """Summed cross-entropy and its divisor: the number of valid pixels, or the sum of their class weights.
 
-    The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` in all combinations of the options.
+    The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` for every combination of the options.
 
     Args:
       logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero. With no pixel
-        left both results are 0. Any other label is a fault of the data and makes the loss NaN.
+      labels: `[b, h, w]`, in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero. Without any
+        valid pixel both results are 0. Any other label is an error in the data and makes the loss NaN.
       class_weights: `[k]`, the weight of a pixel by its label.
-      label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016).
+      label_smoothing: the share of the target that all classes get in equal parts (Szegedy et al. 2016).
 
     Returns:
       `(loss_sum, count)`, float32 scalars.
@@ -40,7 +40,7 @@ def cross_entropy(
 
 
 def _cross_entropies(logits, labels, class_weights, label_smoothing):
-    """The loss and the plain surprise at the label, `[b, h, w]`, 0 where ignored; and `known` of the inputs."""
+    """Loss and negative log-likelihood of the label `[b, h, w]`, 0 where ignored; and `known` of the inputs."""
     z, one_hot, valid, known = inputs(logits, labels)
     k = z.shape[-1]
     log_p = jax.nn.log_softmax(z)
@@ -61,10 +61,10 @@ def hard_pixels(
 ) -> Bool[Array, "b h w"]:
     """The valid pixels whose true class has a probability below `threshold`, and at least the hardest ones.
 
-    The same choice as mmsegmentation's OHEMPixelSampler, but for three defects. There the hardest are a number for each
-    image of the batch, images without valid pixels and padding included; of fewer valid pixels than that the easiest is
-    dropped; and where the last of the hardest has equals none of them is kept (here all are), so that a network that
-    starts with equal logits never learns.
+    The same choice as mmsegmentation's OHEMPixelSampler without three of its defects. There the minimum is a number for
+    each image of the batch, including padding and images without valid pixels; if there are fewer valid pixels than
+    that, the easiest is dropped; and of pixels that are exactly as hard as the last one kept, none is kept (here all
+    are), so that a network that starts with equal logits never learns.
 
     Args:
       logits: `[b, h, w, k]`.
@@ -74,7 +74,7 @@ def hard_pixels(
       axis_name: mapped axis over whose devices the pixels are compared.
 
     Returns:
-      True where a pixel is kept; nothing is differentiated.
+      True where a pixel is kept; it has no gradient.
 
     Raises:
       ValueError: `threshold` or `min_kept` is not between 0 and 1.
@@ -83,22 +83,22 @@ def hard_pixels(
     >>> jax.jit(hard_pixels)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
     [[[False, False, True]]]
     """
-    _, surprise, _ = _cross_entropies(lax.stop_gradient(logits), labels, None, 0.0)
-    return _hard(surprise, labels, threshold, min_kept, axis_name)
+    _, nll, _ = _cross_entropies(lax.stop_gradient(logits), labels, None, 0.0)
+    return _hard(nll, labels, threshold, min_kept, axis_name)
 
 
-def _hard(surprise, labels, threshold, min_kept, axis_name):
+def _hard(nll, labels, threshold, min_kept, axis_name):
     for name, value in (("threshold", threshold), ("min_kept", min_kept)):
-        # What is traced is not known yet.
+        # The value of a traced number is not known yet.
         if isinstance(value, int | float) and not 0 <= value <= 1:
             raise ValueError(f"{name}={value} must lie between 0 and 1, as probabilities and shares do")
     valid = labels != IGNORE_LABEL
-    # What is not a number is hard, or it would go unnoticed.
-    surprise = jnp.where(jnp.isnan(surprise), jnp.inf, jnp.maximum(surprise, 0.0))
+    # NaN counts as hard, so that it does not go unnoticed.
+    nll = jnp.where(jnp.isnan(nll), jnp.inf, jnp.maximum(nll, 0.0))
 
-    # Floats from 0 up are ordered as the integers of their bits are: 31 halvings find the least surprise among the
-    # hardest pixels of all devices, without a sort and without bringing the pixels together.
-    bits = jnp.where(valid, lax.bitcast_convert_type(surprise, jnp.int32), -1)
+    # Floats of at least 0 have the order of their bits as integers: a bisection of 31 steps finds the smallest value
+    # among the hardest pixels of all devices without sorting or gathering them.
+    bits = jnp.where(valid, lax.bitcast_convert_type(nll, jnp.int32), -1)
     total = over_devices(valid.sum(dtype=jnp.int32), axis_name)
     wanted = jnp.round(min_kept * total.astype(jnp.float32)).astype(jnp.int32)
 
@@ -108,11 +108,11 @@ def _hard(surprise, labels, threshold, min_kept, axis_name):
         enough = over_devices((bits >= middle).sum(dtype=jnp.int32), axis_name) >= wanted
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle - 1)
 
-    # Of the kind of `wanted`, which may differ between the devices of a `shard_map`.
+    # Like `wanted`, since inside a `shard_map` they must vary over the same mesh axes.
     zero, infinity = jnp.zeros_like(wanted), jnp.full_like(wanted, 0x7F800000)
     least, _ = lax.fori_loop(0, 31, halve, (zero, infinity))
     among_hardest = (bits >= least) & (wanted > 0)
-    return valid & (among_hardest | (surprise > -jnp.log(jnp.float32(threshold))))
+    return valid & (among_hardest | (nll > -jnp.log(jnp.float32(threshold))))
 
 
 def ohem(
@@ -127,13 +127,13 @@ def ohem(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy of the hard pixels alone (online hard example mining, Shrivastava et al. 2016, arXiv:1604.03540).
 
-    The mean is over the pixels that are kept. mmsegmentation divides by all pixels of the batch, ignored and dropped
-    ones too, which lets the loss fade as the network learns and as images are padded.
+    The mean is over the pixels that are kept. mmsegmentation divides by all pixels of the batch, including ignored
+    and dropped ones, so that its loss shrinks as the network learns and as images are padded.
 
     Args:
       logits: `[b, h, w, k]`; computed in float32.
       labels: `[b, h, w]`, see the package's rules.
-      threshold: pixels whose class has less probability are kept, see `hard_pixels`.
+      threshold: pixels whose true class has a smaller probability are kept, see `hard_pixels`.
       min_kept: at least this share of the valid pixels is kept.
       class_weights: `[k]`, as for `cross_entropy`; the choice does not depend on them.
       label_smoothing: as for `cross_entropy`.
@@ -147,13 +147,13 @@ def ohem(
     >>> round(float(loss_sum / count), 4)  # log(2), the last pixel's
     0.6931
     """
-    loss, surprise, known = _cross_entropies(logits, labels, class_weights, label_smoothing)
-    kept = _hard(lax.stop_gradient(surprise), labels, threshold, min_kept, axis_name)
+    loss, nll, known = _cross_entropies(logits, labels, class_weights, label_smoothing)
+    kept = _hard(lax.stop_gradient(nll), labels, threshold, min_kept, axis_name)
     kept_sum = over_devices(jnp.where(kept, loss, 0.0).sum(), axis_name)
     kept_count = over_devices(
         pixel_count(jnp.where(kept, labels, IGNORE_LABEL), class_weights=class_weights), axis_name
     )
-    loss_sum, count = spread(ratio(kept_sum, kept_count), labels, axis_name)
+    loss_sum, count = as_pixel_sum(ratio(kept_sum, kept_count), labels, axis_name)
     return jnp.where(known, loss_sum, jnp.nan), count
 
 
@@ -169,14 +169,14 @@ def focal(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Focal loss (Lin et al. 2017, arXiv:1708.02002): each class against the rest, the mean over the classes.
 
-    `(1 - q)^gamma * -log(q)`, with q the sigmoid probability of being right. There is no softmax: with this loss alone
-    the logits of the classes are scores of their own, whose largest is still the prediction.
+    `(1 - q)^gamma * -log(q)`, with q the sigmoid probability of being right. There is no softmax: each class has
+    an independent score, and the largest is still the prediction.
 
     Args:
       logits: `[b, h, w, k]`; computed in float32.
       labels: `[b, h, w]`, see the package's rules.
-      gamma: at least 0, which leaves binary cross-entropy.
-      alpha: weight of a class at its own pixels, 1 - alpha elsewhere; below 0 both are 1.
+      gamma: at least 0; 0 gives binary cross-entropy.
+      alpha: weight of a class at its own pixels, `1 - alpha` at all others; if negative, both are 1.
       normalized: divides each class's sum by that of `(1 - q)^gamma` instead of the number of pixels.
         segmentation_models_pytorch divides by both, so that the loss shrinks with the size of the images.
       class_weights: `[k]`, the weights of the mean over the classes.
@@ -203,7 +203,7 @@ def focal(
 
     if normalized:
         quotients = ratio(over_devices(by_class(loss), axis_name), over_devices(by_class(factor), axis_name), 1e-6)
-        loss_sum, count = spread(ratio((quotients * weights).sum(), weights.sum()), labels, axis_name)
+        loss_sum, count = as_pixel_sum(ratio((quotients * weights).sum(), weights.sum()), labels, axis_name)
     else:
         loss_sum, count = ratio((by_class(loss) * weights).sum(), weights.sum()), pixel_count(labels)
     return jnp.where(known, loss_sum, jnp.nan), count
@@ -215,11 +215,11 @@ def presence_cross_entropy(
     *,
     class_weights: Float[Array, " k"] | None = None,
 ) -> Float[Array, ""]:
-    """Summed binary cross-entropy of the question which classes an image shows (EncNet, Zhang et al. 2018).
+    """Summed binary cross-entropy of which classes are present in an image (EncNet, Zhang et al. 2018).
 
-    An image's loss is the mean over the classes; in the sum it counts by its valid pixels (their weights, where classes
-    have some), so that it is divided by the same count as `cross_entropy` of these labels, whatever the
-    devices. Where all images have as many valid pixels the quotient is EncNet's mean over images and classes.
+    An image's loss is the mean over the classes, times its number of valid pixels (or the sum of their class weights).
+    The sum is therefore divided by the same count as `cross_entropy` of these labels, on any number of devices. If all
+    images have equally many valid pixels, the quotient is EncNet's mean over images and classes.
 
     Args:
       logits: `[b, k]`; computed in float32.

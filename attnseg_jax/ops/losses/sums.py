@@ -1,4 +1,4 @@
-"""What the losses share: their inputs, counts, and sums over devices."""
+"""What all losses use: checked inputs, counts and sums over devices."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ from attnseg_jax.ops.labels import IGNORE_LABEL
 
 
 class Inputs(NamedTuple):
-    """What every loss starts from.
+    """The checked and masked inputs of a loss.
 
     Attributes:
       logits: float32 `[b, h, w, k]`, 0 where the pixel is ignored.
       one_hot: float32 `[b, h, w, k]` of the labels.
       valid: `[b, h, w]`, not ignored.
-      known: no label is other than a class or the ignore label.
+      known: whether every label is a class or the ignore label.
     """
 
     logits: Float[Array, "b h w k"]
@@ -27,18 +27,18 @@ class Inputs(NamedTuple):
 
 
 def inputs(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> Inputs:
-    """The checked and masked inputs; shapes that do not fit raise ValueError."""
+    """Checks and masks logits and labels; raises ValueError for shapes that do not fit."""
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits [b, h, w, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
     k = logits.shape[-1]
     valid = labels != IGNORE_LABEL
-    # Ignored pixels lose their logits first, so that not even an infinite one reaches the gradient.
+    # Logits of ignored pixels are replaced first, so that not even an infinite one reaches the gradient.
     masked = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
     return Inputs(masked, one_hot(labels, k), valid, all_known(labels, k))
 
 
 def all_known(labels: Int[Array, "b h w"], k: int) -> Bool[Array, ""]:
-    """Whether no label is other than a class or the ignore label."""
+    """Whether every label is a class or the ignore label."""
     return ((labels >= 0) & (labels < k) | (labels == IGNORE_LABEL)).all()
 
 
@@ -82,7 +82,7 @@ def mean(loss_sum: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""
 def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
     """The sum of `x` over the devices, whose gradient on each device is that of its own summand.
 
-    No collective is differentiated through: the devices' gradients are shares, and their sum is the gradient.
+    The collective itself is not differentiated: each device has a share of the gradient, and their sum is the gradient.
     """
     if axis_name is None:
         return x
@@ -90,13 +90,13 @@ def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
     return lax.psum(fixed, axis_name) + (x - fixed)
 
 
-def spread(
+def as_pixel_sum(
     value: Float[Array, ""], labels: Int[Array, "b h w"], axis_name: str | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """A loss of the pixels of all devices as `(loss_sum, count)` of this one: it counts by this device's valid pixels.
+    """`value`, a loss of all devices' pixels, as `(loss_sum, count)` of this device, whose count is its valid pixels.
 
-    Summed over the devices the first is `value` times all valid pixels, and so is its gradient where that of `value`
-    is a share (`over_devices`).
+    The sum of `loss_sum` over the devices is `value` times the number of all valid pixels. The same holds for the
+    gradient if each device has its share of the gradient of `value`, as with `over_devices`.
     """
     count = pixel_count(labels)
     total = count if axis_name is None else lax.psum(count, axis_name)

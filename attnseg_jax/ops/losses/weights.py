@@ -7,12 +7,12 @@ def median_frequency_weights(pixels: np.ndarray, pixels_where_present: np.ndarra
     """Class weights by median frequency balancing (Eigen & Fergus 2015, arXiv:1411.4734).
 
     A class's frequency is its pixels over the pixels of all images that contain it; its weight is the median
-    frequency over its own. A class without pixels takes no part and gets weight 0.
+    frequency over its own. A class without pixels has weight 0 and does not enter the median.
 
     Args:
       pixels: `[k]`, labelled pixels of each class in the training set.
-      pixels_where_present: `[k]`, labelled pixels (of whatever class) of the images that contain the class. Without
-        it every class is taken to occur in every image, which leaves median count over count.
+      pixels_where_present: `[k]`, labelled pixels, of any class, of the images that contain the class. By default
+        every class is assumed to occur in every image: the weight is then the median count over the count.
 
     Returns:
       float32 `[k]`.

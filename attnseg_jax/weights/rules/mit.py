@@ -10,8 +10,7 @@ SEGFORMER_ATTENTION: Rules = (
     (r"\boutput\.dense\.", "out."),
 )
 
-# transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`. For a whole model
-# begin with `(r"^segformer\.", "backbone.")`.
+# transformers' SegformerModel, and the encoder of its SegformerForImageClassification: `MiT`.
 TRANSFORMERS_SEGFORMER: Rules = (
     (r"^classifier\..*", None),
     (r"^segformer\.", ""),
@@ -27,9 +26,25 @@ TRANSFORMERS_SEGFORMER: Rules = (
     *SEGFORMER_ATTENTION,
 )
 
-# transformers' SegformerForSemanticSegmentation: `Segmenter` with a backbone `mit_*` and the decoder `segformer`
-# (`channels=768` from B2 on).
-TRANSFORMERS_SEGFORMER_SEGMENTATION: Rules = (
+# NVlabs/SegFormer, also as an encoder of segmentation_models_pytorch: `MiT`.
+NVLABS_SEGFORMER: Rules = (
+    (r"^head\..*", None),
+    *((rf"^patch_embed{i + 1}\.proj\.", f"patch_embed{i}.") for i in range(4)),
+    *((rf"^patch_embed{i + 1}\.norm\.", f"patch_norm{i}.") for i in range(4)),
+    *((rf"^norm{i + 1}\.", f"norm{i}.") for i in range(4)),
+    *((rf"^block{i + 1}\.(\d+)\.", rf"block{i}_\1.") for i in range(4)),
+    (r"\.attn\.sr\.", ".attention.reduce."),
+    (r"\.attn\.norm\.", ".attention.norm."),
+    (r"\.attn\.q\.", ".attention.attention.query."),
+    (r"\.attn\.kv\.(weight|bias)$", (r".attention.attention.key.\1", r".attention.attention.value.\1")),
+    (r"\.attn\.proj\.", ".attention.attention.out."),
+    (r"\.mlp\.fc1\.", ".mlp_in."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".mlp_conv."),
+    (r"\.mlp\.fc2\.", ".mlp_out."),
+)
+
+# The head of transformers' SegformerForSemanticSegmentation: the decoder `segformer` (`channels=768` from B2 on).
+TRANSFORMERS_SEGFORMER_HEAD: Rules = (
     (r"^decode_head\.linear_c\.0\.proj\.", "decoder.linear4."),
     (r"^decode_head\.linear_c\.1\.proj\.", "decoder.linear8."),
     (r"^decode_head\.linear_c\.2\.proj\.", "decoder.linear16."),
@@ -37,6 +52,4 @@ TRANSFORMERS_SEGFORMER_SEGMENTATION: Rules = (
     (r"^decode_head\.linear_fuse\.", "decoder.fuse.conv."),
     (r"^decode_head\.batch_norm\.", "decoder.fuse.bn."),
     (r"^decode_head\.classifier\.", "decoder.classifier."),
-    (r"^segformer\.", "backbone."),
-    *TRANSFORMERS_SEGFORMER,
 )

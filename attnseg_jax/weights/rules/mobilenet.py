@@ -2,13 +2,13 @@
 
 from attnseg_jax.weights.rename import Rules
 
-# torchvision.models.mobilenet_v3_large: the backbone, also inside torchvision's segmentation models, and its head.
+# torchvision.models.mobilenet_v3_large: `MobileNetV3Large`.
 TORCHVISION_MOBILENET_V3: Rules = (
     (r"^classifier\.[03]\.(weight|bias)$", None),
     (r"^features\.", ""),
-    (r"^(backbone\.)?0\.", r"\1stem."),
-    (r"^(backbone\.)?16\.", r"\1last."),
-    (r"^(backbone\.)?(\d+)\.block\.", r"\1block\2."),
+    (r"^0\.", "stem."),
+    (r"^16\.", "last."),
+    (r"^(\d+)\.block\.", r"block\1."),
     (r"\bblock1\.0\.", "block1.depthwise."),
     (r"\bblock1\.1\.", "block1.project."),
     (r"\b(block\d+)\.0\.", r"\1.expand."),

@@ -1,14 +1,12 @@
-"""Names of authors' own repositories: PSPNet, EMANet, OCRNet, Segmenter."""
+"""Names of the heads in authors' own repositories: PSPNet, EMANet, OCRNet, Segmenter."""
 
 from attnseg_jax.weights.rename import Rules
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_AUX
-from attnseg_jax.weights.rules.vit import TIMM_VIT
 
 # The auxiliary head in hszhao/semseg, by the same numbers.
 SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 
-# hszhao/semseg, model/pspnet.py, PSPNet: `Segmenter` with the decoder `psp` and `decoder.aux=True`, after the
-# backbone's table.
+# hszhao/semseg, model/pspnet.py, PSPNet: the decoder `psp`.
 SEMSEG_PSPNET: Rules = (
     *SEMSEG_AUX,
     (r"^ppm\.features\.0\.", "decoder.pool.bin1."),
@@ -22,7 +20,7 @@ SEMSEG_PSPNET: Rules = (
     (r"^cls\.4\.", "decoder.classifier."),
 )
 
-# EMANet of network.py without its backbone: `Segmenter` with attention `ema` and the decoder `fcn`, `channels=256`.
+# XiaLiPKU/EMANet, network.py, EMANet: attention `ema` and the decoder `fcn`, `channels=256`.
 EMANET_HEAD: Rules = (
     (r"^fc0\.", "attention.lead."),
     (r"^emau\.", "attention."),
@@ -32,8 +30,8 @@ EMANET_HEAD: Rules = (
     (r"^(attention\.conv2)\.1\.", r"\1.bn."),
 )
 
-# SpatialOCR_Module and ObjectAttentionBlock2D of lib/models/modules/spatial_ocr_block.py: the methods `context`
-# and `gather` of `OCR`.
+# openseg.pytorch, lib/models/modules/spatial_ocr_block.py, SpatialOCR_Module and ObjectAttentionBlock2D:
+# the methods `context` and `gather` of `OCR`.
 OCR_MODULES: Rules = (
     (r"\bobject_context_block\.", ""),
     (r"\bconv_bn_dropout\.", "out."),
@@ -45,8 +43,8 @@ OCR_MODULES: Rules = (
     (r"\b(pixel0|pixel1|object0|object1|down|up|out)\.1\.0\.", r"\1.bn."),
 )
 
-# SpatialOCRNet of lib/models/nets/ocrnet.py without its backbone: `Segmenter` with attention `ocr`, `aux_stride=16`,
-# and the decoder `fcn`, `convs=0`.
+# openseg.pytorch, lib/models/nets/ocrnet.py, SpatialOCRNet: attention `ocr`, `aux_stride=16`, and the decoder `fcn`,
+# `convs=0`.
 OCRNET_HEAD: Rules = (
     (r"^spatial_ocr_head\.", "attention."),
     (r"^conv_3x3\.0\.", "attention.lead_in.conv."),
@@ -58,7 +56,7 @@ OCRNET_HEAD: Rules = (
     *OCR_MODULES,
 )
 
-# Segmenter's `MaskTransformer`: the decoder `mask_transformer`.
+# rstrudel/segmenter, MaskTransformer: `MaskTransformer`.
 SEGMENTER_MASK: Rules = (
     (r"\bcls_emb$", "class_tokens"),
     (r"\bblocks\.(\d+)\.", r"layer\1."),
@@ -68,15 +66,9 @@ SEGMENTER_MASK: Rules = (
     (r"(\blayer\d+)\.mlp\.fc2\.", r"\1.mlp_out."),
 )
 
-# Segmenter's `Segmenter`: a whole model of a backbone `vit_*` (`norm_epsilon=1e-5`, `position_resize="bilinear"`,
-# `position_antialias=False`) and the decoder `mask_transformer`, or `fcn` with `convs=0` for its linear one.
+# rstrudel/segmenter, Segmenter: the decoder `mask_transformer`, or `fcn` with `convs=0` for the linear one, behind a
+# backbone `vit_*` with `norm_epsilon=1e-5`, `position_resize="bilinear"`, `position_antialias=False`.
 SEGMENTER: Rules = (
-    (r"^encoder\.head\..*", None),
-    (r"^encoder\.", "backbone."),
-    # The backbone's table must not see blocks of the same name.
-    (r"^decoder\.blocks\.", "decoder.layers."),
-    *TIMM_VIT,
-    (r"^decoder\.layers\.", "decoder.blocks."),
     *SEGMENTER_MASK,
     (r"^decoder\.head\.weight$", "decoder.head.classifier.pointwise"),
     (r"^decoder\.head\.bias$", "decoder.head.classifier.bias"),

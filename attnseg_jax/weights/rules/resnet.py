@@ -2,7 +2,7 @@
 
 from attnseg_jax.weights.rename import Rules
 
-# torchvision.models.resnet*: `backbones.resnet.ResNet`.
+# torchvision.models.resnet*, and timm's: `ResNet`.
 RESNET: Rules = (
     (r"^fc\..*", None),
     (r"\blayer(\d)\.(\d+)\.", r"layer\1_\2."),
@@ -19,19 +19,16 @@ _DEEP_STEM: Rules = (
     (r"\bstem\.7\.", "stem3_bn."),
 )
 
-# OpenMMLab's ResNetV1c, alone or as the `backbone` of a segmenter: `stem=(32, 32, 64)`.
+# OpenMMLab's ResNetV1c: `ResNetV1c` with `stem=(32, 32, 64)`.
 MMSEG_RESNET_V1C: Rules = (*RESNET, *_DEEP_STEM)
 
-# hszhao/semseg, model/pspnet.py: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `contract_dilation=False`.
-SEMSEG_RESNET_V1C: Rules = ((r"^layer0\.", "stem."), (r"^(stem|layer\d)", r"backbone.\1"), *RESNET, *_DEEP_STEM)
+# hszhao/semseg, model/pspnet.py: `stem=(64, 64, 128)`, `contract_dilation=False`.
+SEMSEG_RESNET_V1C: Rules = ((r"^layer0\.", "stem."), *MMSEG_RESNET_V1C)
 
-# XiaLiPKU/EMANet: the backbone of a `Segmenter`, `stem=(64, 64, 128)`, `multi_grid=(1, 2, 4)`.
+# XiaLiPKU/EMANet, behind `extractor.`: `stem=(64, 64, 128)`, `multi_grid=(1, 2, 4)`.
 EMANET_RESNET_V1C: Rules = (
-    (r"^extractor\.1\.", "backbone.stem3_bn."),
-    (r"^extractor\.0\.", "backbone.stem."),
-    (r"^extractor\.4\.", "backbone.layer1."),
-    (r"^extractor\.5\.", "backbone.layer2."),
-    (r"^extractor\.6\.", "backbone.layer3."),
-    (r"^extractor\.7\.", "backbone.layer4."),
+    (r"^1\.", "stem3_bn."),
+    (r"^0\.", "stem."),
+    *((rf"^{i + 3}\.", f"layer{i}.") for i in (1, 2, 3, 4)),
     *MMSEG_RESNET_V1C,
 )

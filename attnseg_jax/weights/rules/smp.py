@@ -2,13 +2,13 @@
 
 from attnseg_jax.weights.rename import Rules
 
-# What all models of segmentation_models_pytorch have in common; the encoder's own table goes before it.
-SMP: Rules = ((r"^encoder\.", "backbone."), (r"^segmentation_head\.0\.", "decoder.classifier."))
+# What all models of segmentation_models_pytorch have in common.
+SMP: Rules = ((r"^segmentation_head\.0\.", "decoder.classifier."),)
 
-# segmentation_models_pytorch, base/modules.py, SCSEModule: the attention `scse`.
+# segmentation_models_pytorch, base/modules.py, SCSEModule: `SCSE`.
 SMP_SCSE: Rules = ((r"\bcSE\.1\.", "down."), (r"\bcSE\.3\.", "up."), (r"\bsSE\.0\.", "spatial."))
 
-# segmentation_models_pytorch.FPN: `Segmenter` with the decoder `fpn`, after the encoder's table.
+# segmentation_models_pytorch.FPN: the decoder `fpn`.
 SMP_FPN: Rules = (
     *SMP,
     (r"^decoder\.p5\.", "decoder.lateral32."),
@@ -23,8 +23,7 @@ SMP_FPN: Rules = (
     (r"(decoder\.block\d+_\d)\.block\.1\.", r"\1.norm."),
 )
 
-# segmentation_models_pytorch.Unet of depth 5, with scSE or without: `Segmenter` with the decoder `unet`, after the
-# encoder's table.
+# segmentation_models_pytorch.Unet of depth 5, with scSE or without: the decoder `unet`.
 SMP_UNET: Rules = (
     *SMP,
     (r"^decoder\.blocks\.4\.attention1\..*", None),  # it belongs to a skip, and the last block has none
@@ -39,7 +38,7 @@ SMP_UNET: Rules = (
     *SMP_SCSE,
 )
 
-# segmentation_models_pytorch.UPerNet: `Segmenter` with the decoder `uper`, `norm_maps=True`, after the encoder's table.
+# segmentation_models_pytorch.UPerNet: the decoder `uper`, `norm_maps=True`.
 SMP_UPERNET: Rules = (
     *SMP,
     (r"^decoder\.feature_norms\.0\.", "decoder.norm4."),
@@ -62,8 +61,7 @@ SMP_UPERNET: Rules = (
     (r"^(decoder\.(?:pool\.bin\d|lateral\d+|smooth\d+|fuse))\.1\.", r"\1.bn."),
 )
 
-# segmentation_models_pytorch.DeepLabV3Plus: `Segmenter` with the decoder `deeplabv3plus`, `rates=(12, 24, 36)`, after
-# the encoder's table.
+# segmentation_models_pytorch.DeepLabV3Plus: the decoder `deeplabv3plus`, `rates=(12, 24, 36)`.
 SMP_DEEPLABV3PLUS: Rules = (
     *SMP,
     (r"^decoder\.aspp\.0\.convs\.4\.1\.", "decoder.aspp.pool.conv."),

@@ -1,26 +1,23 @@
-"""Names of torchvision's segmentation models, beside those of their backbones."""
+"""Names of torchvision's segmentation models, beside those of their encoders."""
 
 from attnseg_jax.weights.rename import Rules
-from attnseg_jax.weights.rules.resnet import RESNET
 
-# The auxiliary head of torchvision.models.segmentation's models: `aux_head` of a `Segmenter`.
+# The auxiliary head of torchvision.models.segmentation's models: `config.model.decoder.aux=True`.
 TORCHVISION_AUX: Rules = (
     (r"^aux_classifier\.0\.", "aux_head.conv.conv."),
     (r"^aux_classifier\.1\.", "aux_head.conv.bn."),
     (r"^aux_classifier\.4\.", "aux_head.classifier."),
 )
 
-# torchvision.models.segmentation.fcn_resnet*: `Segmenter` with the decoder `fcn` and `decoder.aux=True`.
+# torchvision.models.segmentation.fcn_*: the decoder `fcn`.
 TORCHVISION_FCN: Rules = (
-    *RESNET,
     *TORCHVISION_AUX,
     (r"^classifier\.0\.", "decoder.head.conv.conv."),
     (r"^classifier\.1\.", "decoder.head.conv.bn."),
     (r"^classifier\.4\.", "decoder.head.classifier."),
 )
 
-# torchvision.models.segmentation.deeplabv3_*: `Segmenter` with the decoder `deeplabv3` and `decoder.aux=True`, after
-# the backbone's table.
+# torchvision.models.segmentation.deeplabv3_*: the decoder `deeplabv3`.
 TORCHVISION_DEEPLABV3: Rules = (
     *TORCHVISION_AUX,
     (r"^classifier\.0\.convs\.4\.1\.", "decoder.aspp.pool.conv."),
@@ -34,7 +31,7 @@ TORCHVISION_DEEPLABV3: Rules = (
     (r"^classifier\.4\.", "decoder.classifier."),
 )
 
-# torchvision.models.segmentation.lraspp_*: the decoder of a `Segmenter`, after the backbone's table.
+# torchvision.models.segmentation.lraspp_*: the decoder `lraspp`.
 TORCHVISION_LRASPP: Rules = (
     (r"^classifier\.cbr\.0\.", "decoder.conv.conv."),
     (r"^classifier\.cbr\.1\.", "decoder.conv.bn."),

@@ -2,7 +2,7 @@
 
 from attnseg_jax.weights.rename import Rules
 
-# U_Net and AttU_Net: `UNetEncoder`.
+# LeeJunHyun/Image_Segmentation, network.py, U_Net and AttU_Net: `UNetEncoder`.
 LEEJUNHYUN_UNET: Rules = (
     (r"^Conv(\d)\.conv\.0\.", r"conv\1_1.conv."),
     (r"^Conv(\d)\.conv\.1\.", r"conv\1_1.bn."),
@@ -20,8 +20,8 @@ LEEJUNHYUN: Rules = (
     (r"\bpsi\.1\.", "psi_bn."),
 )
 
-# LeeJunHyun/Image_Segmentation, network.py, AttU_Net without its encoder: `Segmenter` with attention `gate`,
-# `form="leejunhyun"`, and the decoder `unet`, `form="leejunhyun"`, `channels=(512, 256, 128, 64)`.
+# LeeJunHyun/Image_Segmentation, network.py, AttU_Net: attention `gate`, `form="leejunhyun"`, and the decoder `unet`,
+# `form="leejunhyun"`, `channels=(512, 256, 128, 64)`.
 LEEJUNHYUN_ATTUNET: Rules = (
     (r"^(Up|Att|Up_conv)5\.", r"\g<1>_8."),
     (r"^(Up|Att|Up_conv)4\.", r"\g<1>_4."),

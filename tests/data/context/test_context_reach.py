@@ -8,6 +8,7 @@ import pytest
 from attnseg_jax.data.context import HEIGHT, KEY_DISTANCE, WIDTH, draw_scene
 from attnseg_jax.data.transforms import normalise
 from attnseg_jax.models import build_model
+from attnseg_jax.weights import catalogue
 from configs import default
 
 SCENES = 6
@@ -15,7 +16,7 @@ SCENES = 6
 
 def gradients(attention):
     """Gradient of each scene's summed shape logits with respect to its image, for the default config's model."""
-    config = default.get_config()
+    config = catalogue.apply(default.get_config())
     config.model.attention.name = attention
     model = build_model(config.model, 7)
     scenes = [draw_scene("val", i) for i in range(SCENES)]

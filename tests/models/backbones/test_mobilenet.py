@@ -15,7 +15,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.layers.conv import Conv, ConvBN, classifier
 from attnseg_jax.ops.resize import resize
-from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rename import Part, from_torch, match
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 
 
@@ -45,7 +45,7 @@ class Lraspp(nn.Module):
 def test_the_original():
     case = Golden("model_lraspp_mobilenet_v3_large")
     rules = (
-        *TORCHVISION_MOBILENET_V3,
+        Part(r"^backbone\.", TORCHVISION_MOBILENET_V3, "backbone."),
         (r"^classifier\.cbr\.0\.", "cbr.conv."),
         (r"^classifier\.cbr\.1\.", "cbr.bn."),
         (r"^classifier\.scale\.1\.", "scale."),

@@ -193,7 +193,7 @@ def test_a_stride_of_the_pyramid_alone():
     [
         ({"patch_size": 32}, r"patch_size=32 is unknown: choose 8, 14 or 16"),
         ({"position_resize": "bicubik"}, r"position_resize='bicubik' is unknown: did you mean 'bicubic'\?"),
-        ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be 2 numbers at least 1"),
+        ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be 2 numbers of at least 1"),
         ({"norm_epsilon": float("nan")}, r"norm_epsilon=nan must be at least 0"),
         ({"layer_scale": -1.0}, r"layer_scale=-1\.0 must be at least 0"),
         ({"pyramid_channels": 0}, r"pyramid_channels=0 must be at least 1"),

@@ -13,8 +13,8 @@ from layout_rules import CLASS_HEAD
 
 from attnseg_jax import build_model
 from attnseg_jax.models.backbones.vit import Block, ViT, ViTTi
+from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch, match
-from attnseg_jax.weights.rules.originals import SEGMENTER
 from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV2
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -103,7 +103,7 @@ def test_segmenter(name, position_size, decoder):
     x = nhwc(case.inputs()["x"])
     backbone = {"name": "vit_ti", "vit_ti": {**SEGMENTER_OPTIONS, "position_size": position_size}}
     model = build_model({"backbone": backbone, "attention": {"name": "none"}, "decoder": decoder}, num_classes=19)
-    loaded = from_torch(case.state_dict(), SEGMENTER)
+    loaded = from_torch(case.state_dict(), rules_of("segmenter+timm_vit"))
     variables = match(jax.eval_shape(model.init, jax.random.key(0), x), loaded)
 
     @FAST_COMPILE

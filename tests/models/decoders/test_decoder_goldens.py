@@ -11,22 +11,17 @@ from attnseg_jax import build_model
 from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS, Segmenter
 from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.ops.resize import resize
-from attnseg_jax.weights.layouts import MODELS
-from attnseg_jax.weights.rename import from_torch, match
-from attnseg_jax.weights.rules.mit import TRANSFORMERS_SEGFORMER_SEGMENTATION
-from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
-from attnseg_jax.weights.rules.originals import EMANET_HEAD, SEMSEG_PSPNET
-from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
-from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
-from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_LRASPP
+from attnseg_jax.weights.layouts import rules_of
+from attnseg_jax.weights.rename import Part, from_torch, match
+from attnseg_jax.weights.rules.resnet import RESNET
 
 FAST = {"xla_backend_optimization_level": 0}  # it compiles faster
 
 
-def variables_of(model, case, rules, image):
+def variables_of(model, case, layout, image):
     """The golden's parameters, after a check that they are all of the model's and no others."""
     target = jax.eval_shape(model.init, jax.random.key(0), image)
-    return match(target, from_torch(case.state_dict(), rules))
+    return match(target, from_torch(case.state_dict(), rules_of(layout)))
 
 
 def own(variables, part):
@@ -58,23 +53,23 @@ def assert_aligned(case, name, logits):
 def encoded(case_name):
     """Features of ResNet-18; most cases share its weights and image, and so a compilation."""
     case = Golden(case_name)
-    rules = (*RESNET, (r"^(decoder|segmentation_head)\..*", None), (r"^encoder\.", ""))
+    rules = (Part(r"^encoder\.", RESNET), (r".*", None))
     return apply(BACKBONES["resnet18"](), from_torch(case.state_dict(), rules), nhwc(case.inputs()["x"]))
 
 
-def smp(name, rules, decoder):
+def smp(name, head, decoder):
     """The case, the model and its variables."""
     case = Golden(name)
     config = {"backbone": {"name": "resnet18"}, "attention": {"name": "none"}, "decoder": decoder}
     model = build_model(config, num_classes=19)
-    return case, model, variables_of(model, case, (*RESNET, *rules), nhwc(case.inputs()["x"]))
+    return case, model, variables_of(model, case, f"{head}+torchvision_resnet", nhwc(case.inputs()["x"]))
 
 
 SMP = {
-    "model_smp_fpn_resnet18": (SMP_FPN, {"name": "fpn"}),
-    "model_smp_unet_resnet18": (SMP_UNET, {"name": "unet"}),
-    "model_smp_unet_scse_resnet18": (SMP_UNET, {"name": "unet", "unet": {"scse": True}}),
-    "model_smp_upernet_resnet18": (SMP_UPERNET, {"name": "uper", "uper": {"norm_maps": True}}),
+    "model_smp_fpn_resnet18": ("smp_fpn", {"name": "fpn"}),
+    "model_smp_unet_resnet18": ("smp_unet", {"name": "unet"}),
+    "model_smp_unet_scse_resnet18": ("smp_unet", {"name": "unet", "unet": {"scse": True}}),
+    "model_smp_upernet_resnet18": ("smp_upernet", {"name": "uper", "uper": {"norm_maps": True}}),
 }
 
 
@@ -91,7 +86,7 @@ def test_smp_deeplabv3plus():
     image = nhwc(case.inputs()["x"])
     backbone = BACKBONES["resnet18"](output_stride=16, contract_dilation=False)
     model = Segmenter(backbone, ATTENTION["none"](), DECODERS["deeplabv3plus"](19, rates=(12, 24, 36)))
-    _, logits = parts(model, variables_of(model, case, (*RESNET, *SMP_DEEPLABV3PLUS), image), image)
+    _, logits = parts(model, variables_of(model, case, "smp_deeplabv3plus+torchvision_resnet", image), image)
     assert_aligned(case, "logits", logits)
 
 
@@ -104,7 +99,7 @@ def test_deeplabv3():
         "decoder": {"name": "deeplabv3", "aux": True},
     }
     model = build_model(config, num_classes=21)
-    out = apply(model, variables_of(model, case, (*RESNET, *TORCHVISION_DEEPLABV3), image), image)
+    out = apply(model, variables_of(model, case, "torchvision_deeplabv3+torchvision_resnet", image), image)
     assert_golden(case, "out", nchw(out.logits))
     assert_golden(case, "aux", nchw(out.aux["fcn"]))
 
@@ -119,7 +114,7 @@ def test_pspnet():
         "decoder": {"name": "psp", "align_corners": True, "aux": True},
     }
     model = build_model(config, num_classes=11)
-    out = apply(model, variables_of(model, case, (*SEMSEG_RESNET_V1C, *SEMSEG_PSPNET), image), image)
+    out = apply(model, variables_of(model, case, "semseg_pspnet+semseg_resnet_v1c", image), image)
     assert_golden(case, "logits", nchw(out.logits))
 
 
@@ -128,8 +123,7 @@ def test_lraspp():
     image = nhwc(case.inputs()["x"])
     backbone = BACKBONES["mobilenet_v3_large"](output_stride=16)
     model = Segmenter(backbone, ATTENTION["none"](), DECODERS["lraspp"](21))
-    rules = (*TORCHVISION_MOBILENET_V3, *TORCHVISION_LRASPP)
-    out = apply(model, variables_of(model, case, rules, image), image)
+    out = apply(model, variables_of(model, case, "torchvision_lraspp+torchvision_mobilenet_v3", image), image)
     assert_golden(case, "out", nchw(out.logits))
 
 
@@ -143,7 +137,7 @@ def test_emanet():
         "decoder": {"name": "fcn", "align_corners": True, "fcn": {"channels": 256}},
     }
     model = build_model(config, num_classes=21)
-    out = apply(model, variables_of(model, case, (*EMANET_RESNET_V1C, *EMANET_HEAD), image), image)
+    out = apply(model, variables_of(model, case, "emanet+emanet_resnet_v1c", image), image)
     assert_golden(case, "logits", nchw(out.logits))
 
 
@@ -153,7 +147,7 @@ def test_ocrnet():
     image = nhwc(case.inputs()["x"])
     backbone = BACKBONES["resnet50"](output_stride=8)
     model = Segmenter(backbone, ATTENTION["ocr"](19, aux_stride=16), DECODERS["fcn"](19, convs=0))
-    aux, logits = parts(model, variables_of(model, case, MODELS["openseg_ocrnet_resnet"], image), image)
+    aux, logits = parts(model, variables_of(model, case, "openseg_ocrnet+torchvision_resnet", image), image)
     assert_aligned(case, "dsn", aux["ocr"])
     assert_aligned(case, "out", logits)
 
@@ -162,7 +156,7 @@ def test_segformer():
     case = Golden("model_segformer_b0")
     image = nhwc(case.inputs()["x"])
     model = Segmenter(BACKBONES["mit_b0"](), ATTENTION["none"](), DECODERS["segformer"](19))
-    _, logits = parts(model, variables_of(model, case, TRANSFORMERS_SEGFORMER_SEGMENTATION, image), image)
+    _, logits = parts(model, variables_of(model, case, "transformers_segformer+transformers_segformer", image), image)
     assert_golden(case, "logits", nchw(logits))
 
 
@@ -171,7 +165,7 @@ def test_attention_unet():
     image = nhwc(case.inputs()["x"])
     decoder = DECODERS["unet"](5, channels=(512, 256, 128, 64), form="leejunhyun")
     model = Segmenter(BACKBONES["unet"](), ATTENTION["gate"](form="leejunhyun"), decoder)
-    variables = variables_of(model, case, MODELS["leejunhyun_attunet"], image)
+    variables = variables_of(model, case, "leejunhyun_attunet+leejunhyun_unet", image)
     run = jax.jit(functools.partial(model.apply, mutable=[RECORDS]), compiler_options=FAST)
     out, state = run(variables, image)
     assert_golden(case, "logits", nchw(out.logits))

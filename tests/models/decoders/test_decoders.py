@@ -155,7 +155,7 @@ def test_auxiliary_heads(name):
     "name, options, message",
     [
         ("deeplabv3", {"channels": 0}, r"\.channels=0 must be at least 1"),
-        ("deeplabv3", {"rates": (6, 0)}, r"\.rates=\(6, 0\) must be numbers at least 1"),
+        ("deeplabv3", {"rates": (6, 0)}, r"\.rates=\(6, 0\) must be numbers of at least 1"),
         ("deeplabv3plus", {"low_channels": 0}, r"\.low_channels=0 must be at least 1"),
         (
             "deeplabv3plus",

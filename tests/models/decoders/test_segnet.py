@@ -176,5 +176,5 @@ def test_a_classifier_that_cannot_be_is_refused(size, message):
 
 
 def test_stages_without_a_convolution_are_refused():
-    with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.depths=\(1, 0\) must be numbers at least 1"):
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.segnet\.depths=.* must be numbers of at least 1"):
         built({"depths": (1, 0)})

@@ -1,5 +1,6 @@
 """Ways to compute attention: memory, many devices, the choice between them, the kernels of accelerators."""
 
+import functools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import OptionError
 from attnseg_jax.ops import attention
 from attnseg_jax.ops.attention import accelerators, dispatch
 from attnseg_jax.ops.attention.chunked import chunked
@@ -111,7 +112,7 @@ def pretend(monkeypatch, backend, devices=1):
         ("tpu", 1, "float32", 900, 30, None, "splash"),
         ("tpu", 1, "float32", 900, 30, (2, 1, 1, 900), "splash"),
         ("tpu", 1, "float32", 9000, 30, (2, 1, 9000, 1), "chunked"),
-        ("tpu", 4, "bfloat16", 9000, 32, None, "chunked"),
+        ("tpu", 4, "bfloat16", 9000, 32, None, "chunked"),  # no mesh says how the batch is split
     ],
 )
 def test_auto_chooses(monkeypatch, backend, devices, dtype, n, width, mask, expected):
@@ -170,15 +171,15 @@ def test_a_choice_is_reported_once(caplog, monkeypatch):
 )
 def test_refusals(monkeypatch, backend, impl, facts, message):
     pretend(monkeypatch, backend)
-    with pytest.raises(UserError, match=message) as error:
-        attention.check_impl(impl, key="config.model.attention.self.impl", **facts)
-    assert str(error.value).startswith(f"config.model.attention.self.impl={impl!r}") and "\n" not in str(error.value)
+    with pytest.raises(OptionError, match=message) as error:
+        attention.check_impl(impl, **facts)
+    assert str(error.value).startswith(f"impl={impl!r}") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("impl", ["cudnn", "splash", "flash"])
 def test_refused_while_tracing(impl):
     q = jax.ShapeDtypeStruct((1, 6, 2, 8), jnp.float32)
-    with pytest.raises(UserError, match=f"impl='{impl}'"):
+    with pytest.raises(OptionError, match=f"impl='{impl}'"):
         jax.eval_shape(lambda q: attention.dot_product_attention(q, q, q, impl=impl), q)
 
 
@@ -194,6 +195,27 @@ def test_splash_equals_dense():
     ours = jax.jit(lambda: both(accelerators.splash, interpret=True))()
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), ours, jax.jit(lambda: both(dense))())
     assert (ours[0][1] == 0).all()
+
+
+def test_splash_splits_a_batch_over_the_mesh():
+    """Under `jax.set_mesh` each device runs the kernel on its rows: nothing travels, and `auto` may choose it."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split = NamedSharding(mesh, P("data"))
+    q, k, mask = draw(8, 20, 1, 8), draw(8, 30, 1, 8, seed=1), jnp.arange(30).reshape(1, 1, 1, 30) < 25
+
+    def gradient(function):
+        return jax.jit(jax.grad(lambda q, k: (function(q, k, k, None, mask) ** 2).sum()), in_shardings=split)
+
+    expected = gradient(dense)(q, k)
+    assert not accelerators.knows_its_device(q)
+    with jax.set_mesh(mesh):
+        assert accelerators.knows_its_device(q) and not accelerators.knows_its_device(q[:7])
+        compiled = gradient(functools.partial(accelerators.splash, interpret=True)).lower(q, k).compile()
+        found = compiled(*(jax.device_put(x, split) for x in (q, k)))
+        lowered = gradient(accelerators.splash).trace(q, k).lower(lowering_platforms=("tpu",)).as_text()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    assert not re.search(rf"({COLLECTIVES})\(", compiled.as_text())
+    assert lowered.count("tpu_custom_call") == 3  # forward, gradient of queries, of keys and values
 
 
 SLICE = """

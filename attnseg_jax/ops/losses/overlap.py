@@ -1,15 +1,15 @@
 """Losses of the overlap between the predicted and the true region of each class: Dice, Jaccard, Tversky.
 
-They follow segmentation_models_pytorch 0.6: the sums run over all pixels of the batch, a class that no pixel has
-contributes 0 and yet counts in the mean over the classes. They weigh the classes alike whatever their size, so they
-take no class weights.
+They follow segmentation_models_pytorch 0.6: the sums are over all pixels of the batch, and a class without pixels
+contributes 0 to the mean over all classes. Every class has the same weight whatever its size, so there are no class
+weights.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.ops.losses.sums import inputs, over_devices, spread
+from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices
 
 _EPS = 1e-7
 
@@ -25,12 +25,12 @@ def dice(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """One minus the Dice coefficient `2 |P T| / (|P| + |T|)` of soft regions (Milletari et al. 2016, arXiv:1606.04797).
 
-    The halves of numerator and denominator are what is computed, and what `smooth` is added to.
+    Numerator and denominator are both halved, and `smooth` is added to the halves.
 
     Args:
       logits: `[b, h, w, k]`; the softmax and all else in float32.
       labels: `[b, h, w]`, see the package's rules.
-      smooth: pixels, added to numerator and denominator.
+      smooth: in pixels, added to numerator and denominator.
       log: takes `-log(score)` instead of `1 - score`.
       classes: the classes to average over; all by default.
       axis_name: mapped axis over whose devices the regions are summed before the ratio.
@@ -87,7 +87,7 @@ def tversky(
       alpha: weight of the false positives.
       beta: weight of the false negatives.
       gamma: above 0.
-      smooth: pixels, added to numerator and denominator.
+      smooth: in pixels, added to numerator and denominator.
       log: takes `-log(score)` instead of `1 - score`.
       classes: the classes to average over; all by default.
       axis_name: mapped axis over whose devices the regions are summed before the ratio.
@@ -115,7 +115,7 @@ def _loss(logits, labels, alpha, beta, smooth, log, classes, gamma, axis_name):
     if gamma != 1.0:
         none = loss <= 0
         loss = jnp.where(none, 0.0, jnp.where(none, 1.0, loss) ** gamma)
-    loss_sum, count = spread(loss, labels, axis_name)
+    loss_sum, count = as_pixel_sum(loss, labels, axis_name)
     return jnp.where(known, loss_sum, jnp.nan), count
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from attnseg_jax.evaluation import boundary
+from attnseg_jax.evaluation import boundary_iou
 
 H, W, K = 13, 17, 5
 
@@ -47,10 +47,10 @@ def random_maps(seed, shape=(H, W), void=0.1):
 @pytest.mark.parametrize("share, reach", [(0.02, 1), (0.1, 2), (0.19, 4), (0.5, 11), (1.0, 21)])
 @pytest.mark.parametrize("void", [0.0, 0.15])
 def test_against_loops(share, reach, void):
-    assert boundary.distance(H, W, share) == reach
+    assert boundary_iou.band_width(H, W, share) == reach
     truth, prediction = random_maps(reach, void=void)
     np.testing.assert_array_equal(
-        boundary.counts(truth.astype(np.int32), prediction.astype(np.uint8), K, share),
+        boundary_iou.count_image(truth.astype(np.int32), prediction.astype(np.uint8), K, share),
         counts_by_loops(truth, prediction, K, reach),
     )
 
@@ -58,7 +58,9 @@ def test_against_loops(share, reach, void):
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1), (3, 2)])
 def test_small_images(shape):
     truth, prediction = random_maps(3, shape)
-    np.testing.assert_array_equal(boundary.counts(truth, prediction, K), counts_by_loops(truth, prediction, K, 1))
+    np.testing.assert_array_equal(
+        boundary_iou.count_image(truth, prediction, K), counts_by_loops(truth, prediction, K, 1)
+    )
 
 
 def test_by_hand():
@@ -66,7 +68,7 @@ def test_by_hand():
     truth = np.zeros((9, 11), np.uint8)
     truth[2:7, 3:8] = 1
     prediction = np.roll(truth, 1, 1)
-    region, near = boundary.counts(truth, prediction, 2)
+    region, near = boundary_iou.count_image(truth, prediction, 2)
     np.testing.assert_array_equal(region[1], [20, 5, 5])
     # Rings of 16 pixels share four of their upper and four of their lower sides.
     np.testing.assert_array_equal(near[1], [8, 8, 8])
@@ -76,7 +78,7 @@ def test_by_hand():
 
 def test_the_right_answer_is_one():
     truth, _ = random_maps(5)
-    counted = boundary.counts(truth, truth, K)
+    counted = boundary_iou.count_image(truth, truth, K)
     assert (counted[..., 1:] == 0).all() and (counted[..., 0].sum(1) > 0).all()
     assert counted[1, :, 0].sum() < counted[0, :, 0].sum()
 
@@ -84,27 +86,31 @@ def test_the_right_answer_is_one():
 def test_what_is_predicted_at_ignored_pixels_changes_nothing():
     truth, prediction = random_maps(7, void=0.3)
     other = np.where(truth == 255, (prediction + 1) % K, prediction)
-    np.testing.assert_array_equal(boundary.counts(truth, prediction, K), boundary.counts(truth, other, K))
+    np.testing.assert_array_equal(
+        boundary_iou.count_image(truth, prediction, K), boundary_iou.count_image(truth, other, K)
+    )
 
 
 def test_a_contour_against_ignored_pixels_is_none():
     """Two classes apart by more ignored pixels than the distance: near is only the border of the image."""
     truth = np.zeros((20, 31), np.uint8)
     truth[:, 10:14], truth[:, 14:] = 255, 1
-    near = boundary.band(truth, 2)
+    near = boundary_iou.contour_band(truth, 2)
     assert not near[2:-2, 2:-2].any() and near[:2, :10].all() and not near[:, 10:14].any()
     # By fewer: it reaches across.
-    np.testing.assert_array_equal(boundary.band(truth, 5)[9, :16], [1] * 5 + [0] * 4 + [1] + [0] * 4 + [1, 0])
+    np.testing.assert_array_equal(
+        boundary_iou.contour_band(truth, 5)[9, :16], [1] * 5 + [0] * 4 + [1] + [0] * 4 + [1, 0]
+    )
 
 
 def test_an_image_of_one_class_and_one_without_labels():
     truth = np.zeros((H, W), np.uint8)
-    region, near = boundary.counts(truth, truth, 2)
+    region, near = boundary_iou.count_image(truth, truth, 2)
     np.testing.assert_array_equal(region, [[H * W, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(near[0], [2 * (H + W) - 4, 0, 0])
-    assert not boundary.counts(np.full((H, W), 255), truth, 2).any()
+    assert not boundary_iou.count_image(np.full((H, W), 255), truth, 2).any()
 
 
 def test_the_distance_is_a_share_of_the_diagonal():
-    assert boundary.distance(360, 480) == round(0.02 * math.sqrt(360**2 + 480**2)) == 12
-    assert boundary.distance(3, 4) == 1
+    assert boundary_iou.band_width(360, 480) == round(0.02 * math.sqrt(360**2 + 480**2)) == 12
+    assert boundary_iou.band_width(3, 4) == 1

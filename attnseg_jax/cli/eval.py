@@ -1,0 +1,41 @@
+"""Scores a run of train.py on a split.
+
+    python eval.py --workdir=runs/camvid
+    python eval.py --workdir=runs/camvid --split=test --checkpoint=best
+
+Outside a checkout the command is attnseg-eval. Prints a table and, as the last line, the same as JSON. Needs nothing
+but the workdir and the data.
+"""
+
+from absl import flags
+
+from attnseg_jax.cli import entry
+from attnseg_jax.inference import evaluation
+
+
+def _flags() -> None:
+    flags.DEFINE_string("workdir", None, "folder of the run; required")
+    flags.DEFINE_string("split", "val", "split to score (default: val, the run's validation split)")
+    flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
+    flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")
+    flags.DEFINE_bool("distributed", False, "join the other processes of a pod (default: false)")
+    flags.DEFINE_string("picture", None, "PNG to draw samples to (default: WORKDIR/eval/SPLIT_STEP.png)")
+
+
+def _evaluate() -> None:
+    """Evaluates and prints."""
+    given = flags.FLAGS
+    result = evaluation.evaluate_run(
+        given.workdir, given.split, given.checkpoint, given.data_dir, given.picture, given.distributed
+    )
+    print(result.table)
+    print(result.json)
+
+
+def main() -> None:
+    """The command."""
+    entry.run(_evaluate, _flags, usage=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Trains a segmentation model.
+
+    python train.py
+    python train.py --config=camvid_resnet18_attention --config.data.dir=path/to/camvid --workdir=runs/camvid
+
+Outside a checkout the command is attnseg-train. Every key of a config can be set as --config.key=value. The same
+command again continues an interrupted run and prints the result of a finished one.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
+
+from attnseg_jax import configs
+from attnseg_jax.cli import entry
+from attnseg_jax.files import expanded
+from attnseg_jax.train import config as config_files
+from attnseg_jax.train import loop
+
+DEFAULT = str(configs.FOLDER / "default.py")
+
+
+def _flags() -> None:
+    # Without a default: one would be read, and fail, while this line runs.
+    config_flags.DEFINE_config_file(
+        "config", None, "config, by name or file (default: default); --config.key=value sets one of its keys"
+    )
+    flags.DEFINE_string("workdir", None, "folder of the run (default: runs/<config name>-<hash of the config>)")
+
+
+def _train() -> None:
+    """Trains and prints where everything is."""
+    config = flags.FLAGS.config
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
+    result = loop.run(config, workdir)
+    miou = "absent" if result["miou"] is None else f"{result['miou']:.4f}"
+    print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
+    for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
+        print(f"{what}: {workdir / path}")
+
+
+def _keys() -> str:
+    """Every key of a config and its default, for `--help`."""
+    config = config_files.read_file(DEFAULT)
+    lines = [f"  --config.{key}={value!r}\n" for key, value in flatten_dict(config.to_dict(), sep=".").items()]
+    return (
+        f"\nconfigs: {', '.join(name for name in configs.names() if not name.startswith('studies/'))}\n"
+        "\nkeys of a config, explained in configs/default.py and in the modules of the model's parts:\n"
+        + "".join(lines)
+    )
+
+
+def _with_config(argv: list[str]) -> list[str]:
+    """The checked command line, with the path of the config: the default's where none is given."""
+    if "--config" in argv[:-1]:
+        # `--config FILE` is `--config=FILE`.
+        at = argv.index("--config")
+        argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
+    given = [argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config="))]
+    rest = [argument for argument in argv if not argument.startswith(("--config=", "-config="))]
+    argv = [f"--config={configs.find(given[-1]) if given else DEFAULT}", *rest]
+    config_files.check_flags(argv, DEFAULT)
+    return argv
+
+
+def main() -> None:
+    """The command."""
+    entry.run(_train, _flags, usage=__doc__, check=_with_config, more_help=_keys)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""A model with weights in one line: published ones, those of a file, or those of a run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from attnseg_jax.data import datasets
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import build_model
+from attnseg_jax.models.backbones import BACKBONES
+from attnseg_jax.parts import resolve
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.initial import read_run, workdir_of
+from attnseg_jax.train.setup import abstract_inputs, make_model
+from attnseg_jax.weights.catalogue import CATALOGUE
+from attnseg_jax.weights.files import read_weights
+from attnseg_jax.weights.fit import OWN, Fitted, fit
+from attnseg_jax.weights.locate import Located, locate
+from attnseg_jax.weights.rename import listed, match
+
+# Any that a backbone takes; shapes of parameters do not depend on it.
+_SIZE = (64, 64)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of weights; empty where it is not.
+
+    Attributes:
+      class_names: of the logits' channels, in order.
+      palette: one (red, green, blue) for each class.
+      mean: of the channels, on the scale 0..255: the model takes `(image - mean) / std`.
+      std: deviation likewise.
+      input_size: height and width of the images of the training.
+      licence: of the weights.
+      source: where they come from.
+      sha256: of the file, or of the manifest of a checkpoint.
+      layout: of the names in the file.
+    """
+
+    class_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    input_size: tuple[int, ...] = ()
+    licence: str = ""
+    source: str = ""
+    sha256: str = ""
+    layout: str = ""
+
+
+def load_pretrained(
+    source: str | Path, config: str | Mapping[str, Any] | None = None, num_classes: int = 0
+) -> tuple[nn.Module, PyTree, Info]:
+    """A model and its variables, ready for `model.apply(variables, image, train=False)`.
+
+        backbone, variables, info = load_pretrained("resnet50-imagenet")
+        model, variables, info = load_pretrained("runs/camvid")
+        model, variables, info = load_pretrained("fpn.pth", {"backbone": {"name": "resnet18"}, ...}, num_classes=19)
+        backbone, variables, info = load_pretrained("hf://timm/resnet18.a1_in1k/model.safetensors", "resnet18")
+
+    Args:
+      source: a name of `weights.catalogue.CATALOGUE`, which gives a backbone (image -> `Features`); the workdir of a
+        run, or the folder of one of its checkpoints, which gives the run's model without its data set; a file, or
+        `hf://owner/name[@revision]/file`.
+      config: for a file: the name of a backbone, or the `model` part of a config for a whole model, as `build_model`
+        takes it.
+      num_classes: for a file of a whole model.
+
+    Raises:
+      UserError: there is no such source, it has nothing to load, or it does not fit the model.
+    """
+    source = str(source)
+    located = locate(source, key="source")
+    if located.path.is_dir():
+        if config is not None:
+            raise UserError(f"source={source} is a run, which has its own config: leave config out")
+        return _load_run(located.path, source)
+    if source in CATALOGUE:
+        if config is not None:
+            raise UserError(
+                f"source={source} is a backbone by itself: leave config out; a model that starts from it is trained "
+                "with config.model.backbone.pretrained"
+            )
+        return _load_published(located)
+    if config is None:
+        raise UserError(
+            f"source={source} is a file, which does not say what model it is of: give the name of a backbone, or the "
+            "model part of a config and num_classes"
+        )
+    if isinstance(config, str):
+        backbone = resolve(BACKBONES, config, "config")()
+        return backbone, *_fit_backbone(located, backbone)
+    model = build_model(config, num_classes)
+    fitted = _fit(located, model, model.backbone, part="model")
+    return model, _arrays(fitted.variables), _info(located, fitted)
+
+
+def _load_published(located: Located) -> tuple[nn.Module, PyTree, Info]:
+    published = CATALOGUE[located.given]
+    backbone = BACKBONES[located.given.split("-")[0]](**published.options)
+    variables, info = _fit_backbone(located, backbone, published.layout)
+    known = ("mean", "std", "input_size", "licence", "source")
+    return backbone, variables, replace(info, **{name: getattr(published, name) for name in known})
+
+
+def _fit_backbone(located: Located, backbone: nn.Module, layout: str = "") -> tuple[PyTree, Info]:
+    fitted = _fit(located, _Alone(backbone), backbone, part="backbone", layout=layout)
+    return _arrays({name: tree["backbone"] for name, tree in fitted.variables.items() if tree}), _info(located, fitted)
+
+
+class _Alone(nn.Module):
+    """A backbone as a whole model has it: its variables in `backbone`."""
+
+    backbone: nn.Module
+
+    def __call__(self, image):
+        return self.backbone(image)
+
+
+def _fit(located: Located, model: nn.Module, backbone: nn.Module, **options: Any) -> Fitted:
+    target = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *_SIZE, 3)))
+    with _source(located.given):
+        fitted = fit(read_weights(located.path), target, backbone=backbone, **options)
+        if fitted.unfilled:
+            raise UserError(f"it has nothing for {listed(fitted.unfilled)}: give the config of the model it is of")
+    return fitted
+
+
+def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
+    workdir = workdir_of(folder) or folder
+    config = configs.load(workdir)
+    arrays, record = read_run(folder, "source")
+    data = datasets.resolve(config.data)
+    model = make_model(config, len(data.class_names))
+    target = jax.eval_shape(model.init, jax.random.key(0), *abstract_inputs(config))
+    with _source(source):
+        match({name: target[name] for name in ("params", "batch_stats") if name in target}, arrays)
+    info = Info(
+        data.class_names,
+        data.palette,
+        config.data.mean,
+        config.data.std,
+        config.data.crop,
+        source=f"{workdir.absolute()}, step {record['step']}",
+        sha256=record["manifest_sha256"],
+        layout=OWN,
+    )
+    return model, _arrays(traverse_util.unflatten_dict(arrays, sep=".")), info
+
+
+def _info(located: Located, fitted: Fitted) -> Info:
+    return Info(source=located.given, sha256=located.sha256(), layout=fitted.layout)
+
+
+def _arrays(variables: PyTree) -> PyTree:
+    return jax.tree.map(jnp.asarray, {name: tree for name, tree in variables.items() if tree})
+
+
+@contextmanager
+def _source(source: str) -> Iterator[None]:
+    """Names the source in errors about what it holds."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"source={source}: {error}") from None

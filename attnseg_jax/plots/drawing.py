@@ -1,0 +1,36 @@
+"""The one way from a figure or a picture to a PNG file; needs no display and changes no global state."""
+
+import io
+import os
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from attnseg_jax.files import write_atomically
+
+
+def rendered(figure: Figure) -> Image.Image:
+    """A matplotlib figure as an RGB picture."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def write_png(path: str | os.PathLike, picture: Image.Image | Figure, *, optimize: bool = False) -> None:
+    """Writes one PNG, whole or not at all; `optimize` takes longer for a smaller file."""
+    if isinstance(picture, Figure):
+        picture = rendered(picture)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=optimize)
+    write_atomically(path, buffer.getvalue())
+
+
+def plain_axes(axes: Axes, title: str, label: str) -> None:
+    """Gives axes a title, a label of the horizontal axis, a faint grid, and no frame above and on the right."""
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

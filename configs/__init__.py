@@ -1,1 +1,0 @@
-"""Configs: `default.py` has every key, the others are differences from it."""

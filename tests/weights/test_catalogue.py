@@ -1,0 +1,71 @@
+"""What the weights of the catalogue decide where a config leaves it open."""
+
+import pytest
+
+from attnseg_jax.models import BACKBONES
+from attnseg_jax.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, apply, wanted
+from configs import camvid_efficientnet_lite0, default
+from configs.compare import fcn_lite0, local_lite0, self_lite0
+
+
+def config_of(name="", **changes):
+    config = default.get_config()
+    config.model.backbone.update(name=name.split("-")[0] or "tiny", pretrained=name)
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def test_every_entry_is_of_a_backbone_with_these_options():
+    for name, published in CATALOGUE.items():
+        backbone = BACKBONES[name.split("-")[0]]
+        assert published.layout in backbone.layouts and published.licence
+        assert all(getattr(backbone, option) != value for option, value in published.options.items())
+        assert len(published.mean) == len(published.std) == 3 and len(published.input_size) == 2
+
+
+@pytest.mark.parametrize(
+    "name, mean, std",
+    [
+        ("", IMAGENET_MEAN, IMAGENET_STD),
+        ("resnet18-imagenet", IMAGENET_MEAN, IMAGENET_STD),
+        # 0.485 and 0.229 of 255, and so on.
+        ("mit_b2-imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+        ("vit_s-imagenet", (127.5,) * 3, (127.5,) * 3),
+        ("efficientnet_lite1-imagenet", (127.0,) * 3, (128.0,) * 3),
+    ],
+)
+def test_the_normalisation_that_is_left_open(name, mean, std):
+    config = config_of(name)
+    assert config.data.mean == config.data.std == ()
+    found = apply(config)
+    assert (found.data.mean, found.data.std) == (mean, std)
+    assert config.data.mean == () and found.is_locked
+    assert apply(found) == found
+
+
+def test_what_a_config_sets_stays():
+    given = dict(data__mean=(1.0, 2.0, 3.0), model__backbone__vit_s__position_size=(5, 7))
+    found = apply(config_of("vit_s-dinov2", **given))
+    assert found.data.mean == (1.0, 2.0, 3.0) and found.data.std == IMAGENET_STD
+    assert found.model.backbone.vit_s.position_size == (5, 7)
+    assert found.model.backbone.vit_s.patch_size == 14
+
+
+def test_the_options_of_dinov2():
+    found = apply(config_of("vit_b-dinov2")).model.backbone
+    options = {"patch_size": 14, "position_size": (37, 37), "layer_scale": 1e-5, "position_antialias": False}
+    assert {name: found.vit_b[name] for name in options} == options
+    assert found.vit_s.patch_size == 16
+    # Weights of another backbone than the config's do not fit anyway, which is said when they are read.
+    assert wanted(config_of("vit_b-dinov2", model__backbone__name="vit_s")).keys() == {"data.mean", "data.std"}
+
+
+def test_a_run_that_continues_from_another_is_normalised_as_its_backbone_was():
+    assert apply(config_of("vit_s-imagenet", init_from="runs/first")).data.mean == (127.5,) * 3
+    assert apply(config_of("vit_s-imagenet", init_from="mit_b0-imagenet")).data.mean == IMAGENET_MEAN
+
+
+@pytest.mark.parametrize("module", [camvid_efficientnet_lite0, fcn_lite0, self_lite0, local_lite0])
+def test_configs_with_measured_figures_keep_the_normalisation_of_these(module):
+    found = apply(module.get_config()).data
+    assert (found.mean, found.std) == (IMAGENET_MEAN, IMAGENET_STD)
