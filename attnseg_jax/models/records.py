@@ -6,7 +6,7 @@ in the picture, so that one drawing routine serves every mechanism.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -98,10 +98,13 @@ AttentionRecord = AttentionMap | DotProductMap | GateMap
 RECORDS = "attention"
 
 
-def sow_record(module: nn.Module, name: str, record: AttentionRecord) -> None:
-    """Leaves a record under `name`, where the caller of the model asked for records; "" leaves none."""
-    if name and not module.is_initializing():
-        module.sow(RECORDS, name, record)
+def sow_record(module: nn.Module, name: str, record: AttentionRecord | Callable[[], AttentionRecord]) -> None:
+    """Leaves a record under `name`, where the caller of the model asked for records; "" leaves none.
+
+    One that takes computing is given as a function, which is then called.
+    """
+    if name and module.is_mutable_collection(RECORDS) and not module.is_initializing():
+        module.sow(RECORDS, name, record() if callable(record) else record)
 
 
 def attention_records(collection: Mapping[str, Any]) -> dict[str, AttentionRecord]:

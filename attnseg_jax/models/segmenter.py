@@ -81,7 +81,8 @@ class Segmenter(nn.Module):
                 "weights a decoder's skips, and this decoder has none: choose another mechanism, or a decoder that has "
                 f"some, such as fcn with skips=({min(features.maps)},)"
             ) + (f", or set {features.hint}" if features.hint else "")
-            raise OptionError("", type(self.attention).__name__, hint, self.paths.get("attention", ""))
+            path = getattr(self.attention, "gate_path", self.paths.get("attention", ""))
+            raise OptionError("", type(self.attention).__name__, hint, path)
         return decoded
 
     def _auxiliary(self, features: Features, train: bool) -> dict[str, Array]:

@@ -5,31 +5,33 @@ from attnseg_jax.weights.rename import Rules
 # csrhddlam/axial-deeplab, AxialAttention: `AxisAttention`.
 AXIAL: Rules = ((r"\bqkv_transform\.", "qkv."),)
 
-# Jongchan/attention-module, MODELS/cbam.py, CBAM: `CBAMBlock`.
+# Jongchan/attention-module, MODELS/cbam.py, CBAM: the attention `cbam`.
 CBAM_ORIGINAL: Rules = (
     (r"\bChannelGate\.mlp\.1\.", "scores.down."),
     (r"\bChannelGate\.mlp\.3\.", "scores.up."),
     (r"\bSpatialGate\.spatial\.", "spatial_"),
 )
 
-# speedinghzl/CCNet: its `CrissCrossAttention` is `CrissCross`; its `RCCAModule` is the attention and the decoder of a
-# `Segmenter` of `criss_cross` and `fcn` with convs=0.
+# speedinghzl/CCNet: its `CrissCrossAttention` is the method `cross` of ours; its `RCCAModule` is the attention and the
+# decoder of a `Segmenter` of `criss_cross` and `fcn` with convs=0.
 CCNET: Rules = (
     (r"\b(query|key|value)_conv\.", r"\1."),
     (r"\.0\.", ".conv."),
     (r"\.1\.", ".bn."),
     (r"^bottleneck\.3\.", "decoder.head.classifier."),
-    (r"^(conva|convb|bottleneck|cca)\.", r"attention.\1."),
+    (r"^(conva|convb|bottleneck)\.", r"attention.\1."),
+    (r"^cca\.", "attention."),
 )
 
-# PAM_Module and CAM_Module of encoding/nn/da_att.py: `PositionAttention`, `ChannelAttention`.
-DANET_MODULES: Rules = ((r"\b(query|key|value)_conv\.", r"\1."),)
+# PAM_Module and CAM_Module of encoding/nn/da_att.py: the methods `position` and `channel` of `DANet`.
+DANET_POSITION: Rules = ((r"\b(query|key|value)_conv\.", r"\1."), (r"^gamma$", "position_gamma"))
+DANET_CHANNEL: Rules = ((r"^gamma$", "channel_gamma"),)
 
 # DANetHead of encoding/models/sseg/danet.py: `Segmenter` with attention `danet` and the decoder `fcn`, `convs=0`.
 DANET_HEAD: Rules = (
-    *DANET_MODULES,
-    (r"^sa\.", "attention.position."),
-    (r"^sc\.", "attention.channel."),
+    (r"^sa\.(query|key|value)_conv\.", r"attention.\1."),
+    (r"^sa\.gamma$", "attention.position_gamma"),
+    (r"^sc\.gamma$", "attention.channel_gamma"),
     (r"^conv5a\.", "attention.position_in."),
     (r"^conv5c\.", "attention.channel_in."),
     (r"^conv51\.", "attention.position_out."),
@@ -41,7 +43,7 @@ DANET_HEAD: Rules = (
     (r"^conv8\.1\.", "decoder.head.classifier."),
 )
 
-# EMANet's EMAU: `EMAUnit`.
+# EMANet's EMAU: the method `unit` of `ExpectationMaximization`.
 EMAU: Rules = (
     (r"\bconv2\.0\.", "conv2.conv."),
     (r"\bconv2\.1\.", "conv2.bn."),
@@ -53,10 +55,10 @@ ENCODING: Rules = ()
 # ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `OktayGate`.
 OKTAY: Rules = ((r"\bW\.0\.", "out_conv."), (r"\bW\.1\.", "out_bn."))
 
-# ISA_Module and ISA_Block of lib/models/modules/isa_block.py: `InterlacedContext` (one down factor),
-# `InterlacedBlock`.
+# ISA_Module (of one down factor) and ISA_Block of lib/models/modules/isa_block.py: the methods `context` and `stages`
+# of `Interlaced`.
 ISA: Rules = (
-    (r"\bstages\.0\.", "block."),
+    (r"\bstages\.0\.", ""),
     (r"\blong_range_sa\.", "far."),
     (r"\bshort_range_sa\.", "near."),
     (r"\bf_value\.", "value."),
@@ -68,7 +70,7 @@ ISA: Rules = (
     (r"\b(key0|key1|query0|query1|out)\.1\.0\.", r"\1.bn."),
 )
 
-# NONLocalBlock2D of lib/non_local_*.py: `NonLocalBlock`.
+# NONLocalBlock2D of lib/non_local_*.py: the attention `nonlocal`.
 NONLOCAL: Rules = (
     (r"^(g|phi)\.0\.", r"\1."),
     (r"^theta\.", "query."),
@@ -78,7 +80,7 @@ NONLOCAL: Rules = (
     (r"^W\.(0\.)?", "out."),
 )
 
-# hszhao/semseg, model/psanet.py, PSA: `PSABlock`. The names do not tell the mask's size: before, reshape
+# hszhao/semseg, model/psanet.py, PSA: the attention `psa`. The names do not tell the mask's size: before, reshape
 # `attention.3.weight` and `attention_p.3.weight` `[mask_h * mask_w, c, 1, 1]` to `[mask_h, mask_w, c]`.
 PSANET: Rules = (
     (r"^(reduce|attention)_p\.", r"branch1.\1."),
@@ -88,7 +90,7 @@ PSANET: Rules = (
     (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
 )
 
-# moskomule/senet.pytorch, senet/se_module.py, SELayer: `SqueezeExcitation`.
+# moskomule/senet.pytorch, senet/se_module.py, SELayer: the attention `se`.
 SENET: Rules = ((r"\bfc\.0\.", "scores.down."), (r"\bfc\.2\.", "scores.up."))
 
 # Their classifier: `heads.MeanHead` with `norm`.

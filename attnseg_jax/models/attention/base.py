@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import OptionError
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.layers.residual import mlp_width
 from attnseg_jax.models.options import option
 
 
@@ -87,20 +87,14 @@ class ResidualAttention(Attention):
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         c = x.shape[-1]
-        check_mlp_ratio(self.mlp_ratio, c)
+        hidden = mlp_width(c, self.mlp_ratio) if self.mlp_ratio else 0
         for i in range(self.layers):
             y = layer_norm(f"norm{i}")(x) if self.norm else x
             # Itself, once more for each layer: the parameters of `attend` lie in `attention0`, `attention1`, ...
             layer = self.clone(parent=self, name=f"attention{i}")
             x = x + layer.attend(y.astype(self.dtype), train=train)
-            if self.mlp_ratio:
+            if hidden:
                 y = layer_norm(f"mlp_norm{i}")(x).astype(self.dtype)
-                y = nn.Dense(int(c * self.mlp_ratio), dtype=self.dtype, name=f"mlp_in{i}")(y)
+                y = nn.Dense(hidden, dtype=self.dtype, name=f"mlp_in{i}")(y)
                 x = x + nn.Dense(c, dtype=self.dtype, name=f"mlp_out{i}")(nn.gelu(y, approximate=False))
         return features.with_deepest(x)
-
-
-def check_mlp_ratio(ratio: float, channels: int, *, none: bool = True) -> None:
-    """Raises OptionError for an MLP that would have no hidden channel; with `none` a ratio of 0 stands for no MLP."""
-    if ratio * channels < 1 and not (none and ratio == 0):
-        raise OptionError("mlp_ratio", ratio, f"must be at least {1 / channels:g}, one of {channels} channels")

@@ -63,8 +63,11 @@ class CrissCrossAttention(Attention):
         gamma = self.param("gamma", nn.initializers.ones, (1,), jnp.float32).astype(self.dtype)[None, None, None]
         for _ in range(self.recurrence):
             q, k = query(x), key(x)
-            weights = criss_cross_ops.criss_cross_weights(q, k).reshape(b, 1, h * w, h + w)
-            keys = criss_cross_ops.criss_cross_keys((h, w))
-            sow_record(self, "criss_cross", AttentionMap(weights, keys, (h, w), (h, w)))
+
+            def record(q: Array = q, k: Array = k) -> AttentionMap:
+                weights = criss_cross_ops.criss_cross_weights(q, k).reshape(b, 1, h * w, h + w)
+                return AttentionMap(weights, criss_cross_ops.criss_cross_keys((h, w)), (h, w), (h, w))
+
+            sow_record(self, "criss_cross", record)
             x = gamma * criss_cross_ops.criss_cross_attention(q, k, value(x)) + x
         return x

@@ -1,5 +1,7 @@
 """Interlaced self-attention (Huang et al. 2019, arXiv:1907.12273), after github.com/openseg-group/openseg.pytorch."""
 
+import functools
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -77,14 +79,13 @@ class Interlaced(Attention):
         """Returns another map; what the stages attend to is recorded as `interlaced_far` and `interlaced_near`."""
         channels = lead_width(self.channels, x)
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="lead_in")(x, train=train)
-        return self.context(x, train=train)
+        return self.context(x, channels, train=train)
 
     @nn.compact
-    def context(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """A 1x1 convolution of every position and what both stages gather for it."""
-        c = x.shape[-1]
-        y = jnp.concatenate([x, self.stages(x, c, train=train)], axis=-1)
-        y = ConvBN(c, 1, dtype=self.dtype, name="out")(y, train=train)
+    def context(self, x: Float[Array, "b h w c"], channels: int, *, train: bool = False) -> Float[Array, "b h w d"]:
+        """A 1x1 convolution, to `channels`, of every position and what both stages gather for it."""
+        y = jnp.concatenate([x, self.stages(x, channels, train=train)], axis=-1)
+        y = ConvBN(channels, 1, dtype=self.dtype, name="out")(y, train=train)
         return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
 
     @nn.compact
@@ -96,7 +97,7 @@ class Interlaced(Attention):
         Raises:
           OptionError: factors larger than the map.
         """
-        b, h, w, _ = x.shape
+        h, w = x.shape[1:3]
         if not all(f <= n for f, n in zip(self.factors, (h, w))):
             hint = (
                 f"does not fit a map of {h}x{w} positions: choose two numbers from 1 to its height and width, or give "
@@ -108,12 +109,25 @@ class Interlaced(Attention):
         padded = x.shape[1:3]
         for reach in interlaced_ops.REACHES:
             groups = interlaced_ops.split(x, self.factors, reach)
-            attend = GroupAttention(key_channels, channels, channels, self.impl, self.dtype, name=reach)
-            y, record = attend(groups, train=train)
-            weights = record.weights.reshape(*groups.shape[:3], -1)
-            weights = interlaced_ops.crop_to_size(interlaced_ops.join(weights, padded, self.factors, reach), (h, w))
-            keys = interlaced_ops.member_positions((h, w), self.factors, reach)
-            record = AttentionMap(weights.reshape(b, 1, h * w, -1), keys, query_size=(h, w), key_size=(h, w))
+            attend = GroupAttention(
+                key_channels, self.channels or channels, channels, self.impl, self.dtype, name=reach
+            )
+            y, in_groups = attend(groups, train=train)
+            record = functools.partial(self._record, in_groups, groups.shape[:3], reach, padded, (h, w))
             sow_record(self, f"interlaced_{reach}", record)
             x = interlaced_ops.join(y, padded, self.factors, reach)
         return interlaced_ops.crop_to_size(x, (h, w))
+
+    def _record(
+        self,
+        in_groups: DotProductMap,
+        shape: tuple[int, int, int],
+        reach: str,
+        padded: tuple[int, int],
+        size: tuple[int, int],
+    ) -> AttentionMap:
+        """What every position of the map of `size` attends to, from the weights within the groups of `shape`."""
+        weights = interlaced_ops.join(in_groups.weights.reshape(*shape, -1), padded, self.factors, reach)
+        weights = interlaced_ops.crop_to_size(weights, size)
+        keys = interlaced_ops.member_positions(size, self.factors, reach)
+        return AttentionMap(weights.reshape(weights.shape[0], 1, -1, weights.shape[-1]), keys, size, size)

@@ -40,9 +40,11 @@ class LinearAttention(ResidualAttention):
             return nn.Dense(self.heads * d, dtype=self.dtype, name=name)(x).reshape(b, h * w, self.heads, d)
 
         q, k, v = project("query"), project("key"), project("value")
-        factors = linear_ops.linear_factors(q, k, form=self.form)
-        sow_record(
-            self, "linear", DotProductMap(*factors, scale=1.0, softmax=False, query_size=(h, w), key_size=(h, w))
-        )
+
+        def record() -> DotProductMap:
+            factors = linear_ops.linear_factors(q, k, form=self.form)
+            return DotProductMap(*factors, scale=1.0, softmax=False, query_size=(h, w), key_size=(h, w))
+
+        sow_record(self, "linear", record)
         y = linear_ops.linear_attention(q, k, v, form=self.form).reshape(b, h, w, self.heads * d)
         return nn.Dense(c, dtype=self.dtype, name="out")(y)

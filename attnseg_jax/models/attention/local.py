@@ -106,6 +106,9 @@ class LocalAttention(ResidualAttention):
 
     def _record(self, weights: Array) -> None:
         s, b, h, w, a = weights.shape
-        keys = local_ops.local_keys((h, w), self.kernel, self.dilation)
-        weights = weights.transpose(1, 4, 2, 3, 0).reshape(b, a, h * w, s)
-        sow_record(self, "local", AttentionMap(weights, keys, (h, w), (h, w)))
+
+        def record() -> AttentionMap:
+            keys = local_ops.local_keys((h, w), self.kernel, self.dilation)
+            return AttentionMap(weights.transpose(1, 4, 2, 3, 0).reshape(b, a, h * w, s), keys, (h, w), (h, w))
+
+        sow_record(self, "local", record)

@@ -71,15 +71,15 @@ class OCR(Attention):
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="lead_in")(deepest, train=train)
         weights = region_weights(resize(logits, size))
         sow_record(self, "ocr_regions", AttentionMap(weights[:, None], key_size=size))
-        return features.with_deepest(self.context(x, region_means(x, weights), train=train))
+        return features.with_deepest(self.context(x, region_means(x, weights), channels, train=train))
 
     @nn.compact
     def context(
-        self, x: Float[Array, "b h w c"], regions: Float[Array, "b k c"], *, train: bool = False
-    ) -> Float[Array, "b h w c"]:
-        """A 1x1 convolution of every position's context and itself: `out([gather(x, regions), x])`."""
+        self, x: Float[Array, "b h w c"], regions: Float[Array, "b k c"], channels: int, *, train: bool = False
+    ) -> Float[Array, "b h w d"]:
+        """A 1x1 convolution, to `channels`, of every position's context and itself: `out([gather(x, regions), x])`."""
         y = jnp.concatenate([self.gather(x, regions, train=train), x], axis=-1)
-        y = ConvBN(x.shape[-1], 1, dtype=self.dtype, use_bias=True, name="out")(y, train=train)
+        y = ConvBN(channels, 1, dtype=self.dtype, use_bias=True, name="out")(y, train=train)
         return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
 
     @nn.compact

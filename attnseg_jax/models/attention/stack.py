@@ -23,6 +23,11 @@ class Stack(Attention):
         """Whether any part gates skips."""
         return any(part.has_gate for part in self.parts)
 
+    @property
+    def gate_path(self) -> str:
+        """Where in a config the options of the first part that gates skips stand, for messages."""
+        return next((path for part, path in self._parts() if part.has_gate), "")
+
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """Returns the features after all parts."""
         for part, path in self._parts():

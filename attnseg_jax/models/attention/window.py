@@ -4,7 +4,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.attention.base import Attention, check_mlp_ratio
+from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.layers.attention import head_width
 from attnseg_jax.models.layers.swin import SwinBlock
 from attnseg_jax.models.options import option
@@ -44,7 +44,6 @@ class WindowAttention(Attention):
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         _, h, w, c = x.shape
         head_width(c, self.heads)
-        check_mlp_ratio(self.mlp_ratio, c, none=False)
         # A smaller map later on is padded; from the start it is a mistake.
         if self.is_initializing() and self.window > min(h, w):
             hint = (

@@ -179,13 +179,14 @@ def reduced_multi_head(
       The attended map, and who attends to what.
 
     Raises:
-      OptionError: heads that do not divide the channels, or a reduction larger than the map.
+      OptionError: heads that do not divide the channels, an `impl` that cannot serve, a reduction larger than the map.
     """
     b, h, w, c = x.shape
+    head_width(c, heads)
+    check_dropout(dropout, impl)
     if not 1 <= reduction <= min(h, w):
         hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
         raise OptionError("reduction", reduction, hint)
-    head_width(c, heads)
     reduced = x
     if reduction > 1:
         reduced = Conv(c, reduction, reduction, padding=0, use_bias=True, dtype=dtype, name="reduce")(x)

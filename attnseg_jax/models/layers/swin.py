@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
-from attnseg_jax.models.layers.residual import drop_path, mlp
+from attnseg_jax.models.layers.residual import drop_path, mlp, mlp_width
 from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention import window as window_ops
@@ -55,12 +55,14 @@ class ShiftedWindowAttention(nn.Module):
             mask = jnp.broadcast_to(mask, (b, g, s, s)).reshape(b * g, 1, s, s)
         y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl)
         y = nn.Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
-        if self.record:
+
+        def record() -> AttentionMap:
             weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)
             weights = weights.reshape(b, g, self.heads, s, s).swapaxes(2, 3).reshape(b, g, s, self.heads * s)
             weights = window_ops.merge(weights, size, window, shift).reshape(b, h * w, self.heads, s).swapaxes(1, 2)
-            keys = window_ops.window_keys(size, window, shift)
-            sow_record(self, self.record, AttentionMap(weights, keys, size, size))
+            return AttentionMap(weights, window_ops.window_keys(size, window, shift), size, size)
+
+        sow_record(self, self.record, record)
         return window_ops.merge(y, size, window, shift)
 
 
@@ -83,12 +85,16 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the map after attention and MLP."""
+        """Returns the map after attention and MLP.
+
+        Raises:
+          OptionError: an MLP without hidden channels.
+        """
         attend = ShiftedWindowAttention(
             self.window, self.shift, self.heads, self.impl, self.dtype, self.record, name="attn"
         )
         y = attend(layer_norm("norm1", _EPSILON)(x))
         x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
-        y = mlp(y, int(x.shape[-1] * self.mlp_ratio), self.dtype)
+        y = mlp(y, mlp_width(x.shape[-1], self.mlp_ratio), self.dtype)
         return x + drop_path(y, self.drop_path, train=train)

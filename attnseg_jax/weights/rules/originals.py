@@ -31,7 +31,7 @@ EMANET_HEAD: Rules = (
 )
 
 # openseg.pytorch, lib/models/modules/spatial_ocr_block.py, SpatialOCR_Module and ObjectAttentionBlock2D:
-# `ObjectContext`, `ObjectAttention`.
+# the methods `context` and `gather` of `OCR`.
 OCR_MODULES: Rules = (
     (r"\bobject_context_block\.", ""),
     (r"\bconv_bn_dropout\.", "out."),

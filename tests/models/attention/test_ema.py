@@ -11,11 +11,10 @@ from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
 from layout_rules import EMAU
+from sown import with_records
 
-from attnseg_jax import build_model
-from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import EMAUnit, ExpectationMaximization
+from attnseg_jax.models.attention import ExpectationMaximization
 from attnseg_jax.models.features import Output
 from attnseg_jax.train.objective import Supervised
 from attnseg_jax.train.parallel import make_parallel
@@ -26,35 +25,56 @@ from attnseg_jax.weights.rename import from_torch, match
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
 
 
+UNIT = ExpectationMaximization(bases=16)
+
+
+def init(model, **options):
+    return functools.partial(model.init, method="unit", **options)
+
+
 def original(name):
-    """(golden, model, variables) of a case."""
-    case, model = Golden(name), EMAUnit(bases=16)
-    target = jax.eval_shape(model.init, jax.random.key(0), nhwc(case.inputs()["x"]))
-    return case, model, match(target, from_torch(case.state_dict(), EMAU))
+    """(golden, variables of `UNIT`) of a case."""
+    case = Golden(name)
+    target = jax.eval_shape(init(UNIT), jax.random.key(0), nhwc(case.inputs()["x"]))
+    return case, match(target, from_torch(case.state_dict(), EMAU))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def fitted_bases(model, variables, x):
+    """Those of every image: what its bases would become if it were a batch and nothing else were remembered."""
+
+    @jax.vmap
+    def of_an_image(image):
+        forgetful = model.clone(momentum=1.0)
+        _, updated = forgetful.apply(variables, image[None], train=True, mutable=["batch_stats"], method="unit")
+        return updated["batch_stats"]["mu"][0]
+
+    return of_an_image(x)
 
 
 def test_outputs_of_the_original():
-    case, model, variables = original("attn_emau_13x17")
-    y, weights, bases = jax.jit(model.apply)(variables, nhwc(case.inputs()["x"]))
+    case, variables = original("attn_emau_13x17")
+    x = nhwc(case.inputs()["x"])
+    y, records = with_records(UNIT, method="unit")(variables, x)
     assert_golden(case, "y", nchw(y))
-    assert_golden(case, "mu", bases)
-    np.testing.assert_allclose(weights.sum(-1), np.ones((2, 13 * 17)), rtol=1e-6)
+    assert_golden(case, "mu", fitted_bases(UNIT, variables, x))
+    np.testing.assert_allclose(records["ema0"].weights.sum(-1), np.ones((2, 1, 13 * 17)), rtol=1e-6)
 
 
 def test_gradients_of_the_original():
-    case, model, variables = original("attn_emau_grad")
+    case, variables = original("attn_emau_grad")
     x, g = (nhwc(case.inputs()[name]) for name in "xg")
 
     @jax.jit
     @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
     def total(params, x):
-        y, _, bases = model.apply({**variables, "params": params}, x)
-        return (y * g).sum(), (y, bases)
+        y = UNIT.apply({**variables, "params": params}, x, method="unit")
+        return (y * g).sum(), y
 
-    (params, x_gradient), (y, bases) = total(variables["params"], x)
+    (params, x_gradient), y = total(variables["params"], x)
     found = {
         "y": nchw(y),
-        "mu": bases,
+        "mu": fitted_bases(UNIT, variables, x),
         "grad/x": nchw(x_gradient),
         "grad/conv1.weight": np.transpose(params["conv1"]["kernel"], (3, 2, 0, 1)),
         "grad/conv1.bias": params["conv1"]["bias"],
@@ -68,14 +88,15 @@ def test_gradients_of_the_original():
 
 
 def test_bases_are_unit_vectors_at_first_and_follow_the_batch_in_training_only():
-    model = EMAUnit(bases=4, momentum=0.25)
+    model = ExpectationMaximization(bases=4, momentum=0.25)
     x = jnp.asarray(X)
-    variables = jax.jit(functools.partial(model.init, train=True))(jax.random.key(0), x)
+    variables = jax.jit(init(model, train=True))(jax.random.key(0), x)
     mu = variables["batch_stats"]["mu"]
     assert mu.shape == (1, 12, 4) and mu.dtype == jnp.float32
     np.testing.assert_allclose(jnp.linalg.norm(mu, axis=1), np.ones((1, 4)), rtol=1e-5)
-    apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"]), static_argnames="train")
-    (_, _, fitted), updated = apply(variables, x, train=True)
+    apply = jax.jit(functools.partial(model.apply, mutable=["batch_stats"], method="unit"), static_argnames="train")
+    _, updated = apply(variables, x, train=True)
+    fitted = fitted_bases(model, variables, x)
     assert abs(fitted[0] - fitted[1]).max() > 0.1
     expected = 0.75 * mu[0] + 0.25 * (fitted[0] + fitted[1]) / 2
     np.testing.assert_allclose(updated["batch_stats"]["mu"][0], expected, atol=1e-6)
@@ -86,8 +107,8 @@ def test_the_joint(random_variables):
     model = ExpectationMaximization(channels=9, bases=4, dtype=jnp.bfloat16)
     features = Features({2: jnp.ones((2, 10, 14, 3)), 4: jnp.asarray(X, jnp.bfloat16)})
     variables = random_variables(model, features)
-    out = model.apply(variables, features.with_deepest(features.deepest[:, :3]))
-    record = out.attention["ema0"]
+    out, records = with_records(model)(variables, features.with_deepest(features.deepest[:, :3]))
+    record = records["ema0"]
     assert out.deepest.shape == (2, 3, 7, 9) and out.deepest.dtype == jnp.bfloat16
     assert record.weights.shape == (2, 1, 21, 4) and record.weights.dtype == jnp.float32
     assert record.query_size == (3, 7) and record.key_size is None
@@ -96,19 +117,12 @@ def test_the_joint(random_variables):
     assert wide["params"]["lead"]["conv"]["kernel"].shape == (3, 3, 2048, 512)
 
 
-@pytest.mark.parametrize("key", ["bases", "stages"])
-def test_bad_options(key):
-    model = build_model({"attention": {"name": "ema", "ema": {key: 0}}}, 7)
-    with pytest.raises(UserError, match=rf"config\.model\.attention\.ema\.{key}=0 must be at least 1"):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))
-
-
 class Small(nn.Module):
     """Bases around a classifier: little to compile."""
 
     @nn.compact
     def __call__(self, image, train=False):
-        x, _, _ = EMAUnit(bases=4, momentum=0.5, name="unit")(image, train=train)
+        x = ExpectationMaximization(bases=4, momentum=0.5, name="ema").unit(image, train=train)
         return Output(nn.Dense(5, name="head")(x))
 
 
@@ -135,5 +149,5 @@ def test_eight_devices_equal_one(mode):
     one, eight = trained("mesh", 1), trained(mode, 8)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
-    first = Small().init(jax.random.key(0), jnp.zeros((1, 5, 7, 6)))["batch_stats"]["unit"]["mu"]
-    assert abs(one[1]["unit"]["mu"] - first).max() > 0.1
+    first = Small().init(jax.random.key(0), jnp.zeros((1, 5, 7, 6)))["batch_stats"]["ema"]["mu"]
+    assert abs(one[1]["ema"]["mu"] - first).max() > 0.1

@@ -1,22 +1,18 @@
 """Context encoding: the original's layer, the module around it in float64, what it predicts of the whole image."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from golden import Golden
 from layout import assert_golden, nhwc
 from layout_rules import ENCODING
+from sown import FAST_COMPILE, with_records
 
 from attnseg_jax import build_model
-from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import ContextEncoding, Encoding
+from attnseg_jax.models.attention.encnet import ContextEncoding, Encoding
 from attnseg_jax.weights.rename import from_torch, match
 
-FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
 FEATURES = Features({2: jnp.ones((2, 10, 14, 3)), 4: jnp.asarray(X)})
 
@@ -59,12 +55,12 @@ def test_against_numpy(random_variables):
     gate = 1 / (1 + np.exp(-(context @ p["gate"]["kernel"] + p["gate"]["bias"])))
     presence = context @ p["presence"]["kernel"] + p["presence"]["bias"]
 
-    out = FAST_COMPILE(model.apply)(variables, FEATURES)
+    out, records = with_records(model)(variables, FEATURES)
     np.testing.assert_allclose(out.deepest, x * (1 + gate.reshape(2, 1, 1, 9)), atol=3e-5)
     np.testing.assert_allclose(out.presence["encnet"], presence, atol=3e-5)
-    np.testing.assert_allclose(out.attention["encnet0"].weights[:, 0], weights, atol=1e-5)
-    np.testing.assert_allclose(out.attention["encnet_gate0"].values, gate.reshape(2, 1, 1, 9), atol=1e-5)
-    assert out.attention["encnet0"].query_size == (5, 7) and out.attention["encnet0"].key_size is None
+    np.testing.assert_allclose(records["encnet0"].weights[:, 0], weights, atol=1e-5)
+    np.testing.assert_allclose(records["encnet_gate0"].values, gate.reshape(2, 1, 1, 9), atol=1e-5)
+    assert records["encnet0"].query_size == (5, 7) and records["encnet0"].key_size is None
 
 
 def test_presence_teaches_the_codewords(random_variables):
@@ -93,22 +89,7 @@ def test_presence_teaches_the_codewords(random_variables):
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(found["decoder"]))
 
 
-def test_another_size_and_bfloat16(random_variables):
-    model = ContextEncoding(num_classes=6, dtype=jnp.bfloat16)
-    features = FEATURES.with_deepest(jnp.asarray(X, jnp.bfloat16))
-    variables = random_variables(model, features)
-    out = FAST_COMPILE(model.apply)(variables, features.with_deepest(features.deepest[:, :3]))
-    assert out.deepest.shape == (2, 3, 7, 12) and out.deepest.dtype == jnp.bfloat16
-    assert out.presence["encnet"].dtype == out.attention["encnet0"].weights.dtype == jnp.float32
-
-
 def test_start():
     variables = FAST_COMPILE(Encoding(codewords=4).init)(jax.random.key(0), jnp.asarray(X))["params"]
     assert (variables["scale"] < 0).all() and (variables["scale"] > -1).all()
     assert 0.5 / 48**0.5 < abs(variables["codewords"]).max() <= 1 / 48**0.5
-
-
-def test_bad_options():
-    model = build_model({"attention": {"name": "encnet", "encnet": {"codewords": 0}}}, 7)
-    with pytest.raises(UserError, match=r"config\.model\.attention\.encnet\.codewords=0 must be at least 1"):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

@@ -10,9 +10,10 @@ from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
 from layout_rules import OKTAY
+from sown import recorded, traced_records, with_records
 
 from attnseg_jax import build_model
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.gate import FORMS, Gate, LeeGate, OktayGate
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN
@@ -90,7 +91,8 @@ def leejunhyun(skip, signal, p, statistics):
 
 
 def gate(model, variables, skip, signal):
-    return model.apply(variables, skip, signal, stride=4, method="gate")
+    """The gated skip and the records."""
+    return with_records(model, stride=4, method="gate")(variables, skip, signal)
 
 
 def variables_of(random_variables, model):
@@ -103,19 +105,19 @@ def test_against_loops(random_variables, oracle, channels):
     variables = variables_of(random_variables, model)
     v = jax.tree.map(lambda a: a.astype(np.float64), variables)
     y, maps = gate(model, variables, SKIP, SIGNAL)
-    assert list(maps) == ["gate4_"]
+    assert list(maps) == ["gate4_0"]
     for b in range(2):
         skip, signal = SKIP[b].astype(np.float64), SIGNAL[b].astype(np.float64)
         expected, values = oracle(skip, signal, v["params"]["gate4"], v["batch_stats"]["gate4"])
         np.testing.assert_allclose(y[b], expected, atol=1e-5)
-        np.testing.assert_allclose(maps["gate4_"].values[b], values, atol=1e-6)
+        np.testing.assert_allclose(maps["gate4_0"].values[b], values, atol=1e-6)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients(random_variables, form):
     model = Gate(form=form)
     variables = variables_of(random_variables, model)
-    # Far from the rectifier's corner, on either side of it.
+    # Far from ReLU's corner, on either side of it.
     leaf = variables["params"]["gate4"]["phi" if form == "oktay" else "skip_bn"]
     leaf["bias"] = np.array([9, -9, 9], np.float32)
 
@@ -130,7 +132,8 @@ def test_the_last_row_of_an_odd_skip_decides_nothing_in_oktays_form(random_varia
     variables = variables_of(random_variables, model)
 
     def total(skip):
-        return gate(model, variables, skip, SIGNAL)[1]["gate4_"].values.sum()
+        _, records = recorded(model, stride=4, method="gate")(variables, skip, SIGNAL)
+        return records["gate4_0"].values.sum()
 
     gradient = jax.jit(jax.grad(total))(jnp.asarray(SKIP))
     assert not gradient[:, 4].any() and abs(gradient[:, :4]).max((0, 3)).all()
@@ -141,54 +144,49 @@ def test_gates_every_skip_of_a_model(random_variables, form):
     model = whole(form)
     variables = random_variables(model, IMAGE)
     assert sorted(variables["params"]["attention"]) == ["gate2", "gate4"]
-    apply = jax.jit(model.apply)
-    out = apply(variables, IMAGE)
-    assert {key: record.values.shape for key, record in out.attention.items()} == {
-        "gate4_0": (2, 4, 5, 1),
+    apply = with_records(model)
+    out, records = apply(variables, IMAGE)
+    assert {key: record.values.shape for key, record in records.items()} == {
         "gate2_0": (2, 7, 9, 1),
+        "gate4_0": (2, 4, 5, 1),
     }
-    assert all((record.values > 0).all() and (record.values < 1).all() for record in out.attention.values())
+    assert all((record.values > 0).all() and (record.values < 1).all() for record in records.values())
     psi = ("psi", "bias") if form == "oktay" else ("psi_bn", "bias")
     for stride in (2, 4):
         changed = jax.tree.map(lambda a: a, variables)
         leaf = functools.reduce(lambda tree, key: tree[key], psi[:1], changed["params"]["attention"][f"gate{stride}"])
         leaf[psi[1]] = leaf[psi[1]] + 3
-        assert abs(apply(changed, IMAGE).logits - out.logits).max() > 1e-3
+        assert abs(apply(changed, IMAGE)[0].logits - out.logits).max() > 1e-3
 
 
 def test_stacks_gate_one_after_another():
     model = whole(name="self+gate+gate", skips=(2,))
-    out, variables = jax.eval_shape(lambda key: model.init_with_output(key, IMAGE), jax.random.key(0))
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
     assert sorted(variables["params"]["attention"]) == ["parts_0", "parts_1", "parts_2"]
-    assert sorted(out.attention) == ["gate2_0", "gate2_1", "self0"]
+    _, records = traced_records(model)(variables, IMAGE)
+    assert list(records) == ["self0", "gate2_0", "gate2_1"]
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_gates_stay_float32_under_bfloat16(random_variables, form):
     variables = variables_of(random_variables, Gate(form=form))
-    exact = gate(Gate(form=form), variables, SKIP, SIGNAL)[1]["gate4_"].values
+    exact = gate(Gate(form=form), variables, SKIP, SIGNAL)[1]["gate4_0"].values
     skip, signal = (jnp.asarray(x, jnp.bfloat16) for x in (SKIP, SIGNAL))
     y, maps = gate(Gate(form=form, dtype=jnp.bfloat16), variables, skip, signal)
-    assert y.dtype == jnp.bfloat16 and maps["gate4_"].values.dtype == jnp.float32
-    assert 0 < abs(maps["gate4_"].values - exact).max() < 0.03
+    assert y.dtype == jnp.bfloat16 and maps["gate4_0"].values.dtype == jnp.float32
+    assert 0 < abs(maps["gate4_0"].values - exact).max() < 0.03
 
 
-@pytest.mark.parametrize(
-    "model, message",
-    [
-        (whole("octay"), r"config\.model\.attention\.gate\.form='octay' is unknown: did you mean 'oktay'\?"),
-        (whole(skips=()), r"config\.model\.attention\.name: 'gate' .* has none: .*decoder\.fcn\.skips=\(2,\)"),
-        (whole(skips=(), name="self+gate"), r"config\.model\.attention\.name: 'gate' weights a decoder's skips"),
-    ],
-)
-def test_errors(model, message):
-    with pytest.raises(UserError, match=f"^{message}"):
-        jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+@pytest.mark.parametrize("name", ["gate", "self+gate"])
+def test_a_decoder_without_skips(name):
+    message = r"^config\.model\.attention\.gate weights a decoder's skips, .* has none: .* fcn with skips=\(2,\)"
+    with pytest.raises(OptionError, match=message):
+        jax.eval_shape(whole(skips=(), name=name).init, jax.random.key(0), IMAGE)
 
 
 def test_a_skip_of_one_row_is_too_small_for_oktays_form():
     image = jnp.zeros((1, 3, 18, 3))
     message = r"^config\.model\.attention\.gate\.form='oktay' halves the skip of stride 4, which is 1 x 5 pixels only"
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(OptionError, match=message):
         jax.eval_shape(whole().init, jax.random.key(0), image)
     jax.eval_shape(whole("leejunhyun").init, jax.random.key(0), image)

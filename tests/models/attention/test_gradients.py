@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from sown import FAST_COMPILE
 
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import (
@@ -19,7 +20,6 @@ from attnseg_jax.models.attention import (
     ema,
 )
 
-FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 3, 4, 6)).astype(np.float32)
 LOGITS = RNG.standard_normal((2, 5, 7, 3)).astype(np.float32)
@@ -27,15 +27,15 @@ LOGITS = RNG.standard_normal((2, 5, 7, 3)).astype(np.float32)
 MODELS = {
     "self": (SelfAttention(heads=3, channels=9, mlp_ratio=1.5, positions="learned", position_size=(2, 3)), 1e-2),
     "linear elu": (LinearAttention(heads=3), 1e-2),
-    "linear softmax": (LinearAttention("softmax", heads=3, head_dim=4, channels=5), 1e-2),
-    "local": (LocalAttention(kernel=3, heads=3, head_dim=4, channels=5), 1e-2),
+    "linear softmax": (LinearAttention(form="softmax", heads=3, head_dim=4, channels=5), 1e-2),
+    "local": (LocalAttention(kernel=3, heads=3, head_dim=4, channels=5), 3e-3),
     "criss_cross": (CrissCrossAttention(reduction=2, channels=4, out_channels=5), 1e-3),
-    "encnet": (ContextEncoding(5, channels=4, codewords=3), 1e-3),
+    "encnet": (ContextEncoding(num_classes=5, channels=4, codewords=3), 1e-3),
 }
 
 
 def away_from_corners(variables):
-    """The variables, with biases that keep the rectifiers behind normalisations far from 0, on either side of it."""
+    """The variables, with biases that keep what ReLU gets from normalisations far from 0, on either side of it."""
 
     def change(path, leaf):
         bias = path[-1].key == "bias" and "bn" in path[-2].key
@@ -68,7 +68,7 @@ def test_of_averaged_logits(random_variables):
     variables = random_variables(model, LOGITS, Features({4: X}), method="refine")
 
     def function(params, logits, x):
-        return model.apply({"params": params}, logits, Features({4: x}), method="refine")[0]
+        return model.apply({"params": params}, logits, Features({4: x}), method="refine")
 
     check(function, variables["params"], LOGITS, X)
 
@@ -95,7 +95,5 @@ def test_of_what_passes_around_the_iterations_of_ema(random_variables, monkeypat
     monkeypatch.setattr(ema, "em_attention", lambda *_, **__: seen[0])
     check(function, variables["params"], X)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, gradients())
-    assert not any(leaf.any() for leaf in jax.tree.leaves(found[0]["unit"]["conv1"]))
-    assert all(
-        abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves((found[0]["lead"], found[0]["unit"]["conv2"], found[1]))
-    )
+    assert not any(leaf.any() for leaf in jax.tree.leaves(found[0]["conv1"]))
+    assert all(abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves((found[0]["lead"], found[0]["conv2"], found[1])))

@@ -1,18 +1,14 @@
 """The module around linear attention."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sown import with_records
 
-from attnseg_jax import build_model
-from attnseg_jax.errors import UserError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import LinearAttention
 
-FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 X = np.random.default_rng(0).standard_normal((2, 5, 7, 12)).astype(np.float32)
 
 
@@ -24,13 +20,13 @@ def test_against_numpy(random_variables, form):
     variables = random_variables(model, features)
     p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
 
-    def dense(x, name):
+    def dense(x, name, p=p):
         return x @ p[name]["kernel"] + p[name]["bias"]
 
     x = dense(X.astype(np.float64).reshape(2, 35, 12), "project")
     y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    y = y * p["norm"]["scale"] + p["norm"]["bias"]
-    q, k, v = (dense(y, name).reshape(2, 35, 3, 4) for name in ("query", "key", "value"))
+    y = y * p["norm0"]["scale"] + p["norm0"]["bias"]
+    q, k, v = (dense(y, name, p["attention0"]).reshape(2, 35, 3, 4) for name in ("query", "key", "value"))
     if form == "elu":
         q, k = (np.where(t > 0, t + 1, np.exp(t)) for t in (q, k))
         weights = np.einsum("bnad,bmad->banm", q, k)
@@ -38,29 +34,11 @@ def test_against_numpy(random_variables, form):
     else:
         q, k = np.exp(q) / np.exp(q).sum(-1, keepdims=True), np.exp(k) / np.exp(k).sum(1, keepdims=True)
         weights = np.einsum("bnad,bmad->banm", q, k)
-    expected = x + dense(np.einsum("banm,bmad->bnad", weights, v).reshape(2, 35, 12), "out")
-    out = FAST_COMPILE(model.apply)(variables, features)
+    expected = x + dense(np.einsum("banm,bmad->bnad", weights, v).reshape(2, 35, 12), "out", p["attention0"])
+    out, records = with_records(model)(variables, features)
     np.testing.assert_allclose(out.deepest, expected.reshape(2, 5, 7, 9), atol=1e-5)
     np.testing.assert_array_equal(out.maps[2], features.maps[2])
-    record = out.attention["linear0"]
+    record = records["linear0"]
     np.testing.assert_allclose(record.weights, weights, atol=1e-6)
     np.testing.assert_allclose(record.rows(jnp.array([30, 4])), weights[:, :, [30, 4]], atol=1e-6)
     assert record.query_size == record.key_size == (5, 7) and record.keys is None
-
-
-def test_another_size_and_bfloat16(random_variables):
-    model = LinearAttention(heads=3, dtype=jnp.bfloat16)
-    variables = random_variables(model, Features({4: jnp.asarray(X, jnp.bfloat16)}))
-    out = FAST_COMPILE(model.apply)(variables, Features({4: jnp.asarray(X[:, :3], jnp.bfloat16)}))
-    assert out.deepest.shape == (2, 3, 7, 12) and out.deepest.dtype == jnp.bfloat16
-    assert out.attention["linear0"].weights.dtype == jnp.float32
-
-
-def test_bad_options():
-    for options, message in (
-        ({"form": "softmx"}, r"config\.model\.attention\.linear\.form='softmx' is unknown: did you mean 'softmax'\?"),
-        ({"heads": 5}, r"config\.model\.attention\.linear\.heads=5 does not divide 64 channels: choose"),
-    ):
-        model = build_model({"attention": {"name": "linear", "linear": options}}, 7)
-        with pytest.raises(UserError, match=message):
-            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 12, 3)))

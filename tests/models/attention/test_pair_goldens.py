@@ -8,15 +8,11 @@ import pytest
 from flax import linen as nn
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
-from layout_rules import DANET_HEAD, DANET_MODULES, ISA, NONLOCAL
+from layout_rules import DANET_CHANNEL, DANET_HEAD, DANET_POSITION, ISA, NONLOCAL
+from sown import with_records
 
 from attnseg_jax.models import Features, Segmenter
-from attnseg_jax.models.attention import DANet
-from attnseg_jax.models.attention.danet import ChannelAttention, PositionAttention
-from attnseg_jax.models.attention.efficient import EfficientAttention
-from attnseg_jax.models.attention.interlaced import InterlacedBlock, InterlacedContext
-from attnseg_jax.models.attention.non_local import NonLocalBlock
-from attnseg_jax.models.attention.ocr import ObjectAttention, ObjectContext
+from attnseg_jax.models.attention import OCR, DANet, EfficientAttention, Interlaced, NonLocal
 from attnseg_jax.models.decoders import FCN
 from attnseg_jax.ops.attention.ocr import region_means, region_weights
 from attnseg_jax.weights.rename import from_torch, match
@@ -24,44 +20,49 @@ from attnseg_jax.weights.rules.mit import SEGFORMER_ATTENTION
 from attnseg_jax.weights.rules.originals import OCR_MODULES
 
 
-def apply(model, case, rules, *inputs):
-    """The model's output with the golden's parameters, which are all of the model's and no others."""
-    target = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+def apply(model, case, rules, *inputs, **options):
+    """Output and records with the golden's parameters, which are all of the model's and no others."""
+    target = jax.eval_shape(functools.partial(model.init, **options), jax.random.key(0), *inputs)
     target = {"batch_stats": {}, **target}
-    variables = match(target, from_torch(case.state_dict(), rules))
-    return functools.partial(jax.jit(model.apply), variables)(*inputs)
+    return with_records(model, **options)(match(target, from_torch(case.state_dict(), rules)), *inputs)
 
 
 @pytest.mark.parametrize(
-    "name, model, rules",
+    "name, model, rules, options",
     [
-        ("attn_nonlocal_dot_13x17", NonLocalBlock("dot_product", sub_sample=False), NONLOCAL),
-        ("attn_nonlocal_gauss_13x17", NonLocalBlock(sub_sample=False), NONLOCAL),
-        ("attn_nonlocal_gauss_sub_nobn_13x17", NonLocalBlock(channels=16, norm=False), NONLOCAL),
-        ("attn_danet_pam_13x17", PositionAttention(), DANET_MODULES),
-        ("attn_danet_cam_13x17", ChannelAttention(), DANET_MODULES),
-        ("attn_segformer_sr4_13x17", EfficientAttention(heads=2, reduction=4), SEGFORMER_ATTENTION),
-        ("attn_isa_block8_13x17", InterlacedBlock(16, 32, 48), ISA),
-        ("attn_isa_module_13x17", InterlacedContext(16, 32, 48, factors=(4, 4)), ISA),
+        ("nonlocal_dot", NonLocal(form="dot_product", sub_sample=False), NONLOCAL, {"method": "attend"}),
+        ("nonlocal_gauss", NonLocal(sub_sample=False), NONLOCAL, {"method": "attend"}),
+        ("nonlocal_gauss_sub_nobn", NonLocal(channels=16, norm=False), NONLOCAL, {"method": "attend"}),
+        ("danet_pam", DANet(), DANET_POSITION, {"method": "position"}),
+        ("danet_cam", DANet(), DANET_CHANNEL, {"method": "channel"}),
+        ("segformer_sr4", EfficientAttention(heads=2, reduction=4), SEGFORMER_ATTENTION, {"method": "attend"}),
+        ("isa_block8", Interlaced(channels=32, key_channels=16), ISA, {"method": "stages", "channels": 48}),
+        (
+            "isa_module",
+            Interlaced(channels=32, key_channels=16, factors=(4, 4)),
+            ISA,
+            {"method": "context", "channels": 48},
+        ),
     ],
 )
-def test_block(name, model, rules):
-    case = Golden(name)
-    y, record = apply(model, case, rules, nhwc(case.inputs()["x"]))
+def test_block(name, model, rules, options):
+    case = Golden(f"attn_{name}_13x17")
+    y, records = apply(model, case, rules, nhwc(case.inputs()["x"]), **options)
     assert_golden(case, "y", nchw(y))
     if "weights" in case.info["outputs"]:
+        (record,) = records.values()
         shape = case.info["outputs"]["weights"]["shape"]
         assert_golden(case, "weights", record.weights.reshape(shape))
 
 
 @pytest.mark.parametrize(
-    "name, model",
-    [("attn_ocr_object_13x17", ObjectAttention(32)), ("attn_ocr_module_13x17", ObjectContext(32, 48))],
+    "name, options", [("object", {"method": "gather"}), ("module", {"method": "context", "channels": 48})]
 )
-def test_object_context(name, model):
-    case = Golden(name)
+def test_object_context(name, options):
+    case = Golden(f"attn_ocr_{name}_13x17")
     x, logits = (nhwc(case.inputs()[name]) for name in ("x", "logits"))
-    y, _ = apply(model, case, OCR_MODULES, x, region_means(x, region_weights(logits)))
+    regions = region_means(x, region_weights(logits))
+    y, _ = apply(OCR(key_channels=32), case, OCR_MODULES, x, regions, **options)
     assert_golden(case, "y", nchw(y))
 
 
@@ -81,7 +82,7 @@ class Given(nn.Module):
 
 def test_danet_head():
     case = Golden("head_danet")
-    model = Segmenter(Given(), DANet(19, channels=64), FCN(19, convs=0))
-    out = apply(model, case, DANET_HEAD, nhwc(case.inputs()["x"]))
+    model = Segmenter(Given(), DANet(num_classes=19, channels=64), FCN(num_classes=19, convs=0))
+    out, _ = apply(model, case, DANET_HEAD, nhwc(case.inputs()["x"]))
     for name, logits in {"fused": out.logits, **out.aux}.items():
         assert_golden(case, name.removeprefix("danet_"), nchw(logits))

@@ -7,26 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from sown import with_records
 
 from attnseg_jax.models import Features
-from attnseg_jax.models.attention import OCR, DANet, Efficient, Interlaced, NonLocal
-from attnseg_jax.models.attention.danet import ChannelAttention, PositionAttention
-from attnseg_jax.models.attention.efficient import EfficientAttention
-from attnseg_jax.models.attention.interlaced import InterlacedBlock
-from attnseg_jax.models.attention.non_local import NonLocalBlock
-from attnseg_jax.models.attention.ocr import ObjectAttention
+from attnseg_jax.models.attention import OCR, DANet, EfficientAttention, Interlaced, NonLocal
 
-FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 RNG = np.random.default_rng(0)
 B, H, W, C = 2, 5, 7, 12
 FEATURES = Features({2: RNG.standard_normal((B, 10, 14, 3)), 4: RNG.standard_normal((B, H, W, C))})
 FEATURES = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), FEATURES)
 MODELS = {
-    **{f"nonlocal {form}": NonLocal(form, channels=9) for form in ("embedded_gaussian", "gaussian", "dot_product")},
+    **{
+        f"nonlocal {form}": NonLocal(form=form, channels=9) for form in ("embedded_gaussian", "gaussian", "dot_product")
+    },
     "nonlocal whole": NonLocal(sub_sample=False, norm=False),
-    "danet": DANet(6, channels=10, reduction=3),
-    "efficient": Efficient(heads=3, reduction=2),
-    "ocr": OCR(6, aux_stride=2, channels=10, key_channels=8, scale=2),
+    "danet": DANet(num_classes=6, channels=10, reduction=3),
+    "efficient": EfficientAttention(heads=3, reduction=2),
+    "ocr": OCR(num_classes=6, aux_stride=2, channels=10, key_channels=8, scale=2),
     "interlaced": Interlaced(factors=(2, 3), channels=10, key_channels=8),
 }
 
@@ -105,26 +102,26 @@ def resize_aligned(x, size):
 
 def non_local_oracle(model, o, maps):
     x = maps[4]
-    value = o.conv("block.value", x)
-    query, key = (x, x) if model.form == "gaussian" else (o.conv(f"block.{name}", x) for name in ("query", "key"))
+    value = o.conv("value", x)
+    query, key = (x, x) if model.form == "gaussian" else (o.conv(name, x) for name in ("query", "key"))
     if model.sub_sample:
         key, value = pool(key, 2), pool(value, 2)
     softmax = model.form != "dot_product"
     y, weights = attend(query, key, value, 1.0 if softmax else 1 / (key.shape[1] * key.shape[2]), softmax)
-    y = o.conv("block.out", y)
-    return x + (o.batch_norm("block.norm", y) if model.norm else y), {"nonlocal0": weights}, {}
+    y = o.conv("out", y)
+    return x + (o.batch_norm("norm", y) if model.norm else y), {"nonlocal0": weights}, {}
 
 
 def danet_oracle(model, o, maps):
     x = o.conv_bn("position_in", maps[4])
-    query, key, value = (o.conv(f"position.{name}", x) for name in ("query", "key", "value"))
+    query, key, value = (o.conv(name, x) for name in ("query", "key", "value"))
     y, weights = attend(query, key, value, 1.0)
-    position = o.conv_bn("position_out", x + o.leaf("position.gamma") * y)
+    position = o.conv_bn("position_out", x + o.leaf("position_gamma") * y)
     x = o.conv_bn("channel_in", maps[4])
     channels = np.moveaxis(x, -1, 1).reshape(B, model.channels, 1, H * W)
     y, channel_weights = attend(channels, channels, channels, -1.0)
     y = np.moveaxis(y.reshape(B, model.channels, H, W), 1, -1)
-    channel = o.conv_bn("channel_out", x + o.leaf("channel.gamma") * y)
+    channel = o.conv_bn("channel_out", x + o.leaf("channel_gamma") * y)
     aux = {
         "danet_position": o.conv("position_classifier", position),
         "danet_channel": o.conv("channel_classifier", channel),
@@ -136,12 +133,12 @@ def efficient_oracle(model, o, maps):
     x = maps[4]
     y = o.layer_norm("norm0", x, 1e-6)
     reduced = o.layer_norm("attention0.norm", o.conv("attention0.reduce", y, model.reduction, 0), 1e-5)
-    query = o.dense("attention0.attention.query", y)
-    key, value = (o.dense(f"attention0.attention.{name}", reduced) for name in ("key", "value"))
+    query = o.dense("attention0.query", y)
+    key, value = (o.dense(f"attention0.{name}", reduced) for name in ("key", "value"))
     d = C // model.heads
     parts = [slice(d * a, d * a + d) for a in range(model.heads)]
     heads = [attend(query[..., s], key[..., s], value[..., s], d**-0.5) for s in parts]
-    y = o.dense("attention0.attention.out", np.concatenate([head for head, _ in heads], -1))
+    y = o.dense("attention0.out", np.concatenate([head for head, _ in heads], -1))
     return x + y, {"efficient0": np.stack([weights for _, weights in heads], 1)}, {}
 
 
@@ -156,11 +153,11 @@ def ocr_oracle(model, o, maps):
         share = powers / powers.sum()
         region_weights[b, k] = share.ravel()
         regions[b, 0, k] = sum(share[i, j] * x[b, i, j] for i, j in np.ndindex(H, W))
-    query = o.conv_bn("context.attend.pixel1", o.conv_bn("context.attend.pixel0", pool(x, model.scale)))
-    key = o.conv_bn("context.attend.object1", o.conv_bn("context.attend.object0", regions))
-    y, weights = attend(query, key, o.conv_bn("context.attend.down", regions), model.key_channels**-0.5)
-    y = resize_aligned(o.conv_bn("context.attend.up", y), (H, W))
-    y = o.conv_bn("context.out", np.concatenate([y, x], -1))
+    query = o.conv_bn("pixel1", o.conv_bn("pixel0", pool(x, model.scale)))
+    key = o.conv_bn("object1", o.conv_bn("object0", regions))
+    y, weights = attend(query, key, o.conv_bn("down", regions), model.key_channels**-0.5)
+    y = resize_aligned(o.conv_bn("up", y), (H, W))
+    y = o.conv_bn("out", np.concatenate([y, x], -1))
     return y, {"ocr_regions0": region_weights, "ocr_pixels0": weights}, {"ocr": logits}
 
 
@@ -173,7 +170,7 @@ def interlaced_oracle(model, o, maps):
         def group(position, reach=reach):
             return tuple(p % f if reach == "far" else p // f for p, f in zip(position, model.factors))
 
-        name = f"context.block.{reach}"
+        name = reach
         query, key = (o.conv_bn(f"{name}.{n}1", o.conv_bn(f"{name}.{n}0", x)) for n in ("query", "key"))
         value = o.leaf(f"{name}.value")["kernel"][0, 0]
         y, dense = np.zeros((B, 6, 9, 10)), np.zeros((B, H * W, H * W))
@@ -187,13 +184,13 @@ def interlaced_oracle(model, o, maps):
                         dense[b, i * W + j - 1, u * W + v - 1] = weight
         seen[f"interlaced_{reach}0"] = dense
         x = o.conv_bn(f"{name}.out", y)
-    return o.conv_bn("context.out", np.concatenate([lead, x[:, :H, 1 : W + 1]], -1)), seen, {}
+    return o.conv_bn("out", np.concatenate([lead, x[:, :H, 1 : W + 1]], -1)), seen, {}
 
 
 ORACLES = {
     NonLocal: non_local_oracle,
     DANet: danet_oracle,
-    Efficient: efficient_oracle,
+    EfficientAttention: efficient_oracle,
     OCR: ocr_oracle,
     Interlaced: interlaced_oracle,
 }
@@ -213,40 +210,41 @@ def dense(record):
 def test_equals_the_oracle(name, random_variables):
     model = MODELS[name]
     variables = random_variables(model, FEATURES)
-    out = FAST_COMPILE(model.apply)(variables, FEATURES)
+    out, records = with_records(model)(variables, FEATURES)
     maps = {stride: np.asarray(x, np.float64) for stride, x in FEATURES.maps.items()}
     expected, weights, aux = ORACLES[type(model)](model, Oracle(variables), maps)
     np.testing.assert_allclose(out.deepest, expected, atol=5e-6 * abs(expected).max())
     np.testing.assert_array_equal(out.maps[2], FEATURES.maps[2])
-    assert sorted(out.attention) == sorted(weights) and sorted(out.aux) == sorted(aux)
+    assert sorted(records) == sorted(weights) and sorted(out.aux) == sorted(aux)
     for key, value in weights.items():
-        found = dense(out.attention[key])
+        found = dense(records[key])
         np.testing.assert_allclose(found, value.reshape(found.shape), atol=5e-6)
     for key, value in aux.items():
         np.testing.assert_allclose(out.aux[key], value, atol=5e-6)
 
 
 X, REGIONS = FEATURES.deepest, jnp.asarray(RNG.standard_normal((B, 6, C)), jnp.float32)
-# Maxima and rectifiers have kinks, which the step must not reach.
+# Maxima and ReLU have kinks, which the step must not reach.
 GRADIENTS = {
-    "embedded_gaussian": (NonLocalBlock(sub_sample=False), (X,), 1e-3),
-    "gaussian": (NonLocalBlock("gaussian", channels=9), (X,), 3e-4),
-    "dot_product": (NonLocalBlock("dot_product", channels=9), (X,), 3e-4),
-    "position": (PositionAttention(3), (X,), 1e-2),
-    "channel": (ChannelAttention(), (X,), 1e-3),
-    "efficient": (EfficientAttention(3, 2), (X,), 1e-2),
-    "ocr": (ObjectAttention(8, scale=2), (X, REGIONS), 3e-5),
-    "interlaced": (InterlacedBlock(8, 11, 10, (2, 3)), (X,), 3e-5),
+    "embedded_gaussian": (NonLocal(sub_sample=False), "attend", (X,), 1e-3),
+    "gaussian": (NonLocal(form="gaussian", channels=9), "attend", (X,), 3e-4),
+    "dot_product": (NonLocal(form="dot_product", channels=9), "attend", (X,), 3e-4),
+    "position": (DANet(reduction=3), "position", (X,), 1e-2),
+    "channel": (DANet(), "channel", (X,), 1e-3),
+    "efficient": (EfficientAttention(heads=3, reduction=2), "attend", (X,), 1e-2),
+    "ocr": (OCR(key_channels=8, scale=2), "gather", (X, REGIONS), 3e-5),
+    "interlaced": (Interlaced(channels=11, key_channels=8, factors=(2, 3)), "stages", (X,), 3e-5),
 }
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients(name, random_variables):
-    model, inputs, eps = GRADIENTS[name]
-    variables = jax.tree.map(jnp.asarray, random_variables(model, *inputs))
+    model, method, inputs, eps = GRADIENTS[name]
+    options = {"method": method, **({"channels": 10} if method == "stages" else {})}
+    variables = jax.tree.map(jnp.asarray, random_variables(model, *inputs, **options))
 
     @jax.jit
     def value(params, inputs):
-        return model.apply({**variables, "params": params}, *inputs)[0]
+        return model.apply({**variables, "params": params}, *inputs, **options)
 
     check_grads(value, (variables["params"], inputs), order=1, modes=["rev"], eps=eps, atol=1e-2, rtol=1e-2)
