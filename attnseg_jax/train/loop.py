@@ -96,7 +96,7 @@ def _train(
     checkpoints: Checkpoints,
     hooks: Hooks,
 ) -> Evaluation:
-    """Runs the steps left, with an evaluation and a checkpoint every `eval_every`; returns the last evaluation."""
+    """Runs the remaining steps, with an evaluation and a checkpoint every `eval_every`; returns the last evaluation."""
     start, steps, every = int(state.step), config.train.steps, config.train.eval_every
     state = train.parallel.put_state(state)
 

@@ -53,7 +53,7 @@ def second_view(sample, rng, config):
     return {**sample, "label": label, "image2": sample["image"] + noise}
 
 
-def squared_error(logits, labels, *, power=2.0, class_weights=None):
+def squared_error(logits, labels, *, power=2.0):
     """(1 - probability of the label) to a power, over the valid pixels."""
     valid = labels != IGNORE_LABEL
     logits = jnp.where(valid[..., None], logits, 0.0)
