@@ -75,6 +75,12 @@ def draw(shapes, seed=0):
     return tuple(jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
 
 
+def check_close(found, expected):
+    """Within the rounding of each array's largest number."""
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert abs(ours - theirs).max() <= 1e-5 * max(1, abs(theirs).max())
+
+
 def derivatives(function, arrays, directions):
     """Results and tangents, mapped over two values of the last argument; the Hessian's product with the directions."""
 
@@ -94,8 +100,7 @@ def test_equal_those_of_the_plain_form(name):
     found, expected = (
         jax.jit(functools.partial(derivatives, function))(arrays, directions) for function in (function, plain)
     )
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert abs(ours - theirs).max() <= 1e-5 * max(1, abs(theirs).max())
+    check_close(found, expected)
     (out, tangent), (gradients, _) = found
     reverse = sum(map(jnp.vdot, gradients, directions))
     np.testing.assert_allclose(reverse, jnp.vdot(2 * out[0], tangent[0]), rtol=1e-4)
@@ -143,8 +148,7 @@ def test_kernels_with_a_gradient_only_get_the_other_derivatives():
         attend = of_attention(function)
         return jax.jvp(jax.grad(lambda k, bias: (attend(q, k, v, bias) ** 2).sum(), (0, 1)), (k, bias), (-k, bias))
 
-    found, expected = jax.jit(lambda: (derivatives(kernel), derivatives(dense)))()
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+    check_close(*jax.jit(lambda: (derivatives(kernel), derivatives(dense)))())
 
 
 def test_memory_of_forward_mode_grows_linearly():
