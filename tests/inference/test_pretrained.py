@@ -49,13 +49,23 @@ def smp_file(tmp_path_factory):
     return path
 
 
-def test_a_whole_model_from_a_file(smp_file):
-    case = Golden("model_smp_fpn_resnet18")
-    model, variables, info = load_pretrained(smp_file, SMP, num_classes=19)
+@pytest.mark.parametrize(
+    "name, backbone, decoder, layout",
+    [
+        ("model_smp_fpn_mit_b0", "mit_b0", "fpn", "smp_fpn+nvlabs_segformer"),
+        ("model_smp_unet_efficientnet_lite0", "efficientnet_lite0", "unet", "smp_unet+timm_efficientnet_lite"),
+    ],
+)
+def test_a_whole_model_from_a_file(name, backbone, decoder, layout, tmp_path):
+    """One head's table goes with every encoder's."""
+    case, path = Golden(name), tmp_path / "model.npz"
+    path.write_bytes(weights_bytes(case.state_dict(), path))
+    config = {**SMP, "backbone": {"name": backbone}, "decoder": {"name": decoder, "align_corners": True}}
+    model, variables, info = load_pretrained(path, config, num_classes=19)
     fast = {"xla_backend_optimization_level": 0}  # it compiles faster
     output = jax.jit(model.apply, compiler_options=fast)(variables, nhwc(case.inputs()["x"]))
     assert_golden(case, "logits", nchw(output.logits))
-    assert info.layout == "smp_fpn+torchvision_resnet" and info.source == str(smp_file) and info.mean == ()
+    assert info.layout == layout and info.source == str(path) and info.mean == ()
 
 
 def test_a_backbone_from_a_file(smp_file):
