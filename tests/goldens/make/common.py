@@ -187,5 +187,6 @@ def main(cases: Mapping[str, Case], package: str) -> None:
     if given.write:
         for name in given.names:
             write(name, cases[name], package)
-    elif not all([check(name, cases[name]) for name in given.names or cases]):
-        sys.exit(1)
+    else:
+        same = [check(name, cases[name]) for name in given.names or cases]
+        sys.exit(0 if all(same) else 1)

@@ -1,10 +1,9 @@
-"""Goldens of transformers: SegFormer, DINOv2, Mask2Former's decoder layer; names are those of checkpoints on the Hub."""
+"""Goldens of transformers: SegFormer, DINOv2, Mask2Former's decoder layer; names as in checkpoints on the Hub."""
 
 import tempfile
 from pathlib import Path
 
-import torch
-from common import Case, filled, hooked, main, of
+from common import Case, main, of
 from safetensors.numpy import save_file
 from transformers import (
     Dinov2Config,
@@ -15,8 +14,6 @@ from transformers import (
     SegformerModel,
 )
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskedAttentionDecoderLayer
-
-TOKENS = (7, 7)
 
 
 def checkpoint(model, config):

@@ -1,0 +1,3 @@
+"""The generators need packages of their own, see make/README.md."""
+
+collect_ignore = ["make"]
