@@ -1,4 +1,4 @@
-"""Class scores of whole images: the classifiers that backbones were published with."""
+"""The classifiers that backbones were published with: scores of the classes of a whole image."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -58,7 +58,7 @@ class EfficientNetLiteHead(nn.Module):
 
 
 class ViTHead(nn.Module):
-    """Class scores of whole images: a linear layer on the class token.
+    """Scores of the classes of a whole image: a linear layer on the class token.
 
     Attributes:
       num_classes: number of scores.
@@ -73,10 +73,10 @@ class ViTHead(nn.Module):
 
 
 class VGGHead(nn.Module):
-    """The classifier: the deepest map averaged to 7 x 7 and three fully connected layers.
+    """Scores of the classes of a whole image: mean over 7 x 7 bins of the deepest map, three linear layers.
 
     Attributes:
-      num_classes: number of class scores.
+      num_classes: number of scores.
       dropout: rate after the first and the second layer, in training.
       dtype: compute type; the scores are float32.
     """
@@ -87,7 +87,7 @@ class VGGHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
-        """Returns the class scores of every image."""
+        """Returns float32 scores."""
         x = pool.adaptive_avg_pool(features.deepest, 7)
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)  # the published weights count channels first
         for number in (0, 3):
@@ -102,7 +102,7 @@ class VGGHead(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """Class scores of whole images: a linear layer on the mean of the deepest map, as the originals' classifiers.
+    """Scores of the classes of a whole image: a linear layer on the mean of the deepest map.
 
     Attributes:
       num_classes: number of scores.

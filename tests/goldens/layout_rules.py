@@ -1,4 +1,4 @@
-"""Names of originals that no published file of weights needs: single modules and classifiers."""
+"""Tables for originals of which no file of weights is read: single modules, and classifiers of whole images."""
 
 from attnseg_jax.weights.rename import Rules
 
@@ -27,7 +27,7 @@ CCNET: Rules = (
 DANET_POSITION: Rules = ((r"\b(query|key|value)_conv\.", r"\1."), (r"^gamma$", "position_gamma"))
 DANET_CHANNEL: Rules = ((r"^gamma$", "channel_gamma"),)
 
-# DANetHead of encoding/models/sseg/danet.py: `Segmenter` with attention `danet` and the decoder `fcn`, `convs=0`.
+# junfu1115/DANet, encoding/models/sseg/danet.py, DANetHead: attention `danet` and the decoder `fcn`, `convs=0`.
 DANET_HEAD: Rules = (
     (r"^sa\.(query|key|value)_conv\.", r"attention.\1."),
     (r"^sa\.gamma$", "attention.position_gamma"),
@@ -93,19 +93,21 @@ PSANET: Rules = (
 # moskomule/senet.pytorch, senet/se_module.py, SELayer: the attention `se`.
 SENET: Rules = ((r"\bfc\.0\.", "scores.down."), (r"\bfc\.2\.", "scores.up."))
 
-# Their classifier: `heads.MeanHead` with `norm`.
+# torchvision.models.convnext_*, the classifier: `MeanHead` with `norm`.
 TORCHVISION_CONVNEXT_HEAD: Rules = (
     (r"^classifier\.0\.", "norm."),
     (r"^classifier\.2\.", "head."),
     (r"^(?!(head|norm)\.).*", None),
 )
 
+# timm's tf_efficientnet_lite*, the classifier: `EfficientNetLiteHead`.
 TIMM_EFFICIENTNET_LITE_HEAD: Rules = (
     (r"^(?!conv_head|bn2|classifier).*", None),
     (r"^conv_head\.", "conv.conv."),
     (r"^bn2\.", "conv.bn."),
 )
 
+# efficientnet-lite-pytorch, the classifier: `EfficientNetLiteHead`.
 EFFICIENTNET_LITE_PYTORCH_HEAD: Rules = (
     (r"^(?!_conv_head|_bn1|_fc).*", None),
     (r"^_conv_head\.", "conv.conv."),
@@ -113,19 +115,20 @@ EFFICIENTNET_LITE_PYTORCH_HEAD: Rules = (
     (r"^_fc\.", "classifier."),
 )
 
+# torchvision.models.mobilenet_v3_large, the classifier: `MobileNetV3Head`.
 TORCHVISION_MOBILENET_V3_HEAD: Rules = (
     (r"^(?!classifier\.).*", None),
     (r"^classifier\.0\.", "hidden."),
     (r"^classifier\.3\.", "classifier."),
 )
 
-# The same files: `VGGHead`.
+# torchvision.models.vgg*, the classifier: `VGGHead`.
 TORCHVISION_VGG_HEAD: Rules = (
     (r"^features\..*", None),
     (r"^classifier\.(\d+)\.", r"classifier\1."),
 )
 
-# torch.nn.MultiheadAttention: `attention.MultiHeadAttention`.
+# torch.nn.MultiheadAttention: `MultiHeadAttention`.
 MULTI_HEAD_ATTENTION: Rules = (
     (r"\bin_proj_(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
     (r"\bq_proj_weight$", "query.weight"),
@@ -134,7 +137,7 @@ MULTI_HEAD_ATTENTION: Rules = (
     (r"\bout_proj\.", "out."),
 )
 
-# transformers' `Mask2FormerMaskedAttentionDecoderLayer`: `MaskedAttentionLayer`.
+# transformers, Mask2FormerMaskedAttentionDecoderLayer: `MaskedAttentionLayer`.
 MASK2FORMER_LAYER: Rules = (
     *MULTI_HEAD_ATTENTION,
     (r"\bq_proj\.", "query."),
@@ -146,5 +149,5 @@ MASK2FORMER_LAYER: Rules = (
     (r"\bfinal_layer_norm\.", "mlp_norm."),
 )
 
-# The linear classifier of timm's, torchvision's and transformers' models: `MeanHead`, `backbones.vit.ViTHead`.
+# The linear classifier of timm's, torchvision's and transformers' models: `MeanHead`, `ViTHead`.
 CLASS_HEAD: Rules = ((r"^classifier\.", "head."), (r"^(?!head\.).*", None))
