@@ -185,7 +185,14 @@ class MeshParallel(Parallel):
         self._whole = NamedSharding(self._mesh, PartitionSpec())
         self._train_step, self._compiled = train_step, None
         # Variables come as `put_state` or a train step left them.
-        self._eval = jax.jit(eval_step, in_shardings=(None, self._rows), out_shardings=(self._whole, self._rows))
+        self._compiled_eval = jax.jit(
+            eval_step, in_shardings=(None, self._rows), out_shardings=(self._whole, self._rows)
+        )
+
+    # Both run under the mesh, by which a kernel that needs one device learns how to spread itself.
+    def _eval(self, variables, batch):
+        with jax.set_mesh(self._mesh):
+            return self._compiled_eval(variables, batch)
 
     def _train(self, state, batch):
         # The first state says which arrays there are to split.
@@ -197,7 +204,8 @@ class MeshParallel(Parallel):
                 out_shardings=(shardings, self._whole),
                 donate_argnums=0,
             )
-        return self._compiled(state, batch)
+        with jax.set_mesh(self._mesh):
+            return self._compiled(state, batch)
 
     def _put(self, x, sharding):
         if jax.process_count() == 1:
