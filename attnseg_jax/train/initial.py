@@ -169,7 +169,7 @@ class Initial:
             logging.info("as in the training of these weights: %s", settings)
         for key, values in record["unlike_trained"].items():
             logging.warning(
-                "%s=%s, but these weights were trained with %s: they expect that, unless you know better",
+                "%s=%s, but these weights were trained with %s: set that, or expect lower scores",
                 key, values["config"], values["weights"],
             )  # fmt: skip
         if fitted.adapted:
