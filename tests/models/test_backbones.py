@@ -9,7 +9,7 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones.resnet import Block
-from attnseg_jax.weights.layouts import LAYOUTS
+from attnseg_jax.weights.layouts import ENCODERS
 
 # Parameters torchvision publishes, less its classifier `fc` (weights and biases of 1000 classes).
 PARAMETERS = {
@@ -51,7 +51,7 @@ def test_sizes_of_the_maps(name, channels, output_stride, sizes):
 
 
 def test_every_layout_is_that_of_a_backbone():
-    assert {layout for module in BACKBONES.values() for layout in module.layouts} == set(LAYOUTS)
+    assert {layout for module in BACKBONES.values() for layout in module.layouts} == set(ENCODERS)
 
 
 def test_unknown_output_stride():

@@ -58,8 +58,10 @@ def quotes():
             first, *cells = (cell.strip(" *`") for cell in line.strip().strip("|").split("|"))
             if titles is None:
                 titles, study = cells, page.parent.name if first == "label" else STUDY.get(first)
-            elif study and "mIoU" in titles and {*titles} <= {*COLUMNS} and set(first) != {"-"}:
-                yield page, study, first, dict(zip(titles, cells, strict=True))
+            elif study and "mIoU" in titles and {*titles} <= {*COLUMNS, "note"} and set(first) != {"-"}:
+                row = dict(zip(titles, cells, strict=True))
+                row.pop("note", None)
+                yield page, study, first, row
 
 
 def finished(path):

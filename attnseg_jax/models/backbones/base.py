@@ -22,7 +22,7 @@ class Backbone(nn.Module):
 
     Attributes:
       dtype: compute type; parameters and normalisation are float32. Filled by `build_model`.
-      layouts: the layouts of published weights that fill it, keys of `attnseg_jax.weights.layouts.LAYOUTS`.
+      layouts: the layouts of published weights that fill it, keys of `attnseg_jax.weights.layouts.ENCODERS`.
       least_size: least height and width in pixels of an image of which every stage sees something.
     """
 
