@@ -19,5 +19,10 @@ __all__ = ["Features", "Output", "build_model", "load_pretrained"]
 
 def __getattr__(name: str):
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        try:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f"attnseg_jax.{name} needs the package {error.name}: pip install 'attnseg_jax[train]'"
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,10 +35,17 @@ def test_each_step_brings_in_no_more_than_it_needs(tmp_path):
     assert {"jax", "flax"} <= models and not models & HEAVY
 
 
-def test_lazy_names_are_those_of_models():
+def test_lazy_names_are_those_of_their_modules():
     from attnseg_jax import models
+    from attnseg_jax.inference import pretrained
 
     for name in attnseg_jax.__all__:
-        assert getattr(attnseg_jax, name) is getattr(models, name)
+        assert getattr(attnseg_jax, name) is getattr(pretrained if name == "load_pretrained" else models, name)
     with pytest.raises(AttributeError, match="has no attribute 'build_modle'"):
         attnseg_jax.build_modle  # noqa: B018
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "attnseg_jax.inference.pretrained", None)
+    with pytest.raises(ImportError, match=r"load_pretrained needs the package .*: pip install 'attnseg_jax\[train\]'"):
+        attnseg_jax.load_pretrained  # noqa: B018

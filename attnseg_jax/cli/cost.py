@@ -18,7 +18,7 @@ from absl import flags, logging
 
 from attnseg_jax import cost
 from attnseg_jax.cli import entry
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError, nearest, option_path
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import target, write_atomically
 from attnseg_jax.models import ATTENTION
@@ -91,10 +91,11 @@ def _measure(name: str, height: int, width: int) -> dict[str, Any]:
     row = {"name": name, "height": height, "width": width}
     try:
         mechanism = build_attention(name, {}, values.classes)
-        found = cost.attention_cost(
-            mechanism, height, width, values.channels, num_classes=values.classes, repeats=values.repeats,
-            max_bytes=values.max_gib * 2**30,
-        )  # fmt: skip
+        with option_path(f"config.model.attention.{name}"):
+            found = cost.attention_cost(
+                mechanism, height, width, values.channels, num_classes=values.classes, repeats=values.repeats,
+                max_bytes=values.max_gib * 2**30,
+            )  # fmt: skip
         return {**row, **asdict(found)}
     except Exception as error:
         # One mechanism's trouble must not cost the figures of the others.

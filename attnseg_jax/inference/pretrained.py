@@ -139,7 +139,7 @@ def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
     workdir = workdir_of(folder) or folder
     config = configs.load(workdir)
     arrays, record = read_run(folder, "source")
-    data = datasets.resolve(config.data)
+    data = datasets.from_config(config.data)
     model = make_model(config, len(data.class_names))
     target = jax.eval_shape(model.init, jax.random.key(0), *abstract_inputs(config))
     with _source(source):

@@ -26,9 +26,9 @@ class Range:
       lengths: how many numbers a tuple may have; () for any.
     """
 
-    at_least: float | None = None
-    at_most: float | None = None
-    below: float | None = None
+    at_least: int | float | None = None
+    at_most: int | float | None = None
+    below: int | float | None = None
     choices: Collection[Any] = ()
     odd: bool = False
     lengths: tuple[int, ...] = ()

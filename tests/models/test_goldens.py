@@ -9,6 +9,7 @@ import pytest
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
 from layout_rules import MULTI_HEAD_ATTENTION
+from sown import recorded
 
 from attnseg_jax import build_model
 from attnseg_jax.models import BACKBONES
@@ -112,7 +113,7 @@ def test_fcn_resnet50():
     config = {
         "backbone": {"name": "resnet50", "resnet50": {"output_stride": 8}},
         "attention": {"name": "none"},
-        "decoder": {"name": "fcn", "fcn": {"aux": True}},
+        "decoder": {"name": "fcn", "aux": True},
     }
     model = build_model(config, num_classes=21)
     out = jax.jit(model.apply)(variables_of(model, case, rules_of("torchvision_fcn+torchvision_resnet"), x), x)
@@ -123,10 +124,10 @@ def test_fcn_resnet50():
 def test_self_attention():
     case = load("attn_mha_self")
     x = jnp.asarray(case.inputs()["x"])
-    model = MultiHeadAttention(heads=4)
-    y, record = model.apply(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
+    model = MultiHeadAttention(heads=4, record="self")
+    y, records = recorded(model)(variables_of(model, case, MULTI_HEAD_ATTENTION, x, x), x, x)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", record.weights)
+    assert_golden(case, "weights", records["self0"].weights)
 
 
 def test_masked_cross_attention():
@@ -134,8 +135,8 @@ def test_masked_cross_attention():
     inputs = case.inputs()
     x, kv = jnp.asarray(inputs["x"]), jnp.asarray(inputs["kv"])
     mask = jnp.asarray(inputs["key_padding_mask"] == 0)[:, None, None]
-    model = MultiHeadAttention(heads=4)
+    model = MultiHeadAttention(heads=4, record="cross")
     variables = variables_of(model, case, MULTI_HEAD_ATTENTION, x, kv)
-    y, record = model.apply(variables, x, kv, mask=mask)
+    y, records = recorded(model, mask=mask)(variables, x, kv)
     assert_golden(case, "y", y)
-    assert_golden(case, "weights", record.weights)
+    assert_golden(case, "weights", records["cross0"].weights)

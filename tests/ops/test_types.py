@@ -81,6 +81,8 @@ CALLS = {
     non_local.dot_product_average: ((TOKENS, TOKENS, TOKENS), {}),
     danet.channel_attention: ((IMAGE, jnp.ones((2, 4, 4))), {}),
     danet.channel_weights: ((IMAGE,), {}),
+    attention.em_attention: ((jnp.ones((2, 6, 4)), jnp.ones((1, 4, 3))), {"stages": 2}),
+    attention.linear_attention: ((TOKENS, TOKENS, TOKENS), {"form": "elu"}),
     interlaced.crop_to_size: ((IMAGE, (3, 4)), {}),
     interlaced.join: ((jnp.ones((14, 1, 5, 4)), (7, 5), (1, 5), "near"), {}),
     interlaced.member_positions: (((7, 5), 2, "far"), {}),

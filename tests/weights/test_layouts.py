@@ -26,8 +26,9 @@ def fit(arrays, variables, *, backbone="resnet18", **options):
 
 
 @functools.cache
-def variables(name="resnet18", image_channels=3, num_classes=7, **decoder):
-    config = {"backbone": {"name": name}, "attention": {"name": "none"}, "decoder": {"name": "fcn", "fcn": decoder}}
+def variables(name="resnet18", image_channels=3, num_classes=7, aux=False, **options):
+    decoder = {"name": "fcn", "aux": aux, "fcn": options}
+    config = {"backbone": {"name": name}, "attention": {"name": "none"}, "decoder": decoder}
     model = build_model(config, num_classes)
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 33, 49, image_channels)))
 
@@ -38,9 +39,9 @@ SPELLINGS = (
     (r"\b(layer\d)_(\d+)\.", r"\1.\2."),
     (r"downsample_conv", "downsample.0"),
     (r"downsample_bn", "downsample.1"),
-    (r"^decoder\.(aux_)?head\.conv\.conv\.", r"\1classifier.0."),
-    (r"^decoder\.(aux_)?head\.conv\.bn\.", r"\1classifier.1."),
-    (r"^decoder\.(aux_)?head\.classifier\.", r"\1classifier.4."),
+    (r"^(decoder\.|(aux_))head\.conv\.conv\.", r"\2classifier.0."),
+    (r"^(decoder\.|(aux_))head\.conv\.bn\.", r"\2classifier.1."),
+    (r"^(decoder\.|(aux_))head\.classifier\.", r"\2classifier.4."),
     (r"\.(mean|var)$", r".running_\1"),
     (r"\.(kernel|scale)$", ".weight"),
 )
@@ -100,7 +101,7 @@ def test_other_classes_stay_open():
     target = variables(aux=True)
     fitted = fit(whole(num_classes=21, aux=True), target, part="model", num_classes=7)
     expected = [
-        f"params.decoder.{head}.classifier.{leaf}" for head in ("aux_head", "head") for leaf in ("bias", "kernel")
+        f"params.{head}.classifier.{leaf}" for head in ("aux_head", "decoder.head") for leaf in ("bias", "kernel")
     ]
     assert sorted(fitted.unfilled) == sorted(expected)
     # Another width is no other number of classes.

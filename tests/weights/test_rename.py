@@ -55,7 +55,7 @@ def names(tree, prefix=""):
         (RESNET, "fc.weight", []),
         (FCN, "backbone.layer4.1.conv1.weight", ["params/backbone/layer4_1/conv1/kernel"]),
         (FCN, "classifier.4.weight", ["params/decoder/head/classifier/kernel"]),
-        (FCN, "aux_classifier.0.weight", ["params/decoder/aux_head/conv/conv/kernel"]),
+        (FCN, "aux_classifier.0.weight", ["params/aux_head/conv/conv/kernel"]),
         (MULTI_HEAD_ATTENTION, "block.attn.out_proj.weight", ["params/block/attn/out/kernel"]),
         ((*RESNET, (r"^", "backbone.")), "layer1.0.conv1.weight", ["params/backbone/layer1_0/conv1/kernel"]),
     ],

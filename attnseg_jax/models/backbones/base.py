@@ -1,6 +1,6 @@
 """What all backbones have alike."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -46,6 +46,6 @@ class Backbone(nn.Module):
             raise OptionError("", type(self).__name__, f"{hint} backbone")
 
 
-def output_stride_option() -> int:
+def output_stride_option() -> Any:
     """The option `output_stride` of a backbone whose later stages may keep their resolution and dilate."""
     return option(32, choices=OUTPUT_STRIDES)

@@ -122,7 +122,7 @@ def test_gradients(random_variables, form):
     leaf["bias"] = np.array([9, -9, 9], np.float32)
 
     def f(params, skip, signal):
-        return gate(model, {**variables, "params": params}, skip, signal)[0]
+        return model.apply({**variables, "params": params}, skip, signal, stride=4, method="gate")
 
     check_grads(jax.jit(f), (variables["params"], SKIP, SIGNAL), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
