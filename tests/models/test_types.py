@@ -21,7 +21,7 @@ def run(model, train):
 options = {"positions": "learned", "mlp_ratio": 1.5, "dropout": 0.1, "channels": 12, "heads": 3}
 attention = {"name": "self+none", "self": options}
 for backbone, skips in (("tiny", (2,)), ("resnet18", (8, 4))):
-    decoder = {"fcn": {"skips": skips, "aux": True, "aux_stride": 4}}
+    decoder = {"fcn": {"skips": skips}, "aux": True, "aux_stride": 4}
     for dtype in (jnp.float32, jnp.bfloat16):
         config = {"backbone": {"name": backbone}, "attention": attention, "decoder": decoder}
         model = models.build_model(config, 7, dtype=dtype)
