@@ -55,6 +55,14 @@ def trained(make_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def predicted(trained):
+    """(records, predictions) of the validation split, one image at a time."""
+    restored = restore_run(str(trained[0]))
+    records = [restored.source[i] for i in range(len(restored.source))]
+    return records, predict(restored, records)
+
+
+@pytest.fixture(scope="module")
 def evaluated(trained):
     return evaluate_run(str(trained[0]))
 
@@ -202,25 +210,21 @@ def test_sample_indices(length, samples, wanted):
     assert sample_indices(length, samples) == wanted
 
 
-def test_predictions_of_records_give_the_scores(trained):
+def test_predictions_of_records_give_the_scores(trained, predicted):
     """What `cli.sheet` draws is what is scored, one image at a time."""
-    workdir, result, _ = trained
-    restored = restore_run(str(workdir))
-    records = [restored.source[i] for i in range(len(restored.source))]
+    result = trained[1]
     confusion = np.zeros((5, 5), int)
-    for record, prediction in zip(records, predict(restored, records), strict=True):
+    for record, prediction in zip(*predicted, strict=True):
         truth = record["label"]
         assert prediction.shape == truth.shape
         np.add.at(confusion, (truth[truth < 255], prediction[truth < 255]), 1)
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
 
 
-def test_what_the_last_evaluation_leaves(trained):
+def test_what_the_last_evaluation_leaves(trained, predicted):
     """The counts of every image and the predictions of those drawn, as one image after another gives them."""
     workdir, result, config = trained
-    restored = restore_run(str(workdir))
-    records = [restored.source[i] for i in range(len(restored.source))]
-    predictions = predict(restored, records)
+    records, predictions = predicted
     counts = ImageCounts.decode(json.loads((workdir / "counts.json").read_text()))
     for i, (record, prediction) in enumerate(zip(records, predictions, strict=True)):
         region, near = count_image(record["label"], prediction, 5)

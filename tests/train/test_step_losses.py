@@ -53,7 +53,7 @@ def assert_same(one, other):
             np.testing.assert_allclose(b[name], value, rtol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+@pytest.mark.parametrize("mode", ["pmap", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(mode):
     """With a device that has no valid pixel at all."""
     one = run(KINDS, "mesh", 1)
