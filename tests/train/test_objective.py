@@ -165,8 +165,10 @@ def test_a_run_with_parts_from_outside(make_config, tmp_path):
         objective__name="toy_training:TwoViews",
         loss__name="cross_entropy+toy_training:squared_error",
         train__profile=(2,),
-        train__steps=4,
-        train__eval_every=4,
+        train__accumulate=1,
+        model__attention__name="none",
+        train__steps=3,
+        train__eval_every=3,
     )
     config.data.transforms += ("toy_training:second_view",)
     config.data.custom = {"noise": 0.5}
@@ -176,8 +178,7 @@ def test_a_run_with_parts_from_outside(make_config, tmp_path):
     notes = (tmp_path / "run/notes.txt").read_text().splitlines()
     # A step's metrics are read when the next one is on its way.
     assert notes == [
-        "before 1", "before 2", "step 1", "before 3", "step 2", "before 4", "step 3", "step 4",
-        "evaluation 4 4 2", "save 4", "end", "close",
+        "before 1", "before 2", "step 1", "before 3", "step 2", "step 3", "evaluation 3 3 2", "save 3", "end", "close",
     ]  # fmt: skip
     last = [x for x in lines(tmp_path / "run") if "loss" in x][-1]
     assert {"loss_cross_entropy", "loss_squared_error", "consistency"} <= last.keys()

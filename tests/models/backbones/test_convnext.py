@@ -72,7 +72,9 @@ def test_the_original():
             assert_golden(case, name, found[name])
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "convnext_t")) for name in PARAMETERS]
+)
 def test_number_of_parameters(name):
     features, variables = abstract(BACKBONES[name](), (45, 58))
     head = jax.eval_shape(MeanHead(1000, norm=True).init, jax.random.key(0), features)

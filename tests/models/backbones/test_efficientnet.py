@@ -126,7 +126,9 @@ def test_the_published_weights_on_odd_sizes(published, static):
     assert_golden(case, f"{prefix}logits", logits)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name[-1] == "4")) for name in PARAMETERS]
+)
 def test_number_of_parameters(name):
     features, variables = abstract(BACKBONES[name](), image(2, 61, 83, 3))
     _, head = abstract(EfficientNetLiteHead(1000), features)

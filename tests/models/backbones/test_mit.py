@@ -67,7 +67,7 @@ def published(depths, widths):
     return total
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name[-1] in "345")) for name in PAPER])
 def test_number_of_parameters(name):
     depths, millions = PAPER[name]
     features, variables = abstract(BACKBONES[name](), SMALL)
