@@ -39,6 +39,11 @@ def workdir(make_config, tmp_path_factory):
     return workdir
 
 
+@pytest.fixture(scope="module")
+def restored(workdir):
+    return restore_run(str(workdir))
+
+
 @pytest.fixture
 def draw(call):
     """Runs the command with flags by name; returns (exit code, standard output, standard error)."""
@@ -67,17 +72,16 @@ def test_an_image_of_any_size_that_is_no_part_of_the_data(draw, workdir, tmp_pat
     assert code == 2 and "(37, 0) is outside the image of 37 x 22 pixels (height x width)" in err
 
 
-def test_an_image_is_resized_as_the_data_were(workdir, tmp_path):
+def test_an_image_is_resized_as_the_data_were(restored, tmp_path):
     path = tmp_path / "street.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 22), np.uint8)).save(path)
-    restored = restore_run(str(workdir))
-    restored.config.data.resolution = 0.5
-    image, name, _ = attention._image(str(path), restored)
+    config = restored.config.copy_and_resolve_references()
+    config.data.resolution = 0.5
+    image, name, _ = attention._image(str(path), replace(restored, config=config))
     assert image.shape == (18, 11, 3) and name == "street.png"
 
 
-def test_maps_belong_to_the_model_and_its_prediction(workdir):
-    restored = restore_run(str(workdir))
+def test_maps_belong_to_the_model_and_its_prediction(restored):
     sample = restored.source[1]
     prediction, record = predict_with_records(restored, sample["image"])
     np.testing.assert_array_equal(prediction, predict(restored, [sample])[0])
@@ -118,10 +122,9 @@ def test_mistakes_are_one_line_and_write_nothing(draw, workdir, given, words, tm
     assert not (tmp_path / "drawn").exists()
 
 
-def test_a_model_without_attention_says_what_it_has(draw, workdir, make_config, monkeypatch, tmp_path):
+def test_a_model_without_attention_says_what_it_has(draw, workdir, restored, make_config, monkeypatch, tmp_path):
     config = make_config(model__attention__name="none")
     run = make_run(config, 5)
-    restored = restore_run(str(workdir))
     plain = replace(restored, config=config, model=run.model, variables=eval_variables(_state(run)))
     monkeypatch.setattr(restore, "restore_run", lambda *_, **__: plain)
     code, out, err = draw(workdir=workdir, image=0, out=tmp_path / "drawn")

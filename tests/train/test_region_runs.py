@@ -76,13 +76,15 @@ def settings(tmp_path):
     }
 
 
-def test_a_run_and_its_evaluation(make_config, tmp_path):
+def test_a_run_and_its_evaluation(make_config, tmp_path, monkeypatch):
     config = make_config(**settings(tmp_path), train__steps=2, train__eval_every=2)
     result = loop.run(config, tmp_path / "run")
     assert len(list((tmp_path / "regions").iterdir())) == 17
+    restored = restore.restore_run(tmp_path / "run")
+    # One compilation serves the evaluation and the predictions.
+    monkeypatch.setattr(evaluation, "restore_run", lambda *_, **__: restored)
     found = evaluation.evaluate_run(tmp_path / "run")
     assert json.loads(found.json) == result
-    restored = restore.restore_run(tmp_path / "run")
     confusion = np.zeros((5, 5), int)
     records = [restored.source[i] for i in range(len(restored.source))]
     for record, prediction in zip(records, restore.predict(restored, records), strict=True):
