@@ -1,25 +1,30 @@
 """Where the first state of a run comes from: a file or a run, and what is recorded of it."""
 
+import itertools
 import json
 import logging
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import weights
 from flax import traverse_util
 
 from attnseg_jax.configs import camvid_resnet18_attention
+from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
-from attnseg_jax.train.initial import Initial, fit_given, read_given, write_record
+from attnseg_jax.train.initial import Initial, fit_given, initial_state, read_given, write_record
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.weights.files import read_weights, weights_bytes
 from attnseg_jax.weights.fit import Fitted
@@ -219,21 +224,32 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
     assert json.loads((workdir / "initial.json").read_text()) == record
 
 
-def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplog, monkeypatch):
-    """A run without attention, then its scores averaged by learned weights: nothing but those moves."""
-    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: EVALUATION)
+def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplog):
+    """A run without attention, then its scores averaged by learned weights: nothing but those moves in two steps."""
     before, after = tmp_path / "fcn", tmp_path / "local"
     base = dict(model__attention__name="none", train__accumulate=1)
     with Checkpoints(before / "checkpoints") as checkpoints:
         checkpoints.save(3, some_state(make_run(make_config(**base), CLASSES)))
-    changes = base | dict(model__attention__name="local", init_from=str(before), train__steps=2, train__eval_every=2)
+    changes = base | dict(model__attention__name="local", init_from=str(before))
     changes |= dict(model__attention__local__value="logits", model__attention__local__kernel=3)
     changes |= dict(model__backbone__freeze="all", model__decoder__freeze="all", optimizer__weight_decay=0.1)
-    with caplog.at_level(logging.WARNING):
-        loop.run(make_config(**changes), after)
-    source = read_given(make_config(**changes)).arrays
+    config = make_config(**changes)
+    run, given = make_run(config, CLASSES), read_given(config)
+    source = given.arrays
+
+    def create():
+        state = some_state(run, seed=1)
+        return state.replace(ema=jax.tree.map(jnp.copy, state.params), opt_state=optax.tree.zeros_like(state.opt_state))
+
+    batches = train_batches(load_source(config.data, "train"), config.data, batch_size=16, seed=0)
+    after.mkdir()
+    with Checkpoints(after / "checkpoints") as checkpoints, closing(batches), caplog.at_level(logging.WARNING):
+        state = run.parallel.put_state(initial_state(checkpoints, run.abstract, create, fit(given, run), after))
+        for batch in itertools.islice(batches, 2):
+            state, _ = run.parallel.train(state, run.parallel.shard_batch(batch))
+        checkpoints.save(2, state)
     step, found = arrays_of(after)
-    assert step == 2
+    assert step == 2 and found["step"] == 2
     of_model = [name for name in found if name.split("/")[0] in ("params", "batch_stats", "ema")]
     assert {name.split("/")[1] for name in of_model} == {"backbone", "attention", "decoder"}
     for name in of_model:
