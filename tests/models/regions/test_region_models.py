@@ -146,7 +146,9 @@ def test_fast_rcnn_equals_loops(pooling, backbone, pooled):
             x = np.maximum(x @ layers[name]["kernel"] + layers[name]["bias"], 0)
         return x
 
-    out = jax.jit(fast.apply)({"params": params}, SMALL, regions)
+    # Maxima are one operation after another for every cell of a bin, which takes long to compile as one program.
+    run = fast.apply if pooling == "pool" else jax.jit(fast.apply)
+    out = run({"params": params}, SMALL, regions)
     np.testing.assert_allclose(out.logits, expected(regions, features, kernel, bias), atol=1e-5)
 
 
