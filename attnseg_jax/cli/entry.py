@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from logging import WARNING, LogRecord
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from attnseg_jax.errors import Stopped, UserError, nearest
+from attnseg_jax.parts import outside_frames
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -24,7 +26,8 @@ def run(
 ) -> None:
     """Parses the command line, runs `action` and exits with 0, or with one line on stderr and another code.
 
-    2 and `error: ...` for a `UserError`, 143 and `stopped ...` after SIGTERM, 130 after an interrupt from the keyboard.
+    2 and `error: ...` for a `UserError` or, after the lines of the part that it came through, for an error in a part
+    from outside the package, 143 and `stopped ...` after SIGTERM, 130 after an interrupt from the keyboard.
 
     Args:
       action: takes nothing; flags are parsed when it is called.
@@ -88,3 +91,14 @@ def _guarded(action: Callable[[], Any]) -> Any:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if not (frames := outside_frames(error)):
+            raise
+        # The part's own lines, and none of what lies between them.
+        print("".join(traceback.format_list(frames)), end="", file=sys.stderr)
+        message = " ".join(str(error).split())
+        last = frames[-1]
+        print(
+            f"error: {last.filename}:{last.lineno}, in {last.name}: {type(error).__name__}: {message}", file=sys.stderr
+        )
+        sys.exit(2)

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from attnseg_jax.data import regions
-from attnseg_jax.data.sources import Source
+from attnseg_jax.data.sources import Source, check_sample
 from attnseg_jax.data.transforms import augment, batch_fields, chosen, normalised_and_padded, padding, pixel_fields
 from attnseg_jax.errors import UserError
 
@@ -118,6 +118,7 @@ def _rows_of_process(batch_size: int, process_count: int) -> int:
 
 
 def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> Batch:
+    check_sample(sample)
     sample = regions.with_regions(sample, config.regions)
     return {**augment(sample, rng, config), "valid": np.bool_(True)}
 
@@ -127,6 +128,7 @@ def evaluation_sample(sample: dict[str, Any], config: Any, size: tuple[int, int]
 
     Padded at the end to `size` (h, w) where that is given.
     """
+    check_sample(sample)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
     return batch_fields(normalised_and_padded(sample, config, size or sample["label"].shape))
 

@@ -13,7 +13,9 @@ from attnseg_jax import parts
 from attnseg_jax.errors import UserError, check_known, nearest, option_path
 from attnseg_jax.models.attention import ATTENTION, Attention, Stack
 from attnseg_jax.models.backbones import BACKBONES
+from attnseg_jax.models.backbones.base import Backbone
 from attnseg_jax.models.decoders import DECODERS
+from attnseg_jax.models.decoders.base import Decoder
 from attnseg_jax.models.decoders.fcn import FCNHead
 from attnseg_jax.models.freeze import FREEZE
 from attnseg_jax.models.options import check_options, options
@@ -23,6 +25,7 @@ from attnseg_jax.models.segmenter import Segmenter
 from attnseg_jax.ops.attention import check_impl
 
 PARTS: dict[str, Mapping[str, type[nn.Module]]] = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
+BASES: dict[str, type[nn.Module]] = {"backbone": Backbone, "attention": Attention, "decoder": Decoder}
 DEFAULTS = {"backbone": "tiny", "attention": "none", "decoder": "fcn"}
 # Group of the options of a part from outside the package, which are not known beforehand.
 CUSTOM = "custom"
@@ -187,6 +190,9 @@ def build_part(part: str, config: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     modules = []
     for name in names:
         module = parts.resolve(PARTS[part], name, f"config.model.{part}.name")
+        parts.check_subclass(module, BASES[part], f"config.model.{part}.name={name!r}")
+        if part == "attention":
+            parts.check_takes(module.attend, f"{module.__name__}.attend", None, None, train=False)
         group = _group(name)
         path = f"config.model.{part}.{group}"
         modules.append(_build_module(module, path, config.get(group, {}), options(module), filled))

@@ -6,7 +6,39 @@ from typing import Any
 from flax import struct
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import OptionError
+from attnseg_jax.errors import OptionError, UserError
+
+
+def check_map(x: Any, who: str, *, channels: int = 0, within: tuple[int, ...] = ()) -> None:
+    """Refuses what a part returned as a map and is none; `who` returned it.
+
+    Args:
+      x: an array `[b, h, w, c]`, or something else.
+      who: the part, and its method where that is not the only one.
+      channels: that it must have; 0 is any number.
+      within: the shape of the map that it is added to.
+
+    >>> check_map(None, "Mine.attend")
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: Mine.attend returned NoneType; it must return an array [b, h, w, c]
+    """
+    shape = getattr(x, "shape", None)
+    wanted = f"an array [b, h, w, {channels or 'c'}]"
+    fits = shape is not None and len(shape) == 4 and shape[3] == (channels or shape[3])
+    if within:
+        wanted = f"what is added to a map {within}, such as an array of that shape"
+        fits = fits and all(n in (1, whole) for n, whole in zip(shape, within, strict=True))
+    if not fits:
+        found = type(x).__name__ if shape is None else f"an array {shape}"
+        raise UserError(f"{who} returned {found}; it must return {wanted}")
+
+
+def check_struct(x: Any, struct_type: type, who: str) -> None:
+    """Refuses what a part returned and is not of `struct_type`, `Features` or `Output`."""
+    if not isinstance(x, struct_type):
+        raise UserError(
+            f"{who} returned {type(x).__name__}; it must return {struct_type.__module__}.{struct_type.__name__}"
+        )
 
 
 @struct.dataclass

@@ -7,9 +7,9 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import OptionError, option_path
+from attnseg_jax.errors import OptionError, UserError, option_path
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.features import Features, Output
+from attnseg_jax.models.features import Features, Output, check_map, check_struct
 from attnseg_jax.ops.resize import resize
 
 
@@ -43,13 +43,16 @@ class Segmenter(nn.Module):
         """
         with option_path(self.paths.get("backbone", "")):
             features = self.backbone(image, train=train)
+        _check_features(features, type(self.backbone).__name__)
         if features.hint:
             features = features.replace(hint=".".join(filter(None, [self.paths.get("backbone"), features.hint])))
         with option_path(self.paths.get("attention", "")):
             features = self.attention(features, train=train)
+        _check_features(features, type(self.attention).__name__)
         decoded = self._decode(features, train)
         with option_path(self.paths.get("attention", "")):
             logits = self.attention.refine(decoded.logits, features)
+        check_map(logits, f"{type(self.attention).__name__}.refine", channels=decoded.logits.shape[-1])
         h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
@@ -76,6 +79,9 @@ class Segmenter(nn.Module):
 
         with option_path(self.paths.get("decoder", "")):
             decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
+        who = type(self.decoder).__name__
+        check_struct(decoded, Output, who)
+        check_map(decoded.logits, who, channels=getattr(self.decoder, "num_classes", 0))
         if self.attention.has_gate and not gated:
             hint = (
                 "weights a decoder's skips, and this decoder has none: choose another mechanism, or a decoder that has "
@@ -91,3 +97,11 @@ class Segmenter(nn.Module):
         with option_path(self.paths.get("aux_head", "")):
             x = features.at(self.aux_stride, "aux_stride", self.aux_stride, "change aux_stride, or set aux=False")
         return {"fcn": self.aux_head(x, train=train)}
+
+
+def _check_features(features: Features, who: str) -> None:
+    check_struct(features, Features, who)
+    if not features.maps:
+        raise UserError(f"{who} returned no map; it must return Features of at least one")
+    for stride, x in features.maps.items():
+        check_map(x, f"{who} (stride {stride})")

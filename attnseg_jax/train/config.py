@@ -190,7 +190,10 @@ def check_key(config: ConfigDict, key: str) -> None:
         if not isinstance(node, ConfigDict):
             raise UserError(f"{path}.{name} is unknown: {path} is a value, not a group")
         if name not in node:
-            raise UserError(f"{path}.{name} is unknown: {nearest(name, node.keys())}")
+            hint = f"{path}.{name} is unknown: {nearest(name, node.keys())}"
+            if path.rpartition(".")[2] == FREE:
+                hint = f"{path}.{name} is unknown: set options of a part of yours in a config file"
+            raise UserError(hint)
         node, path = node[name], f"{path}.{name}"
     if isinstance(node, ConfigDict):
         raise UserError(f"{path} is a group: set one of its keys ({', '.join(node.keys())})")
@@ -278,6 +281,7 @@ def check_values(config: ConfigDict) -> None:
         ("train.profile", _all(train.profile, int), "numbers of steps"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
         ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
+        ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.files import read_series, write_atomically
-from attnseg_jax.parts import resolve
+from attnseg_jax.parts import check_subclass, resolve
 from attnseg_jax.plots import charts, segmentation
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, draw_samples
@@ -175,8 +175,11 @@ HOOKS = (Log, Pictures, Profile)
 
 
 def hook_classes(config: ConfigDict) -> list[Callable[[Training], Hook]]:
-    """The hooks of a run, not made yet; a name that leads nowhere raises UserError."""
-    return [*HOOKS, *(resolve({}, name, "config.hooks") for name in config.hooks)]
+    """The hooks of a run, not made yet; a name that leads nowhere, or to something else, raises UserError."""
+    classes = [resolve({}, name, "config.hooks") for name in config.hooks]
+    for name, found in zip(config.hooks, classes):
+        check_subclass(found, Hook, f"config.hooks: {name!r}")
+    return [*HOOKS, *classes]
 
 
 class Hooks:

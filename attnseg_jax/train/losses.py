@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.ops import losses as ops
-from attnseg_jax.parts import is_outside, resolve
+from attnseg_jax.parts import check_takes, is_outside, resolve
 
 # Name -> (logits, labels, **options) -> (sum, count); the count depends on the labels only.
 LOSSES: dict[str, Callable] = {
@@ -58,8 +58,34 @@ class Loss(NamedTuple):
     def __call__(
         self, logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"], **given: Any
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The sum over this device and what it is divided by; of what is `given`, the loss gets what it takes."""
-        return self.function(logits, labels, **self.options, **{key: given[key] for key in self.filled})
+        """The sum over this device and what it is divided by; of what is `given`, the loss gets what it takes.
+
+        Raises:
+          UserError: the function returns something else.
+        """
+        result = self.function(logits, labels, **self.options, **{key: given[key] for key in self.filled})
+        if not (isinstance(result, tuple) and len(result) == 2 and all(map(is_scalar, result))):
+            raise UserError(
+                f"the loss {self.name!r} must return a sum and a count, two scalars, not {described(result)}"
+            )
+        return result
+
+
+def is_scalar(x: Any) -> bool:
+    """Whether `x` is one number, of Python or an array of no axes."""
+    return isinstance(x, int | float) or getattr(x, "shape", None) == ()
+
+
+def described(x: Any) -> str:
+    """What a function returned, for messages.
+
+    >>> import numpy as np
+    >>> described((1.0, np.zeros((2, 3)))), described(None)
+    ('(float, an array (2, 3))', 'NoneType')
+    """
+    if isinstance(x, tuple):
+        return f"({', '.join(map(described, x))})"
+    return f"an array {x.shape}" if hasattr(x, "shape") else type(x).__name__
 
 
 def options(loss: Callable) -> dict[str, Any]:
@@ -117,6 +143,8 @@ def make_losses(
 
 def _make_loss(name: str, scale: float, groups: Mapping[str, Mapping[str, Any]], num_classes: int) -> Loss:
     function = resolve(LOSSES, name, "config.loss.name")
+    if not callable(function):
+        raise UserError(f"config.loss.name={name!r} is no function of logits and labels")
     group = "custom" if is_outside(name) else name
     path, known, given = f"config.loss.{group}", options(function), dict(groups.get(group, {}))
     for key, value in given.items():
@@ -130,4 +158,5 @@ def _make_loss(name: str, scale: float, groups: Mapping[str, Mapping[str, Any]],
         if not all(isinstance(c, int) and 0 <= c < num_classes for c in given["classes"]):
             raise UserError(f"{path}.classes={given['classes']} must be train ids from 0 to {num_classes - 1}")
     filled = tuple(key for key in _FILLED if key in inspect.signature(function).parameters)
+    check_takes(function, f"config.loss.name={name!r}", None, None, **given, **dict.fromkeys(filled))
     return Loss(name.rpartition(":")[2], scale, function, given, filled)

@@ -12,8 +12,8 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import pixel_count, presence_cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
-from attnseg_jax.parts import is_outside, resolve
-from attnseg_jax.train.losses import LOSSES, Loss, make_losses
+from attnseg_jax.parts import check_subclass, is_outside, resolve
+from attnseg_jax.train.losses import LOSSES, Loss, described, is_scalar, make_losses
 
 Terms = dict[str, Array]
 
@@ -143,6 +143,26 @@ class Supervised(Objective):
 OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
 
 
+def check_terms(terms: Any, who: str) -> None:
+    """Refuses what an objective returned as sums and counts and is none; `who` names the objective."""
+    if not (isinstance(terms, tuple) and len(terms) == 2 and all(isinstance(part, dict) for part in terms)):
+        raise UserError(f"{who} must return two dicts, sums and counts, not {described(terms)}")
+    sums, counts = terms
+    for name, count in counts.items():
+        if name not in sums or not (is_scalar(sums[name]) and is_scalar(count)):
+            raise UserError(f"{who}: the sum and the count of {name!r} must be two scalars")
+
+
+def check_metrics(metrics: Any, who: str) -> None:
+    """Refuses metrics that cannot be minimised and logged; `who` names the objective."""
+    if not (isinstance(metrics, dict) and "loss" in metrics):
+        found = f"only {', '.join(metrics)}" if isinstance(metrics, dict) else type(metrics).__name__
+        raise UserError(f"{who}.metrics must return a dict with 'loss', not {found}")
+    for name, value in metrics.items():
+        if name != "confusion" and not is_scalar(value):
+            raise UserError(f"{who}.metrics must return scalars; {name!r} is {described(value)}")
+
+
 def losses_of(config: ConfigDict, num_classes: int) -> tuple[Loss, ...]:
     """The losses of the `loss` part of a config; errors as of `make_losses`."""
     groups = {name: config[name].to_dict() for name in (*LOSSES, "custom") if name in config}
@@ -159,6 +179,7 @@ def make_objective(config: ConfigDict, num_classes: int) -> Objective:
     """
     name = config.objective.name
     objective = resolve(OBJECTIVES, name, "config.objective.name")
+    check_subclass(objective, Objective, f"config.objective.name={name!r}")
     group = "custom" if is_outside(name) else name
     options = config.objective[group].to_dict() if group in config.objective else {}
     try:

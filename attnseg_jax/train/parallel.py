@@ -141,12 +141,20 @@ class Parallel:
 
     def _shardings(self, tree: PyTree) -> PyTree:
         """A sharding for each array of a state."""
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: NamedSharding(
-                self._mesh, self._rule(jax.tree_util.keystr(path, simple=True, separator="/"), x.shape)
-            ),
-            tree,
-        )
+
+        def sharding(path: tuple[Any, ...], x: Any) -> NamedSharding:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            spec = self._rule(name, x.shape)
+            if not isinstance(spec, PartitionSpec):
+                raise UserError(f"config.sharding: the rule must return a PartitionSpec for {name}, not {spec!r}")
+            try:
+                # The shape of what each device holds: raises where the array cannot be split so.
+                (result := NamedSharding(self._mesh, spec)).shard_shape(x.shape)
+            except ValueError as error:
+                raise UserError(f"config.sharding: {spec} does not split {name} {x.shape}: {error}") from error
+            return result
+
+        return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 class PmapParallel(Parallel):

@@ -16,7 +16,7 @@ from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import mean
 from attnseg_jax.ops.metrics import confusion_matrix
-from attnseg_jax.train.objective import Objective, Terms
+from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
 
 Batch = Mapping[str, Array]
@@ -84,8 +84,11 @@ def train_step(
 
     def minimised(params, batch_stats, batch, key, counts=None):
         out, batch_stats = output(without_gradients(params, frozen), batch_stats, batch, key)
-        sums, own = objective(out, batch, axis_name=axis_name)
+        terms = objective(out, batch, axis_name=axis_name)
+        check_terms(terms, type(objective).__name__)
+        sums, own = terms
         metrics = objective.metrics(_means(sums, _over_devices(own, axis_name) if counts is None else counts))
+        check_metrics(metrics, type(objective).__name__)
         return metrics["loss"], (metrics, batch_stats)
 
     gradients = jax.grad(minimised, has_aux=True)

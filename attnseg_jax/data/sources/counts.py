@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from attnseg_jax.data.sources.protocol import Source
+from attnseg_jax.data.sources.protocol import Source, check_sample
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -37,7 +37,9 @@ def survey(source: Source, threads: int | None = None) -> Survey:
     k = source.info.num_classes
 
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        label = source[index]["label"]
+        sample = source[index]
+        check_sample(sample)
+        label = sample["label"]
         return np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)[:k], label.shape
 
     counts, sizes = [], []

@@ -2,7 +2,10 @@
 
 from typing import Any, Protocol
 
+import numpy as np
+
 from attnseg_jax.data.datasets import DatasetInfo
+from attnseg_jax.errors import UserError
 
 
 class Source(Protocol):
@@ -27,3 +30,16 @@ class Source(Protocol):
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`."""
         ...
+
+
+def check_sample(sample: Any) -> None:
+    """Refuses what a source gave and is no decoded pair of an image and its label."""
+    if not isinstance(sample, dict) or not {"image", "label"} <= sample.keys():
+        found = sorted(sample) if isinstance(sample, dict) else type(sample).__name__
+        raise UserError(f"config.data.source gives {found}; a sample is a dict with 'image', 'label' and 'id'")
+    image, label = (np.asarray(sample[name]) for name in ("image", "label"))
+    if image.dtype != np.uint8 or label.dtype != np.uint8 or image.shape != (*label.shape, 3) or label.ndim != 2:
+        raise UserError(
+            f"config.data.source gives an image {image.dtype} {image.shape} and a label {label.dtype} {label.shape}; "
+            "it must give uint8 (h, w, 3) and uint8 (h, w)"
+        )

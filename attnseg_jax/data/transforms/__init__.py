@@ -63,6 +63,8 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         sample = transform(sample, rng, config)
         if not isinstance(sample, dict):
             raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
+        if lost := {"image", "label"} - sample.keys():
+            raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
     image, label = sample["image"], sample["label"]
     if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
         raise UserError(

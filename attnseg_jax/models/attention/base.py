@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.features import Features
+from attnseg_jax.models.features import Features, check_map
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
 from attnseg_jax.models.layers.residual import mlp_width
 from attnseg_jax.models.options import option
@@ -42,7 +42,9 @@ class Attention(nn.Module):
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:
         """Returns the features with the deepest map attended over."""
-        return features.with_deepest(self.attend(features.deepest, train=train))
+        x = self.attend(features.deepest, train=train)
+        check_map(x, f"{type(self).__name__}.attend")
+        return features.with_deepest(x)
 
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b _h _w _c"]:
         """Returns the deepest map after attention (unchanged here)."""
@@ -92,7 +94,9 @@ class ResidualAttention(Attention):
             y = layer_norm(f"norm{i}")(x) if self.norm else x
             # Itself, once more for each layer: the parameters of `attend` lie in `attention0`, `attention1`, ...
             layer = self.clone(parent=self, name=f"attention{i}")
-            x = x + layer.attend(y.astype(self.dtype), train=train)
+            y = layer.attend(y.astype(self.dtype), train=train)
+            check_map(y, f"{type(self).__name__}.attend", within=x.shape)
+            x = x + y
             if hidden:
                 y = layer_norm(f"mlp_norm{i}")(x).astype(self.dtype)
                 y = nn.Dense(hidden, dtype=self.dtype, name=f"mlp_in{i}")(y)
