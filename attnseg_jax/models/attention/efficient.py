@@ -28,11 +28,7 @@ class EfficientAttention(ResidualAttention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns what every position gathers; its weights are recorded as `efficient`.
-
-        Raises:
-          OptionError: as of `reduced_multi_head`.
-        """
+        """Returns what every position gathers; its weights are recorded as `efficient`."""
         options = {name: getattr(self, name) for name in ("heads", "reduction", "dropout", "impl", "dtype")}
         y, record = reduced_multi_head(x, train=train, **options)
         sow_record(self, "efficient", record)

@@ -94,11 +94,7 @@ class Gate(Attention):
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
     ) -> Float[Array, "b h w c"]:
-        """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4.
-
-        Raises:
-          OptionError: a skip too small for the form.
-        """
+        """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4."""
         height, width = skip.shape[1:3]
         if self.form == "oktay" and min(height, width) < 2:
             hint = (

@@ -93,9 +93,6 @@ class Interlaced(Attention):
         """Attention between the positions that agree modulo `factors`, then within blocks of `factors` positions.
 
         The map is zero-padded to a multiple of the factors, and the padding takes part. The result has `channels`.
-
-        Raises:
-          OptionError: factors larger than the map.
         """
         h, w = x.shape[1:3]
         if not all(f <= n for f, n in zip(self.factors, (h, w))):

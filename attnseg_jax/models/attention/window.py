@@ -34,12 +34,7 @@ class WindowAttention(Attention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w _c"]:
-        """Returns the map after all blocks; the weights of each are recorded as `window`.
-
-        Raises:
-          OptionError: heads that do not divide the channels; an MLP without hidden channels; a window larger than the
-            map it is initialised on.
-        """
+        """Returns the map after all blocks; the weights of each are recorded as `window`."""
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         _, h, w, c = x.shape

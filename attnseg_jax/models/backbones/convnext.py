@@ -66,11 +66,7 @@ class ConvNeXt(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image of which a stage would see nothing.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}

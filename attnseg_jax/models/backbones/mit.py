@@ -78,11 +78,7 @@ class MiT(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image too small for the first reduction of keys.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}

@@ -81,11 +81,7 @@ class ResNet(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: a multi-grid of another length than the last stage.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         if len(self.multi_grid) not in (0, self.depths[-1]):
             hint = f"must name a factor of at least 1 for each of the last stage's {self.depths[-1]} blocks, or none"
             raise OptionError("multi_grid", self.multi_grid, hint)

@@ -67,11 +67,7 @@ class Swin(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image smaller than a patch.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)

@@ -40,11 +40,7 @@ class VGG(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image of fewer pixels than the output stride.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image, self.output_stride)
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):

@@ -58,11 +58,7 @@ class FCN(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a skip asks for a map the backbone does not have.
-        """
+        """Returns logits at the size of the finest map used."""
         skips = maps_of(features, self.skips, "skips", "change skips")
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest

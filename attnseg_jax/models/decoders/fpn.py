@@ -67,11 +67,7 @@ class FPN(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a stride the backbone does not have, or none; groups that do not divide the channels.
-        """
+        """Returns logits at the size of the finest map used."""
         if self.channels % self.groups:
             hint = f"does not divide into groups={self.groups}: make it a multiple"
             raise OptionError("channels", self.channels, hint)

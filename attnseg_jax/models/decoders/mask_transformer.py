@@ -78,11 +78,7 @@ class MaskTransformer(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the deepest map; what classes attend to is recorded as `mask_transformer`.
-
-        Raises:
-          OptionError: heads that do not divide the channels, an MLP without hidden channels.
-        """
+        """Returns logits at the size of the deepest map; what classes attend to is recorded as `mask_transformer`."""
         x = features.deepest
         b, h, w, c = x.shape
         c, patches = self.channels or c, h * w

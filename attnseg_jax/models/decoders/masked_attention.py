@@ -94,12 +94,7 @@ class MaskedAttentionDecoder(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used, and auxiliary logits of every layer.
-
-        Raises:
-          OptionError: a stride the backbone does not have, heads that do not divide the channels, an MLP without hidden
-            channels.
-        """
+        """Returns logits at the size of the finest map used, and auxiliary logits of every layer."""
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
         hidden = mlp_width(c, self.mlp_ratio)
         pyramid = self._pyramid(features, c, train)

@@ -80,11 +80,7 @@ class UNet(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map at stride 1, or else at twice that at stride 2.
-
-        Raises:
-          OptionError: too few channels for the backbone's stride.
-        """
+        """Returns logits at the size of the finest map at stride 1, or else at twice that at stride 2."""
         deepest = max(features.maps)
         strides = [deepest >> i for i in range(1, deepest.bit_length())]
         if len(strides) > len(self.channels):

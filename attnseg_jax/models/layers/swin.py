@@ -85,11 +85,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the map after attention and MLP.
-
-        Raises:
-          OptionError: an MLP without hidden channels.
-        """
+        """Returns the map after attention and MLP."""
         attend = ShiftedWindowAttention(
             self.window, self.shift, self.heads, self.impl, self.dtype, self.record, name="attn"
         )
