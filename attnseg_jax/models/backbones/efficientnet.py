@@ -6,7 +6,7 @@ from typing import ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone, output_stride_option
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.options import option
@@ -91,36 +91,18 @@ class EfficientNetLite(Backbone):
         return tuple(same_padding(size, kernel, stride, dilation) for size in sizes)
 
 
-class EfficientNetLite0(EfficientNetLite):
-    """EfficientNet-Lite0: 16 blocks, 320 channels at the end; trained on images of 224 pixels."""
-
-    variant = 0
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
-
-
-class EfficientNetLite1(EfficientNetLite):
-    """EfficientNet-Lite1: 20 blocks, 320 channels at the end; trained on images of 240 pixels."""
-
-    variant = 1
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
-
-
-class EfficientNetLite2(EfficientNetLite):
-    """EfficientNet-Lite2: 20 blocks, 352 channels at the end; trained on images of 260 pixels."""
-
-    variant = 2
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
-
-
-class EfficientNetLite3(EfficientNetLite):
-    """EfficientNet-Lite3: 24 blocks, 384 channels at the end; trained on images of 280 pixels."""
-
-    variant = 3
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
-
-
-class EfficientNetLite4(EfficientNetLite):
-    """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
-
-    variant = 4
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite4_pytorch")
+EfficientNetLite0 = variant(
+    EfficientNetLite, "EfficientNetLite0", variant=0, layouts=("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
+)
+EfficientNetLite1 = variant(
+    EfficientNetLite, "EfficientNetLite1", variant=1, layouts=("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
+)
+EfficientNetLite2 = variant(
+    EfficientNetLite, "EfficientNetLite2", variant=2, layouts=("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
+)
+EfficientNetLite3 = variant(
+    EfficientNetLite, "EfficientNetLite3", variant=3, layouts=("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
+)
+EfficientNetLite4 = variant(
+    EfficientNetLite, "EfficientNetLite4", variant=4, layouts=("timm_efficientnet_lite", "efficientnet_lite4_pytorch")
+)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import reduced_multi_head
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
@@ -101,38 +101,9 @@ class MiT(Backbone):
         return Features(maps)
 
 
-class MiTB0(MiT):
-    """MiT-B0: half the channels of the others."""
-
-    depths = (2, 2, 2, 2)
-    widths = (32, 64, 160, 256)
-
-
-class MiTB1(MiT):
-    """MiT-B1: two blocks a stage."""
-
-    depths = (2, 2, 2, 2)
-
-
-class MiTB2(MiT):
-    """MiT-B2: 16 blocks."""
-
-    depths = (3, 4, 6, 3)
-
-
-class MiTB3(MiT):
-    """MiT-B3: 28 blocks."""
-
-    depths = (3, 4, 18, 3)
-
-
-class MiTB4(MiT):
-    """MiT-B4: 41 blocks."""
-
-    depths = (3, 8, 27, 3)
-
-
-class MiTB5(MiT):
-    """MiT-B5: 52 blocks."""
-
-    depths = (3, 6, 40, 3)
+MiTB0 = variant(MiT, "MiTB0", depths=(2, 2, 2, 2), widths=(32, 64, 160, 256))
+MiTB1 = variant(MiT, "MiTB1", depths=(2, 2, 2, 2))
+MiTB2 = variant(MiT, "MiTB2", depths=(3, 4, 6, 3))
+MiTB3 = variant(MiT, "MiTB3", depths=(3, 4, 18, 3))
+MiTB4 = variant(MiT, "MiTB4", depths=(3, 8, 27, 3))
+MiTB5 = variant(MiT, "MiTB5", depths=(3, 6, 40, 3))

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.backbones.base import Backbone, output_stride_option
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
 from attnseg_jax.models.options import option
@@ -113,32 +113,10 @@ class ResNet(Backbone):
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
 
 
-class ResNet18(ResNet):
-    """ResNet-18: basic blocks, 512 channels at the end."""
-
-    depths = (2, 2, 2, 2)
-    bottleneck = False
-
-
-class ResNet34(ResNet):
-    """ResNet-34: basic blocks, 512 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = False
-
-
-class ResNet50(ResNet):
-    """ResNet-50: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = True
-
-
-class ResNet101(ResNet):
-    """ResNet-101: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 23, 3)
-    bottleneck = True
+ResNet18 = variant(ResNet, "ResNet18", depths=(2, 2, 2, 2), bottleneck=False)
+ResNet34 = variant(ResNet, "ResNet34", depths=(3, 4, 6, 3), bottleneck=False)
+ResNet50 = variant(ResNet, "ResNet50", depths=(3, 4, 6, 3), bottleneck=True)
+ResNet101 = variant(ResNet, "ResNet101", depths=(3, 4, 23, 3), bottleneck=True)
 
 
 class DeepStem(ResNet):
@@ -160,15 +138,5 @@ class DeepStem(ResNet):
         return x
 
 
-class ResNet50V1c(DeepStem):
-    """ResNet-50 with the deep stem: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = True
-
-
-class ResNet101V1c(DeepStem):
-    """ResNet-101 with the deep stem: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 23, 3)
-    bottleneck = True
+ResNet50V1c = variant(DeepStem, "ResNet50V1c", depths=(3, 4, 6, 3), bottleneck=True)
+ResNet101V1c = variant(DeepStem, "ResNet101V1c", depths=(3, 4, 23, 3), bottleneck=True)

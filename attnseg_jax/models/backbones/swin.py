@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path_rates
@@ -95,21 +95,6 @@ class Swin(Backbone):
         return Features(maps)
 
 
-class SwinT(Swin):
-    """Swin-T: 12 blocks."""
-
-    depths = (2, 2, 6, 2)
-
-
-class SwinS(Swin):
-    """Swin-S: 24 blocks."""
-
-    depths = (2, 2, 18, 2)
-
-
-class SwinB(Swin):
-    """Swin-B: 24 blocks of a third more channels."""
-
-    width = 128
-    depths = (2, 2, 18, 2)
-    heads = (4, 8, 16, 32)
+SwinT = variant(Swin, "SwinT", depths=(2, 2, 6, 2))
+SwinS = variant(Swin, "SwinS", depths=(2, 2, 18, 2))
+SwinB = variant(Swin, "SwinB", width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))
