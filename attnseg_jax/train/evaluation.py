@@ -49,11 +49,7 @@ class Evaluation:
 def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
-    Args:
-      config: the run's config.
-      parallel: the run's steps.
-      variables: parameters and statistics to evaluate, from `Parallel.put_state` or a train step.
-      source: the split.
+    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))

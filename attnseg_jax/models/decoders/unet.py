@@ -19,8 +19,7 @@ class UNetBlock(nn.Module):
     Attributes:
       features: output channels.
       stride: nominal, of the skip.
-      form: 'smp', or 'leejunhyun', which convolves what it upsampled before the gate sees it, puts the skip first and
-        has biases.
+      form: as in `UNet`.
       scse: gates what is set together and what comes out by channels and positions, in every image.
       dtype: compute type.
     """

@@ -67,8 +67,6 @@ def hard_pixels(
     are), so that a network that starts with equal logits never learns.
 
     Args:
-      logits: `[b, h, w, k]`.
-      labels: `[b, h, w]`, see the package's rules.
       threshold: a probability; 0 keeps only the hardest.
       min_kept: at least this share of the valid pixels is kept, those with the least probability of their class.
       axis_name: mapped axis over whose devices the pixels are compared.
@@ -131,16 +129,11 @@ def ohem(
     and dropped ones, so that its loss shrinks as the network learns and as images are padded.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, see the package's rules.
       threshold: pixels whose true class has a smaller probability are kept, see `hard_pixels`.
       min_kept: at least this share of the valid pixels is kept.
       class_weights: `[k]`, as for `cross_entropy`; the choice does not depend on them.
       label_smoothing: as for `cross_entropy`.
       axis_name: mapped axis over whose devices the pixels are compared and the mean is taken.
-
-    Returns:
-      `(loss_sum, count)`: the loss times the valid pixels, and these.
 
     >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
     >>> loss_sum, count = jax.jit(ohem)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6)
@@ -173,8 +166,6 @@ def focal(
     an independent score, and the largest is still the prediction.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, see the package's rules.
       gamma: at least 0; 0 gives binary cross-entropy.
       alpha: weight of a class at its own pixels, `1 - alpha` at all others; if negative, both are 1.
       normalized: divides each class's sum by that of `(1 - q)^gamma` instead of the number of pixels.
