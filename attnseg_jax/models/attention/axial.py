@@ -24,7 +24,6 @@ class AxisAttention(nn.Module):
     Attributes:
       heads: number of heads; the channels of each are even.
       width: attends along the width instead of the height.
-      dtype: compute type; softmax and normalisations are float32.
     """
 
     heads: int

@@ -18,7 +18,6 @@ class EfficientAttention(ResidualAttention):
       heads: number of heads.
       reduction: the reduced map has one position for this many rows and columns; 1 is plain self-attention.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     heads: int = option(2, at_least=1)

@@ -31,7 +31,6 @@ class OCR(Attention):
       key_channels: of queries, keys and values; 0 takes half of `channels`.
       scale: queries are max-pooled by this factor, and their result resized with aligned corners.
       dropout: rate at which whole channels are dropped before the classifiers, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     regions: str = "own"

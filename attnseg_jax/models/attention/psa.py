@@ -28,7 +28,6 @@ class PSABranch(nn.Module):
       shrink: the map is resized to `(size - 1) // shrink + 1`.
       mask_size: height and width of the mask; () as in `PSA`.
       impl: as in `PSA`.
-      dtype: compute type; the softmax is float32.
     """
 
     distribute: bool

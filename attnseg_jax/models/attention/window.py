@@ -22,7 +22,6 @@ class WindowAttention(Attention):
       channels: the map is first projected to this many channels; 0 keeps the backbone's.
       layers: how many blocks follow one another; the second, fourth, ... are shifted by half a window.
       mlp_ratio: hidden width of a block's MLP, in channels.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     window: int = option(7, at_least=1)

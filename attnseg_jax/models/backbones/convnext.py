@@ -21,7 +21,6 @@ class ConvNeXtBlock(nn.Module):
     Attributes:
       layer_scale: what the branch's factors start at; 0 leaves them out.
       drop_path: rate at which the branch is dropped, in training.
-      dtype: compute type; normalisation is float32.
     """
 
     layer_scale: float = 1e-6

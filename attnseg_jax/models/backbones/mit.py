@@ -26,8 +26,6 @@ class MixBlock(nn.Module):
       heads: number of heads, a divisor of the channels.
       reduction: keys and values are taken from a map with one position for this many rows and columns.
       drop_path: rate at which a branch is dropped, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -64,7 +62,6 @@ class MiT(Backbone):
     Attributes:
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.1 in
         the paper).
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     depths: ClassVar[tuple[int, ...]]

@@ -23,7 +23,6 @@ class Block(nn.Module):
       stride: of the first 3x3 (basic) or the only 3x3 (bottleneck).
       dilation: of every 3x3.
       zero_init: the last scale starts at 0, so the block starts as its shortcut.
-      dtype: compute type.
     """
 
     width: int

@@ -19,11 +19,7 @@ _EPSILON = 1e-5
 
 
 class PatchMerging(nn.Module):
-    """Every 2x2 pixels become one of twice the channels: joined, normalised and projected; zeros complete odd sizes.
-
-    Attributes:
-      dtype: compute type; normalisation is float32.
-    """
+    """Every 2x2 pixels become one of twice the channels: joined, normalised and projected; zeros complete odd sizes."""
 
     dtype: Dtype = jnp.float32
 
@@ -52,7 +48,6 @@ class Swin(Backbone):
       stage_norms: normalises the maps of the strides 4, 8 and 16.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.2 in
         `swin_t`, 0.3 in `swin_s`, 0.5 in `swin_b`).
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     width: ClassVar[int] = 96

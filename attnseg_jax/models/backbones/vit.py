@@ -28,8 +28,6 @@ class Block(nn.Module):
       layer_scale: what the factors of both branches start at; 0 leaves them out.
       drop_path: rate at which a branch is dropped, in training.
       norm_epsilon: added to the variance in layer normalisation.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -74,7 +72,6 @@ class ViT(Backbone):
       pyramid_channels: of these maps.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first.
       norm_epsilon: added to the variance in layer normalisation: 1e-6 in timm and DINOv2, 1e-5 in Segmenter.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     width: ClassVar[int]

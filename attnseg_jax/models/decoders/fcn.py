@@ -18,7 +18,6 @@ class FCNHead(nn.Module):
       num_classes: channels of the logits.
       channels: of the 3x3 convolutions; 0 takes a quarter of the input's.
       dropout: rate before the classifier, in training.
-      dtype: compute type.
       convs: number of 3x3 convolutions.
     """
 

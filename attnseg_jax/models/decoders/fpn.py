@@ -26,7 +26,6 @@ class ConvGroupNorm(nn.Module):
     Attributes:
       features: output channels.
       groups: of the normalisation.
-      dtype: compute type; the normalisation is float32.
     """
 
     features: int

@@ -23,8 +23,6 @@ class Layer(nn.Module):
       heads: number of heads, a divisor of the channels.
       hidden: hidden width of the MLP.
       dropout: rate after attention and in the MLP, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -66,7 +64,6 @@ class MaskTransformer(Decoder):
       heads: number of heads.
       mlp_ratio: hidden width of a layer's MLP, in channels.
       dropout: rate after attention and in the MLP, in training; weights are not dropped, for memory's sake.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     channels: int = option(0, at_least=0)

@@ -21,7 +21,6 @@ class UNetBlock(nn.Module):
       stride: nominal, of the skip.
       form: as in `UNet`.
       scse: gates what is set together and what comes out by channels and positions, in every image.
-      dtype: compute type.
     """
 
     features: int

@@ -80,8 +80,6 @@ def multi_head(
       features: channels of the result; 0 keeps the query's.
       mask: True where a query may look.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; the softmax is float32.
       train: whether weights are dropped.
 
     Returns:

@@ -53,7 +53,6 @@ class SqueezeExcite(nn.Module):
 
     Attributes:
       squeezed: channels between the two.
-      dtype: compute type.
     """
 
     squeezed: int
@@ -77,7 +76,6 @@ class InvertedResidual(nn.Module):
       activation: after the expansion and the depthwise convolution.
       squeezed: channels of a squeeze-and-excitation after the depthwise convolution; 0 leaves it out.
       drop_path: rate at which the branch is left out for an image, in training.
-      dtype: compute type.
     """
 
     features: int

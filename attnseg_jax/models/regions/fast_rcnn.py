@@ -29,7 +29,6 @@ class FastRCNN(nn.Module):
       bins: of a box, on each axis.
       channels: of the two fully connected layers.
       dropout: rate after each, in training.
-      dtype: compute type; logits are float32.
     """
 
     # Batch fields that it takes -> their value in padding rows.

@@ -54,8 +54,6 @@ def axial_scores(
     """The three similarities of each query and key of a column, float32: `q . k`, `q . to_query`, `k . to_key`.
 
     Args:
-      q: queries `[b, h, w, a, d]`.
-      k: keys of the same shape.
       to_query: relative positions that queries meet, `[d, h, h]` by query and key (`offset_grid`); for all heads.
       to_key: those that keys meet, `[d, h, h]` by key and query.
 

@@ -21,14 +21,8 @@ def cross_entropy(
     The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` for every combination of the options.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero. Without any
-        valid pixel both results are 0. Any other label is an error in the data and makes the loss NaN.
       class_weights: `[k]`, the weight of a pixel by its label.
       label_smoothing: the share of the target that all classes get in equal parts (Szegedy et al. 2016).
-
-    Returns:
-      `(loss_sum, count)`, float32 scalars.
 
     >>> logits = jnp.zeros((1, 1, 3, 4))
     >>> loss_sum, count = cross_entropy(logits, jnp.array([[[0, 3, 255]]]))
@@ -213,8 +207,6 @@ def presence_cross_entropy(
     images have equally many valid pixels, the quotient is EncNet's mean over images and classes.
 
     Args:
-      logits: `[b, k]`; computed in float32.
-      labels: `[b, h, w]`, in `[0, k)` or 255, which is ignored.
       class_weights: `[k]`, as for `cross_entropy`.
 
     Returns:
