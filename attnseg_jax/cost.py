@@ -180,7 +180,7 @@ def _counted_once(function: Callable, arguments: Sequence[PyTree]) -> tuple[np.n
 
 
 def _live(jaxpr: Any) -> Any:
-    """Without what no output needs, such as attention weights nobody looks at."""
+    """Without what no output needs, such as attention weights that nobody asked for."""
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 

@@ -1,7 +1,7 @@
 """Attention along one axis with relative positions in queries, keys and values (Axial-DeepLab, arXiv:2003.07853).
 
 Everything is along the height of `[b, h, w, a, d]`; swap the axes for the width. Memory is `O(n h)`. A table holds one
-vector for each offset, `-(size - 1)` to `size - 1`, of a position minus the one it looks at.
+vector for each offset, `-(size - 1)` to `size - 1`, of a position minus the one it attends to.
 """
 
 import jax.numpy as jnp
