@@ -59,11 +59,7 @@ class ModuleCost:
 
 
 class Alone(nn.Module):
-    """A mechanism without a model: features, logits and, if it gates, a skip go through it.
-
-    Attributes:
-      mechanism: the mechanism.
-    """
+    """A mechanism without a model: features, logits and, if it gates, a skip go through it."""
 
     mechanism: Attention
 

@@ -14,13 +14,7 @@ from attnseg_jax.train.evaluation import draw_samples, evaluate_split
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluate_run` found.
-
-    Attributes:
-      table: readable scores.
-      json: the same as one line of JSON.
-      picture: where the samples were drawn.
-    """
+    """What `evaluate_run` found: scores as a table and as one line of JSON, and where the samples were drawn."""
 
     table: str
     json: str

@@ -35,12 +35,7 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluation of a split found.
-
-    Attributes:
-      scores: of all its images.
-      samples: index in the split -> train ids that were predicted for that image, `[h, w]`, of those asked for.
-    """
+    """Scores of a split; `samples` maps an image's index to the train ids `[h, w]` that were predicted for it."""
 
     scores: Scores
     samples: dict[int, np.ndarray]

@@ -142,12 +142,7 @@ def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Initial:
-    """Weights in the form of a run's model.
-
-    Attributes:
-      fitted: the weights.
-      record: what `RECORD` says of them.
-    """
+    """Weights in the form of a run's model, and what `RECORD` holds of them."""
 
     fitted: Fitted
     record: dict[str, Any]

@@ -31,11 +31,9 @@ class FolderSource:
         self._pairs = _pair(images, masks)
 
     def __len__(self) -> int:
-        """The number of pairs."""
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The decoded pair at `index`."""
         image, mask = self._pairs[index]
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}
