@@ -210,11 +210,7 @@ def _path(part: str, config: Mapping[str, Any]) -> str:
 
 
 def _build_module(
-    module: type[nn.Module],
-    path: str,
-    given: Mapping[str, Any],
-    known: Mapping[str, Any],
-    filled: Mapping[str, Any],
+    module: type[nn.Module], path: str, given: Mapping[str, Any], known: Mapping[str, Any], filled: Mapping[str, Any]
 ) -> nn.Module:
     """A module with the options that a config gives under `path`, and those of its fields that are `filled`."""
     _check_keys(path, given, known)

@@ -228,11 +228,7 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def initial_state(
-    checkpoints: Checkpoints,
-    abstract: PyTree,
-    create: Callable[[], TrainState],
-    initial: Initial | None,
-    workdir: Path,
+    checkpoints: Checkpoints, abstract: PyTree, create: Callable[[], TrainState], initial: Initial | None, workdir: Path
 ) -> TrainState:
     """The latest checkpoint of the workdir, else a fresh state with the weights that were asked for; logs which."""
     restored = checkpoints.restore_latest(abstract)

@@ -136,12 +136,7 @@ def train_step(
 
 
 def eval_step(
-    variables: Mapping[str, PyTree],
-    batch: Batch,
-    *,
-    model: nn.Module,
-    num_classes: int,
-    axis_name: str | None = None,
+    variables: Mapping[str, PyTree], batch: Batch, *, model: nn.Module, num_classes: int, axis_name: str | None = None
 ) -> tuple[Array, Array]:
     """Confusion and prediction of a batch.
 

@@ -9,10 +9,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-LAYOUTS = {
-    "camvid": ("{split}", "{split}annot"),
-    "images_masks": ("images/{split}", "masks/{split}"),
-}
+LAYOUTS = {"camvid": ("{split}", "{split}annot"), "images_masks": ("images/{split}", "masks/{split}")}
 """Folder layouts (`config.data.layout`): where the images and the masks of a split are."""
 
 

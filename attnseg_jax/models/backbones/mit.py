@@ -85,12 +85,7 @@ class MiT(Backbone):
             x = layer_norm(f"patch_norm{stage}", _EPSILON)(x).astype(self.dtype)
             for i in range(depth):
                 block = MixBlock(
-                    _HEADS[stage],
-                    _REDUCTIONS[stage],
-                    next(rates),
-                    self.impl,
-                    self.dtype,
-                    name=f"block{stage}_{i}",
+                    _HEADS[stage], _REDUCTIONS[stage], next(rates), self.impl, self.dtype, name=f"block{stage}_{i}"
                 )
                 x = block(x, train=train)
             x = layer_norm(f"norm{stage}", _EPSILON)(x).astype(self.dtype)

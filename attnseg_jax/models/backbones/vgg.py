@@ -47,11 +47,7 @@ class VGG(Backbone):
             stride = 2**stage
             for _ in range(depth):
                 conv = Conv(
-                    min(64 * stride, 512),
-                    dilation=dilation,
-                    use_bias=True,
-                    dtype=self.dtype,
-                    name=f"features{number}",
+                    min(64 * stride, 512), dilation=dilation, use_bias=True, dtype=self.dtype, name=f"features{number}"
                 )
                 x = conv(x)
                 if self.norm:

@@ -5,15 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.decoders.base import (
-    Decoder,
-    Gate,
-    check_named,
-    drop_channels,
-    group_norm,
-    maps_of,
-    sum_down,
-)
+from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, drop_channels, group_norm, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.conv import Conv, Dtype, classifier
 from attnseg_jax.models.options import option

@@ -31,12 +31,7 @@ class UNetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "b y x c"],
-        skip: Float[Array, "b h w d"] | None,
-        gate: Gate | None,
-        *,
-        train: bool,
+        self, x: Float[Array, "b y x c"], skip: Float[Array, "b h w d"] | None, gate: Gate | None, *, train: bool
     ) -> Float[Array, "b h w o"]:
         """Returns the finer map, twice as large where there is no skip."""
         lee = self.form == "leejunhyun"

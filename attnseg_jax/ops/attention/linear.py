@@ -12,11 +12,7 @@ _EPSILON = 1e-6
 
 
 def linear_attention(
-    q: Float[Array, "b n a d"],
-    k: Float[Array, "b m a d"],
-    v: Float[Array, "b m a e"],
-    *,
-    form: str = "elu",
+    q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], v: Float[Array, "b m a e"], *, form: str = "elu"
 ) -> Float[Array, "b n a e"]:
     """Mean of the values `v` under the weights of `linear_factors`, which are never computed: O(n d e + m d e).
 

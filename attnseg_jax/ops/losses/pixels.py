@@ -195,10 +195,7 @@ def focal(
 
 
 def presence_cross_entropy(
-    logits: Float[Array, "b k"],
-    labels: Int[Array, "b h w"],
-    *,
-    class_weights: Float[Array, " k"] | None = None,
+    logits: Float[Array, "b k"], labels: Int[Array, "b h w"], *, class_weights: Float[Array, " k"] | None = None
 ) -> Float[Array, ""]:
     """Summed binary cross-entropy of which classes are present in an image (EncNet, Zhang et al. 2018).
 
