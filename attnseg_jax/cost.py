@@ -59,11 +59,7 @@ class ModuleCost:
 
 
 class Alone(nn.Module):
-    """A mechanism without a model: features, logits and, if it gates, a skip go through it.
-
-    Attributes:
-      mechanism: the mechanism.
-    """
+    """A mechanism without a model: features, logits and, if it gates, a skip go through it."""
 
     mechanism: Attention
 
@@ -180,7 +176,7 @@ def _counted_once(function: Callable, arguments: Sequence[PyTree]) -> tuple[np.n
 
 
 def _live(jaxpr: Any) -> Any:
-    """Without what no output needs, such as attention weights nobody looks at."""
+    """Without what no output needs, such as attention weights that nobody asked for."""
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 

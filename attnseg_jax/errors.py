@@ -65,18 +65,6 @@ def check_least(path: str, least: float, **values: float) -> None:
             raise UserError(f"{path}.{key}={value} must be at least {least:g}")
 
 
-def check_rate(path: str, **values: float) -> None:
-    """Refuses rates of dropping below 0, or of 1 and more; `path` leads to their keys.
-
-    >>> check_rate("config.model.decoder.fcn", dropout=1.0)
-    Traceback (most recent call last):
-    attnseg_jax.errors.UserError: config.model.decoder.fcn.dropout=1.0 must be at least 0 and below 1
-    """
-    for key, value in values.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{path}.{key}={value} must be at least 0 and below 1")
-
-
 def check_known(path: str, known: Iterable[str], **values: str) -> None:
     """Refuses values that are not among the `known` ones; `path` leads to their keys.
 

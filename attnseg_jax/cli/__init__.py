@@ -5,18 +5,11 @@ import sys
 
 # Of the extra `train`, in the order in which a command would miss them.
 _NEEDED = (
-    "ml_collections",
-    "optax",
-    "orbax",
-    "tensorflow_datasets",
-    "grain",
-    "PIL",
-    "matplotlib",
-    "tensorboardX",
-    "tqdm",
+    *("ml_collections", "optax", "orbax", "tensorflow_datasets", "grain"),
+    *("PIL", "matplotlib", "tensorboardX", "tqdm", "scipy"),
 )
 
-if _missing := [name for name in (*_NEEDED, "scipy") if importlib.util.find_spec(name) is None]:
+if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
     print(
         f"error: the commands need {', '.join(_missing)}: install attnseg_jax with the extra train, in a checkout "
         'pip install ".[train]"',

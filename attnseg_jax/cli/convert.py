@@ -23,7 +23,7 @@ def _flags() -> None:
 
 
 def _convert() -> None:
-    """Reads, writes and says what."""
+    """Reads, writes and prints a summary."""
     # `from` is a word of the language.
     source, target = flags.FLAGS["from"].value, flags.FLAGS.to
     for name, value in (("from", source), ("to", target)):

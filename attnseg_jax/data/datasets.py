@@ -51,13 +51,8 @@ DATASETS: dict[str, Dataset] = {
     "context": Dataset(
         class_names=("background", "disc_a", "triangle_a", "cross_a", "disc_b", "triangle_b", "cross_b"),
         palette=(
-            (40, 44, 52),
-            (255, 190, 90),
-            (240, 110, 60),
-            (190, 40, 70),
-            (120, 220, 240),
-            (60, 140, 230),
-            (110, 70, 200),
+            *((40, 44, 52), (255, 190, 90), (240, 110, 60), (190, 40, 70)),
+            *((120, 220, 240), (60, 140, 230), (110, 70, 200)),
         ),
         ids=_identity(7),
         tfds_name="attnseg_context",

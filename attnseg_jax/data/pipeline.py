@@ -63,13 +63,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source,
-    config: Any,
-    *,
-    batch_size: int,
-    multiple: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
+    source: Source, config: Any, *, batch_size: int, multiple: int = 1, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
     """This process's batches over every image of `source` once, at full size, in one pass.
 

@@ -78,11 +78,7 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
     _check_names(scores, class_names)
     titles = ["class", "IoU", "accuracy", "pixels"]
     columns = [map(_number, scores.iou), map(_number, scores.accuracy), map(_percent, scores.share)]
-    overall = {
-        "mIoU": scores.miou,
-        "pixel accuracy": scores.pixel_accuracy,
-        "class accuracy": scores.class_accuracy,
-    }
+    overall = {"mIoU": scores.miou, "pixel accuracy": scores.pixel_accuracy, "class accuracy": scores.class_accuracy}
     if scores.images is not None:
         titles.append("boundary")
         columns.append(map(_number, scores.boundary_iou))

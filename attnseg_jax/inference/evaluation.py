@@ -14,13 +14,7 @@ from attnseg_jax.train.evaluation import draw_samples, evaluate_split
 
 @dataclass(frozen=True)
 class Result:
-    """What `evaluate_run` found.
-
-    Attributes:
-      table: readable scores.
-      json: the same as one line of JSON.
-      picture: where the samples were drawn.
-    """
+    """What `evaluate_run` found: scores as a table and as one line of JSON, and where the samples were drawn."""
 
     table: str
     json: str
@@ -35,15 +29,11 @@ def evaluate_run(
     picture: str | None = None,
     distributed: bool = False,
 ) -> Result:
-    """Restores a run and scores a split; arguments and errors as in `restore_run`.
+    """Restores a run and scores a split; errors as in `restore_run`.
 
     Args:
-      workdir: folder of the run.
-      split: name of a split.
-      checkpoint: `latest`, `best` or a step.
-      data_dir: where the data are now.
+      workdir, split, checkpoint, data_dir, distributed: as in `restore_run`.
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
-      distributed: as in `restore_run`.
     """
     run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
     path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")

@@ -31,14 +31,7 @@ from attnseg_jax.train.state import eval_variables
 class Restored:
     """A run read back from its workdir.
 
-    Attributes:
-      config: the run's config.
-      split: name of the split asked for.
-      source: its images.
-      model: the linen module.
-      parallel: the run's evaluation step over the devices of this machine.
-      variables: parameters and statistics, on those devices.
-      step: the checkpoint's step.
+    `source` has the images of `split`, `variables` lie on the devices of `parallel`, and `step` is the checkpoint's.
     """
 
     config: ConfigDict

@@ -140,7 +140,6 @@ def build_model(
       config: the `model` part of a config, or any mapping of its form; what is left out takes its default. A name may
         be that of a part from outside, `package.module:Name`, whose options stand in the group `custom`.
       num_classes: channels of the logits.
-      dtype: compute type; parameters, normalisation, softmax and logits are float32 in any case.
       num_regions: of an image, `config.data.regions.count` where there are regions; 0 if there are none.
       num_sampled: of a training image, `config.data.regions.sample`; 0 if all are shown.
 
@@ -217,11 +216,7 @@ def _path(part: str, config: Mapping[str, Any]) -> str:
 
 
 def _build_module(
-    module: type[nn.Module],
-    path: str,
-    given: Mapping[str, Any],
-    known: Mapping[str, Any],
-    filled: Mapping[str, Any],
+    module: type[nn.Module], path: str, given: Mapping[str, Any], known: Mapping[str, Any], filled: Mapping[str, Any]
 ) -> nn.Module:
     """A module with the options that a config gives under `path`, and those of its fields that are `filled`."""
     _check_keys(path, given, known)

@@ -54,7 +54,7 @@ def heat_maps(record: WeightRecord, queries: Int[np.ndarray, "r"]) -> Float[np.n
 
 
 def key_maps(record: WeightRecord) -> Float[np.ndarray, "b a s h w"]:
-    """How much every pixel looks at each of `s` keys that are no pixels, such as regions."""
+    """How much every pixel attends to each of `s` keys that are no pixels, such as regions."""
     rows = np.concatenate([np.asarray(_rows(record, queries)) for queries in _chunks(record)], axis=2)
     return np.moveaxis(rows.reshape(*rows.shape[:2], *record.query_size, rows.shape[3]), -1, 2)
 
@@ -89,7 +89,7 @@ def _relative_entropy(record: WeightRecord, queries: Int[Array, "r"]) -> Float[A
     counted = jnp.ones_like(rows, bool)
     if record.keys is not None:
         counted = (rows > 0) | (jnp.take(jnp.asarray(record.keys), queries, axis=0) >= 0).reshape(1, 1, *rows.shape[2:])
-    # A single key is looked at as narrowly as can be.
+    # A query with a single key attends as narrowly as can be: 0, not 0 / 0.
     count = jnp.maximum(counted.sum(-1), 2)
     distribution = (total[..., 0] > 0) & (rows >= 0).all(-1)
     return jnp.where(distribution, entropy / jnp.log(count), jnp.nan)

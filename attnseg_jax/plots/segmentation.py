@@ -1,4 +1,4 @@
-"""Sheets of predictions beside the truth, and label maps as files that are small and can be looked at."""
+"""Sheets of predictions beside the truth, and label maps as small files that any viewer shows."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ WRONG = (255, 32, 78)
 _VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
 _VOID_ERROR = 200  # lighter than any dimmed pixel
 _INK, _FAINT = (28, 28, 30), (110, 110, 115)
-_SMALL, _LARGE = 240, 640  # width in pixels below which a panel is enlarged, above which it is reduced
+_SMALL, _LARGE = 240, 640  # width in pixels below which a panel is upsampled, above which it is reduced
 _MARGIN, _GAP = 24, 12
 
 
@@ -39,7 +39,7 @@ def prediction_sheet(
 
     `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
     A mapping of predictions draws a column for each of its names ("without attention", "with attention"). `titles` are
-    captions of the rows. Small images are enlarged and large ones reduced by a whole factor. Void (255) is striped; in
+    captions of the rows. Small images are upsampled and large ones reduced by a whole factor. Void (255) is striped; in
     the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. The legend names the classes
     that occur.
 
@@ -104,8 +104,8 @@ def _row_panels(image, truth, guesses, palette, errors) -> list[np.ndarray]:
     small = np.asarray(Image.fromarray(image).reduce(down)) if down > 1 else image
     truth, *guesses = (m[down // 2 :: down, down // 2 :: down] for m in (truth, *guesses))
     # `reduce` keeps a partial last cell, the strided maps may not.
-    small = _enlarge(small[: truth.shape[0], : truth.shape[1]], up)
-    truth, *guesses = (_enlarge(m, up) for m in (truth, *guesses))
+    small = _upsample(small[: truth.shape[0], : truth.shape[1]], up)
+    truth, *guesses = (_upsample(m, up) for m in (truth, *guesses))
     panels = [small, _colored(truth, palette)]
     for guess in guesses:
         panels.append(_colored(guess, palette))
@@ -118,7 +118,7 @@ def _factors(width: int) -> tuple[int, int]:
     return (max(1, -(-_SMALL // width)), 1) if width < _SMALL else (1, -(-width // _LARGE))
 
 
-def _enlarge(array: np.ndarray, factor: int) -> np.ndarray:
+def _upsample(array: np.ndarray, factor: int) -> np.ndarray:
     return array.repeat(factor, 0).repeat(factor, 1)
 
 

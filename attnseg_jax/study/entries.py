@@ -43,14 +43,10 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """One run of a study: an entry with one of its seeds, whose config was read and checked.
+    """One run of a study: an entry with one of its seeds, whose config was read from `file` and checked.
 
     Attributes:
-      entry: the entry.
-      seed: the seed.
-      file: the config file.
       changes: dotted config key -> value: all differences of `config` from the file, seed and place of the data too.
-      config: the config.
       key: hash of the config, by which its record is found; it does not depend on where the data are.
     """
 

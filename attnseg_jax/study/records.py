@@ -74,10 +74,7 @@ class Results:
             for path in sorted((workdir / "maps").glob("*.png")):
                 self._copy(path, f"{file_name(run.entry.label)}-{run.key}-{path.name}")
         self._put(
-            run,
-            seconds=known or None,
-            result=json.loads((workdir / "result.json").read_text()),
-            **_measured(workdir),
+            run, seconds=known or None, result=json.loads((workdir / "result.json").read_text()), **_measured(workdir)
         )
 
     def add_cost(self, run: PlannedRun, cost: dict[str, Any]) -> None:

@@ -92,9 +92,7 @@ def _details(rows: Sequence[Row], results: Results) -> list[str]:
         return texts
     if pairs:
         charts.confidence_matrix(
-            [row["label"] for row in counted],
-            confidences(pairs),
-            results.beside("_bootstrap.png"),
+            [row["label"] for row in counted], confidences(pairs), results.beside("_bootstrap.png")
         )
         texts.append(comparisons_to_markdown(pairs))
     return texts

@@ -52,9 +52,7 @@ def measure(
     Args:
       short: the run, from `shortened`.
       workdir: its folder; deleted before, should an earlier call have left it, and after.
-      log: see `entries.train`.
-      held: see `entries.train`.
-      on_wait: see `entries.train`.
+      log, held, on_wait: as in `entries.train`.
 
     Raises:
       UserError: the run failed, or the folder cannot be deleted.

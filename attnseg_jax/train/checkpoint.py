@@ -1,6 +1,5 @@
 """Checkpoints with Orbax: saved in the background, verified before they are used; knows no model."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import file_sha256
 
 MANIFEST = "manifest.json"
 # Orbax writes this one again while it commits; it holds times and the kind of checkpoint, nothing that is restored.
@@ -227,12 +227,7 @@ def _saveable(x: jax.Array) -> jax.Array:
 
 def _hashes(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in UNHASHED)
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
 
 
 def _find_damage(folder: Path) -> str:

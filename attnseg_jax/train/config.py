@@ -260,12 +260,9 @@ def _colours(value: Any) -> bool:
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
     data, train = config.data, config.train
+    crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
     rules = [
-        (
-            "data.crop",
-            _numbers(data.crop, 2, int) and min(data.crop) >= 8,
-            "two integers (height, width) of at least 8",
-        ),
+        ("data.crop", crop, "two integers (height, width) of at least 8"),
         ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
@@ -274,7 +271,6 @@ def check_values(config: ConfigDict) -> None:
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _all(data.ids, int), "whole numbers"),
-        ("data.flip", 0 <= data.flip <= 1, "between 0 and 1"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("data.threads", data.threads >= 0, "at least 0"),
@@ -288,9 +284,8 @@ def check_values(config: ConfigDict) -> None:
         ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
         ("eval.samples", config.eval.samples >= 0, "at least 0"),
     ]
-    rules += [
-        (f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in ("brightness", "contrast", "saturation")
-    ]
+    shares = ("flip", "brightness", "contrast", "saturation")
+    rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
     counts = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
     rules += [(f"train.{key}", train[key] >= 1, "at least 1") for key in counts]
     for key, good, wanted in rules:

@@ -35,12 +35,7 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the evaluation of a split found.
-
-    Attributes:
-      scores: of all its images.
-      samples: index in the split -> train ids that were predicted for that image, `[h, w]`, of those asked for.
-    """
+    """Scores of a split; `samples` maps an image's index to the train ids `[h, w]` that were predicted for it."""
 
     scores: Scores
     samples: dict[int, np.ndarray]
@@ -49,11 +44,7 @@ class Evaluation:
 def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
-    Args:
-      config: the run's config.
-      parallel: the run's steps.
-      variables: parameters and statistics to evaluate, from `Parallel.put_state` or a train step.
-      source: the split.
+    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))

@@ -25,15 +25,7 @@ from attnseg_jax.train.state import TrainState
 
 @dataclass(frozen=True)
 class Training:
-    """What a hook may know of the run.
-
-    Attributes:
-      config: the run's.
-      workdir: its folder.
-      source: the evaluated split.
-      checkpoints: of the run.
-      start_step: step it begins after; 0 for a new run.
-    """
+    """What a hook may know of the run: `source` is the evaluated split, `start_step` is 0 for a new run."""
 
     config: ConfigDict
     workdir: Path

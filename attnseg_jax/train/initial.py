@@ -1,6 +1,5 @@
 """The first state of a run: the checkpoint of its workdir, weights (`init_from`, `pretrained`), or random values."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import write_atomically
+from attnseg_jax.files import file_sha256, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
 from attnseg_jax.train.state import TrainState
@@ -110,7 +109,7 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         first, _, rest = name.partition("/")
         if first in collections:
             found[f"{collections[first]}.{rest.replace('/', '.')}"] = array
-    digest = hashlib.sha256((folder / str(step) / MANIFEST).read_bytes()).hexdigest()
+    digest = file_sha256(folder / str(step) / MANIFEST)
     return found, {"step": step, "averaged": averaged, "manifest_sha256": digest}
 
 
@@ -143,12 +142,7 @@ def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Initial:
-    """Weights in the form of a run's model.
-
-    Attributes:
-      fitted: the weights.
-      record: what `RECORD` says of them.
-    """
+    """Weights in the form of a run's model, and what `RECORD` holds of them."""
 
     fitted: Fitted
     record: dict[str, Any]
@@ -198,11 +192,7 @@ def write_record(workdir: Path, initial: Initial | None) -> None:
 def fit_given(given: Given, model: nn.Module, abstract: PyTree, num_classes: int) -> Initial:
     """Compares what was read with the model.
 
-    Args:
-      given: from `read_given`.
-      model: the run's.
-      abstract: the run's state or its `jax.eval_shape`.
-      num_classes: of the data.
+    `abstract` is the run's state or its `jax.eval_shape`.
 
     Raises:
       UserError: the weights are another model's; names from both sides.
@@ -238,11 +228,7 @@ def has_checkpoint(workdir: Path) -> bool:
 
 
 def initial_state(
-    checkpoints: Checkpoints,
-    abstract: PyTree,
-    create: Callable[[], TrainState],
-    initial: Initial | None,
-    workdir: Path,
+    checkpoints: Checkpoints, abstract: PyTree, create: Callable[[], TrainState], initial: Initial | None, workdir: Path
 ) -> TrainState:
     """The latest checkpoint of the workdir, else a fresh state with the weights that were asked for; logs which."""
     restored = checkpoints.restore_latest(abstract)

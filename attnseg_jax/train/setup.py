@@ -35,14 +35,7 @@ CLASS_WEIGHTS = ("none", "given", "median_frequency")
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one run.
-
-    Attributes:
-      model: the linen module.
-      parallel: train and evaluation step over the devices.
-      abstract: shapes and types of the state, for restoring.
-      create: makes the initial state.
-    """
+    """The parts of one run; `abstract` has the shapes and types of the state that `create` makes, for restoring."""
 
     model: nn.Module
     parallel: Parallel

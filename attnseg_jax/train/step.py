@@ -139,21 +139,11 @@ def train_step(
 
 
 def eval_step(
-    variables: Mapping[str, PyTree],
-    batch: Batch,
-    *,
-    model: nn.Module,
-    num_classes: int,
-    axis_name: str | None = None,
+    variables: Mapping[str, PyTree], batch: Batch, *, model: nn.Module, num_classes: int, axis_name: str | None = None
 ) -> tuple[Array, Array]:
     """Confusion and prediction of a batch.
 
-    Args:
-      variables: parameters and statistics.
-      batch: the model's inputs, `label` and `valid`.
-      model: the linen module.
-      num_classes: of the data.
-      axis_name: the mapped axis of the devices (inside `pmap`), or None.
+    Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`.
 
     Returns:
       int32 [k, k] (rows truth, columns prediction) over the valid pixels of the valid rows of all devices; [b, h, w]

@@ -8,13 +8,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import traverse_util
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.weights.layouts import ENCODERS, HEADS, candidates, rules_of
-from attnseg_jax.weights.rename import flatten, from_torch, listed, match
+from attnseg_jax.weights.rename import from_torch, listed, match
 
 # The layout of this project's files: the names are `params.backbone. ...` and `batch_stats.backbone. ...`.
 OWN = "attnseg_jax"
@@ -79,7 +79,7 @@ def fit(
     """
     if all(name.startswith("module.") for name in arrays):
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
-    whole = dict(flatten({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}))
+    whole = flatten_dict({"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}, sep=".")
     target = {name: x for name, x in whole.items() if part == "model" or _of("backbone", name)}
     read = ENCODERS if backbone is None else getattr(backbone, "layouts", ())
     layout, given = _choose(arrays, target, part, [layout] if layout else candidates(arrays, read))
@@ -106,7 +106,7 @@ def fit(
         raise UserError(f"not all numbers are finite in {listed(broken)}")
     return Fitted(
         layout,
-        {"params": {}, "batch_stats": {}} | traverse_util.unflatten_dict(filled, sep="."),
+        {"params": {}, "batch_stats": {}} | unflatten_dict(filled, sep="."),
         tuple(_unused(arrays, layout, outside)),
         tuple(name for name in whole if name not in filled),
         tuple(adapted),
@@ -194,7 +194,7 @@ def _choose(arrays, target, part, layouts):
     best, score = None, (0, 0, -math.inf)
     for layout in layouts:
         try:
-            given = dict(flatten(from_torch(arrays, rules_of(layout))))
+            given = flatten_dict(from_torch(arrays, rules_of(layout)), sep=".")
         except ValueError:
             # Made for other names.
             continue
@@ -250,6 +250,6 @@ def _unused(arrays, layout, outside):
         elif name.endswith(".num_batches_tracked"):
             continue
         else:
-            given = {n for n, _ in flatten(from_torch({name: array}, rules_of(layout)))}
+            given = {*flatten_dict(from_torch({name: array}, rules_of(layout)), sep=".")}
         if given <= outside:
             yield name

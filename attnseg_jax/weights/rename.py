@@ -13,11 +13,12 @@ another table, no code; `match` tells what a table forgot.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from attnseg_jax.errors import UserError
 
@@ -104,7 +105,7 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
     Traceback (most recent call last):
     attnseg_jax.errors.UserError: the weights are not this model's; missing: params.a; unused: params.b
     """
-    target, given = dict(flatten(variables)), dict(flatten(loaded))
+    target, given = flatten_dict(variables, sep="."), flatten_dict(loaded, sep=".")
     faults = {
         "missing": [name for name in target if name not in given],
         "unused": [name for name in given if name not in target],
@@ -148,15 +149,6 @@ def _arrange(array, axes):
     kept = [axis for axis in axes if axis is not None]
     single = [axis for axis in range(array.ndim) if axis not in kept]
     return array.transpose(*kept, *single).reshape([1 if axis is None else array.shape[axis] for axis in axes])
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The pairs (dotted name, array) of a nested mapping."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def listed(names: Sequence[str]) -> str:

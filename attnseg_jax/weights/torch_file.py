@@ -140,7 +140,7 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
     folder = pickles[0].removesuffix("data.pkl")
     if (order := folder + "byteorder") in entries and archive.read(order) != b"little":
         raise Refused("its byte order is not little-endian")
-    # The whole entry, whose checksum is looked at only then.
+    # The whole entry: only then is its checksum verified.
     content, _ = torch_pickle.load(io.BytesIO(archive.read(pickles[0])))
 
     def read(storage: Storage) -> bytes:

@@ -28,7 +28,6 @@ from attnseg_jax.train.initial import Initial, fit_given, initial_state, read_gi
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.weights.files import read_weights, weights_bytes
 from attnseg_jax.weights.fit import Fitted
-from attnseg_jax.weights.rename import flatten
 
 # Of an evaluation that is not what a test is about.
 EVALUATION = Evaluation(Scores.from_confusion(np.eye(5, dtype=int)), {})
@@ -337,7 +336,7 @@ def test_a_file_of_torchvision_fits_the_camvid_config(freeze, torchvision_file, 
     assert "of the file not used: fc.weight, fc.bias" in caplog.text
     kernel = initial.fitted.variables["params"]["backbone"]["layer4_1"]["conv2"]["kernel"]
     np.testing.assert_array_equal(kernel, read_weights(torchvision_file)["layer4.1.conv2.weight"].transpose(2, 3, 1, 0))
-    filled = {name for name, _ in flatten(initial.fitted.variables)}
+    filled = {*traverse_util.flatten_dict(initial.fitted.variables, sep=".")}
     assert all(".backbone." in name for name in filled)
     moments = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(run.abstract.opt_state)]
     assert any("backbone" in name for name in moments) == (freeze != "all")
@@ -351,7 +350,9 @@ def test_a_camvid_run_from_a_file_of_torchvision(freeze, torchvision_file, block
     assert step == 2
     config = configs.load(tmp_path / "run")
     initial = fit(read_given(config), make_run(config, CLASSES))
-    loaded = {name.replace(".", "/"): x for name, x in flatten(initial.fitted.variables)}
+    loaded = {
+        name.replace(".", "/"): x for name, x in traverse_util.flatten_dict(initial.fitted.variables, sep=".").items()
+    }
     norms = {name.rpartition("/")[0].replace("batch_stats/", "params/") for name in loaded if "batch_stats/" in name}
     for name, array in loaded.items():
         of_norm = name.startswith("batch_stats/") or name.rpartition("/")[0] in norms

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from golden import Golden
 
 from attnseg_jax import build_model
@@ -17,7 +18,6 @@ from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights.fit import OWN, adapt_channels
 from attnseg_jax.weights.layouts import ENCODERS
 from attnseg_jax.weights.locate import locate
-from attnseg_jax.weights.rename import flatten
 from attnseg_jax.weights.torch_file import read_torch
 
 
@@ -51,7 +51,7 @@ SPELLINGS = (
 def whole(num_classes=7, **decoder):
     """A file of the whole model in torchvision's layout."""
     arrays = {}
-    for name, x in flatten(variables(num_classes=num_classes, **decoder)):
+    for name, x in flatten_dict(variables(num_classes=num_classes, **decoder), sep=".").items():
         for pattern, replacement in SPELLINGS:
             name = re.sub(pattern, replacement, name)
         arrays[name] = np.full([x.shape[i] for i in ((3, 2, 0, 1) if len(x.shape) == 4 else range(len(x.shape)))], 0.5)
@@ -67,13 +67,13 @@ def test_a_backbone_of_torchvision():
     fitted = fit(state, variables(), part="backbone")
     assert fitted.layout == "torchvision_resnet"
     assert fitted.unused == ("fc.weight", "fc.bias") and fitted.adapted == ()
-    backbone = dict(flatten({k: v["backbone"] for k, v in variables().items()}))
-    found = dict(flatten({k: v["backbone"] for k, v in fitted.variables.items()}))
+    backbone = flatten_dict({k: v["backbone"] for k, v in variables().items()}, sep=".")
+    found = flatten_dict({k: v["backbone"] for k, v in fitted.variables.items()}, sep=".")
     assert {name: x.shape for name, x in found.items()} == {name: x.shape for name, x in backbone.items()}
     assert {x.dtype for x in found.values()} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(found["params.conv1.kernel"], state["conv1.weight"].transpose(2, 3, 1, 0))
     assert all(name.startswith(("params.decoder.", "batch_stats.decoder.")) for name in fitted.unfilled)
-    assert len(fitted.unfilled) == len(dict(flatten(variables()))) - len(found)
+    assert len(fitted.unfilled) == len(flatten_dict(variables(), sep=".")) - len(found)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, jnp.bfloat16])
@@ -94,7 +94,7 @@ def test_a_whole_model_fills_a_backbone():
 def test_a_whole_model():
     fitted = fit(whole(aux=True), variables(aux=True), part="model", num_classes=7)
     assert fitted.layout == "torchvision_fcn+torchvision_resnet" and fitted.unused == fitted.unfilled == ()
-    assert dict(flatten(fitted.variables)).keys() == dict(flatten(variables(aux=True))).keys()
+    assert flatten_dict(fitted.variables, sep=".").keys() == flatten_dict(variables(aux=True), sep=".").keys()
 
 
 def test_other_classes_stay_open():
@@ -118,7 +118,7 @@ def test_other_classes_stay_open():
 
 def test_weights_of_this_project():
     target = variables()
-    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(target)}
+    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten_dict(target, sep=".").items()}
     assert fit(arrays, target, part="model", num_classes=7).layout == OWN
     fitted = fit(arrays, variables(num_classes=9), part="backbone")
     assert fitted.layout == OWN and all(".decoder." in name for name in fitted.unused)
@@ -166,13 +166,17 @@ def with_attention(attention):
 
 
 def test_an_attention_mechanism_that_the_file_has_nothing_of_stays_open():
-    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("none"))}
+    arrays = {
+        name: np.full(x.shape, 0.5, np.float32) for name, x in flatten_dict(with_attention("none"), sep=".").items()
+    }
     fitted = fit(arrays, with_attention("cbam"), part="model", num_classes=7)
-    assert set(fitted.unfilled) == {name for name, _ in flatten(with_attention("cbam"))} - set(arrays)
+    assert set(fitted.unfilled) == {*flatten_dict(with_attention("cbam"), sep=".")} - set(arrays)
     assert all(name.split(".")[1] == "attention" for name in fitted.unfilled) and fitted.unused == ()
-    assert dict(flatten(fitted.variables)).keys() == arrays.keys()
+    assert flatten_dict(fitted.variables, sep=".").keys() == arrays.keys()
     # One of which it has something has to be all there.
-    arrays = {name: np.full(x.shape, 0.5, np.float32) for name, x in flatten(with_attention("cbam"))}
+    arrays = {
+        name: np.full(x.shape, 0.5, np.float32) for name, x in flatten_dict(with_attention("cbam"), sep=".").items()
+    }
     first = fitted.unfilled[0]
     with pytest.raises(UserError, match=rf"missing: {first}$"):
         fit({n: x for n, x in arrays.items() if n != first}, with_attention("cbam"), part="model", num_classes=7)

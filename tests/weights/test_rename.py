@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from layout_rules import MULTI_HEAD_ATTENTION
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.layouts import rules_of
-from attnseg_jax.weights.rename import Part, flatten, from_torch, match
+from attnseg_jax.weights.rename import Part, from_torch, match
 from attnseg_jax.weights.rules.resnet import RESNET
 
 RNG = np.random.default_rng(0)
@@ -109,7 +110,7 @@ def test_a_part_has_a_table_of_its_own():
     inner = ((r"^fc\..*", None), (r"^block\.(\d)\.", r"block\1."), (r"\.qkv$", (r".query", r".key")))
     rules = (Part(r"^encoder\.(model\.)?", inner, "backbone."), (r"^block\.", "decoder.block."))
     names = ("encoder.block.1.a", "encoder.model.block.2.a", "encoder.fc.b", "block.3.a", "other.encoder.a")
-    found = dict(flatten(from_torch({name: np.ones(2) for name in names}, rules)["params"]))
+    found = flatten_dict(from_torch({name: np.ones(2) for name in names}, rules)["params"], sep=".")
     expected = ["backbone.block1.a", "backbone.block2.a", "decoder.block.3.a", "other.encoder.a"]
     assert sorted(found) == expected
     cut = from_torch({"encoder.block.1.qkv": np.arange(4)}, rules)["params"]["backbone"]["block1"]

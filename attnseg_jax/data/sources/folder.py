@@ -9,10 +9,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-LAYOUTS = {
-    "camvid": ("{split}", "{split}annot"),
-    "images_masks": ("images/{split}", "masks/{split}"),
-}
+LAYOUTS = {"camvid": ("{split}", "{split}annot"), "images_masks": ("images/{split}", "masks/{split}")}
 """Folder layouts (`config.data.layout`): where the images and the masks of a split are."""
 
 
@@ -31,11 +28,9 @@ class FolderSource:
         self._pairs = _pair(images, masks)
 
     def __len__(self) -> int:
-        """The number of pairs."""
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The decoded pair at `index`."""
         image, mask = self._pairs[index]
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}

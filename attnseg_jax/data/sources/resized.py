@@ -14,11 +14,9 @@ class ResizedSource:
         self._source, self._factor = source, factor
 
     def __len__(self) -> int:
-        """The number of pairs."""
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The resized pair at `index`."""
         sample = self._source[index]
         return map_pixels(sample, whole(sample["image"].shape[:2], self._factor).cut_field)
 

@@ -38,11 +38,9 @@ class TfdsSource:
         self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        """The number of pairs."""
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The decoded pair at `index`."""
         record, name = self._records[int(index)], f"{self._place}[{index}]"
         image, label = decode.decode_pair(
             _bytes(record[self._image]),

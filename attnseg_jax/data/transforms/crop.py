@@ -17,11 +17,7 @@ def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     The sample gets an 'offset' (y, x): where 'normalise_pad' puts a window that is smaller than the crop.
     """
     window = random_window(
-        sample["label"],
-        rng,
-        crop=tuple(config.crop),
-        scale=tuple(config.scale),
-        max_class_share=config.max_class_share,
+        sample["label"], rng, crop=tuple(config.crop), scale=tuple(config.scale), max_class_share=config.max_class_share
     )
     return {**map_pixels(sample, window.cut_field), "offset": window.offset}
 

@@ -24,7 +24,6 @@ class AxisAttention(nn.Module):
     Attributes:
       heads: number of heads; the channels of each are even.
       width: attends along the width instead of the height.
-      dtype: compute type; softmax and normalisations are float32.
     """
 
     heads: int
@@ -92,11 +91,7 @@ class AxialAttention(Attention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the attended map; weights are recorded as `axial_height` and `axial_width`.
-
-        Raises:
-          OptionError: heads that do not divide the channels, or into an odd number of channels.
-        """
+        """Returns the attended map; weights are recorded as `axial_height` and `axial_width`."""
         channels = self.channels or x.shape[-1] // 2
         if (width := head_width(channels, self.heads)) % 2:
             hint = f"gives each head {width} of {channels} channels, an odd number: change heads or channels"

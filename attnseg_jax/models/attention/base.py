@@ -28,7 +28,8 @@ class Attention(nn.Module):
     Fields are keys of `config.model.attention.NAME`; `option` declares their ranges. A mechanism that needs more than
     the deepest map overrides `__call__`; one that acts in or after the decoder `gate` or `refine`. All of these may be
     `nn.compact`; submodules of `refine` and `gate` need names of their own, those of `gate` one for each stride. What
-    they look at they leave by `attnseg_jax.models.records.sow_record`.
+    they attend to they leave by `attnseg_jax.models.records.sow_record`; an option that does not fit the map raises
+    `OptionError`.
 
     Attributes:
       num_classes: of the data; filled by `build_model`, for mechanisms that predict.
@@ -80,11 +81,7 @@ class ResidualAttention(Attention):
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features with the deepest map attended over.
-
-        Raises:
-          OptionError: an MLP without hidden channels; whatever `attend` refuses.
-        """
+        """Returns the features with the deepest map attended over."""
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)

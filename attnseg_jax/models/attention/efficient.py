@@ -18,7 +18,6 @@ class EfficientAttention(ResidualAttention):
       heads: number of heads.
       reduction: the reduced map has one position for this many rows and columns; 1 is plain self-attention.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     heads: int = option(2, at_least=1)
@@ -28,11 +27,7 @@ class EfficientAttention(ResidualAttention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns what every position gathers; its weights are recorded as `efficient`.
-
-        Raises:
-          OptionError: as of `reduced_multi_head`.
-        """
+        """Returns what every position gathers; its weights are recorded as `efficient`."""
         options = {name: getattr(self, name) for name in ("heads", "reduction", "dropout", "impl", "dtype")}
         y, record = reduced_multi_head(x, train=train, **options)
         sow_record(self, "efficient", record)

@@ -15,11 +15,7 @@ from attnseg_jax.ops.attention.encnet import encode
 
 
 class Encoding(nn.Module):
-    """The encoding layer with learned codewords and scales; both start uniform, the scales between -1 and 0.
-
-    Attributes:
-      codewords: number of codewords.
-    """
+    """The encoding layer with learned codewords and scales; both start uniform, the scales between -1 and 0."""
 
     codewords: int = 32
 

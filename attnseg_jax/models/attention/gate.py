@@ -12,18 +12,22 @@ from attnseg_jax.models.records import GateMap, sow_record
 from attnseg_jax.ops.resize import resize
 
 
-class OktayGate(nn.Module):
-    """`norm(conv(x * up(sigmoid(psi(relu(theta(x) + up(phi(g))))))))` with `theta` a 2x2 convolution of stride 2.
-
-    `theta` has no padding, so of an odd size the last row or column is not looked at (it is gated all the same).
+class _Form(nn.Module):
+    """A gate of one form.
 
     Attributes:
       channels: of the sum; 0 takes half of the skip's.
-      dtype: compute type; the sigmoid is float32.
     """
 
     channels: int = 0
     dtype: Dtype = jnp.float32
+
+
+class OktayGate(_Form):
+    """`norm(conv(x * up(sigmoid(psi(relu(theta(x) + up(phi(g))))))))` with `theta` a 2x2 convolution of stride 2.
+
+    `theta` has no padding, so of an odd size the last row or column is not read (it is gated all the same).
+    """
 
     @nn.compact
     def __call__(
@@ -41,18 +45,11 @@ class OktayGate(nn.Module):
         return BatchNorm(dtype=self.dtype, name="out_bn")(y, train=train), gate
 
 
-class LeeGate(nn.Module):
+class LeeGate(_Form):
     """`x * sigmoid(norm(psi(relu(norm(Wx x) + norm(Wg g)))))`.
 
     The signal is first resized bilinearly to the skip's size, at which the original's U-Net hands it over.
-
-    Attributes:
-      channels: of the sum; 0 takes half of the skip's.
-      dtype: compute type; the sigmoid is float32.
     """
-
-    channels: int = 0
-    dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
@@ -94,11 +91,7 @@ class Gate(Attention):
     def gate(
         self, skip: Float[Array, "b h w c"], signal: Float[Array, "b y x d"], *, stride: int, train: bool = False
     ) -> Float[Array, "b h w c"]:
-        """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4.
-
-        Raises:
-          OptionError: a skip too small for the form.
-        """
+        """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4."""
         height, width = skip.shape[1:3]
         if self.form == "oktay" and min(height, width) < 2:
             hint = (

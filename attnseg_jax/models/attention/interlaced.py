@@ -22,8 +22,6 @@ class GroupAttention(nn.Module):
       key_channels: of queries and keys.
       value_channels: of values.
       channels: of the result.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     key_channels: int
@@ -65,7 +63,6 @@ class Interlaced(Attention):
         the original's.
       key_channels: of queries and keys; 0 takes half of `channels`.
       dropout: rate at which whole channels of the result are dropped in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     factors: tuple[int, int] = option((8, 8), at_least=1, lengths=(2,))
@@ -93,9 +90,6 @@ class Interlaced(Attention):
         """Attention between the positions that agree modulo `factors`, then within blocks of `factors` positions.
 
         The map is zero-padded to a multiple of the factors, and the padding takes part. The result has `channels`.
-
-        Raises:
-          OptionError: factors larger than the map.
         """
         h, w = x.shape[1:3]
         if not all(f <= n for f, n in zip(self.factors, (h, w))):

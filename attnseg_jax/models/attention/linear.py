@@ -28,11 +28,7 @@ class LinearAttention(ResidualAttention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns what every position gathers; the implied weights are recorded as `linear`.
-
-        Raises:
-          OptionError: heads that do not divide the channels.
-        """
+        """Returns what every position gathers; the implied weights are recorded as `linear`."""
         b, h, w, c = x.shape
         d = head_width(c, self.heads, self.head_dim)
 

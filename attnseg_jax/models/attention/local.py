@@ -47,11 +47,7 @@ class LocalAttention(ResidualAttention):
     stride: int = option(0, at_least=0)
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:
-        """Returns the features, with the deepest map attended over where `value` is `features`.
-
-        Raises:
-          OptionError: a stride where features are averaged; a neighbourhood larger than the map it is initialised on.
-        """
+        """Returns the features, with the deepest map attended over where `value` is `features`."""
         if self.value == "logits":
             return features
         if self.stride:
@@ -69,11 +65,7 @@ class LocalAttention(ResidualAttention):
 
     @nn.compact
     def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
-        """Returns the averaged logits, with weights recorded as `local`; or the logits where `value` is `features`.
-
-        Raises:
-          OptionError: a neighbourhood larger than the logits it is initialised on; no map of `stride`.
-        """
+        """Returns the averaged logits, with weights recorded as `local`; or the logits where `value` is `features`."""
         if self.value != "logits":
             return logits
         stride = self.stride or max(features.maps)

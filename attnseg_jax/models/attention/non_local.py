@@ -38,11 +38,7 @@ class NonLocal(Attention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the map with what every position gathers; its weights are recorded as `nonlocal`.
-
-        Raises:
-          OptionError: a map too small to be sub-sampled.
-        """
+        """Returns the map with what every position gathers; its weights are recorded as `nonlocal`."""
         b, h, w, c = x.shape
         if self.sub_sample and min(h, w) < 2:
             hint = f"needs a map of at least 2x2 positions, not {h}x{w}: set it to False, or give larger images"

@@ -31,7 +31,6 @@ class OCR(Attention):
       key_channels: of queries, keys and values; 0 takes half of `channels`.
       scale: queries are max-pooled by this factor, and their result resized with aligned corners.
       dropout: rate at which whole channels are dropped before the classifiers, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     regions: str = "own"
@@ -48,10 +47,6 @@ class OCR(Attention):
 
         The record `ocr_regions` says what the regions are made of (a class's weights of the positions), `ocr_pixels`
         what the positions take of them.
-
-        Raises:
-          OptionError: no such auxiliary prediction, or no map of the stride it is to be made of; a scale larger than
-            the map.
         """
         deepest = features.deepest
         size = deepest.shape[1:3]
@@ -86,11 +81,7 @@ class OCR(Attention):
     def gather(
         self, x: Float[Array, "b h w c"], regions: Float[Array, "b k c"], *, train: bool = False
     ) -> Float[Array, "b h w c"]:
-        """Every position attends to the regions: `up(attend(pixel(x), object(regions), down(regions)))`.
-
-        Raises:
-          OptionError: a scale larger than the map.
-        """
+        """Every position attends to the regions: `up(attend(pixel(x), object(regions), down(regions)))`."""
         b, h, w, c = x.shape
         if self.scale > min(h, w):
             hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"

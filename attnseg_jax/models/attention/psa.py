@@ -28,7 +28,6 @@ class PSABranch(nn.Module):
       shrink: the map is resized to `(size - 1) // shrink + 1`.
       mask_size: height and width of the mask; () as in `PSA`.
       impl: as in `PSA`.
-      dtype: compute type; the softmax is float32.
     """
 
     distribute: bool
@@ -108,11 +107,7 @@ class PSA(Attention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w d"]:
-        """Returns a map of twice the channels, the given ones first; records are `psa_collect` and `psa_distribute`.
-
-        Raises:
-          OptionError: even planes unless compact; a map that cannot be shrunk so much.
-        """
+        """Returns a map of twice the channels, the given ones first; records are `psa_collect` and `psa_distribute`."""
         h, w, c = x.shape[1:]
         # A smaller map later on only shrinks to less; from the start it is a mistake.
         if self.is_initializing() and self.shrink > min(h, w):

@@ -21,7 +21,6 @@ class SelfAttention(ResidualAttention):
       positions: `none`, `sincos` (fixed, any size) or `learned` (a table for each layer, resampled to the map's size).
       position_size: height and width of the learned table.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     heads: int = option(2, at_least=1)

@@ -22,7 +22,6 @@ class WindowAttention(Attention):
       channels: the map is first projected to this many channels; 0 keeps the backbone's.
       layers: how many blocks follow one another; the second, fourth, ... are shifted by half a window.
       mlp_ratio: hidden width of a block's MLP, in channels.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     window: int = option(7, at_least=1)
@@ -34,12 +33,7 @@ class WindowAttention(Attention):
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w _c"]:
-        """Returns the map after all blocks; the weights of each are recorded as `window`.
-
-        Raises:
-          OptionError: heads that do not divide the channels; an MLP without hidden channels; a window larger than the
-            map it is initialised on.
-        """
+        """Returns the map after all blocks; the weights of each are recorded as `window`."""
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         _, h, w, c = x.shape

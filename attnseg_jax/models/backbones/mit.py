@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import reduced_multi_head
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
@@ -26,8 +26,6 @@ class MixBlock(nn.Module):
       heads: number of heads, a divisor of the channels.
       reduction: keys and values are taken from a map with one position for this many rows and columns.
       drop_path: rate at which a branch is dropped, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -64,7 +62,6 @@ class MiT(Backbone):
     Attributes:
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.1 in
         the paper).
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     depths: ClassVar[tuple[int, ...]]
@@ -78,11 +75,7 @@ class MiT(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image too small for the first reduction of keys.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x, maps = image, {}
@@ -92,12 +85,7 @@ class MiT(Backbone):
             x = layer_norm(f"patch_norm{stage}", _EPSILON)(x).astype(self.dtype)
             for i in range(depth):
                 block = MixBlock(
-                    _HEADS[stage],
-                    _REDUCTIONS[stage],
-                    next(rates),
-                    self.impl,
-                    self.dtype,
-                    name=f"block{stage}_{i}",
+                    _HEADS[stage], _REDUCTIONS[stage], next(rates), self.impl, self.dtype, name=f"block{stage}_{i}"
                 )
                 x = block(x, train=train)
             x = layer_norm(f"norm{stage}", _EPSILON)(x).astype(self.dtype)
@@ -105,38 +93,9 @@ class MiT(Backbone):
         return Features(maps)
 
 
-class MiTB0(MiT):
-    """MiT-B0: half the channels of the others."""
-
-    depths = (2, 2, 2, 2)
-    widths = (32, 64, 160, 256)
-
-
-class MiTB1(MiT):
-    """MiT-B1: two blocks a stage."""
-
-    depths = (2, 2, 2, 2)
-
-
-class MiTB2(MiT):
-    """MiT-B2: 16 blocks."""
-
-    depths = (3, 4, 6, 3)
-
-
-class MiTB3(MiT):
-    """MiT-B3: 28 blocks."""
-
-    depths = (3, 4, 18, 3)
-
-
-class MiTB4(MiT):
-    """MiT-B4: 41 blocks."""
-
-    depths = (3, 8, 27, 3)
-
-
-class MiTB5(MiT):
-    """MiT-B5: 52 blocks."""
-
-    depths = (3, 6, 40, 3)
+MiTB0 = variant(MiT, "MiTB0", depths=(2, 2, 2, 2), widths=(32, 64, 160, 256))
+MiTB1 = variant(MiT, "MiTB1", depths=(2, 2, 2, 2))
+MiTB2 = variant(MiT, "MiTB2", depths=(3, 4, 6, 3))
+MiTB3 = variant(MiT, "MiTB3", depths=(3, 4, 18, 3))
+MiTB4 = variant(MiT, "MiTB4", depths=(3, 8, 27, 3))
+MiTB5 = variant(MiT, "MiTB5", depths=(3, 6, 40, 3))

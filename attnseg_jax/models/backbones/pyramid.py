@@ -16,7 +16,6 @@ class Upsample(nn.Module):
 
     Attributes:
       features: output channels.
-      dtype: compute type.
     """
 
     features: int
@@ -42,7 +41,6 @@ class SimplePyramid(nn.Module):
     Attributes:
       stride: nominal stride of the map it gets, 8 or 16.
       channels: of all maps.
-      dtype: compute type; normalisation is float32.
     """
 
     stride: int

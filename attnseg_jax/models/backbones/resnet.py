@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.backbones.base import Backbone, output_stride_option
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
 from attnseg_jax.models.options import option
@@ -23,7 +23,6 @@ class Block(nn.Module):
       stride: of the first 3x3 (basic) or the only 3x3 (bottleneck).
       dilation: of every 3x3.
       zero_init: the last scale starts at 0, so the block starts as its shortcut.
-      dtype: compute type.
     """
 
     width: int
@@ -81,11 +80,7 @@ class ResNet(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: a multi-grid of another length than the last stage.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         if len(self.multi_grid) not in (0, self.depths[-1]):
             hint = f"must name a factor of at least 1 for each of the last stage's {self.depths[-1]} blocks, or none"
             raise OptionError("multi_grid", self.multi_grid, hint)
@@ -117,32 +112,10 @@ class ResNet(Backbone):
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
 
 
-class ResNet18(ResNet):
-    """ResNet-18: basic blocks, 512 channels at the end."""
-
-    depths = (2, 2, 2, 2)
-    bottleneck = False
-
-
-class ResNet34(ResNet):
-    """ResNet-34: basic blocks, 512 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = False
-
-
-class ResNet50(ResNet):
-    """ResNet-50: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = True
-
-
-class ResNet101(ResNet):
-    """ResNet-101: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 23, 3)
-    bottleneck = True
+ResNet18 = variant(ResNet, "ResNet18", depths=(2, 2, 2, 2), bottleneck=False)
+ResNet34 = variant(ResNet, "ResNet34", depths=(3, 4, 6, 3), bottleneck=False)
+ResNet50 = variant(ResNet, "ResNet50", depths=(3, 4, 6, 3), bottleneck=True)
+ResNet101 = variant(ResNet, "ResNet101", depths=(3, 4, 23, 3), bottleneck=True)
 
 
 class DeepStem(ResNet):
@@ -164,15 +137,5 @@ class DeepStem(ResNet):
         return x
 
 
-class ResNet50V1c(DeepStem):
-    """ResNet-50 with the deep stem: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 6, 3)
-    bottleneck = True
-
-
-class ResNet101V1c(DeepStem):
-    """ResNet-101 with the deep stem: bottleneck blocks, 2048 channels at the end."""
-
-    depths = (3, 4, 23, 3)
-    bottleneck = True
+ResNet50V1c = variant(DeepStem, "ResNet50V1c", depths=(3, 4, 6, 3), bottleneck=True)
+ResNet101V1c = variant(DeepStem, "ResNet101V1c", depths=(3, 4, 23, 3), bottleneck=True)

@@ -31,11 +31,7 @@ class SegNetBasic(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image of fewer than 16 pixels in height or width.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         x, maps, indices = image, {}, {}
         for stage in range(4):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path_rates
@@ -19,11 +19,7 @@ _EPSILON = 1e-5
 
 
 class PatchMerging(nn.Module):
-    """Every 2x2 pixels become one of twice the channels: joined, normalised and projected; zeros complete odd sizes.
-
-    Attributes:
-      dtype: compute type; normalisation is float32.
-    """
+    """Every 2x2 pixels become one of twice the channels: joined, normalised and projected; zeros complete odd sizes."""
 
     dtype: Dtype = jnp.float32
 
@@ -52,7 +48,6 @@ class Swin(Backbone):
       stage_norms: normalises the maps of the strides 4, 8 and 16.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first (0.2 in
         `swin_t`, 0.3 in `swin_s`, 0.5 in `swin_b`).
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     width: ClassVar[int] = 96
@@ -67,11 +62,7 @@ class Swin(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image smaller than a patch.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image)
         rates = iter(drop_path_rates(self.drop_path, sum(self.depths)))
         x = Conv(self.width, _PATCH, _PATCH, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
@@ -99,21 +90,6 @@ class Swin(Backbone):
         return Features(maps)
 
 
-class SwinT(Swin):
-    """Swin-T: 12 blocks."""
-
-    depths = (2, 2, 6, 2)
-
-
-class SwinS(Swin):
-    """Swin-S: 24 blocks."""
-
-    depths = (2, 2, 18, 2)
-
-
-class SwinB(Swin):
-    """Swin-B: 24 blocks of a third more channels."""
-
-    width = 128
-    depths = (2, 2, 18, 2)
-    heads = (4, 8, 16, 32)
+SwinT = variant(Swin, "SwinT", depths=(2, 2, 6, 2))
+SwinS = variant(Swin, "SwinS", depths=(2, 2, 18, 2))
+SwinB = variant(Swin, "SwinB", width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))

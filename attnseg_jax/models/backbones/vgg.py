@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone, output_stride_option
+from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import BatchNorm, Conv
 from attnseg_jax.ops import pool
@@ -40,22 +40,14 @@ class VGG(Backbone):
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
-        """Returns the feature maps of `image` (float, normalised).
-
-        Raises:
-          OptionError: an image of fewer pixels than the output stride.
-        """
+        """Returns the feature maps of `image` (float, normalised)."""
         self.check_size(image, self.output_stride)
         x, maps, indices, number, dilation = image, {}, {}, 0, 1
         for stage, depth in enumerate(self.depths):
             stride = 2**stage
             for _ in range(depth):
                 conv = Conv(
-                    min(64 * stride, 512),
-                    dilation=dilation,
-                    use_bias=True,
-                    dtype=self.dtype,
-                    name=f"features{number}",
+                    min(64 * stride, 512), dilation=dilation, use_bias=True, dtype=self.dtype, name=f"features{number}"
                 )
                 x = conv(x)
                 if self.norm:
@@ -74,15 +66,5 @@ class VGG(Backbone):
         return Features(maps, {POOL_INDICES: indices})
 
 
-class VGG16(VGG):
-    """VGG-16: thirteen convolutions, 512 channels at the end."""
-
-    depths = (2, 2, 3, 3, 3)
-    norm = False
-
-
-class VGG16_BN(VGG):
-    """VGG-16 with batch normalisation after every convolution."""
-
-    depths = (2, 2, 3, 3, 3)
-    norm = True
+VGG16 = variant(VGG, "VGG16", depths=(2, 2, 3, 3, 3), norm=False)
+VGG16_BN = variant(VGG, "VGG16_BN", depths=(2, 2, 3, 3, 3), norm=True)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.backbones.base import Backbone
+from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import MultiHeadAttention
@@ -28,8 +28,6 @@ class Block(nn.Module):
       layer_scale: what the factors of both branches start at; 0 leaves them out.
       drop_path: rate at which a branch is dropped, in training.
       norm_epsilon: added to the variance in layer normalisation.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -74,7 +72,6 @@ class ViT(Backbone):
       pyramid_channels: of these maps.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first.
       norm_epsilon: added to the variance in layer normalisation: 1e-6 in timm and DINOv2, 1e-5 in Segmenter.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     width: ClassVar[int]
@@ -139,25 +136,7 @@ class ViT(Backbone):
         return jnp.concatenate([table[:, :1], patches.reshape(1, -1, table.shape[-1])], axis=1)
 
 
-class ViTTi(ViT):
-    """ViT-Tiny: 192 channels."""
-
-    width, depth, heads = 192, 12, 3
-
-
-class ViTS(ViT):
-    """ViT-Small: 384 channels."""
-
-    width, depth, heads = 384, 12, 6
-
-
-class ViTB(ViT):
-    """ViT-Base: 768 channels."""
-
-    width, depth, heads = 768, 12, 12
-
-
-class ViTL(ViT):
-    """ViT-Large: 1024 channels, 24 blocks."""
-
-    width, depth, heads = 1024, 24, 16
+ViTTi = variant(ViT, "ViTTi", width=192, depth=12, heads=3)
+ViTS = variant(ViT, "ViTS", width=384, depth=12, heads=6)
+ViTB = variant(ViT, "ViTB", width=768, depth=12, heads=12)
+ViTL = variant(ViT, "ViTL", width=1024, depth=24, heads=16)

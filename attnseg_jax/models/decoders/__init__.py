@@ -1,7 +1,7 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
-from attnseg_jax.models.decoders.fcn import FCN, FCNHead
+from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.lraspp import LRASPP
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer
@@ -25,20 +25,4 @@ DECODERS = {
     "unet": UNet,
     "uper": UPer,
 }
-__all__ = [
-    "DECODERS",
-    "FCN",
-    "FPN",
-    "LRASPP",
-    "PSP",
-    "DeepLabV3",
-    "DeepLabV3Plus",
-    "FCNHead",
-    "MaskTransformer",
-    "MaskedAttentionDecoder",
-    "MaskedAttentionLayer",
-    "SegFormer",
-    "SegNet",
-    "UNet",
-    "UPer",
-]
+__all__ = ["DECODERS", "MaskedAttentionLayer"]

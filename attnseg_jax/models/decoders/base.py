@@ -29,7 +29,11 @@ class Decoder(nn.Module):
     dtype: Dtype = jnp.float32
 
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits, and auxiliary logits where there are some; `gate` weights the skips of a decoder with any."""
+        """Returns logits, and auxiliary logits where there are some; `gate` weights the skips of a decoder with any.
+
+        Raises:
+          OptionError: a map that the backbone does not have, an option that does not fit the maps or the others.
+        """
         raise NotImplementedError
 
 

@@ -86,11 +86,7 @@ class DeepLabV3Plus(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finer map.
-
-        Raises:
-          OptionError: the backbone has no map of the finer stride.
-        """
+        """Returns logits at the size of the finer map."""
         low = maps_of(features, self.low_stride, "low_stride")[self.low_stride]
         convolution = SeparableConvBN if self.separable else ConvBN
         rates = atrous_rates(features, self.rates)

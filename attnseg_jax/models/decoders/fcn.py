@@ -18,7 +18,6 @@ class FCNHead(nn.Module):
       num_classes: channels of the logits.
       channels: of the 3x3 convolutions; 0 takes a quarter of the input's.
       dropout: rate before the classifier, in training.
-      dtype: compute type.
       convs: number of 3x3 convolutions.
     """
 
@@ -58,11 +57,7 @@ class FCN(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a skip asks for a map the backbone does not have.
-        """
+        """Returns logits at the size of the finest map used."""
         skips = maps_of(features, self.skips, "skips", "change skips")
         head = FCNHead(self.num_classes, self.channels, self.dropout, self.dtype, self.convs, name="head")
         x = features.deepest

@@ -5,15 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.decoders.base import (
-    Decoder,
-    Gate,
-    check_named,
-    drop_channels,
-    group_norm,
-    maps_of,
-    sum_down,
-)
+from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, drop_channels, group_norm, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.conv import Conv, Dtype, classifier
 from attnseg_jax.models.options import option
@@ -26,7 +18,6 @@ class ConvGroupNorm(nn.Module):
     Attributes:
       features: output channels.
       groups: of the normalisation.
-      dtype: compute type; the normalisation is float32.
     """
 
     features: int
@@ -67,11 +58,7 @@ class FPN(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a stride the backbone does not have, or none; groups that do not divide the channels.
-        """
+        """Returns logits at the size of the finest map used."""
         if self.channels % self.groups:
             hint = f"does not divide into groups={self.groups}: make it a multiple"
             raise OptionError("channels", self.channels, hint)

@@ -26,11 +26,7 @@ class LRASPP(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finer map; the gate of the channels is recorded as `lraspp`.
-
-        Raises:
-          OptionError: the backbone has no map of the finer stride.
-        """
+        """Returns logits at the size of the finer map; the gate of the channels is recorded as `lraspp`."""
         low = maps_of(features, self.low_stride, "low_stride")[self.low_stride]
         x = features.deepest
         mean = x.astype(jnp.float32).mean(axis=(1, 2), keepdims=True)

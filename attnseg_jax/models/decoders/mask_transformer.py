@@ -23,8 +23,6 @@ class Layer(nn.Module):
       heads: number of heads, a divisor of the channels.
       hidden: hidden width of the MLP.
       dropout: rate after attention and in the MLP, in training.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax and normalisation are float32.
     """
 
     heads: int
@@ -66,7 +64,6 @@ class MaskTransformer(Decoder):
       heads: number of heads.
       mlp_ratio: hidden width of a layer's MLP, in channels.
       dropout: rate after attention and in the MLP, in training; weights are not dropped, for memory's sake.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     channels: int = option(0, at_least=0)
@@ -78,11 +75,7 @@ class MaskTransformer(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the deepest map; what classes attend to is recorded as `mask_transformer`.
-
-        Raises:
-          OptionError: heads that do not divide the channels, an MLP without hidden channels.
-        """
+        """Returns logits at the size of the deepest map; what classes attend to is recorded as `mask_transformer`."""
         x = features.deepest
         b, h, w, c = x.shape
         c, patches = self.channels or c, h * w

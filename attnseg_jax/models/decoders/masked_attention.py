@@ -26,8 +26,6 @@ class MaskedAttentionLayer(nn.Module):
     Attributes:
       heads: number of heads.
       hidden: hidden width of the MLP.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; softmax, normalisation and the queries are float32.
     """
 
     heads: int
@@ -80,7 +78,6 @@ class MaskedAttentionDecoder(Decoder):
       mlp_ratio: hidden width of a layer's MLP, in channels.
       strides: nominal strides of the maps to use; () takes all from 4 on.
       deep_supervision: trains the prediction before each layer too.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
     channels: int = option(0, at_least=0)
@@ -94,12 +91,7 @@ class MaskedAttentionDecoder(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used, and auxiliary logits of every layer.
-
-        Raises:
-          OptionError: a stride the backbone does not have, heads that do not divide the channels, an MLP without hidden
-            channels.
-        """
+        """Returns logits at the size of the finest map used, and auxiliary logits of every layer."""
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
         hidden = mlp_width(c, self.mlp_ratio)
         pyramid = self._pyramid(features, c, train)

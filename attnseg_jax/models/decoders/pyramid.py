@@ -34,11 +34,7 @@ class PSP(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the deepest map.
-
-        Raises:
-          OptionError: no grids, or one twice.
-        """
+        """Returns logits at the size of the deepest map."""
         _check_bins(self.bins)
         x = features.deepest
         channels = self.bin_channels or max(x.shape[-1] // len(self.bins), 1)
@@ -69,11 +65,7 @@ class UPer(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a stride the backbone does not have, or none; no grids, or one twice.
-        """
+        """Returns logits at the size of the finest map used."""
         _check_bins(self.bins)
         check_named(self.strides)
 

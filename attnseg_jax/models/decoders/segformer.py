@@ -28,11 +28,7 @@ class SegFormer(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used.
-
-        Raises:
-          OptionError: a stride the backbone does not have, or none.
-        """
+        """Returns logits at the size of the finest map used."""
         check_named(self.strides)
         maps = maps_of(features, self.strides, "strides")
         size = maps[min(maps)].shape[1:3]

@@ -35,11 +35,7 @@ class SegNet(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map that was pooled; there are no skips for `gate` to weight.
-
-        Raises:
-          OptionError: the backbone has no pooling indices, or not one for each stage; an even size of the classifier.
-        """
+        """Returns logits at the size of the finest map that was pooled; there are no skips for `gate` to weight."""
         last_size = self.classifier_size or self.kernel_size
         if last_size % 2 == 0:
             raise OptionError("classifier_size", self.classifier_size, "must be odd, so that maps keep their size")

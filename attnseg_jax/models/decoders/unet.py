@@ -19,10 +19,8 @@ class UNetBlock(nn.Module):
     Attributes:
       features: output channels.
       stride: nominal, of the skip.
-      form: 'smp', or 'leejunhyun', which convolves what it upsampled before the gate sees it, puts the skip first and
-        has biases.
+      form: as in `UNet`.
       scse: gates what is set together and what comes out by channels and positions, in every image.
-      dtype: compute type.
     """
 
     features: int
@@ -33,12 +31,7 @@ class UNetBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "b y x c"],
-        skip: Float[Array, "b h w d"] | None,
-        gate: Gate | None,
-        *,
-        train: bool,
+        self, x: Float[Array, "b y x c"], skip: Float[Array, "b h w d"] | None, gate: Gate | None, *, train: bool
     ) -> Float[Array, "b h w o"]:
         """Returns the finer map, twice as large where there is no skip."""
         lee = self.form == "leejunhyun"
@@ -80,11 +73,7 @@ class UNet(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map at stride 1, or else at twice that at stride 2.
-
-        Raises:
-          OptionError: too few channels for the backbone's stride.
-        """
+        """Returns logits at the size of the finest map at stride 1, or else at twice that at stride 2."""
         deepest = max(features.maps)
         strides = [deepest >> i for i in range(1, deepest.bit_length())]
         if len(strides) > len(self.channels):

@@ -80,8 +80,6 @@ def multi_head(
       features: channels of the result; 0 keeps the query's.
       mask: True where a query may look.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; the softmax is float32.
       train: whether weights are dropped.
 
     Returns:
@@ -113,13 +111,7 @@ def multi_head(
 class MultiHeadAttention(nn.Module):
     """`multi_head` as a module.
 
-    Attributes:
-      heads: number of heads.
-      head_dim: width of a head; 0 divides the query's channels by the heads.
-      features: channels of the result; 0 keeps the query's.
-      dropout: rate at which attention weights are dropped in training; it needs the dense form.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; the softmax is float32.
+    Attributes as the arguments there, and:
       record: name that the weights are recorded under; "" records none.
     """
 
@@ -170,10 +162,7 @@ def reduced_multi_head(
       heads: number of heads; it must divide the channels.
       reduction: kernel and stride of the convolution; 1 leaves it out. Rows and columns that do not fill a kernel at
         the end are no keys.
-      dropout: as in `multi_head`, like the following three.
-      impl: likewise.
-      dtype: likewise.
-      train: likewise.
+      dropout, impl, dtype, train: as in `multi_head`.
 
     Returns:
       The attended map, and who attends to what.

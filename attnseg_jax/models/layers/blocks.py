@@ -16,7 +16,6 @@ class SeparableConvBN(nn.Module):
       features: output channels.
       kernel_size: of the depthwise convolution.
       dilation: of the depthwise convolution.
-      dtype: compute type.
     """
 
     features: int
@@ -43,7 +42,6 @@ class ASPP(nn.Module):
       channels: of every branch and of the result.
       separable: makes the dilated convolutions separable.
       dropout: rate after the projection, in training.
-      dtype: compute type; the mean over the map is float32.
     """
 
     rates: tuple[int, ...]
@@ -79,7 +77,6 @@ class PyramidPooling(nn.Module):
       bins: sizes of the grids.
       channels: of each grid.
       align_corners: resizes the grids with aligned corners instead of half-pixel centres.
-      dtype: compute type.
     """
 
     bins: tuple[int, ...] = (1, 2, 3, 6)

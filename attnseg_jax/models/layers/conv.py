@@ -33,7 +33,6 @@ class Conv(nn.Module):
       dilation: distance of the kernel's taps.
       groups: channel groups.
       use_bias: adds a bias.
-      dtype: compute type; parameters are float32.
       kernel_init: initialiser of the kernel `[kh, kw, c / groups, features]`.
     """
 

@@ -32,7 +32,6 @@ class ChannelScores(nn.Module):
     Attributes:
       reduction: the hidden width is the channels divided by it, at least 1.
       use_bias: adds biases to both layers.
-      dtype: compute type.
     """
 
     reduction: int

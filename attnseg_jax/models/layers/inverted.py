@@ -14,15 +14,9 @@ from attnseg_jax.ops.conv import Sides
 class ConvNorm(nn.Module):
     """Convolution, batch normalisation with TensorFlow's constants (1e-3, 0.01) and an activation.
 
-    Attributes:
-      features: output channels.
-      kernel_size: height and width of the kernel.
-      stride: step in both directions.
-      padding: zeros on every side or `((top, bottom), (left, right))`; -1 keeps the size at stride 1.
-      dilation: distance of the kernel's taps.
+    Attributes as in `Conv`, and:
       depthwise: one filter for each channel.
       activation: applied last; None leaves the result linear.
-      dtype: compute type.
     """
 
     features: int
@@ -59,7 +53,6 @@ class SqueezeExcite(nn.Module):
 
     Attributes:
       squeezed: channels between the two.
-      dtype: compute type.
     """
 
     squeezed: int
@@ -79,14 +72,10 @@ class InvertedResidual(nn.Module):
     Attributes:
       features: output channels.
       expanded: channels of the depthwise convolution; those of the input save the expansion.
-      kernel_size: of the depthwise convolution, like the following three.
-      stride: step.
-      padding: as in `ConvNorm`.
-      dilation: distance of the taps.
+      kernel_size, stride, padding, dilation: of the depthwise convolution, as in `Conv`.
       activation: after the expansion and the depthwise convolution.
       squeezed: channels of a squeeze-and-excitation after the depthwise convolution; 0 leaves it out.
       drop_path: rate at which the branch is left out for an image, in training.
-      dtype: compute type.
     """
 
     features: int

@@ -23,8 +23,6 @@ class ShiftedWindowAttention(nn.Module):
       window: pixels on a side of a window.
       shift: pixels by which the windows are moved down and right.
       heads: number of heads, a divisor of the channels.
-      impl: how attention is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
-      dtype: compute type; the softmax is float32.
       record: name that the weights of every pixel are recorded under; "" records none.
     """
 
@@ -85,11 +83,7 @@ class SwinBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
-        """Returns the map after attention and MLP.
-
-        Raises:
-          OptionError: an MLP without hidden channels.
-        """
+        """Returns the map after attention and MLP."""
         attend = ShiftedWindowAttention(
             self.window, self.shift, self.heads, self.impl, self.dtype, self.record, name="attn"
         )

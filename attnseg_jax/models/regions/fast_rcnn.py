@@ -24,17 +24,11 @@ class FastRCNN(nn.Module):
     whole and once inside of the region only; two fully connected layers and a classifier follow, and the loss is the
     pixels'. Without the regression of boxes: regions have no more to be found.
 
-    Attributes:
-      backbone: image -> `Features`; its deepest map is pooled.
-      num_classes: channels of the logits.
-      num_regions: regions of an image, `config.data.regions.count`.
-      num_sampled: of a training image, `config.data.regions.sample`; 0 for as many as of any.
-      backbone_path: where in a config the backbone's options stand, for messages.
+    Attributes as in `RCNN`, but for `size`, and:
       pooling: 'align', means over interpolated samples; 'pool', maxima over whole cells, as the original.
       bins: of a box, on each axis.
       channels: of the two fully connected layers.
       dropout: rate after each, in training.
-      dtype: compute type; logits are float32.
     """
 
     # Batch fields that it takes -> their value in padding rows.
@@ -55,13 +49,7 @@ class FastRCNN(nn.Module):
     def __call__(
         self, image: Float[Array, "b h w c"], regions: Int[Array, "b h w l"], *, train: bool = False
     ) -> Output:
-        """Returns float32 logits at the size of `image`, 0 for a pixel of no region, and those of each level as `aux`.
-
-        Args:
-          image: normalised.
-          regions: number of the region that a pixel belongs to at each level, or -1.
-          train: as of the backbone, and whether units are dropped.
-        """
+        """Returns what `RCNN` does, of the same arguments."""
         with option_path(self.backbone_path):
             features = self.backbone(image, train=train)
         pooled = self._pool(

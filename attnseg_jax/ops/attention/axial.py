@@ -1,7 +1,7 @@
 """Attention along one axis with relative positions in queries, keys and values (Axial-DeepLab, arXiv:2003.07853).
 
 Everything is along the height of `[b, h, w, a, d]`; swap the axes for the width. Memory is `O(n h)`. A table holds one
-vector for each offset, `-(size - 1)` to `size - 1`, of a position minus the one it looks at.
+vector for each offset, `-(size - 1)` to `size - 1`, of a position minus the one it attends to.
 """
 
 import jax.numpy as jnp
@@ -54,8 +54,6 @@ def axial_scores(
     """The three similarities of each query and key of a column, float32: `q . k`, `q . to_query`, `k . to_key`.
 
     Args:
-      q: queries `[b, h, w, a, d]`.
-      k: keys of the same shape.
       to_query: relative positions that queries meet, `[d, h, h]` by query and key (`offset_grid`); for all heads.
       to_key: those that keys meet, `[d, h, h]` by key and query.
 

@@ -13,14 +13,7 @@ def criss_cross_attention(
 ) -> Float[Array, "b h w e"]:
     """Mean of the values in a pixel's column and row, weighted by the softmax of `scale * q . k` over both together.
 
-    Args:
-      q: queries `[b, h, w, d]`.
-      k: keys of the same shape.
-      v: values `[b, h, w, e]`.
-      scale: factor of the scores.
-
-    Returns:
-      `[b, h, w, e]` in the dtype of `v`; the softmax is in float32. A pixel meets itself once.
+    A pixel meets itself once. The result has the dtype of `v`; the softmax is in float32.
 
     Raises:
       ValueError: shapes that do not fit together.

@@ -7,13 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from attnseg_jax.errors import OptionError, nearest
-from attnseg_jax.ops.attention.accelerators import (
-    cudnn,
-    cudnn_refusal,
-    knows_its_device,
-    splash,
-    splash_refusal,
-)
+from attnseg_jax.ops.attention.accelerators import cudnn, cudnn_refusal, knows_its_device, splash, splash_refusal
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
 from attnseg_jax.ops.attention.shapes import check_shapes

@@ -12,22 +12,11 @@ _EPSILON = 1e-6
 
 
 def linear_attention(
-    q: Float[Array, "b n a d"],
-    k: Float[Array, "b m a d"],
-    v: Float[Array, "b m a e"],
-    *,
-    form: str = "elu",
+    q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], v: Float[Array, "b m a e"], *, form: str = "elu"
 ) -> Float[Array, "b n a e"]:
     """Mean of the values `v` under the weights of `linear_factors`, which are never computed: O(n d e + m d e).
 
-    Args:
-      q: queries `[b, n, a, d]`.
-      k: keys `[b, m, a, d]`.
-      v: values `[b, m, a, e]`; their width may differ from the keys'.
-      form: one of `FORMS`, see `linear_factors`.
-
-    Returns:
-      `[b, n, a, e]` in the dtype of `v`.
+    Values may have another width than keys; the result has their dtype.
 
     >>> k = jnp.zeros((1, 2, 1, 4))
     >>> linear_attention(k, k, jnp.array([1.0, 2.0]).reshape(1, 2, 1, 1), form="softmax").ravel().tolist()

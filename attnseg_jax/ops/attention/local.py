@@ -31,8 +31,6 @@ def local_weights(
     """Softmax of `scale * q . k` over the `kernel x kernel` pixels around each pixel, `dilation` pixels apart.
 
     Args:
-      q: queries `[b, h, w, a, d]`.
-      k: keys of the same shape.
       kernel: pixels on a side of the neighbourhood, odd.
       dilation: distance of neighbours in pixels.
       scale: factor of the scores, by default `d ** -0.5`.
@@ -66,7 +64,6 @@ def local_average(
 
     Args:
       weights: `[s, b, h, w, a]`, `s` the square of an odd number; those outside the image meet zeros.
-      v: values `[b, h, w, a, e]`.
       dilation: distance of neighbours in pixels.
 
     Returns:

@@ -9,15 +9,8 @@ def dot_product_average(
 ) -> Float[Array, "b n a e"]:
     """Mean over the keys `m` of `(q . k) v`: the dot-product form of Wang et al. 2018 (arXiv:1711.07971).
 
-    It is `q (k^T v) / m`, so time and memory are linear in `n` and `m`; `k^T v` is summed in float32.
-
-    Args:
-      q: queries `[b, n, a, d]`.
-      k: keys `[b, m, a, d]`.
-      v: values `[b, m, a, e]`.
-
-    Returns:
-      `[b, n, a, e]` in the dtype of `v`.
+    It is `q (k^T v) / m`, so time and memory are linear in `n` and `m`; `k^T v` is summed in float32. The
+    result has the dtype of `v`.
 
     >>> x = jnp.arange(3.0).reshape(1, 3, 1, 1)
     >>> dot_product_average(x, x, x).ravel().tolist()

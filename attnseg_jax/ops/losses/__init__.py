@@ -1,9 +1,11 @@
 """Losses that return sums and counts, so that devices and microbatches add up exactly and divide once.
 
-Every loss takes logits `[b, h, w, k]` and labels `[b, h, w]` and returns `(loss_sum, count)`, float32 scalars.
+Every loss takes logits `[b, h, w, k]`, which it computes with in float32, and labels `[b, h, w]`, and returns
+`(loss_sum, count)`, float32 scalars: a sum over the valid pixels and their number, unless its docstring says otherwise.
 Gradients, sums and counts of all devices are added and then divided: `mean(loss_sum, count)`. A loss that is not a sum
 over pixels or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the
-devices: it adds what it needs over that axis, and its `(loss_sum, count)` are added like those of the others. Only
+devices: it adds what it needs over that axis, and its `(loss_sum, count)`, the loss times the device's valid pixels and
+these, are added like those of the others. Only
 `presence_cross_entropy`, whose logits are those of whole images, returns the sum without a count.
 
 Labels are in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero, even if its logits are infinite.

@@ -27,14 +27,9 @@ def boundary(
     The loss depends on edges only: add it to an overlap loss or a cross-entropy.
 
     Args:
-      logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the package's rules.
       width: in pixels, in both directions. Where contours are ignored, as in Pascal VOC, it must be wider than these.
       tolerance: in pixels, in both directions.
       axis_name: mapped axis over whose devices the boundaries are summed before the ratios.
-
-    Returns:
-      `(loss_sum, count)`: the loss times the valid pixels, and these.
 
     >>> loss_sum, count = jax.jit(boundary)(jnp.zeros((1, 1, 4, 2)), jnp.array([[[0, 0, 1, 1]]]))
     >>> float(loss_sum / count)

@@ -15,10 +15,6 @@ def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tupl
     original fails. For the original's form over a whole batch, make it one image: `logits.reshape(1, b * h, w, k)`.
     The pixels are sorted for each class of each image, so that on a CPU it is slower than the other losses.
 
-    Args:
-      logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the package's rules.
-
     Returns:
       `(loss_sum, count)`: the sum over the images, and the number of those with valid pixels.
 

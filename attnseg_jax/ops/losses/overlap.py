@@ -28,15 +28,10 @@ def dice(
     Numerator and denominator are both halved, and `smooth` is added to the halves.
 
     Args:
-      logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the package's rules.
       smooth: in pixels, added to numerator and denominator.
       log: takes `-log(score)` instead of `1 - score`.
       classes: the classes to average over; all by default.
       axis_name: mapped axis over whose devices the regions are summed before the ratio.
-
-    Returns:
-      `(loss_sum, count)`: the loss times the valid pixels, and these.
 
     >>> loss_sum, count = jax.jit(dice)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 2 * 1 / (1 + 2)) / 2
@@ -82,18 +77,10 @@ def tversky(
     it is 0.
 
     Args:
-      logits: `[b, h, w, k]`; the softmax and all else in float32.
-      labels: `[b, h, w]`, see the package's rules.
       alpha: weight of the false positives.
       beta: weight of the false negatives.
       gamma: above 0.
-      smooth: in pixels, added to numerator and denominator.
-      log: takes `-log(score)` instead of `1 - score`.
-      classes: the classes to average over; all by default.
-      axis_name: mapped axis over whose devices the regions are summed before the ratio.
-
-    Returns:
-      `(loss_sum, count)`: the loss times the valid pixels, and these.
+      smooth, log, classes, axis_name: as in `dice`.
 
     >>> loss_sum, count = jax.jit(tversky)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 1 / (1 + 0.7)) / 2

@@ -21,14 +21,8 @@ def cross_entropy(
     The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` for every combination of the options.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero. Without any
-        valid pixel both results are 0. Any other label is an error in the data and makes the loss NaN.
       class_weights: `[k]`, the weight of a pixel by its label.
       label_smoothing: the share of the target that all classes get in equal parts (Szegedy et al. 2016).
-
-    Returns:
-      `(loss_sum, count)`, float32 scalars.
 
     >>> logits = jnp.zeros((1, 1, 3, 4))
     >>> loss_sum, count = cross_entropy(logits, jnp.array([[[0, 3, 255]]]))
@@ -67,8 +61,6 @@ def hard_pixels(
     are), so that a network that starts with equal logits never learns.
 
     Args:
-      logits: `[b, h, w, k]`.
-      labels: `[b, h, w]`, see the package's rules.
       threshold: a probability; 0 keeps only the hardest.
       min_kept: at least this share of the valid pixels is kept, those with the least probability of their class.
       axis_name: mapped axis over whose devices the pixels are compared.
@@ -131,16 +123,11 @@ def ohem(
     and dropped ones, so that its loss shrinks as the network learns and as images are padded.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, see the package's rules.
       threshold: pixels whose true class has a smaller probability are kept, see `hard_pixels`.
       min_kept: at least this share of the valid pixels is kept.
       class_weights: `[k]`, as for `cross_entropy`; the choice does not depend on them.
       label_smoothing: as for `cross_entropy`.
       axis_name: mapped axis over whose devices the pixels are compared and the mean is taken.
-
-    Returns:
-      `(loss_sum, count)`: the loss times the valid pixels, and these.
 
     >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
     >>> loss_sum, count = jax.jit(ohem)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6)
@@ -173,8 +160,6 @@ def focal(
     an independent score, and the largest is still the prediction.
 
     Args:
-      logits: `[b, h, w, k]`; computed in float32.
-      labels: `[b, h, w]`, see the package's rules.
       gamma: at least 0; 0 gives binary cross-entropy.
       alpha: weight of a class at its own pixels, `1 - alpha` at all others; if negative, both are 1.
       normalized: divides each class's sum by that of `(1 - q)^gamma` instead of the number of pixels.
@@ -210,10 +195,7 @@ def focal(
 
 
 def presence_cross_entropy(
-    logits: Float[Array, "b k"],
-    labels: Int[Array, "b h w"],
-    *,
-    class_weights: Float[Array, " k"] | None = None,
+    logits: Float[Array, "b k"], labels: Int[Array, "b h w"], *, class_weights: Float[Array, " k"] | None = None
 ) -> Float[Array, ""]:
     """Summed binary cross-entropy of which classes are present in an image (EncNet, Zhang et al. 2018).
 
@@ -222,8 +204,6 @@ def presence_cross_entropy(
     images have equally many valid pixels, the quotient is EncNet's mean over images and classes.
 
     Args:
-      logits: `[b, k]`; computed in float32.
-      labels: `[b, h, w]`, in `[0, k)` or 255, which is ignored.
       class_weights: `[k]`, as for `cross_entropy`.
 
     Returns:

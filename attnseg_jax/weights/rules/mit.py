@@ -45,10 +45,7 @@ NVLABS_SEGFORMER: Rules = (
 
 # The head of transformers' SegformerForSemanticSegmentation: the decoder `segformer` (`channels=768` from B2 on).
 TRANSFORMERS_SEGFORMER_HEAD: Rules = (
-    (r"^decode_head\.linear_c\.0\.proj\.", "decoder.linear4."),
-    (r"^decode_head\.linear_c\.1\.proj\.", "decoder.linear8."),
-    (r"^decode_head\.linear_c\.2\.proj\.", "decoder.linear16."),
-    (r"^decode_head\.linear_c\.3\.proj\.", "decoder.linear32."),
+    *((rf"^decode_head\.linear_c\.{i}\.proj\.", f"decoder.linear{4 << i}.") for i in range(4)),
     (r"^decode_head\.linear_fuse\.", "decoder.fuse.conv."),
     (r"^decode_head\.batch_norm\.", "decoder.fuse.bn."),
     (r"^decode_head\.classifier\.", "decoder.classifier."),

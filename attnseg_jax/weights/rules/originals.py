@@ -9,10 +9,7 @@ SEMSEG_AUX: Rules = ((r"^aux\.", "aux_classifier."), *TORCHVISION_AUX)
 # hszhao/semseg, model/pspnet.py, PSPNet: the decoder `psp`.
 SEMSEG_PSPNET: Rules = (
     *SEMSEG_AUX,
-    (r"^ppm\.features\.0\.", "decoder.pool.bin1."),
-    (r"^ppm\.features\.1\.", "decoder.pool.bin2."),
-    (r"^ppm\.features\.2\.", "decoder.pool.bin3."),
-    (r"^ppm\.features\.3\.", "decoder.pool.bin6."),
+    *((rf"^ppm\.features\.{i}\.", f"decoder.pool.bin{bins}.") for i, bins in enumerate((1, 2, 3, 6))),
     (r"(\.pool\.bin\d)\.1\.", r"\1.conv."),
     (r"(\.pool\.bin\d)\.2\.", r"\1.bn."),
     (r"^cls\.0\.", "decoder.conv.conv."),

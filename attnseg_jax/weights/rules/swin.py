@@ -3,11 +3,7 @@
 from attnseg_jax.weights.rename import Rules
 
 # torchvision.models.swin_transformer.SwinTransformerBlock: `SwinBlock`.
-SWIN: Rules = (
-    (r"\brelative_position_bias_table$", "table"),
-    (r"\bmlp\.0\.", "mlp_in."),
-    (r"\bmlp\.3\.", "mlp_out."),
-)
+SWIN: Rules = ((r"\brelative_position_bias_table$", "table"), (r"\bmlp\.0\.", "mlp_in."), (r"\bmlp\.3\.", "mlp_out."))
 
 # torchvision.models.swin_t, swin_s and swin_b: `Swin`.
 TORCHVISION_SWIN: Rules = (

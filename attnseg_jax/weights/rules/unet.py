@@ -23,10 +23,7 @@ LEEJUNHYUN: Rules = (
 # LeeJunHyun/Image_Segmentation, network.py, AttU_Net: attention `gate`, `form="leejunhyun"`, and the decoder `unet`,
 # `form="leejunhyun"`, `channels=(512, 256, 128, 64)`.
 LEEJUNHYUN_ATTUNET: Rules = (
-    (r"^(Up|Att|Up_conv)5\.", r"\g<1>_8."),
-    (r"^(Up|Att|Up_conv)4\.", r"\g<1>_4."),
-    (r"^(Up|Att|Up_conv)3\.", r"\g<1>_2."),
-    (r"^(Up|Att|Up_conv)2\.", r"\g<1>_1."),
+    *((rf"^(Up|Att|Up_conv){i + 2}\.", rf"\g<1>_{1 << i}.") for i in range(4)),
     (r"^Up_(\d)\.up\.1\.", r"decoder.block\1.up.conv."),
     (r"^Up_(\d)\.up\.2\.", r"decoder.block\1.up.bn."),
     (r"^Up_conv_(\d)\.conv\.0\.", r"decoder.block\1.conv1.conv."),

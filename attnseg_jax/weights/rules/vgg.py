@@ -3,7 +3,4 @@
 from attnseg_jax.weights.rename import Rules
 
 # torchvision.models.vgg*: `VGG16`, `VGG16_BN` and others of the family.
-TORCHVISION_VGG: Rules = (
-    (r"^classifier\..*", None),
-    (r"^features\.(\d+)\.", r"features\1."),
-)
+TORCHVISION_VGG: Rules = ((r"^classifier\..*", None), (r"^features\.(\d+)\.", r"features\1."))
