@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from attnseg_jax.cli import entry
+from attnseg_jax.configs import default
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import loop
 
@@ -222,6 +224,29 @@ def test_the_default_workdir_and_what_is_printed(call, blocks_flags, monkeypatch
     assert workdir.name.startswith("camvid_resnet18_attention-") and config.train.steps == 70
     assert config.optimizer.lr_multipliers == ("backbone/.*=0.1",)
     assert again[1] == workdir
+
+
+def test_every_key_can_be_set_and_the_last_value_counts(call, monkeypatch):
+    values = flatten_dict(default.get_config().to_dict())
+
+    def other(value):
+        if isinstance(value, bool):
+            return not value
+        return value + type(value)(1) if isinstance(value, int | float) else (value or "text")
+
+    wanted = {path: other(value) for path, value in values.items()}
+    # Of each key an earlier value, in both forms of a flag.
+    before = [part for path, value in values.items() for part in (f"--config.{'.'.join(path)}", str(value))]
+    after = [f"--config.{'.'.join(path)}={value}" for path, value in wanted.items()]
+    monkeypatch.setattr(loop, "run", lambda config, workdir: seen.append(config) or {"split": "", "step": 0, "miou": 0})
+    seen = []
+    code, _, err = call("train.py", "--workdir=x", *before, *after)
+    assert code == 0, err
+    found = flatten_dict(seen[0].to_dict())
+    # An empty tuple says nothing of the type of its elements.
+    assert {path: found[path] for path in wanted if values[path] != ()} == {
+        path: value for path, value in wanted.items() if values[path] != ()
+    }
 
 
 @pytest.mark.parametrize("script, names", [("train.py", ["config", "workdir"]), ("eval.py", ["workdir", "checkpoint"])])

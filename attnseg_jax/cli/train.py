@@ -7,6 +7,8 @@ Outside a checkout the command is attnseg-train. Every key of a config can be se
 command again continues an interrupted run and prints the result of a finished one.
 """
 
+import keyword
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -63,7 +65,36 @@ def _with_config(argv: list[str]) -> list[str]:
     rest = [argument for argument in argv if not argument.startswith(("--config=", "-config="))]
     argv = [f"--config={configs.find(given[-1]) if given else DEFAULT}", *rest]
     config_files.check_flags(argv, DEFAULT)
+    argv = _overrides(argv)
+    # Where ml_collections looks for the keys that are set.
+    sys.argv[1:] = argv
     return argv
+
+
+def _overrides(argv: list[str]) -> list[str]:
+    """Each key of the config once, with the last value given, written as ml_collections can read it.
+
+    Of a tuple given twice it would join the values. It parses a key as Python, where `nonlocal` is a keyword.
+
+    >>> _overrides(["--config.data.crop=(8, 9)", "--config.seed=1", "--config.data.crop", "(4, 5)"])
+    ['--config.seed=1', '--config.data.crop=(4, 5)']
+    >>> _overrides(["--config.model.attention.nonlocal.norm=False"])
+    ["--config.model.attention['nonlocal'].norm=False"]
+    """
+    last: dict[str, str] = {}
+    left = list(argv)
+    while left:
+        flag, equals, value = left.pop(0).partition("=")
+        prefix, *names = flag.lstrip("-").split(".")
+        if not (flag.startswith("-") and prefix == "config" and names):
+            last[f"argument {len(left)}"] = flag + equals + value
+            continue
+        key = "".join(f"[{name!r}]" if keyword.iskeyword(name) else f".{name}" for name in names)
+        if not equals and left and not left[0].startswith("--"):
+            equals, value = "=", left.pop(0)
+        last.pop(key, None)
+        last[key] = f"--config{key}{equals}{value}"
+    return list(last.values())
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ class Published:
       std: deviation likewise.
       input_size: height and width of those images.
       options: of the backbone, where they are not its defaults.
+      sha256: first hexadecimal digits of the file's SHA-256, as many as are known.
     """
 
     source: str
@@ -34,11 +35,12 @@ class Published:
     std: tuple[float, float, float] = IMAGENET_STD
     input_size: tuple[int, int] = (224, 224)
     options: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 # Of https://github.com/NVlabs/SegFormer: for research and evaluation alone.
 _NVIDIA = "NVIDIA Source Code License for SegFormer"
-# Variant: mark in the file's name, side of the images of its training.
+# Variant: first digits of its SHA-256, which stand in the file's name; side of the images of its training.
 _LITE = {0: ("57934424", 224), 1: ("77cc7160", 240), 2: ("9656183e", 260)}
 _VIT = {
     "vit_ti": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
@@ -63,6 +65,7 @@ CATALOGUE = {
             mean=(127.0, 127.0, 127.0),
             std=(128.0, 128.0, 128.0),
             input_size=(side, side),
+            sha256=mark,
         )
         for i, (mark, side) in _LITE.items()
     },

@@ -46,12 +46,22 @@ def locate(given: str, *, key: str) -> Located:
       key: of the config or command, for messages.
 
     Raises:
-      UserError: there is no such file or name, or it cannot be had.
+      UserError: there is no such file or name, it cannot be had, or is not the file that the catalogue knows.
     """
     if given in CATALOGUE:
         published = CATALOGUE[given]
         found = _fetch(published.source, given, key)
         logging.info("%s: %s, licence: %s", given, published.source, published.licence)
+        if not published.sha256:
+            logging.info(
+                "%s: the catalogue knows no SHA-256 of it; this file is of the commit %s, whose name can stand in "
+                "hf://owner/name@COMMIT/file to have the same again", given, found.revision or "(unknown)",
+            )  # fmt: skip
+        elif not (digest := found.sha256()).startswith(published.sha256):
+            raise UserError(
+                f"{key}={given}: {found.path} has the SHA-256 {digest[: len(published.sha256)]}..., and that of the "
+                f"published file begins with {published.sha256}: it is damaged or another one, install it again"
+            )
         return Located(given, found.path, found.revision, published.licence)
     if "://" in given:
         return _fetch(given, given, key)

