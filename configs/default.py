@@ -112,7 +112,7 @@ def get_config() -> ConfigDict:
     # Weight of nearness in space against that in colour.
     data.regions.slic.compactness = 30.0
 
-    # Model: kind, names and options of its parts; `python train.py --help` lists them.
+    # Model: kind, names and options of its parts; `python train.py --help=model` lists them.
     config.model = ConfigDict(model_defaults())
     config.model.attention.name = "self"
     # Weights of the backbone to start from, named as in `init_from`, which takes precedence; '' is off.
@@ -127,6 +127,7 @@ def get_config() -> ConfigDict:
     config.model.decoder.align_corners = False
     # 'all' keeps the decoder as it is; with the backbone's 'all' the attention mechanism alone is trained. Or 'none'.
     config.model.decoder.freeze = "none"
+    # Channels of its convolutions.
     config.model.decoder.fcn.channels = 64
 
     config.objective = objective = ConfigDict()
@@ -155,6 +156,7 @@ def get_config() -> ConfigDict:
     loss.aux_weight = 0.4
     # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
     loss.presence_weight = 0.2
+    # Options of losses from outside the package, under whatever keys these read.
     loss.custom = ConfigDict()
     loss.ohem = ConfigDict()
     # Pixels count whose class has less probability than this, and at least this share of all, the hardest.
@@ -196,19 +198,22 @@ def get_config() -> ConfigDict:
     config.optimizer = optimizer = ConfigDict()
     # 'adamw' or 'sgd' (momentum; weight decay as L2 in the gradient).
     optimizer.name = "adamw"
+    # Of the peak, after the warm-up.
     optimizer.learning_rate = 3e-3
     # Schedule after the linear warm-up: 'poly', 'cosine' or 'constant'.
     optimizer.schedule = "poly"
+    # Exponent of 'poly'.
     optimizer.power = 0.9
+    # Steps of the linear warm-up.
     optimizer.warmup_steps = 50
     # Learning rate at the end, as a factor of the peak (cosine and poly).
     optimizer.end_factor = 0.0
-    # Not applied to biases, normalisation, position tables and tokens.
+    # Weight decay; not applied to biases, normalisation, position tables and tokens.
     optimizer.weight_decay = 0.01
-    # sgd
+    # Momentum of 'sgd', and whether it is Nesterov's.
     optimizer.momentum = 0.9
     optimizer.nesterov = False
-    # adamw
+    # Decay of the means of gradients and of their squares, and what is added to the divisor, of 'adamw'.
     optimizer.beta1 = 0.9
     optimizer.beta2 = 0.999
     optimizer.eps = 1e-8

@@ -257,8 +257,28 @@ def test_help(script, names, flag, call):
     assert f"python {script} --" in out
     for name in names:
         assert f"  --{name}: " in out
-    if script == "train.py":
-        assert "  --config.train.steps=400\n" in out and "  --config.loss.focal.gamma=2.0\n" in out
+    # It fits a screen.
+    assert out.count("\n") < 50 and max(map(len, out.splitlines())) <= 120
+
+
+def test_help_explains_every_key(call):
+    code, out, _ = call("train.py", "--help=all")
+    assert code == 0
+    lines = out.splitlines()
+    keys = [number for number, line in enumerate(lines) if line.startswith("--config.")]
+    assert len(keys) == len(flatten_dict(default.get_config().to_dict()))
+    assert [lines[i] for i in keys if not lines[i + 1].startswith("    ")] == []
+    for topic, line, meaning in (
+        ("train", "--config.train.steps=400", "Optimizer steps of the whole run."),
+        ("data.hue", "--config.data.hue=0.0", "Strengths of the colour jitter"),
+        ("model.attention.local", "--config.model.attention.local.kernel=7", "pixels on a side of the neighbourhood"),
+        ("model.attention.self", "--config.model.attention.self.impl='auto'", "How attention is computed"),
+    ):
+        _, out, _ = call("train.py", f"--help={topic}")
+        assert f"{line}\n    {meaning}" in out
+    assert_refused(
+        call("train.py", "--help=model.atention"), "--help=model.atention", "did you mean 'model.attention'?"
+    )
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from attnseg_jax.errors import Stopped, UserError, nearest
 from attnseg_jax.parts import outside_frames
 
+_HELP = ("--help", "-h", "-help", "--helpfull")
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -22,7 +23,7 @@ def run(
     *,
     usage: str,
     check: Callable[[list[str]], list[str]] = lambda argv: argv,
-    more_help: Callable[[], str] = str,
+    more_help: Callable[[str], str] = str,
 ) -> None:
     """Parses the command line, runs `action` and exits with 0, or with one line on stderr and another code.
 
@@ -35,19 +36,22 @@ def run(
         they would meet those of another command.
       usage: first part of `--help`.
       check: looks at the arguments before they are parsed, may add to them, and raises `UserError`.
-      more_help: what `--help` ends with.
+      more_help: of the topic in `--help=TOPIC` that is all to print; of "", what `--help` ends with.
     """
     others = set(flags.FLAGS)
     define_flags()
     own = [name for name in flags.FLAGS if name not in others]
 
     def parse(argv: list[str]) -> list[str]:
-        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-            # absl's own page lists the flags of every imported package.
-            print(usage.strip() + "\n\nflags:")
-            for name in own:
-                print(f"  --{name}: {flags.FLAGS[name].help}")
-            print(_guarded(more_help), end="")
+        asked = [argument.partition("=") for argument in argv[1:] if argument.partition("=")[0] in _HELP]
+        if asked:
+            topic = asked[0][2]
+            if not topic:
+                # absl's own page lists the flags of every imported package.
+                print(usage.strip() + "\n\nflags:")
+                for name in own:
+                    print(f"  --{name}: {flags.FLAGS[name].help}")
+            print(_guarded(lambda: more_help(topic)), end="")
             sys.exit(0)
         return _guarded(lambda: _parse([argv[0], *check(argv[1:])]))
 

@@ -12,11 +12,10 @@ import sys
 from pathlib import Path
 
 from absl import flags
-from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 
 from attnseg_jax import configs
-from attnseg_jax.cli import entry
+from attnseg_jax.cli import entry, keys
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
 from attnseg_jax.train import loop
@@ -44,14 +43,16 @@ def _train() -> None:
         print(f"{what}: {workdir / path}")
 
 
-def _keys() -> str:
-    """Every key of a config and its default, for `--help`."""
+def _keys(topic: str) -> str:
+    """What `--help` says of configs; with a topic, `--help=TOPIC`, the keys below it."""
     config = config_files.read_file(DEFAULT)
-    lines = [f"  --config.{key}={value!r}\n" for key, value in flatten_dict(config.to_dict(), sep=".").items()]
+    if topic:
+        return keys.describe(config, topic, config_files.DEFAULT) + "\n"
+    names = ", ".join(name for name in configs.names() if not name.startswith("studies/"))
     return (
-        f"\nconfigs: {', '.join(name for name in configs.names() if not name.startswith('studies/'))}\n"
-        "\nkeys of a config, explained in configs/default.py and in the modules of the model's parts:\n"
-        + "".join(lines)
+        f"\nconfigs, in configs/ or by name:\n{keys.filled(names)}\n\n"
+        f"keys of a config, set by --config.key=value:\n{keys.overview(config)}\n\n"
+        "--help=train or --help=model.attention.self explains the keys of a group, --help=all every one\n"
     )
 
 

@@ -121,8 +121,8 @@ ResNet101 = variant(ResNet, "ResNet101", depths=(3, 4, 23, 3), bottleneck=True)
 class DeepStem(ResNet):
     """ResNet whose 7x7 convolution is three of 3x3, the "v1c" of Bag of Tricks (He et al. 2019, arXiv:1812.01187).
 
-    Attributes as in `ResNet`; `stem`: channels of the three, `(32, 32, 64)` as in MMSegmentation; hszhao/semseg and
-    EMANet have `(64, 64, 128)`.
+    Attributes as in `ResNet`, and:
+      stem: channels of the three, `(32, 32, 64)` as in MMSegmentation; hszhao/semseg and EMANet have `(64, 64, 128)`.
     """
 
     layouts = ("mmseg_resnet_v1c", "semseg_resnet_v1c", "emanet_resnet_v1c")
