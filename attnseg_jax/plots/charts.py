@@ -1,6 +1,5 @@
 """Charts: the course of a training, cost against size, score against cost, which system is better."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from attnseg_jax.plots.drawing import plain_axes, write_png
+from attnseg_jax.plots.names import Named, name_points
 
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
-
-# How far apart named points are at least: the ratio of the costs as a logarithm, or mIoU.
-_NAME_WIDTH, _NAME_HEIGHT = 0.2, 0.03
 
 Points = Sequence[tuple[float, float]]
 
@@ -95,20 +92,24 @@ def score_against_cost(
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for empty in panels[count:]:
         empty.remove()
+    named: list[tuple[Axes, list[Named]]] = []
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         plain_axes(axes, "validation mIoU, mean and range over seeds", title)
-        _logarithmic(axes, [row[key] for row in rows if row[key]])
-        named: list[tuple[float, float]] = []
+        values = [row[key] * factor for row in rows if row[key]]
+        _logarithmic(axes, values)
+        # Space for names; a single value would have no range of its own.
+        space = max(max(values) / min(values), 1.5) ** 0.16
+        axes.set_xlim(min(values) / space, max(values) * space)
+        points = []
         for i, row in enumerate(rows):
             if row[key]:
+                x, low, high = row[key] * factor, min(row["mious"]), max(row["mious"])
                 mean = sum(row["mious"]) / len(row["mious"])
-                reach = [[mean - min(row["mious"])], [max(row["mious"]) - mean]]
-                x = row[key] * factor
-                axes.errorbar(x, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
-                # Names on top of each other are unreadable; the legend has them all.
-                if all(abs(math.log(x / a)) > _NAME_WIDTH or abs(mean - b) > _NAME_HEIGHT for a, b in named):
-                    axes.annotate(row["label"], (x, mean), (6, 4), textcoords="offset points", fontsize=7)
-                    named.append((x, mean))
+                style = _style(i)
+                axes.errorbar(x, mean, [[mean - low], [high - mean]], label=row["label"], capsize=3, **style, ls="none")
+                points.append(Named(row["label"], x, mean, low, high, style["color"]))
+        axes.margins(y=0.08)
+        named.append((axes, points))
     for axes, (key, title) in zip(panels[len(costs) :], curves.items()):
         plain_axes(axes, "validation mIoU, mean over seeds", title)
         if key == "clock":
@@ -117,6 +118,7 @@ def score_against_cost(
             if row.get(key):
                 axes.plot(*zip(*row[key]), label=row["label"], markersize=4, **_style(i))
     _legend(figure)
+    name_points(figure, named)
     write_png(path, figure)
 
 

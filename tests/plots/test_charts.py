@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from attnseg_jax.files import read_series
@@ -45,6 +46,33 @@ def test_score_against_cost(drawn, tmp_path):
     assert cost.get_xlabel() == "GFLOP"
     assert [line.get_label() for line in curves.lines] == ["a"]
     assert (tmp_path / "study.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_every_name_is_there_and_covers_no_other(drawn, tmp_path):
+    """Also those of points that lie on each other: nine in a heap, one at each edge."""
+    rng = np.random.default_rng(0)
+    means = [*(0.5 + 0.004 * rng.standard_normal(9)), 0.9, 0.1]
+    costs = [*(2 + 0.02 * rng.standard_normal(9)), 9.0, 1.0]
+    rows = [
+        {"label": f"system_{i}", "mious": [mean - 0.05, mean + 0.05], "cost": cost, "curve": []}
+        for i, (mean, cost) in enumerate(zip(means, costs))
+    ]
+    charts.score_against_cost(rows, {"cost": ("cost", 1.0)}, tmp_path / "study.png")
+    axes = drawn[0].axes[0]
+    names = {text.get_text(): text for text in axes.texts if text.get_text()}
+    assert sorted(names) == sorted(row["label"] for row in rows)
+    boxes = [Text.get_window_extent(text) for text in names.values()]  # without the line that leads to it
+    frame = axes.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        for other in boxes[:i]:
+            assert min(box.x1, other.x1) <= max(box.x0, other.x0) or min(box.y1, other.y1) <= max(box.y0, other.y0)
+    # The lone ones stand beside their points, and no name is far away from its own.
+    places = axes.transData.transform(list(zip(costs, means)))
+    far = [
+        np.hypot(*(Text.get_window_extent(names[f"system_{i}"]).get_points().mean(0) - places[i])) for i in range(11)
+    ]
+    assert max(far[-2:]) < 60 and max(far) < 300
 
 
 def test_curves_over_time_are_another_panel(drawn, tmp_path):
