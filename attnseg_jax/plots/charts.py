@@ -16,38 +16,63 @@ from attnseg_jax.plots.names import Named, name_points
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
 
+_CLASS, _NAMED_CLASSES, _MARKED = "val_iou/", 10, 30
+
 Points = Sequence[tuple[float, float]]
 
 
 def training_curves(series: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: str | os.PathLike) -> None:
-    """Writes one PNG of loss, scores and learning rate over the steps.
+    """Writes one PNG of losses, scores, IoU of classes and learning rate over the steps.
 
     Args:
-      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `miou`, `val_miou`,
-        `val_pixel_accuracy` and `learning_rate` those that are there are drawn.
+      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `val_loss`, `miou`,
+        `val_miou`, `val_pixel_accuracy`, `val_iou/CLASS` and `learning_rate` those that are there are drawn. Of many
+        classes the lowest in the end have colours and names, and the others are gray.
       path: of the PNG.
     """
-    plots = [
-        ("loss", {"loss": "train"}),
-        ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
-        ("learning rate", {"learning_rate": "learning rate"}),
-    ]
-    colors = {"miou": "#9aa5b1", "val_miou": "#d1495b", "val_pixel_accuracy": "#2a6f97"}
-    figure = Figure(figsize=(13, 3.8), dpi=120, layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, 3), plots):
+    figure = Figure(figsize=(13, 7.6), dpi=120, layout="constrained")
+    loss, score, classes, rate = figure.subplots(2, 2, sharex=True).flat
+    for axes, title in ((loss, "loss"), (score, "score"), (classes, "IoU of classes"), (rate, "learning rate")):
         plain_axes(axes, title, "step")
-        for name, label in names.items():
-            steps, values = series.get(name, ([], []))
-            if steps:
-                marker = "o" if name.startswith("val_") else None
-                axes.plot(steps, values, label=label, color=colors.get(name, "#30638e"), marker=marker, markersize=4)
-        if title == "score":
-            axes.set_ylim(0, 1)
-            if axes.lines:
-                axes.legend(frameon=False)
-        elif title == "learning rate":
-            axes.ticklabel_format(axis="y", scilimits=(-2, 2))
+        axes.tick_params(labelbottom=True)
+    _lines(loss, series, {"loss": ("train", "#30638e"), "val_loss": ("val", "#d1495b")})
+    scores = {"miou": ("train mIoU", "#9aa5b1"), "val_miou": ("val mIoU", "#d1495b")}
+    _lines(score, series, {**scores, "val_pixel_accuracy": ("val pixel accuracy", "#2a6f97")})
+    _class_lines(classes, {name.removeprefix(_CLASS): series[name] for name in series if name.startswith(_CLASS)})
+    _lines(rate, series, {"learning_rate": ("learning rate", "#30638e")})
+    for axes in (score, classes):
+        # A line at 0 or 1 is seen as well.
+        axes.set_ylim(-0.02, 1.02)
+    for axes in (loss, score):
+        if axes.lines:
+            axes.legend(frameon=False)
+    rate.ticklabel_format(axis="y", scilimits=(-2, 2))
     write_png(path, figure)
+
+
+def _lines(axes: Axes, series: Mapping[str, tuple], shown: Mapping[str, tuple[str, Any]]) -> None:
+    """Draws series by their names, each with a label and a colour; those of few points with markers."""
+    for name, (label, color) in shown.items():
+        steps, values = series.get(name, ([], []))
+        if steps:
+            marker = "o" if len(steps) < _MARKED else None
+            axes.plot(steps, values, label=label, color=color, marker=marker, markersize=3.5, clip_on=False)
+
+
+def _class_lines(axes: Axes, series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Draws a line for each class; the last values of the lowest stand in the legend."""
+    lowest = sorted(series, key=lambda name: series[name][1][-1])
+    shown = {}
+    for i, name in enumerate(lowest):
+        color = _style(i)["color"] if i < _NAMED_CLASSES else "#d5d8dc"
+        shown[name] = f"{series[name][1][-1]:.2f} {name}", color
+    # The gray ones first, so that they lie below.
+    _lines(axes, series, dict(reversed(shown.items())))
+    if lowest:
+        handles = axes.lines[::-1][:_NAMED_CLASSES]
+        title = "in the end" if len(lowest) <= _NAMED_CLASSES else f"the lowest of {len(lowest)} in the end"
+        axes.legend(handles=handles, title=title, fontsize=8, title_fontsize=8, frameon=False, loc="upper left",
+                    bbox_to_anchor=(1.0, 1.0))  # fmt: skip
 
 
 def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:

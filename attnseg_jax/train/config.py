@@ -45,6 +45,7 @@ UNHASHED = (
     "train.profile",
     "eval.batch_size",
     "eval.samples",
+    "eval.worst",
 )
 
 
@@ -283,6 +284,7 @@ def check_values(config: ConfigDict) -> None:
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
         ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
         ("eval.samples", config.eval.samples >= 0, "at least 0"),
+        ("eval.worst", config.eval.worst >= 0, "at least 0"),
     ]
     shares = ("flip", "brightness", "contrast", "saturation")
     rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]

@@ -117,7 +117,7 @@ class Log(Hook):
 
 
 class Pictures(Hook):
-    """The samples of every evaluation as a picture, those of the last as maps with all its counts, and the curves."""
+    """Samples of every evaluation as a picture, the fixed ones of the last as maps with its counts, and the curves."""
 
     def after_evaluation(self, step, state, evaluation):
         """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`."""
@@ -127,7 +127,7 @@ class Pictures(Hook):
         if evaluation.scores.images is not None:
             counts = json.dumps(evaluation.scores.images.encode()) + "\n"
             write_atomically(workdir / "counts.json", counts.encode())
-        draw_samples(evaluation.samples, source, workdir / "predictions" / f"step_{step}.png")
+        draw_samples(evaluation, source, workdir / "predictions" / f"step_{step}.png", step)
         for index, prediction in evaluation.samples.items():
             segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
 

@@ -107,6 +107,30 @@ def test_confidence_matrix(drawn, tmp_path):
     assert (tmp_path / "matrix.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_what_the_curves_of_a_training_show(drawn, tmp_path):
+    steps = [10, 20, 30]
+    series = {
+        "loss": ([5, 10, 15], [3.0, 2.0, 1.5]), "val_loss": (steps, [2.5, 1.9, 2.0]),
+        "miou": ([5, 10, 15], [0.0, 0.5, 1.0]), "val_miou": (steps, [0.0, 0.5, 1.0]),
+        "val_pixel_accuracy": (steps, [0.5, 1.0, 1.0]), "learning_rate": ([5, 10, 15], [0.1, 0.05, 0.0]),
+    }  # fmt: skip
+    series |= {f"val_iou/c{k}": (steps, [0.0, k / 20, (11 - k) / 11]) for k in range(12)}
+    charts.training_curves(series, tmp_path / "curves.png")
+    loss, score, classes, rate = drawn[0].axes
+    given = {line.get_label(): list(line.get_ydata()) for line in loss.lines}
+    assert given == {"train": [3.0, 2.0, 1.5], "val": [2.5, 1.9, 2.0]}
+    assert [line.get_label() for line in score.lines] == ["train mIoU", "val mIoU", "val pixel accuracy"]
+    assert len(classes.lines) == 12 and len(rate.lines) == 1
+    # What is 0 or 1 is whole, its marker and half of its width too.
+    for axes in (score, classes):
+        assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 1 and not any(x.get_clip_on() for x in axes.lines)
+    # The lowest in the end, the lowest first.
+    names = [text.get_text() for text in classes.get_legend().get_texts()]
+    assert names == [f"{(11 - k) / 11:.2f} c{k}" for k in range(11, 1, -1)]
+    colors = {line.get_label().split()[1]: line.get_color() for line in classes.lines}
+    assert colors["c0"] == colors["c1"] and len({str(color) for color in colors.values()}) == 11
+
+
 def test_curves_are_drawn_from_a_torn_file(tmp_path):
     def count(picture, color):
         return (picture == np.array(color, np.uint8)).all(-1).sum()
