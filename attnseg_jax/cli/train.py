@@ -32,13 +32,16 @@ def _flags() -> None:
 
 
 def _train() -> None:
-    """Trains and prints where everything is."""
+    """Trains, and prints the scores and where everything is."""
     config = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
     result = loop.run(config, workdir)
     miou = "absent" if result["miou"] is None else f"{result['miou']:.4f}"
     print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
+    # Of a run of an older version, or on another machine than the first process, it is not there.
+    if (table := workdir / "result.txt").exists():
+        print(table.read_text(), end="")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")
 

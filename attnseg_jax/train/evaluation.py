@@ -19,7 +19,7 @@ from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.ops.metrics import mean_of_known
 from attnseg_jax.plots import segmentation
-from attnseg_jax.train.logging import track
+from attnseg_jax.train.logging import say, track
 from attnseg_jax.train.parallel import Parallel
 
 
@@ -69,6 +69,9 @@ def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, so
         for part in (collector, counter, worst, pace):
             part(batch, predictions)
 
+    if not parallel.evaluated:
+        say(f"compiling the evaluation of {len(source)} images, which may take minutes")
+        parallel.evaluated = True
     scores = score_batches(
         lambda batch: parallel.evaluate(variables, batch),
         batches,

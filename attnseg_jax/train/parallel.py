@@ -83,6 +83,9 @@ class Parallel:
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
+
+    Attributes:
+      evaluated: whether an evaluation was begun, and so compiled.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Parallel:
         self.devices = list(devices or jax.devices())
         self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         self._fields, self._rule = fields, rule
+        self.evaluated = False
         self._build(train_step, eval_step)
 
     def put_state(self, state: PyTree) -> PyTree:

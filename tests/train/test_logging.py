@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import logging as module
-from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, track
+from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, say, track
 
 
 def _lines(workdir):
@@ -143,10 +143,10 @@ def test_peak_memory():
 def test_log_lines_without_a_terminal(log):
     clock, stream = Clock(), io.StringIO()
     progress = Progress(500, 8, start_step=100, stream=stream, clock=clock)
-    clock.now += 4
-    progress.update(110)
+    clock.now += 400  # of which no speed is made: it has the compilation
+    progress.update(100)
     assert log == []
-    clock.now += 6
+    clock.now += 10
     progress.update(120, {"loss": jnp.float32(1.2344), "miou": 0.345, "learning_rate": 0.1})
     progress.message("step 120: saved 100%")
     clock.now += 2
@@ -161,9 +161,23 @@ def test_log_lines_without_a_terminal(log):
     assert stream.getvalue() == ""
 
 
+@pytest.mark.parametrize("reported", [False, True])
+def test_the_first_estimate_has_no_compilation_in_it(log, reported):
+    """It took 100 s, a step takes 2 s; `reported`: also where every step is."""
+    clock = Clock()
+    progress = Progress(21, 4, stream=io.StringIO(), clock=clock)
+    clock.now += 102
+    progress.update(1, {"loss": 1.0} if reported else None)
+    clock.now += 2
+    progress.update(2, {"loss": 1.0})
+    first = ["step 1/21 loss 1.000"] if reported else []
+    assert log == [*first, "step 2/21 loss 1.000 2.0 images/s, 00:38 left"]
+
+
 def test_pauses_do_not_count(log):
     clock = Clock()
     progress = Progress(20, 4, stream=io.StringIO(), clock=clock)
+    progress.update(0)
     clock.now += 1
     with pytest.raises(RuntimeError), progress.pause():
         clock.now += 1000
@@ -176,6 +190,7 @@ def test_pauses_do_not_count(log):
 def test_bar_on_a_terminal_with_messages_above_it(log):
     clock, stream = Clock(), Terminal()
     progress = Progress(500, 8, start_step=100, stream=stream, terminal=True, clock=clock)
+    progress.update(100)
     clock.now += 10
     progress.update(120, {"loss": 1.2344, "miou": 0.345})
     progress.message("step 120: val mIoU 0.5")
@@ -199,6 +214,8 @@ def test_bars_only_on_terminals_with_a_size(monkeypatch):
         monkeypatch.delenv("TQDM_DISABLE")
         bar = track(items, "val", total=2)
         assert isinstance(bar, tqdm) and list(bar) == items
+        say("compiling")
+        assert b"compiling" in os.read(ends[0], 10_000)
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
         assert track(items, "val") is items
     os.close(ends[0])
