@@ -238,9 +238,10 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.
     evaluation.batch_size = 16
-    # Images are padded at the bottom and right to multiples of this. 1 scores every image at its very size and compiles
-    # once for each; a data set of many sizes wants 64 or so.
-    evaluation.size_multiple = 1
+    # Images are padded at the bottom and right to multiples of this, and what the model makes of them is cut: 0 takes
+    # the least with which the model's maps fit the images, to which training crops are padded too. 1 pads nothing: maps
+    # are then shifted by up to their stride. A data set of many sizes, each of which is compiled for, wants 64 or so.
+    evaluation.size_multiple = 0
     # Validation images drawn at each evaluation.
     evaluation.samples = 4
 

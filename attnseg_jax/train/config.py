@@ -27,8 +27,15 @@ DEFAULT = FOLDER / "default.py"
 # Raise this number when a default changes or when a key changes its name or meaning, and add to `MIGRATIONS`, under the
 # old number, a function that updates the values of an old `config.json`. A new key whose default does what was done
 # before needs neither.
-SCHEMA = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {}
+SCHEMA = 2
+
+
+def _unpadded(values: dict[str, Any]) -> None:
+    """Schema 1 padded no image unless it was asked to."""
+    values.setdefault("eval", {}).setdefault("size_multiple", 1)
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _unpadded}
 
 # Keys that cannot change the result of a run: its hash leaves them out.
 UNHASHED = (
@@ -281,7 +288,7 @@ def check_values(config: ConfigDict) -> None:
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
-        ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
+        ("eval.size_multiple", config.eval.size_multiple >= 0, "at least 0"),
         ("eval.samples", config.eval.samples >= 0, "at least 0"),
     ]
     shares = ("flip", "brightness", "contrast", "saturation")

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
@@ -19,6 +20,7 @@ from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import track
 from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.sizes import evaluation_multiple
 
 
 def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
@@ -41,7 +43,9 @@ class Evaluation:
     samples: dict[int, np.ndarray]
 
 
-def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
+def evaluate_split(
+    config: ConfigDict, model: nn.Module, parallel: Parallel, variables: PyTree, source: Source
+) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
     `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
@@ -52,7 +56,7 @@ def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, so
         source,
         config.data,
         batch_size=config.eval.batch_size,
-        multiple=config.eval.size_multiple,
+        multiple=evaluation_multiple(config, model),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -70,7 +74,7 @@ def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, so
         progress=lambda items: track(items, "evaluate"),
     )
     scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
-    # Without the padding of `config.eval.size_multiple`.
+    # Without what the images were padded with.
     samples = {
         index: prediction[: source.size(index)[0], : source.size(index)[1]]
         for index, prediction in sorted(collector.predictions.items())

@@ -28,6 +28,7 @@ from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, read_given
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
+from attnseg_jax.train.sizes import crop_multiple
 from attnseg_jax.train.state import TrainState, eval_variables
 from attnseg_jax.weights import catalogue
 
@@ -78,6 +79,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
+            multiple=crop_multiple(config, train.model),
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         stack.enter_context(closing(batches))
@@ -107,7 +109,7 @@ def _train(
 
     def evaluate_and_save(step: int) -> Evaluation:
         hooks(Hook.before_pause, step)
-        evaluation = evaluate_split(config, train.parallel, eval_variables(state), source)
+        evaluation = evaluate_split(config, train.model, train.parallel, eval_variables(state), source)
         hooks(Hook.after_evaluation, step, state, evaluation)
         miou = evaluation.scores.miou
         checkpoints.save(step, state, {"miou": miou if np.isfinite(miou) else 0.0})
