@@ -80,10 +80,13 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels. () takes that of the weights of the catalogue that the run starts from, or
-    # ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    # Normalisation of the 0..255 channels. () takes that of the weights that the run starts from, where the catalogue
+    # or the layout of their file tells it, or ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
     data.mean = ()
     data.std = ()
+    # Order in which the model gets the channels: 'rgb' or 'bgr'; mean and deviation are of red, green and blue always.
+    # '' takes that of the weights, or 'rgb'.
+    data.channel_order = ""
     # Reading threads.
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.

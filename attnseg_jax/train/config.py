@@ -19,6 +19,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
 from attnseg_jax.weights import catalogue
+from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Name of the groups that may hold any keys: the options of a part from outside the package.
 FREE = "custom"
@@ -274,6 +275,7 @@ def check_values(config: ConfigDict) -> None:
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
         ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),

@@ -25,7 +25,7 @@ from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
-from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, read_given
+from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.sizes import crop_multiple
@@ -48,7 +48,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir, config = Path(workdir), catalogue.apply(config)
+    workdir, asked = Path(workdir), config
+    config = catalogue.apply(asked, known_before(asked, workdir))
     initialize_distributed(config.distributed)
     if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)
@@ -65,6 +66,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
     )
     initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
+    if initial:
+        config, initial = initial.prepared(asked)
     logging.info(
         "%d training and %d validation images, %d classes, %.2f M parameters, %d %s device(s) by %s",
         len(train_source), len(eval_source), len(info.class_names), _millions(train.abstract.params),

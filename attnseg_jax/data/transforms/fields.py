@@ -120,9 +120,13 @@ def whole(size: tuple[int, int], factor: float) -> Window:
     return Window(scaled, (0, 0), scaled)
 
 
-def normalise(image: np.ndarray, mean: Any, std: Any) -> Float32[np.ndarray, "h w 3"]:
-    """(image - mean) / std per channel, in float32; all three on the scale 0..255."""
-    return (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w 3"]:
+    """(image - mean) / std per channel, in float32; all three on the scale 0..255, of red, green and blue.
+
+    The channels of the result are in `channel_order`, 'rgb' or 'bgr'.
+    """
+    image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return image[..., ::-1] if channel_order == "bgr" else image
 
 
 def padded(sample: Sample, multiple: int) -> Sample:
