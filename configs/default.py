@@ -80,10 +80,13 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels. () takes that of the weights of the catalogue that the run starts from, or
-    # ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    # Normalisation of the 0..255 channels. () takes that of the weights that the run starts from, where the catalogue
+    # or the layout of their file tells it, or ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
     data.mean = ()
     data.std = ()
+    # Order in which the model gets the channels: 'rgb' or 'bgr'; mean and deviation are of red, green and blue always.
+    # '' takes that of the weights, or 'rgb'.
+    data.channel_order = ""
     # Reading threads.
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.
@@ -243,9 +246,10 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.
     evaluation.batch_size = 16
-    # Images are padded at the bottom and right to multiples of this. 1 scores every image at its very size and compiles
-    # once for each; a data set of many sizes wants 64 or so.
-    evaluation.size_multiple = 1
+    # Images are padded at the bottom and right to multiples of this, and what the model makes of them is cut: 0 takes
+    # the least with which the model's maps fit the images, to which training crops are padded too. 1 pads nothing: maps
+    # are then shifted by up to their stride. A data set of many sizes, each of which is compiled for, wants 64 or so.
+    evaluation.size_multiple = 0
     # Validation images drawn at each evaluation.
     evaluation.samples = 4
 

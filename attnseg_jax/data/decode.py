@@ -1,4 +1,8 @@
-"""Encoded image and mask files to arrays, with Pillow alone (OpenCV and TensorFlow expand palette masks to RGB)."""
+"""Encoded image and mask files to arrays, with Pillow alone (OpenCV and TensorFlow expand palette masks to RGB).
+
+A photograph whose file says how it was held (EXIF orientation) is turned upright, as every viewer and annotation tool
+shows it; so is a mask, whose file rarely says so.
+"""
 
 import io
 import struct
@@ -8,13 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _UNKNOWN = 254
+# EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
+# the rows, then the columns.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 # What Pillow raises for files that are cut short or damaged, depending on where.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -33,13 +50,37 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
 
 
 def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
-    """(h, w) of an encoded image from its header; pixels are not decoded.  Raises UserError naming `name`."""
-    w, h = _open(data, name, lambda image: image.size)
-    return h, w
+    """(h, w) of an encoded image, upright; pixels are decoded only where what precedes them has no EXIF data, in PNGs.
+
+    Raises UserError naming `name`.
+    """
+    (w, h), orientation = _open(data, name, lambda image: (image.size, _orientation(image)))
+    return (w, h) if _UPRIGHT[orientation][0] else (h, w)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of the pixels that Pillow gives: a key of `_UPRIGHT`, 1 where the file says nothing."""
+    if image.format == "TIFF":
+        # Pillow turns these itself.
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGED:
+        # Damaged tags do not make the pixels unreadable.
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+    exchange, rows, columns = _UPRIGHT[orientation]
+    if orientation == 1:
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if exchange else pixels
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image to RGB; gray, palette and alpha images are converted.  Raises UserError naming `name`."""
+    """Decode an image to RGB, upright; gray, palette and alpha images are converted.  Raises UserError with `name`."""
 
     def read(image: Image.Image) -> np.ndarray:
         if image.mode.startswith(("I", "F")):
@@ -48,13 +89,13 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
             )
         return np.asarray(image.convert("RGB"))
 
-    return _open(data, name, read)
+    return _open(data, name, lambda image: _upright(read(image), _orientation(image)))
 
 
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
 ) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`.
+    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`; upright.
 
     `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
     damaged file, an RGB mask without `colors` and a colour that is not among them.
@@ -79,7 +120,7 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(data, name, read)
+    return _open(data, name, lambda image: _upright(read(image), _orientation(image)))
 
 
 def _gray_factor(image: Image.Image) -> int:
@@ -147,8 +188,10 @@ def decode_pair(
     pixels = decode_image(image, image_name)
     raw = decode_mask(mask, mask_name, colors)
     if pixels.shape[:2] != raw.shape:
+        orientation = _open(image, image_name, _orientation)
+        turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "
-            f"{pixels.shape[1]}x{pixels.shape[0]}; both must have one size"
+            f"{pixels.shape[1]}x{pixels.shape[0]}{turned}; both must have one size"
         )
     return pixels, to_train_ids(raw, table, mask_name)

@@ -40,7 +40,7 @@ def evaluate_run(
     drawn = run.config.eval.samples > 0
     if drawn:
         target("--picture", path)
-    found = evaluate_split(run.config, run.parallel, run.variables, run.source)
+    found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
     if drawn and jax.process_index() == 0:
         draw_samples(found.samples, run.source, path)
         logging.info("picture: %s", path)

@@ -36,6 +36,11 @@ class Segmenter(nn.Module):
     # Hashable, as a module must be.
     paths: Mapping[str, str] = FrozenDict()
 
+    @property
+    def size_multiple(self) -> int:
+        """As in `Backbone`: decoders and mechanisms take maps of any size."""
+        return self.backbone.size_multiple
+
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
         """Returns float32 logits at the size of `image` (float, normalised), and auxiliary logits.
 

@@ -19,6 +19,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
 from attnseg_jax.weights import catalogue
+from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Name of the groups that may hold any keys: the options of a part from outside the package.
 FREE = "custom"
@@ -27,8 +28,15 @@ DEFAULT = FOLDER / "default.py"
 # Raise this number when a default changes or when a key changes its name or meaning, and add to `MIGRATIONS`, under the
 # old number, a function that updates the values of an old `config.json`. A new key whose default does what was done
 # before needs neither.
-SCHEMA = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {}
+SCHEMA = 2
+
+
+def _unpadded(values: dict[str, Any]) -> None:
+    """Schema 1 padded no image unless it was asked to."""
+    values.setdefault("eval", {}).setdefault("size_multiple", 1)
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _unpadded}
 
 # Keys that cannot change the result of a run: its hash leaves them out.
 UNHASHED = (
@@ -267,6 +275,7 @@ def check_values(config: ConfigDict) -> None:
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
         ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
@@ -281,7 +290,7 @@ def check_values(config: ConfigDict) -> None:
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
         ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
-        ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
+        ("eval.size_multiple", config.eval.size_multiple >= 0, "at least 0"),
         ("eval.samples", config.eval.samples >= 0, "at least 0"),
     ]
     shares = ("flip", "brightness", "contrast", "saturation")

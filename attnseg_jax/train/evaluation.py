@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
@@ -17,8 +18,13 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation.counts import Counter
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.plots import segmentation
-from attnseg_jax.train.logging import track
+from attnseg_jax.train.logging import ImageBar
+from attnseg_jax.train.memory import fitting, host_bytes, shared
 from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.sizes import evaluation_multiple
+
+# Of the host's memory, how much the images of one batch may take: as many are decoded ahead, and copied once or twice.
+_SHARE = 1 / 8
 
 
 def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
@@ -41,10 +47,15 @@ class Evaluation:
     samples: dict[int, np.ndarray]
 
 
-def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
+def evaluate_split(
+    config: ConfigDict, model: nn.Module, parallel: Parallel, variables: PyTree, source: Source
+) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
     `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
+
+    Raises:
+      UserError: an image is too large for the memory; smaller batches than `config.eval.batch_size` were tried.
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
@@ -52,25 +63,28 @@ def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, so
         source,
         config.data,
         batch_size=config.eval.batch_size,
-        multiple=config.eval.size_multiple,
+        max_bytes=shared(host_bytes()) * _SHARE,
+        multiple=evaluation_multiple(config, model),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
+    bar = ImageBar("evaluate", len(source))
+
     def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
         predictions = np.asarray(predictions)
-        for part in (collector, counter, pace):
+        for part in (collector, counter, pace, bar):
             part(batch, predictions)
 
-    scores = score_batches(
-        lambda batch: parallel.evaluate(variables, batch),
-        batches,
-        source.info.num_classes,
-        on_batch=on_batch,
-        progress=lambda items: track(items, "evaluate"),
-    )
+    with bar:
+        scores = score_batches(
+            lambda batch: parallel.evaluate(variables, batch),
+            fitting(batches, parallel, variables),
+            source.info.num_classes,
+            on_batch=on_batch,
+        )
     scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
-    # Without the padding of `config.eval.size_multiple`.
+    # Without what the images were padded with.
     samples = {
         index: prediction[: source.size(index)[0], : source.size(index)[1]]
         for index, prediction in sorted(collector.predictions.items())

@@ -8,11 +8,12 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -207,11 +208,40 @@ class Progress:
         self.close()
 
 
-def track(items: Iterable, description: str, *, total: int | None = None) -> Iterable:
-    """`items` with a passing bar on a terminal (process 0 only), as they are elsewhere; for `evaluate`'s `progress`."""
-    if jax.process_index() != 0 or not is_terminal(sys.stderr):
-        return items
-    return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+class ImageBar:
+    """Says how far an evaluation is: a bar on a terminal, elsewhere a line every few seconds; process 0 only.
+
+    An `on_batch` of `evaluation.scores.score_batches`, used as a context.
+    """
+
+    def __init__(
+        self, description: str, total: int, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ):
+        self._description, self._total, self._every, self._clock = description, total, every, clock
+        self._done, self._begin = 0, clock()
+        self._said = self._begin
+        self._bar = None
+        if jax.process_index() == 0 and is_terminal(sys.stderr):
+            self._bar = tqdm(total=total, desc=description, unit=" images", leave=False, dynamic_ncols=True)
+
+    def __call__(self, batch: Mapping[str, Any], predictions: Any) -> None:
+        """Notes that a batch with `valid` [b] is done."""
+        count = int(np.sum(batch["valid"])) * jax.process_count()
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif jax.process_index() == 0 and self._done < self._total and self._clock() - self._said >= self._every:
+            self._said = self._clock()
+            left = (self._said - self._begin) * (self._total - self._done) / max(self._done, 1)
+            words = self._description, self._done, self._total, tqdm.format_interval(left)
+            logging.info("%s: %d of %d images, %s left", *words)
+
+    def __enter__(self) -> "ImageBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def peak_bytes() -> int:

@@ -25,9 +25,10 @@ from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
-from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, read_given
+from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
+from attnseg_jax.train.sizes import crop_multiple
 from attnseg_jax.train.state import TrainState, eval_variables
 from attnseg_jax.weights import catalogue
 
@@ -47,7 +48,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir, config = Path(workdir), catalogue.apply(config)
+    workdir, asked = Path(workdir), config
+    config = catalogue.apply(asked, known_before(asked, workdir))
     initialize_distributed(config.distributed)
     if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)
@@ -64,6 +66,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
     )
     initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
+    if initial:
+        config, initial = initial.prepared(asked)
     logging.info(
         "%d training and %d validation images, %d classes, %.2f M parameters, %d %s device(s) by %s",
         len(train_source), len(eval_source), len(info.class_names), _millions(train.abstract.params),
@@ -78,6 +82,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
+            multiple=crop_multiple(config, train.model),
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         stack.enter_context(closing(batches))
@@ -107,7 +112,7 @@ def _train(
 
     def evaluate_and_save(step: int) -> Evaluation:
         hooks(Hook.before_pause, step)
-        evaluation = evaluate_split(config, train.parallel, eval_variables(state), source)
+        evaluation = evaluate_split(config, train.model, train.parallel, eval_variables(state), source)
         hooks(Hook.after_evaluation, step, state, evaluation)
         miou = evaluation.scores.miou
         checkpoints.save(step, state, {"miou": miou if np.isfinite(miou) else 0.0})

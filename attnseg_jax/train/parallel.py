@@ -83,6 +83,9 @@ class Parallel:
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
+
+    Attributes:
+      fitting_rows: shape of a batch's images -> how many rows of it `train.memory` found to fit into the memory.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class Parallel:
         self.devices = list(devices or jax.devices())
         self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         self._fields, self._rule = fields, rule
+        self.fitting_rows: dict[tuple[int, ...], int] = {}
         self._build(train_step, eval_step)
 
     def put_state(self, state: PyTree) -> PyTree:
@@ -133,6 +137,24 @@ class Parallel:
         """
         confusion, prediction = self._eval(variables, self._spread(batch))
         return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
+
+    def evaluation_bytes(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> int:
+        """What `evaluate` of such a batch takes on each device beside the variables; compiles it, and runs nothing."""
+        rows = self._abstract(batch) if jax.process_count() == 1 else self._spread(batch)
+        if (found := self._lower_eval(variables, rows).compile().memory_analysis()) is None:
+            return 0
+        given = sum(x.size * x.dtype.itemsize for x in rows.values()) // len(self.local_devices)
+        return int(found.temp_size_in_bytes + found.output_size_in_bytes + given)
+
+    def _abstract(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of what `_spread` makes, without any data."""
+        count = -(-len(batch["valid"]) // len(self.local_devices)) * len(self.local_devices)
+
+        def abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
+            shape, dtype = self._row_shape((count, *x.shape[1:])), jax.dtypes.canonicalize_dtype(x.dtype)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
+
+        return {name: abstract(np.asarray(batch[name])) for name in self._fields if name in batch}
 
     def _spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         padding = -len(batch["valid"]) % len(self.local_devices)
@@ -176,8 +198,14 @@ class PmapParallel(Parallel):
         return _copy(_local(x), sharding)
 
     def _shard(self, rows):
+        return jax.device_put(rows.reshape(self._row_shape(rows.shape)), self._rows)
+
+    def _row_shape(self, shape):
         count = len(self.local_devices)
-        return jax.device_put(rows.reshape(count, len(rows) // count, *rows.shape[1:]), self._rows)
+        return (count, shape[0] // count, *shape[1:])
+
+    def _lower_eval(self, variables, batch):
+        return self._eval.lower(variables, batch)
 
     def _local_rows(self, x):
         x = np.asarray(x)
@@ -201,6 +229,13 @@ class MeshParallel(Parallel):
     def _eval(self, variables, batch):
         with jax.set_mesh(self._mesh):
             return self._compiled_eval(variables, batch)
+
+    def _lower_eval(self, variables, batch):
+        with jax.set_mesh(self._mesh):
+            return self._compiled_eval.lower(variables, batch)
+
+    def _row_shape(self, shape):
+        return shape
 
     def _train(self, state, batch):
         # The first state says which arrays there are to split.

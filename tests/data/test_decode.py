@@ -140,3 +140,57 @@ def test_size_comes_from_the_header():
     assert decode.decode_size(data[:60], "i") == (50, 70)
     with pytest.raises(UserError, match=r"^i: cannot be decoded"):
         decode.decode_size(b"no image", "i")
+
+
+# Rows then columns of an image of 2 x 3 pixels, numbered in reading order, as each orientation means them to be seen
+# (EXIF 2.32, section 4.6.5: where the first row and the first column of what is stored belong).
+SEEN = {
+    1: [[0, 1, 2], [3, 4, 5]],
+    2: [[2, 1, 0], [5, 4, 3]],
+    3: [[5, 4, 3], [2, 1, 0]],
+    4: [[3, 4, 5], [0, 1, 2]],
+    5: [[0, 3], [1, 4], [2, 5]],
+    6: [[3, 0], [4, 1], [5, 2]],
+    7: [[5, 2], [4, 1], [3, 0]],
+    8: [[2, 5], [1, 4], [0, 3]],
+}
+
+
+def turned(array, orientation, kind="PNG", **options):
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(stream, kind, exif=exif, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})])
+@pytest.mark.parametrize("orientation", SEEN)
+def test_photographs_are_turned_upright(orientation, kind, options):
+    stored = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    data = turned(np.stack([40 * stored] * 3, -1), orientation, kind, **options)
+    found = decode.decode_image(data, "photo")
+    np.testing.assert_array_equal(found[..., 1], 40 * np.array(SEEN[orientation]))
+    assert decode.decode_size(data, "photo") == found.shape[:2]
+    if kind == "PNG":
+        for array in (stored, stored.astype(np.uint16) * 300):
+            mask = decode.decode_mask(turned(array, orientation), "mask")
+            np.testing.assert_array_equal(mask, np.array(SEEN[orientation]) * (300 if array.itemsize == 2 else 1))
+
+
+def test_a_photograph_held_upright_and_its_mask():
+    image, upright = np.zeros((4, 6, 3), np.uint8), np.ones((6, 4), np.uint8)
+    table = decode.id_table((0, 1))
+    for orientation in (6, 8):
+        photo = turned(image, orientation, "JPEG")
+        pixels, label = decode.decode_pair(photo, encoded(upright), "photo.jpg", "mask.png", table, ())
+        assert pixels.shape[:2] == label.shape == (6, 4)
+        with pytest.raises(UserError, match=rf"mask is 6x4 pixels.*photo.jpg is 4x6 when.*orientation {orientation}"):
+            decode.decode_pair(photo, encoded(upright.T), "photo.jpg", "mask.png", table, ())
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 4000])
+def test_an_orientation_that_means_nothing(orientation):
+    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    data = turned(image, orientation)
+    np.testing.assert_array_equal(decode.decode_image(data, "photo"), image)
+    assert decode.decode_size(data, "photo") == (2, 3)

@@ -26,6 +26,7 @@ class FolderSource:
         self._colors = datasets.raw_colours(config)
         images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -36,9 +37,11 @@ class FolderSource:
         return {"image": pixels, "label": label, "id": image.stem}
 
     def size(self, index: int) -> tuple[int, int]:
-        """(h, w) of the image at `index`, from its header."""
-        image, _ = self._pairs[index]
-        return decode.decode_size(image, str(image))
+        """(h, w) of the image at `index`; every evaluation asks for all of them."""
+        if index not in self._sizes:
+            image, _ = self._pairs[index]
+            self._sizes[index] = decode.decode_size(image, str(image))
+        return self._sizes[index]
 
 
 def _folders(config: Any, split: str) -> tuple[Path, Path]:

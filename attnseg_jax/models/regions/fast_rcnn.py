@@ -34,6 +34,11 @@ class FastRCNN(RegionModel):
     dropout: float = option(0.5, at_least=0, below=1)
     dtype: Dtype = jnp.float32
 
+    @property
+    def size_multiple(self) -> int:
+        """As in `Backbone`."""
+        return self.backbone.size_multiple
+
     @nn.compact
     def __call__(
         self, image: Float[Array, "b h w c"], regions: Int[Array, "b h w l"], *, train: bool = False

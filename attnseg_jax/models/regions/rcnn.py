@@ -27,6 +27,8 @@ class RegionModel(nn.Module):
 
     # Batch fields that it takes -> their value in padding rows.
     inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
+    # The backbone sees windows of one size, and no map is drawn.
+    size_multiple: ClassVar[int] = 1
 
     backbone: nn.Module
     num_classes: int
