@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
@@ -15,6 +16,8 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _UNKNOWN = 254
+# Formats that change values as they like, where a mask needs each as it was.
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 # What Pillow raises for files that are cut short or damaged, depending on where.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -25,6 +28,10 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
             return read(image)
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{name}: a picture of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels is not read: cut it into tiles"
+        ) from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -39,12 +46,19 @@ def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
 
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image to RGB; gray, palette and alpha images are converted.  Raises UserError naming `name`."""
+    """Decode an image to RGB; gray, palette and alpha images are converted.
+
+    A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
+    """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith(("I", "F")) or _cut(image):
             raise UserError(
                 f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
+            )
+        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
+            logging.log_first_n(
+                logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
             )
         return np.asarray(image.convert("RGB"))
 
@@ -54,19 +68,27 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
 ) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`.
+    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
-    `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
-    damaged file, an RGB mask without `colors` and a colour that is not among them.
+    `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
+    Alpha is dropped.  Raises UserError naming `name` for a damaged file, a format that does not keep values, an RGB
+    mask without `colors` and a colour that is not among them.
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode in ("RGB", "RGBA"):
-            if not colors:
-                raise UserError(
-                    f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
-                )
+        if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+            raise UserError(
+                f"{name}: {image.format} changes the values of a mask: save it as PNG from where it was made, since "
+                "what is in this file is no longer sure"
+            )
+        if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
+            raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
+        if colors and image.mode != "CMYK":
             return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+        if image.mode in ("RGB", "RGBA"):
+            raise UserError(
+                f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
+            )
         if image.mode in ("LA", "PA"):
             return np.asarray(image)[..., 0]
         if image.mode == "1":
@@ -82,11 +104,21 @@ def decode_mask(
     return _open(data, name, read)
 
 
+def _stored(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words; "" where Pillow does not say."""
+    arguments = image.tile[0][3] if image.tile else ""
+    stored = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return stored if isinstance(stored, str) else ""
+
+
+def _cut(image: Image.Image) -> bool:
+    """Whether Pillow drops the low bytes of 16-bit channels, which it does where there are several."""
+    return ";16" in _stored(image) and not image.mode.startswith("I")
+
+
 def _gray_factor(image: Image.Image) -> int:
     """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
-    arguments = image.tile[0][3] if image.tile else ""
-    rawmode = arguments if isinstance(arguments, str) else arguments[0]
-    return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
 
 def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -99,7 +131,10 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
     unknown = codes[raw] != pixels
     if unknown.any():
         colour = tuple(int(v) for v in rgb[unknown][0])
-        raise UserError(f"{name}: the mask holds the colour {colour}, which is not in config.data.colors")
+        raise UserError(
+            f"{name}: the mask holds the colour {colour}, which is not in config.data.colors; without those, gray and "
+            "palette masks are read by value"
+        )
     return raw
 
 
