@@ -57,7 +57,8 @@ def get_config() -> ConfigDict:
     data.classes = ()
     # One (red, green, blue) for each class, for pictures.
     data.palette = ()
-    # Label table: position is the raw id in the mask, value the train id, 255 is ignored. () keeps the raw ids.
+    # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
+    # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()
     # For RGB masks: the colour of each raw id.
     data.colors = ()

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from attnseg_jax import configs
 from attnseg_jax.cli import entry
+from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
 from attnseg_jax.train import loop
@@ -36,7 +37,7 @@ def _train() -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
     result = loop.run(config, workdir)
-    miou = "absent" if result["miou"] is None else f"{result['miou']:.4f}"
+    miou = tables.mean_iou(result["miou"], result.get("iou", {}))
     print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")

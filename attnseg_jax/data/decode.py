@@ -12,10 +12,10 @@ from absl import logging
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
-_UNKNOWN = 254
 # Formats that change values as they like, where a mask needs each as it was.
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 # What Pillow raises for files that are cut short or damaged, depending on where.
@@ -140,7 +140,7 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
 
 def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
     """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
-    table = np.full(1 << 16, _UNKNOWN, np.uint8)
+    table = np.full(1 << 16, UNKNOWN, np.uint8)
     table[IGNORE_LABEL] = IGNORE_LABEL
     table[: len(ids)] = ids
     return table
@@ -153,14 +153,15 @@ def to_train_ids(
     # Values of 32-bit masks may lie outside the table; "clip" looks up its last entry for them, which is unknown.
     label = np.take(table, raw, mode="clip")
     if raw.dtype.itemsize > 2 and raw.size and (raw.min() < 0):
-        label = np.where(raw < 0, np.uint8(_UNKNOWN), label)
-    unknown = label == _UNKNOWN
+        label = np.where(raw < 0, np.uint8(UNKNOWN), label)
+    unknown = label == UNKNOWN
     if unknown.any():
         value = int(raw[unknown].min())
-        known = np.flatnonzero(table != _UNKNOWN)
+        known = np.flatnonzero(table != UNKNOWN)
         raise UserError(
             f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
-            f"({_ranges(known)}); config.data.ids maps raw ids to train ids ({IGNORE_LABEL} ignores)"
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in (({value}, 0), (7, {IGNORE_LABEL})) "
+            f"({IGNORE_LABEL} ignores)"
         )
     return label
 

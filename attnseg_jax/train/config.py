@@ -257,6 +257,13 @@ def _colours(value: Any) -> bool:
     return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
 
 
+def _ids(value: Any) -> bool:
+    if _all(value, int):
+        return len(value) <= 1 << 16
+    pairs = _all(value, tuple) and all(_numbers(pair, 2, int) and 0 <= pair[0] < 1 << 16 for pair in value)
+    return pairs and len({raw for raw, _ in value}) == len(value)
+
+
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
     data, train = config.data, config.train
@@ -270,7 +277,7 @@ def check_values(config: ConfigDict) -> None:
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
-        ("data.ids", _all(data.ids, int), "whole numbers"),
+        ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("data.threads", data.threads >= 0, "at least 0"),

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.regions import cache as region_cache
-from attnseg_jax.data.sources import Source, load_source, survey
+from attnseg_jax.data.sources import Source, absent_classes, check_classes, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, write_atomically
@@ -148,12 +148,16 @@ def _surveyed_weights(
 ) -> np.ndarray | None:
     """Class weights, after every file was read once where the config asks for it."""
     names = train_source.info.class_names
-    fresh = not (workdir / "config.json").exists()
+    check = config.data.check and not (workdir / "config.json").exists()
     counts = None
-    if config.loss.class_weights == "median_frequency" or (config.data.check and fresh):
+    if config.loss.class_weights == "median_frequency" or check:
         counts = survey(train_source)
-    if config.data.check and fresh:
-        survey(eval_source)
+        if check:
+            check_classes(train_source, counts)
+        elif absent := absent_classes(train_source, counts):
+            logging.warning("no pixel of the training masks is %s, which cannot be learned", absent)
+    if check and (absent := absent_classes(eval_source, survey(eval_source))):
+        logging.warning("no pixel of the %s masks is %s: no score tells of it", config.data.eval_split, absent)
     return class_weights(config.loss, names, counts)
 
 

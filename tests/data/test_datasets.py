@@ -48,6 +48,19 @@ def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_confi
     assert len(set(datasets.default_palette(254))) == 254
 
 
+def test_ids_as_pairs(data_config):
+    """What is not listed is unknown, which masks may not hold; 255 is ignored unless it is listed."""
+    names = {"classes": ("background", "lesion")}
+    ids = datasets.from_config(data_config(**names, ids=((0, 0), (255, 1)))).ids
+    assert ids == (0, *[datasets.UNKNOWN] * 254, 1)
+    ids = datasets.from_config(data_config(**names, ids=((300, 0), (7, 1), (8, 255)))).ids
+    assert len(ids) == 301 and {raw: train for raw, train in enumerate(ids) if train != datasets.UNKNOWN} == {
+        7: 1, 8: 255, 255: 255, 300: 0
+    }  # fmt: skip
+    with pytest.raises(UserError, match="maps raw id 7 to 2, but there are 2 classes"):
+        datasets.from_config(data_config(**names, ids=((7, 2),)))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

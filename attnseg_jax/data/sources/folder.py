@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Integer
+
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
@@ -34,6 +37,11 @@ class FolderSource:
         image, mask = self._pairs[index]
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}
+
+    def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
+        """The mask at `index` before the table of ids."""
+        _, mask = self._pairs[index]
+        return decode.decode_mask(mask, str(mask), self._colors)
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""

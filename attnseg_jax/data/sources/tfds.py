@@ -52,6 +52,11 @@ class TfdsSource:
         )
         return {"image": image, "label": label, "id": name}
 
+    def raw(self, index: int) -> np.ndarray:
+        """The mask at `index` before the table of ids."""
+        data = _bytes(self._records[int(index)][self._label])
+        return decode.decode_mask(data, f"{self._place}[{index}] {self._label}", self._colors)
+
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
         # Every evaluation asks for all sizes, and for each a whole record must be read.
