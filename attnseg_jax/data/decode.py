@@ -160,7 +160,7 @@ def to_train_ids(
         known = np.flatnonzero(table != UNKNOWN)
         raise UserError(
             f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
-            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in (({value}, 0), (7, {IGNORE_LABEL})) "
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in ((0, 0), ({value}, 1)) "
             f"({IGNORE_LABEL} ignores)"
         )
     return label

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from attnseg_jax.configs import FOLDER
-from attnseg_jax.data import regions, transforms
+from attnseg_jax.data import datasets, regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
@@ -48,12 +48,23 @@ UNHASHED = (
 )
 
 
+def filled(config: ConfigDict) -> ConfigDict:
+    """A copy that says what the config leaves to the weights that it starts from and to the folder of its pictures.
+
+    See `weights.catalogue.apply` and `data.datasets.of_folder`.
+    """
+    config = catalogue.apply(config)
+    with config.unlocked():
+        datasets.of_folder(config.data)
+    return config
+
+
 def resolve(config: ConfigDict) -> dict[str, Any]:
     """The config as plain values, without the options of parts, losses and regions that it does not use.
 
-    What it leaves to the weights that it starts from has their values, see `weights.catalogue.apply`.
+    What it leaves to others is `filled`.
     """
-    resolved = catalogue.apply(config).to_dict()
+    resolved = filled(config).to_dict()
     resolved["model"] = selected(resolved["model"])
     regions_, loss, objective = resolved["data"]["regions"], resolved["loss"], resolved["objective"]
     resolved["data"]["regions"] = _chosen(regions_, regions_["method"])
@@ -89,7 +100,7 @@ def config_hash(config: ConfigDict) -> str:
     defaults = flatten_dict(_defaults(), sep=".")
     values = flatten_dict(resolve(config), sep=".")
     # The folder of a data set without a name is what says which it is.
-    left_out = {*UNHASHED} - (set() if config.data.name else {"data.dir"})
+    left_out = {*UNHASHED} - (set() if values["data.name"] else {"data.dir"})
     changed = {
         key: value
         for key, value in values.items()

@@ -29,7 +29,6 @@ from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, 
 from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.state import TrainState, eval_variables
-from attnseg_jax.weights import catalogue
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir, config = Path(workdir), catalogue.apply(config)
+    workdir, config = Path(workdir), configs.filled(config)
     initialize_distributed(config.distributed)
     if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)

@@ -61,6 +61,26 @@ def test_ids_as_pairs(data_config):
         datasets.from_config(data_config(**names, ids=((7, 2),)))
 
 
+def test_a_folder_has_its_own_classes(data_config, tmp_path):
+    """Not those of the embedded data set, but those that its file names or the config gives."""
+    (tmp_path / "classes.txt").write_text("background\n\n  cell wall \nnucleus\n", encoding="utf-8-sig")
+    found = {}
+    for case, changes in {
+        "file": {"name": "context"}, "given": {"name": "context", "classes": ("a", "b")}, "known": {"name": "camvid"},
+        "tfds": {"name": "context", "source": "tfds"}, "elsewhere": {"dir": ""},
+    }.items():  # fmt: skip
+        config = data_config(**{"classes": (), "dir": str(tmp_path), **changes})
+        datasets.of_folder(config)
+        found[case] = config.name, config.classes
+    assert found == {
+        "file": ("", ("background", "cell wall", "nucleus")), "given": ("", ("a", "b")), "known": ("camvid", ()),
+        "tfds": ("context", ()), "elsewhere": ("", ()),
+    }  # fmt: skip
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"classes\.txt cannot be read"):
+        datasets.of_folder(data_config(classes=(), dir=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

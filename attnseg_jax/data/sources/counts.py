@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnseg_jax.data.sources.protocol import Source, check_sample
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _BAR_FROM = 500
@@ -56,9 +56,10 @@ def survey(source: Source, threads: int | None = None) -> Survey:
             counts.append(found[0])
             sizes.append(found[1])
     if bad:
+        if len(bad := [*dict.fromkeys(bad)]) == 1:
+            raise UserError(bad[0])
         more = "; there may be more" if len(bad) == _MOST_LISTED else ""
-        lines = [f"{len(bad)} of {len(source)} pairs cannot be used{more}:", *bad]
-        raise UserError(bad[0] if len(bad) == 1 else "\n  ".join(lines))
+        raise UserErrors(f"{len(bad)} of {len(source)} pairs cannot be used{more}:", bad)
     per_image = np.array(counts, np.int64).reshape(-1, k)
     if not per_image.any():
         raise UserError(

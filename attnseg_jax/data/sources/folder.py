@@ -24,10 +24,10 @@ class FolderSource:
     """
 
     def __init__(self, config: Any, split: str):
+        images, masks = _folders(config, split)
         self.info = datasets.info(config)
         self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
-        images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)
 
     def __len__(self) -> int:
@@ -69,7 +69,8 @@ def _folders(config: Any, split: str) -> tuple[Path, Path]:
 
 def _files(folder: Path) -> Iterable[Path]:
     # Hidden files such as the `._x.png` of macOS archives are no images.
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if p.is_file())
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from absl import logging
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.data.context.builder import AttnsegContext
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 
 _EMBEDDED = AttnsegContext.name
 
@@ -90,7 +91,7 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
                 f'python -c "import tensorflow_datasets as t; t.builder({arguments})'
                 ".download_and_prepare(file_format='array_record')\""
             )
-        _draw(builder)
+        _draw(builder, directory)
         # The metadata of a prepared data set is read when its builder is made.
         builder = tfds.builder(name, **where)
     return builder
@@ -101,7 +102,15 @@ def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
     return (builder.data_path / "dataset_info.json").exists()
 
 
-def _draw(builder: tfds.core.DatasetBuilder) -> None:
+def _draw(builder: tfds.core.DatasetBuilder, directory: str) -> None:
+    own = next(
+        (name for name in ("images", "masks", "train", "trainannot") if (expanded(directory) / name).is_dir()), ""
+    )
+    if directory and own:
+        raise UserError(
+            f"config.data.dir={directory} holds a folder {own!r}, and the embedded data set would be drawn beside it: "
+            "for the pictures in there set config.data.source='folder', for the embedded ones another config.data.dir"
+        )
     logging.info("drawing the data set %s (once) into %s", builder.info.full_name, builder.data_path)
     tfds.disable_progress_bar()
     try:
