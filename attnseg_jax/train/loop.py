@@ -22,6 +22,7 @@ from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.train import config as configs
+from attnseg_jax.train import continued
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
@@ -73,6 +74,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
         start = int(state.step)
+        continued.check_config(config, workdir, start)
+        continued.check_data(workdir, start, training=train_source, validation=eval_source)
         _write_config(config, workdir)
         hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
         batches = train_batches(

@@ -29,6 +29,7 @@ class FolderSource:
         self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
         self._pairs = _pair(images, masks)
+        self._root = expanded(config.dir)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -37,6 +38,10 @@ class FolderSource:
         image, mask = self._pairs[index]
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}
+
+    def files(self) -> dict[str, Path]:
+        """The image and mask files by their names below the data set's folder."""
+        return {str(path.relative_to(self._root)): path for pair in self._pairs for path in pair}
 
     def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
         """The mask at `index` before the table of ids."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ class TfdsSource:
     unknown name, data that is not there or not readable without TensorFlow, and unknown splits or features.
     """
 
+    prepared = True
+
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
         dataset = datasets.from_config(config)
@@ -35,6 +38,7 @@ class TfdsSource:
         # TFDS decodes nothing: the two images in use are decoded here, the other images of a record not at all.
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
+        self._folder = Path(builder.data_path)
         self._place = f"{builder.info.full_name} {split}"
         self._sizes: dict[int, tuple[int, int]] = {}
 
@@ -52,6 +56,10 @@ class TfdsSource:
             self._colors,
         )
         return {"image": image, "label": label, "id": name}
+
+    def files(self) -> dict[str, Path]:
+        """The record files by their names."""
+        return {path.name: Path(path) for path in self._folder.iterdir() if ".array_record" in path.name}
 
     def raw(self, index: int) -> np.ndarray:
         """The mask at `index` before the table of ids."""
