@@ -49,6 +49,20 @@ def option_path(path: str) -> Iterator[None]:
         raise OptionError(error.field, error.value, error.hint, path) from None
 
 
+class UserErrors(UserError):
+    """Several mistakes at once: a line that says how many, and one for each.
+
+    >>> raise UserErrors("2 files cannot be read:", ["a.png: cut short", "b.png: no picture"])
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserErrors: 2 files cannot be read:
+      a.png: cut short
+      b.png: no picture
+    """
+
+    def __init__(self, what: str, mistakes: Iterable[str]):
+        super().__init__("\n  ".join([what, *(" ".join(line.split()) for line in mistakes)]))
+
+
 class Stopped(Exception):
     """A run ended early because it was told to, with everything saved; the message says how to go on."""
 

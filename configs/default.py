@@ -46,20 +46,22 @@ def get_config() -> ConfigDict:
     data.name = "context"
     # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
     data.tfds_name = ""
-    # Root folder of a 'folder' source; data_dir of TFDS ('' is the default of TFDS).
+    # Root folder of a 'folder' source, which it means where neither source nor data set is given on the command line;
+    # data_dir of TFDS ('' is the default of TFDS).
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train), 'auto'.
     data.layout = "auto"
     # Names of the splits: to train on, and to evaluate during and after training.
     data.train_split = "train"
     data.eval_split = "val"
-    # Class names, in the order of the train ids.
+    # Class names, in the order of the train ids; () takes those of `name`, or of classes.txt in `dir`, one a line.
     data.classes = ()
     # One (red, green, blue) for each class, for pictures.
     data.palette = ()
-    # Label table: position is the raw id in the mask, value the train id, 255 is ignored. () keeps the raw ids.
+    # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
+    # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()
-    # For RGB masks: the colour of each raw id.
+    # The colour of each raw id, where masks are pictures (RGB, palette or gray); () takes gray values and indices.
     data.colors = ()
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0

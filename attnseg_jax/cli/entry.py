@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from attnseg_jax.errors import Stopped, UserError, nearest
+from attnseg_jax.errors import Stopped, UserError, UserErrors, nearest
 from attnseg_jax.parts import outside_frames
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
@@ -86,6 +86,9 @@ def _parse(argv: list[str]) -> list[str]:
 def _guarded(action: Callable[[], Any]) -> Any:
     try:
         return action()
+    except UserErrors as errors:
+        print("error:", errors, file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
-_UNKNOWN = 254
 # EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
 # the rows, then the columns.
 _ORIENTATION = 0x0112
@@ -32,6 +33,8 @@ _UPRIGHT = {
     7: (True, True, True),
     8: (True, True, False),
 }
+# Formats that change values as they like, where a mask needs each as it was.
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 # What Pillow raises for files that are cut short or damaged, depending on where.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -42,6 +45,10 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
             return read(image)
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{name}: a picture of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels is not read: cut it into tiles"
+        ) from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -80,12 +87,19 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image to RGB, upright; gray, palette and alpha images are converted.  Raises UserError with `name`."""
+    """Decode an image to RGB, upright; gray, palette and alpha images are converted.
+
+    A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
+    """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith(("I", "F")) or _cut(image):
             raise UserError(
                 f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
+            )
+        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
+            logging.log_first_n(
+                logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
             )
         return np.asarray(image.convert("RGB"))
 
@@ -95,19 +109,27 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
 ) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`; upright.
+    """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
-    `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
-    damaged file, an RGB mask without `colors` and a colour that is not among them.
+    `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
+    Alpha is dropped.  Raises UserError naming `name` for a damaged file, a format that does not keep values, an RGB
+    mask without `colors` and a colour that is not among them.
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode in ("RGB", "RGBA"):
-            if not colors:
-                raise UserError(
-                    f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
-                )
+        if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+            raise UserError(
+                f"{name}: {image.format} changes the values of a mask: save it as PNG from where it was made, since "
+                "what is in this file is no longer sure"
+            )
+        if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
+            raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
+        if colors and image.mode != "CMYK":
             return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+        if image.mode in ("RGB", "RGBA"):
+            raise UserError(
+                f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
+            )
         if image.mode in ("LA", "PA"):
             return np.asarray(image)[..., 0]
         if image.mode == "1":
@@ -123,11 +145,21 @@ def decode_mask(
     return _open(data, name, lambda image: _upright(read(image), _orientation(image)))
 
 
+def _stored(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words; "" where Pillow does not say."""
+    arguments = image.tile[0][3] if image.tile else ""
+    stored = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return stored if isinstance(stored, str) else ""
+
+
+def _cut(image: Image.Image) -> bool:
+    """Whether Pillow drops the low bytes of 16-bit channels, which it does where there are several."""
+    return ";16" in _stored(image) and not image.mode.startswith("I")
+
+
 def _gray_factor(image: Image.Image) -> int:
     """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
-    arguments = image.tile[0][3] if image.tile else ""
-    rawmode = arguments if isinstance(arguments, str) else arguments[0]
-    return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
 
 def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -140,13 +172,16 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
     unknown = codes[raw] != pixels
     if unknown.any():
         colour = tuple(int(v) for v in rgb[unknown][0])
-        raise UserError(f"{name}: the mask holds the colour {colour}, which is not in config.data.colors")
+        raise UserError(
+            f"{name}: the mask holds the colour {colour}, which is not in config.data.colors; without those, gray and "
+            "palette masks are read by value"
+        )
     return raw
 
 
 def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
     """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
-    table = np.full(1 << 16, _UNKNOWN, np.uint8)
+    table = np.full(1 << 16, UNKNOWN, np.uint8)
     table[IGNORE_LABEL] = IGNORE_LABEL
     table[: len(ids)] = ids
     return table
@@ -159,14 +194,15 @@ def to_train_ids(
     # Values of 32-bit masks may lie outside the table; "clip" looks up its last entry for them, which is unknown.
     label = np.take(table, raw, mode="clip")
     if raw.dtype.itemsize > 2 and raw.size and (raw.min() < 0):
-        label = np.where(raw < 0, np.uint8(_UNKNOWN), label)
-    unknown = label == _UNKNOWN
+        label = np.where(raw < 0, np.uint8(UNKNOWN), label)
+    unknown = label == UNKNOWN
     if unknown.any():
         value = int(raw[unknown].min())
-        known = np.flatnonzero(table != _UNKNOWN)
+        known = np.flatnonzero(table != UNKNOWN)
         raise UserError(
             f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
-            f"({_ranges(known)}); config.data.ids maps raw ids to train ids ({IGNORE_LABEL} ignores)"
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in ((0, 0), ({value}, 1)) "
+            f"({IGNORE_LABEL} ignores)"
         )
     return label
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attnseg_jax.evaluation.scores import Scores
@@ -55,6 +55,32 @@ def finite(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def fewer_classes(iou: Mapping[str, float | None]) -> str:
+    """Over how many classes a mean IoU is taken, where that is not all of them: else "".
+
+    Args:
+      iou: of each class by its name; NaN or None for one that is neither in truth nor in prediction.
+
+    >>> fewer_classes({"sky": 0.7, "road": 0.8, "tram": None}), fewer_classes({"sky": 0.7, "road": 0.8})
+    ('2 of 3 classes: tram is absent', '')
+    """
+    absent = [name for name, value in iou.items() if value is None or math.isnan(value)]
+    if not absent or len(absent) == len(iou):
+        return ""
+    names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return f"{len(iou) - len(absent)} of {len(iou)} classes: {names} {'is' if len(absent) == 1 else 'are'} absent"
+
+
+def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
+    """A mean IoU in words, "absent" for none; `iou` as in `fewer_classes`.
+
+    >>> mean_iou(0.75, {"sky": 0.7, "road": 0.8, "tram": None}), mean_iou(None, {})
+    ('0.7500 (2 of 3 classes: tram is absent)', 'absent')
+    """
+    fewer = fewer_classes(iou)
+    return _number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
+
+
 def table(scores: Scores, class_names: Sequence[str]) -> str:
     """Plain text: a line per class (IoU, accuracy, share of the true pixels), then the overall scores.
 
@@ -71,6 +97,7 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
     mIoU            0.7750
     pixel accuracy  0.8750
     class accuracy  0.8750
+    mIoU of 2 of 3 classes: tram is absent
 
     Raises:
       ValueError: there are not as many names as classes.
@@ -86,6 +113,8 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
     classes = zip(class_names, *columns, strict=True)
     lines = text_table(titles, [*classes, *([name, _number(value)] for name, value in overall.items())])
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
+    if fewer := fewer_classes(dict(zip(class_names, scores.iou))):
+        lines.append(f"mIoU of {fewer}")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from attnseg_jax.configs import FOLDER
-from attnseg_jax.data import regions, transforms
+from attnseg_jax.data import datasets, regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
@@ -56,12 +56,28 @@ UNHASHED = (
 )
 
 
+def filled(config: ConfigDict) -> ConfigDict:
+    """A copy that says what the config leaves to the weights that it starts from and to the folder of its pictures.
+
+    See `weights.catalogue.apply` and `data.datasets.of_folder`.
+    """
+    return catalogue.apply(with_folder(config))
+
+
+def with_folder(config: ConfigDict) -> ConfigDict:
+    """A copy with what the folder of its pictures says of them, see `data.datasets.of_folder`."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        datasets.of_folder(config.data)
+    return config
+
+
 def resolve(config: ConfigDict) -> dict[str, Any]:
     """The config as plain values, without the options of parts, losses and regions that it does not use.
 
-    What it leaves to the weights that it starts from has their values, see `weights.catalogue.apply`.
+    What it leaves to others is `filled`.
     """
-    resolved = catalogue.apply(config).to_dict()
+    resolved = filled(config).to_dict()
     resolved["model"] = selected(resolved["model"])
     regions_, loss, objective = resolved["data"]["regions"], resolved["loss"], resolved["objective"]
     resolved["data"]["regions"] = _chosen(regions_, regions_["method"])
@@ -97,7 +113,7 @@ def config_hash(config: ConfigDict) -> str:
     defaults = flatten_dict(_defaults(), sep=".")
     values = flatten_dict(resolve(config), sep=".")
     # The folder of a data set without a name is what says which it is.
-    left_out = {*UNHASHED} - (set() if config.data.name else {"data.dir"})
+    left_out = {*UNHASHED} - (set() if values["data.name"] else {"data.dir"})
     changed = {
         key: value
         for key, value in values.items()
@@ -265,6 +281,13 @@ def _colours(value: Any) -> bool:
     return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
 
 
+def _ids(value: Any) -> bool:
+    if _all(value, int):
+        return len(value) <= 1 << 16
+    pairs = _all(value, tuple) and all(_numbers(pair, 2, int) and 0 <= pair[0] < 1 << 16 for pair in value)
+    return pairs and len({raw for raw, _ in value}) == len(value)
+
+
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
     data, train = config.data, config.train
@@ -279,7 +302,7 @@ def check_values(config: ConfigDict) -> None:
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
-        ("data.ids", _all(data.ids, int), "whole numbers"),
+        ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("data.threads", data.threads >= 0, "at least 0"),

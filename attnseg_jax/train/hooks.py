@@ -13,6 +13,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.sources import Source
+from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.files import read_series, write_atomically
 from attnseg_jax.parts import check_subclass, resolve
@@ -95,7 +96,8 @@ class Log(Hook):
         if not (step in checkpoints.steps() and checkpoints.metrics(step)):
             # A checkpoint with metrics has its line already.
             self._writer.write_scores(step, scores, self.training.source.info.class_names)
-        self._message = f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
+        miou = tables.mean_iou(scores.miou, dict(zip(self.training.source.info.class_names, scores.iou)))
+        self._message = f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}"
 
     def after_save(self, step):
         """Goes on with the clock."""
@@ -222,9 +224,14 @@ class Meter:
                 self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def result(self) -> dict[str, float]:
-        """Means over the added steps, mIoU and pixel accuracy of their pixels where counted, the last learning rate."""
+        """Means over the added steps, mIoU and pixel accuracy of their pixels where counted, the last learning rate.
+
+        Where the mIoU is not that of all classes, `absent_classes` is the number of the others.
+        """
         result = {name: value / self.steps for name, value in self._sums.items()}
         if isinstance(self._confusion, np.ndarray):
             scores = Scores.from_confusion(self._confusion)
             result |= {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+            if absent := int(np.isnan(scores.iou).sum()):
+                result["absent_classes"] = absent
         return {**result, "learning_rate": self._learning_rate}

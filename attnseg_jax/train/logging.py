@@ -170,6 +170,8 @@ class Progress:
         self._reported_step, self._since = step, now
         labels = {"loss": "loss", "miou": "mIoU"}
         words = [f"{label} {float(metrics[name]):.3f}" for name, label in labels.items() if name in metrics]
+        if absent := metrics.get("absent_classes"):
+            words.append(f"({absent} absent)")
         pace = seconds / steps if steps > 0 and self._compiled else None
         self._compiled = True
         if steps > 0 and seconds > 0:

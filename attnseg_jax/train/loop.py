@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.regions import cache as region_cache
-from attnseg_jax.data.sources import Source, load_source, survey
+from attnseg_jax.data.sources import Source, absent_classes, check_classes, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, write_atomically
 from attnseg_jax.train import config as configs
+from attnseg_jax.train import continued
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
@@ -48,7 +49,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         which the last good checkpoint is still there.
       Stopped: SIGTERM came; the last step is saved.
     """
-    workdir, asked = Path(workdir), config
+    workdir, asked = Path(workdir), configs.with_folder(config)
     config = catalogue.apply(asked, known_before(asked, workdir))
     initialize_distributed(config.distributed)
     if (result := _finished(config, workdir)) is not None:
@@ -78,6 +79,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
         start = int(state.step)
+        continued.check_config(config, workdir, start)
+        continued.check_data(workdir, start, training=train_source, validation=eval_source)
         _write_config(config, workdir)
         hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
         batches = train_batches(
@@ -153,12 +156,16 @@ def _surveyed_weights(
 ) -> np.ndarray | None:
     """Class weights, after every file was read once where the config asks for it."""
     names = train_source.info.class_names
-    fresh = not (workdir / "config.json").exists()
+    check = config.data.check and not (workdir / "config.json").exists()
     counts = None
-    if config.loss.class_weights == "median_frequency" or (config.data.check and fresh):
+    if config.loss.class_weights == "median_frequency" or check:
         counts = survey(train_source)
-    if config.data.check and fresh:
-        survey(eval_source)
+        if check:
+            check_classes(train_source, counts)
+        elif absent := absent_classes(train_source, counts):
+            logging.warning("no pixel of the training masks is %s, which cannot be learned", absent)
+    if check and (absent := absent_classes(eval_source, survey(eval_source))):
+        logging.warning("no pixel of the %s masks is %s: no score tells of it", config.data.eval_split, absent)
     return class_weights(config.loss, names, counts)
 
 

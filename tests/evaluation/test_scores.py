@@ -40,6 +40,7 @@ def test_table_by_hand():
         "mIoU            0.3905",
         "pixel accuracy  0.7000",
         "class accuracy  0.5556",
+        "mIoU of 3 of 4 classes: tram is absent",
     ]
 
 

@@ -65,6 +65,16 @@ def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
     assert configs.config_hash(config) != configs.config_hash(other)
 
 
+def test_two_folders_are_two_runs():
+    """Though both have the default's name of a data set."""
+    hashes = set()
+    for folder in ("one", "other"):
+        config = default.get_config()
+        config.data.update(source="folder", dir=folder, classes=("a", "b"))
+        hashes.add(configs.config_hash(config))
+    assert len(hashes) == 2
+
+
 def test_a_key_added_later_does_not_change_the_hash(monkeypatch):
     """Once the defaults have it, at the value that does what was done before."""
     config = default.get_config()

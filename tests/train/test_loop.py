@@ -201,7 +201,25 @@ def test_fewer_steps_than_there_are_evaluate_what_is_there(make_config, copy, fi
     assert "config.train.steps: 18 -> 10" in caplog.text
 
 
-def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch):
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("optimizer__learning_rate", 0.01, "config.optimizer.learning_rate: 0.05 -> 0.01"),
+        ("loss__name", "dice", "config.loss.name: cross_entropy -> dice"),
+        ("data__ids", (1, 0, 2, 3, 4), "config.data.ids: () -> (1, 0, 2, 3, 4)"),
+    ],
+)
+def test_a_finished_workdir_is_not_trained_otherwise(key, value, said, make_config, config, copy, finished):
+    kept = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    other = {"train__steps": STEPS, "train__eval_every": EVAL_EVERY, "train__log_every": LOG_EVERY, key: value}
+    with pytest.raises(UserError, match=f"has trained {STEPS} steps already") as refused:
+        loop.run(make_config(**other), copy)
+    assert f"{said}: another --workdir starts anew, config.train.steps above {STEPS} goes on" in str(refused.value)
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == kept
+    assert loop.run(config, copy) == finished[1]
+
+
+def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch, caplog):
     longer = make_config(train__steps=STEPS + 20, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
 
     def fail(_):
@@ -212,6 +230,8 @@ def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, 
         with pytest.raises(InterruptedError):
             loop.run(longer, copy)
     assert not (copy / "result.json").exists()
+    # (1 - (18 - 2) / (38 - 2))^0.9 of 0.05, where the schedule of 18 steps has come to its end.
+    assert "jumps at step 18: 0 by the schedule of 18 steps before, 0.0295 by that of 38 steps now" in caplog.text
     assert json.loads((copy / "config.json").read_text())["train"]["steps"] == STEPS + 20
 
 

@@ -2,13 +2,23 @@
 
 from typing import Any
 
-from attnseg_jax.data.sources.counts import Survey, survey
+from attnseg_jax.data.sources.counts import Survey, absent_classes, check_classes, survey
 from attnseg_jax.data.sources.protocol import Source, check_sample
 from attnseg_jax.data.sources.resized import ResizedSource
 from attnseg_jax.errors import UserError
 from attnseg_jax.parts import resolve
 
-__all__ = ["SOURCES", "ResizedSource", "Source", "Survey", "check_sample", "load_source", "survey"]
+__all__ = [
+    "SOURCES",
+    "ResizedSource",
+    "Source",
+    "Survey",
+    "absent_classes",
+    "check_classes",
+    "check_sample",
+    "load_source",
+    "survey",
+]
 
 SOURCES: dict[str, str] = {
     "folder": "attnseg_jax.data.sources.folder:FolderSource",

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Integer
+
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
@@ -21,12 +24,13 @@ class FolderSource:
     """
 
     def __init__(self, config: Any, split: str):
+        images, masks = _folders(config, split)
         self.info = datasets.info(config)
         self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
-        images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._root = expanded(config.dir)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -35,6 +39,15 @@ class FolderSource:
         image, mask = self._pairs[index]
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}
+
+    def files(self) -> dict[str, Path]:
+        """The image and mask files by their names below the data set's folder."""
+        return {str(path.relative_to(self._root)): path for pair in self._pairs for path in pair}
+
+    def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
+        """The mask at `index` before the table of ids."""
+        _, mask = self._pairs[index]
+        return decode.decode_mask(mask, str(mask), self._colors)
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
@@ -64,7 +77,8 @@ def _folders(config: Any, split: str) -> tuple[Path, Path]:
 
 def _files(folder: Path) -> Iterable[Path]:
     # Hidden files such as the `._x.png` of macOS archives are no images.
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if p.is_file())
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -14,6 +14,10 @@ class Source(Protocol):
     `source[i]` is `{'image': uint8 [h, w, 3], 'label': uint8 [h, w] (train ids, 255 ignored), 'id': str}`.  It may hold
     further fields for a model or an objective: arrays [h, w, ...], or of one shape for all samples.
     `source.size(i)` is (h, w), which should not decode any pixels.  Both raise UserError for a bad file.
+
+    A source may also have `raw(i)`, the mask before the table of ids, which messages then quote, and `files()`, names
+    and paths of its files, by which a run notices that they changed; of files of a tool's own `prepared = True` says
+    that their sizes tell enough.
     """
 
     info: DatasetInfo

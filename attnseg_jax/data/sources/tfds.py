@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from absl import logging
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.data.context.builder import AttnsegContext
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 
 _EMBEDDED = AttnsegContext.name
 
@@ -21,6 +23,8 @@ class TfdsSource:
     The embedded set is drawn on first use; anything else must have been prepared.  Raises UserError, when made, for an
     unknown name, data that is not there or not readable without TensorFlow, and unknown splits or features.
     """
+
+    prepared = True
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
@@ -34,6 +38,7 @@ class TfdsSource:
         # TFDS decodes nothing: the two images in use are decoded here, the other images of a record not at all.
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
+        self._folder = Path(builder.data_path)
         self._place = f"{builder.info.full_name} {split}"
         self._sizes: dict[int, tuple[int, int]] = {}
 
@@ -51,6 +56,15 @@ class TfdsSource:
             self._colors,
         )
         return {"image": image, "label": label, "id": name}
+
+    def files(self) -> dict[str, Path]:
+        """The record files by their names."""
+        return {path.name: Path(path) for path in self._folder.iterdir() if ".array_record" in path.name}
+
+    def raw(self, index: int) -> np.ndarray:
+        """The mask at `index` before the table of ids."""
+        data = _bytes(self._records[int(index)][self._label])
+        return decode.decode_mask(data, f"{self._place}[{index}] {self._label}", self._colors)
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
@@ -85,7 +99,7 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
                 f'python -c "import tensorflow_datasets as t; t.builder({arguments})'
                 ".download_and_prepare(file_format='array_record')\""
             )
-        _draw(builder)
+        _draw(builder, directory)
         # The metadata of a prepared data set is read when its builder is made.
         builder = tfds.builder(name, **where)
     return builder
@@ -96,7 +110,15 @@ def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
     return (builder.data_path / "dataset_info.json").exists()
 
 
-def _draw(builder: tfds.core.DatasetBuilder) -> None:
+def _draw(builder: tfds.core.DatasetBuilder, directory: str) -> None:
+    own = next(
+        (name for name in ("images", "masks", "train", "trainannot") if (expanded(directory) / name).is_dir()), ""
+    )
+    if directory and own:
+        raise UserError(
+            f"config.data.dir={directory} holds a folder {own!r}, and the embedded data set would be drawn beside it: "
+            "for the pictures in there set config.data.source='folder', for the embedded ones another config.data.dir"
+        )
     logging.info("drawing the data set %s (once) into %s", builder.info.full_name, builder.data_path)
     tfds.disable_progress_bar()
     try:

@@ -137,8 +137,9 @@ def test_palette_masks_keep_their_indices_and_keys_are_found(data_config, palett
 
 def test_a_bad_value_names_the_record(data_config, palettes_dir):
     config = data_config(source="tfds", tfds_name="attnseg_test_palettes", dir=str(palettes_dir), ids=(0, 1))
+    # One line for each record with such a value.
     with pytest.raises(
-        UserError, match=r"^attnseg_test_palettes/1\.0\.0 train\[\d\] mask: the mask holds the value [23]"
+        UserError, match=r"\n  attnseg_test_palettes/1\.0\.0 train\[\d\] mask: the mask holds the value [23]"
     ):
         survey(load_source(config, "train"))
 
