@@ -1,5 +1,6 @@
 """Files that are either whole or absent, folders that are ready for them, and what several rooms read."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -33,6 +34,25 @@ def file_sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+
+
+def out_of_space(error: BaseException | None) -> str:
+    """Why a write found no space, in the words of the system; "" for an error of another kind.
+
+    >>> out_of_space(OSError(errno.ENOSPC, "No space left on device")), out_of_space(OSError(errno.ENOENT, "none"))
+    ('No space left on device', '')
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _FULL[error.errno]
+        # Libraries put it into errors of their own.
+        if found := next((words for words in _FULL.values() if words in str(error)), ""):
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:

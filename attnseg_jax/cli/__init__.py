@@ -9,6 +9,19 @@ _NEEDED = (
     *("PIL", "matplotlib", "tensorboardX", "tqdm", "scipy"),
 )
 
+_others = sys.excepthook
+
+
+def _one_line(kind, error, trace) -> None:
+    """Ctrl-C while a command is imported, or after it has ended, is no fault either."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        _others(kind, error, trace)
+
+
+sys.excepthook = _one_line
+
 if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
     print(
         f"error: the commands need {', '.join(_missing)}: install attnseg_jax with the extra train, in a checkout "

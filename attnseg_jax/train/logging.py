@@ -31,10 +31,11 @@ class MetricWriter:
     What depends on the machine goes to WORKDIR/timing.jsonl in the same form, so that the metrics of a run do not.
 
     `start_step` is the step a run resumes from (0 for a new one): lines of later steps and a torn last line are
-    dropped, because the resumed run writes them again.
+    dropped, because the resumed run writes them again. So are the scores of that step where it counts as not
+    `evaluated`: the run was killed between their line and the end of its checkpoint.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0, evaluated: bool = True):
         self._file = self._board = None
         if jax.process_index() != 0:
             return
@@ -42,7 +43,7 @@ class MetricWriter:
         self._timing = path.with_name("timing.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         for lines in (path, self._timing):
-            _drop_after(lines, start_step)
+            _drop_after(lines, start_step, evaluated)
         self._file = path.open("a", encoding="utf-8")
         # TensorBoard hides what an earlier run wrote from `purge_step` on.
         self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
@@ -95,20 +96,22 @@ def _line(step: int, values: Mapping[str, float | None]) -> str:
     return json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int, evaluated: bool) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+    kept = [line for line in lines if line.endswith(b"\n") and _is_kept(line, step, evaluated)]
     if kept != lines:
         write_atomically(path, b"".join(kept))
 
 
-def _step_of(line: bytes) -> float:
+def _is_kept(line: bytes, last: int, evaluated: bool) -> bool:
     try:
-        return float(json.loads(line)["step"])
+        values = json.loads(line)
+        step = float(values["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
+    return step < last or (step == last and (evaluated or "val_miou" not in values))
 
 
 class Progress:

@@ -108,7 +108,7 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
         for step, score in scores.items():
             checkpoints.save(step, toy(step), {"miou": score})
-        checkpoints.wait()
+        checkpoints.prune()
         assert sorted(checkpoints.steps()) == [20, 40, 60]
         assert (checkpoints.best_step(), checkpoints.latest_step()) == (20, 60)
     with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
@@ -134,7 +134,7 @@ def test_keeps_a_latest_without_metrics_and_only_the_best_one(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step, metrics in {1: {"miou": 0.2}, 2: {"miou": 0.2}, 3: None, 4: None}.items():
             checkpoints.save(step, toy(step), metrics)
-        checkpoints.wait()
+        checkpoints.prune()
         assert sorted(checkpoints.steps()) == [2, 4]
         assert checkpoints.best_step() == 2 and checkpoints.metrics(4) == {}
 

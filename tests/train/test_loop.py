@@ -179,9 +179,35 @@ def test_sigterm_saves_the_step_and_stops(config, finished, killed, monkeypatch)
     assert_same_run(config, finished[0], killed)
 
 
-def test_sigterm_during_the_last_step_does_not_stop(config, killed, monkeypatch):
-    at_step(monkeypatch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    assert loop.run(config, killed)["step"] == STEPS
+def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(config, finished, killed, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Stopped, match="SIGINT.*step 18 is saved") as caught:
+            loop.run(config, killed)
+    assert caught.value.signal == signal.SIGINT
+    batches = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Parallel, "train", None)
+        evaluate = Parallel.evaluate
+
+        def interrupted(*arguments):
+            batches.append(os.kill(os.getpid(), signal.SIGTERM))
+            return evaluate(*arguments)
+
+        patch.setattr(Parallel, "evaluate", interrupted)
+        with pytest.raises(Stopped, match="SIGTERM.*step 18 is saved"):
+            loop.run(make_smaller_batches(config), killed)
+    assert len(batches) == 2
+    monkeypatch.setattr(Parallel, "train", None)
+    assert loop.run(config, killed) == finished[1]
+    assert_same_run(config, finished[0], killed)
+
+
+def make_smaller_batches(config):
+    """Of the evaluation, so that there are several; that changes no result."""
+    config = config.copy_and_resolve_references()
+    config.eval.batch_size = 1
+    return config
 
 
 def test_a_missing_result_is_found_again(config, finished, copy, monkeypatch):
@@ -220,7 +246,9 @@ def test_a_loss_that_is_not_finite_stops(config, finished, killed, monkeypatch):
         batch["image"][3, 5, 7] = np.nan
 
     at_step(monkeypatch, 17, poison)
-    with pytest.raises(UserError, match=r"loss nan .* step 17: .* of step 14 is kept; .*learning_rate"):
+    with pytest.raises(
+        UserError, match=r"loss nan .* step 17: .* of step 14 is kept, .*goes back to it; .*learning_rate"
+    ):
         loop.run(config, killed)
     assert configs.load(killed).train.steps == STEPS
     assert lines(killed) == [x for x in lines(finished[0]) if x["step"] <= 16]
