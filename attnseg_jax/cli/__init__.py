@@ -9,7 +9,7 @@ _NEEDED = (
     *("PIL", "matplotlib", "tensorboardX", "tqdm", "scipy"),
 )
 
-_others = sys.excepthook
+_uncaught, _unraisable = sys.excepthook, sys.unraisablehook
 
 
 def _one_line(kind, error, trace) -> None:
@@ -17,10 +17,16 @@ def _one_line(kind, error, trace) -> None:
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:
-        _others(kind, error, trace)
+        _uncaught(kind, error, trace)
 
 
-sys.excepthook = _one_line
+def _told_already(unraisable) -> None:
+    """Leaves out what the threads of a save that failed have to say when its error is known."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _unraisable(unraisable)
+
+
+sys.excepthook, sys.unraisablehook = _one_line, _told_already
 
 if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
     print(

@@ -66,11 +66,12 @@ def run(
 def _ours(record: LogRecord) -> bool:
     """Keeps our lines and the warnings of libraries, which are talkative below that.
 
-    What fails in a thread of Orbax is raised again where it is waited for.
+    What fails in a thread of Orbax is raised again where it is waited for, which asyncio does not know.
     """
     if Path(record.pathname).is_relative_to(_PACKAGE):
         return True
-    return record.levelno >= WARNING and not ("orbax" in record.pathname and record.exc_info)
+    told_again = record.exc_info and ("orbax" in record.pathname or record.name == "asyncio")
+    return record.levelno >= WARNING and not told_again
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,12 +1,14 @@
 """Checkpoints with Orbax: saved in the background, verified before they are used; knows no model."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import file_sha256, out_of_space
-from attnseg_jax.train.manifest import (
-    MANIFEST,
-    check_same,
-    describe,
-    find_damage,
-    read_arrays,
-    read_metrics,
-    write_manifest,
-    write_metrics,
-)
+from attnseg_jax.train import manifest
+from attnseg_jax.train.manifest import MANIFEST
+from attnseg_jax.train.orbax_arrays import flatten, meet, of_process_0, read, saveable
 
 T = TypeVar("T")
 
@@ -82,19 +75,26 @@ class Checkpoints:
         for damaged in sorted(self._damaged & set(self.steps())):
             self.discard(damaged)
         self._damaged.clear()
-        named = _flatten(state)
-        tree = traverse_util.unflatten_dict({name: _saveable(x) for name, x in named.items()}, sep="/")
-        self.saved_step = step
-        self._saving = step, {name: describe(x) for name, x in named.items()}, metrics
+        named = flatten(state)
+        tree = traverse_util.unflatten_dict({name: saveable(x) for name, x in named.items()}, sep="/")
+        self.saved_step, size = step, sum(x.nbytes for x in named.values())
+        self._saving = step, {name: manifest.describe(x) for name, x in named.items()}, metrics
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree))
-        self._with_space(lambda: self._writer.save(self.directory / str(step), args=arguments))
+
+        def start() -> None:
+            # Orbax would notice too, but leave its threads in disorder.
+            if shutil.disk_usage(self.directory).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._writer.save(self.directory / str(step), args=arguments)
+
+        self._with_space(start)
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Completes a checkpoint without metrics, when it is on disk; `miou` decides which are the best."""
         if step in self.steps() and not self.metrics(step):
             if jax.process_index() == 0:
-                write_metrics(self.directory / str(step), metrics)
-            _meet("metrics")
+                manifest.write_metrics(self.directory / str(step), metrics)
+            meet("metrics")
 
     def prune(self) -> None:
         """Removes all but the latest and the `keep` best; those without metrics are none of the best."""
@@ -110,7 +110,7 @@ class Checkpoints:
             removed = self.directory / f"{step}{_REMOVED}"
             (self.directory / str(step)).rename(removed)
             shutil.rmtree(removed)
-        _meet("discard")
+        meet("discard")
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """The newest intact checkpoint as (step, state); None where there is none at all.
@@ -129,7 +129,7 @@ class Checkpoints:
         return self._restore_one(step, lambda step: self._load(step, abstract_state))
 
     def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray], str] | None:
-        """A checkpoint as (step, arrays by path such as `params/...`, SHA-256 of its manifest), whatever they belong to.
+        """A checkpoint as (step, arrays by path such as `params/...`, SHA-256 of its manifest), of any model.
 
         Random keys are left out. `step` names another than the newest intact one; errors and None as in `restore` and
         `restore_latest`.
@@ -156,12 +156,12 @@ class Checkpoints:
         found: dict[str, float] = {}
         if jax.process_index() == 0:
             try:
-                found = read_metrics(self.directory / str(step))
+                found = manifest.read_metrics(self.directory / str(step))
             except UserError as error:
                 if str(error) not in self._warned:
                     logging.warning("%s: the score of this checkpoint is unknown", error)
                 self._warned.add(str(error))
-        return json.loads(_of_process_0(json.dumps(found)))
+        return json.loads(of_process_0(json.dumps(found)))
 
     def wait(self) -> None:
         """Wait until the running save is on disk; errors as of `save`."""
@@ -196,7 +196,7 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in (*self.directory.glob(_UNFINISHED), *self.directory.glob(f"*{_REMOVED}")):
                 shutil.rmtree(path)
-        _meet("clean")
+        meet("clean")
 
     def _complete(self) -> None:
         """Called by Orbax when all files are written, before the rename that makes the checkpoint visible."""
@@ -204,9 +204,9 @@ class Checkpoints:
             return
         _, arrays, metrics = self._saving
         (folder,) = self.directory.glob(_UNFINISHED)
-        write_manifest(folder, arrays)
+        manifest.write_manifest(folder, arrays)
         if metrics:
-            write_metrics(folder, metrics)
+            manifest.write_metrics(folder, metrics)
 
     def _with_space(self, action: Callable[[], None]) -> None:
         """Runs a part of a save; where the disk is full, UserError says what that leaves."""
@@ -234,10 +234,10 @@ class Checkpoints:
         """What is wrong with the files of a checkpoint, or nothing; the same answer on all processes."""
         problem, folder = "", self.directory / str(step)
         if jax.process_index() == 0:
-            problem = find_damage(folder)
+            problem = manifest.find_damage(folder)
             if problem and self._read_only and not folder.is_dir():
                 problem = _REMOVED
-        problem = _of_process_0(problem)
+        problem = of_process_0(problem)
         if problem == _REMOVED:
             raise _Removed
         return problem
@@ -274,10 +274,10 @@ class Checkpoints:
 
     def _load(self, step: int, abstract_state: PyTree) -> PyTree:
         folder = self.directory / str(step)
-        wanted = _flatten(abstract_state)
+        wanted = flatten(abstract_state)
         try:
-            check_same(read_arrays(folder), wanted, folder)
-            named = _read(folder, wanted)
+            manifest.check_same(manifest.read_arrays(folder), wanted, folder)
+            named = read(folder, wanted)
         except UserError:
             raise
         except Exception:
@@ -289,7 +289,7 @@ class Checkpoints:
     def _load_arrays(self, step: int) -> tuple[int, dict[str, np.ndarray], str]:
         folder = self.directory / str(step)
         try:
-            arrays, digest = read_arrays(folder), file_sha256(folder / MANIFEST)
+            arrays, digest = manifest.read_arrays(folder), file_sha256(folder / MANIFEST)
         except OSError:
             raise _Removed from None
         key = jax.eval_shape(lambda: jax.random.key(0)).dtype
@@ -308,44 +308,3 @@ class _Removed(Exception):
 def _score(metrics: Mapping[str, float]) -> float:
     score = metrics.get("miou", -math.inf)
     return -math.inf if math.isnan(score) else score
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-    """Leaves by path, in the order of `jax.tree.leaves`; empty parts vanish."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-    # Every process reads a whole copy; the sharding is given, since the saved one may name devices that are gone.
-    replicated = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
-    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated) for name, x in wanted.items()}
-    tree = traverse_util.unflatten_dict(abstract, sep="/")
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        restored = reader.restore(folder / "state", args=ocp.args.StandardRestore(tree))
-    return traverse_util.flatten_dict(restored, sep="/")
-
-
-def _saveable(x: jax.Array) -> jax.Array:
-    """An array that Orbax can save: of several processes, one that belongs to all of them."""
-    if jax.process_count() > 1 and x.is_fully_addressable:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(_saveable(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        # Orbax refuses the local arrays that pmap gives.
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
-    return x
-
-
-def _of_process_0(text: str) -> str:
-    """What process 0 has to say, on all processes."""
-    if jax.process_count() == 1:
-        return text
-    padded = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
-
-
-def _meet(name: str) -> None:
-    """Waits for the other processes, which see what process 0 did to the folder."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"checkpoints {name}")

@@ -18,6 +18,7 @@ from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
+from attnseg_jax.train.ranges import check_ranges
 from attnseg_jax.weights import catalogue
 
 # Name of the groups that may hold any keys: the options of a part from outside the package.
@@ -124,8 +125,11 @@ def load(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} does not exist: --workdir must be the workdir of a run of train.py") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        # UnicodeDecodeError too.
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no JSON object: restore it, or train again in another workdir")
     schema = values.pop("schema", 0)
     while schema != SCHEMA:
         if schema not in MIGRATIONS:
@@ -273,28 +277,23 @@ def check_values(config: ConfigDict) -> None:
         ("data.ids", _all(data.ids, int), "whole numbers"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
-        ("data.threads", data.threads >= 0, "at least 0"),
         ("train.profile", _all(train.profile, int), "numbers of steps"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
         ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
         ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
-        ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
-        ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
-        ("eval.samples", config.eval.samples >= 0, "at least 0"),
     ]
     shares = ("flip", "brightness", "contrast", "saturation")
     rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
-    counts = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
-    rules += [(f"train.{key}", train[key] >= 1, "at least 1") for key in counts]
     for key, good, wanted in rules:
         if not good:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")
+    check_ranges(config, flatten_dict(_defaults(), sep="."))
     regions.check(data.regions)
     transforms.chosen(data)
     if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
         raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

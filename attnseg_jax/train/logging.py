@@ -1,6 +1,7 @@
 """Output of a training: metric files and TensorBoard, and a progress bar or log lines."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -14,12 +15,12 @@ from typing import Any
 
 import jax
 from absl import logging
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.evaluation.tables import finite
 from attnseg_jax.files import write_atomically
+from attnseg_jax.train.board import Board
 
 
 class MetricWriter:
@@ -44,28 +45,23 @@ class MetricWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         for lines in (path, self._timing):
             _drop_after(lines, start_step, evaluated)
-        self._file = path.open("a", encoding="utf-8")
-        # TensorBoard hides what an earlier run wrote from `purge_step` on.
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
+        self._file = path.open("ab", buffering=0)
+        self._board = Board(path.parent / "tensorboard", purge_step=start_step + 1)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars (numbers, 0-d arrays) of a step as one line, on disk when this returns."""
         if self._file is None:
             return
         values = {name: finite(value) for name, value in metrics.items()}
-        self._file.write(_line(step, values))
-        self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                # A space is no letter of a TensorBoard tag; left in, it is reported at each call.
-                self._board.add_scalar(name.replace(" ", "_"), value, int(step))
+        _append(self._file, step, values)
+        self._board.write(int(step), {name: value for name, value in values.items() if value is not None})
 
     def write_timing(self, step: int, **seconds: float | None) -> None:
         """Writes one line of figures of this machine; None is left out."""
         values = {name: finite(value) for name, value in seconds.items() if value is not None}
         if self._file is not None and values:
-            with self._timing.open("a", encoding="utf-8") as file:
-                file.write(_line(step, values))
+            with self._timing.open("ab", buffering=0) as file:
+                _append(file, step, values)
 
     def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
         """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name.
@@ -92,8 +88,16 @@ class MetricWriter:
         self.close()
 
 
-def _line(step: int, values: Mapping[str, float | None]) -> str:
-    return json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n"
+def _append(file: io.FileIO, step: int, values: Mapping[str, float | None]) -> None:
+    """Writes a line, or nothing where there is no space for it."""
+    line = (json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    size = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 def _drop_after(path: Path, step: int, evaluated: bool) -> None:

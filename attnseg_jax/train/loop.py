@@ -18,7 +18,7 @@ from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source, survey
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
-from attnseg_jax.files import check_folder, locked_workdir, write_atomically
+from attnseg_jax.files import check_folder, locked_workdir, out_of_space, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
@@ -69,6 +69,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         jax.device_count(), jax.default_backend(), config.parallel,
     )  # fmt: skip
     with ExitStack() as stack:
+        stack.enter_context(_with_space(workdir))
         stack.enter_context(_own_workdir(config, workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
@@ -213,6 +214,30 @@ def _surveyed_weights(
 
 def _millions(params: Any) -> float:
     return sum(np.prod(x.shape) for x in jax.tree.leaves(params)) / 1e6
+
+
+@contextmanager
+def _with_space(workdir: Path) -> Iterator[None]:
+    """One line about a disk that is full, whichever file met it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not (reason := out_of_space(error)):
+            raise
+        raise UserError(
+            f"--workdir={workdir}: a file cannot be written ({reason}): make room, and the same command continues from "
+            f"its latest checkpoint{_latest(workdir)}"
+        ) from None
+
+
+def _latest(workdir: Path) -> str:
+    try:
+        with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+            return f", step {latest}" if (latest := checkpoints.latest_step()) is not None else ""
+    except UserError:
+        return ""
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def test_sigterm_saves_the_step_and_stops(config, finished, killed, monkeypatch)
 def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(config, finished, killed, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(Stopped, match="SIGINT.*step 18 is saved") as caught:
+        with pytest.raises(Stopped, match=r"SIGINT.*step 18 is saved") as caught:
             loop.run(config, killed)
     assert caught.value.signal == signal.SIGINT
     batches = []
@@ -195,7 +195,7 @@ def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(con
             return evaluate(*arguments)
 
         patch.setattr(Parallel, "evaluate", interrupted)
-        with pytest.raises(Stopped, match="SIGTERM.*step 18 is saved"):
+        with pytest.raises(Stopped, match=r"SIGTERM.*step 18 is saved"):
             loop.run(make_smaller_batches(config), killed)
     assert len(batches) == 2
     monkeypatch.setattr(Parallel, "train", None)
