@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from signal import SIGTERM
 from typing import Any
 
 
@@ -56,7 +57,7 @@ class Stopped(Exception):
       signal: number of the signal that told it.
     """
 
-    def __init__(self, message: str, signal: int):
+    def __init__(self, message: str, signal: int = SIGTERM):
         super().__init__(message)
         self.signal = signal
 

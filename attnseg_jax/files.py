@@ -58,21 +58,22 @@ def out_of_space(error: BaseException | None) -> str:
 def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """The steps and values of each metric in a metrics.jsonl; nulls and a torn last line are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a training writes it into its workdir") from None
     series: dict[str, tuple[list[int], list[float]]] = {}
     for number, line in enumerate(lines):
         try:
-            values = json.loads(line)
-        except ValueError:
+            values = {name: value if value is None else float(value) for name, value in json.loads(line).items()}
+            step = int(values.pop("step"))
+        except (ValueError, AttributeError, KeyError, TypeError):
             if number == len(lines) - 1:
                 break
             raise UserError(f"{path}: line {number + 1} is not JSON; mend or remove it") from None
         for name, value in values.items():
-            if name != "step" and value is not None:
+            if value is not None:
                 steps, numbers = series.setdefault(name, ([], []))
-                steps.append(values["step"])
+                steps.append(step)
                 numbers.append(value)
     return series
 

@@ -50,7 +50,7 @@ class Range:
         if self.choices:
             if value in self.choices:
                 return ""
-            if isinstance(value, str):
+            if isinstance(value, str) and all(isinstance(choice, str) for choice in self.choices):
                 return f"is unknown: {nearest(value, self.choices)}"
             return f"is unknown: choose {_either(self.choices)}"
         numbers = value if isinstance(value, tuple) else (value,)

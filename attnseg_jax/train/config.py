@@ -132,19 +132,24 @@ def load(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} is no JSON object: restore it, or train again in another workdir")
     schema = values.pop("schema", 0)
     while schema != SCHEMA:
-        if schema not in MIGRATIONS:
+        if not isinstance(schema, int) or schema not in MIGRATIONS:
             raise UserError(
                 f"{path} has schema {schema}, and this version reads {', '.join(map(str, [*MIGRATIONS, SCHEMA]))}: "
                 "use the version that it was trained with"
             )
         MIGRATIONS[schema](values)
         schema += 1
-    return ConfigDict(_merged(_defaults(), _tuples(values))).lock()
+    try:
+        return ConfigDict(_merged(_defaults(), _tuples(values))).lock()
+    except UserError as error:
+        raise UserError(f"{path}: {error}: restore it, or train again in another workdir") from None
 
 
 def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     merged = {key: _merged(value, {}) if isinstance(value, dict) else value for key, value in defaults.items()}
     for key, value in values.items():
+        if key in merged and isinstance(merged[key], dict) != isinstance(value, dict):
+            raise UserError(f"the group {key!r} of the config is none, or a value is one")
         merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged
 
@@ -263,6 +268,7 @@ def _colours(value: Any) -> bool:
 
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
+    check_ranges(config, flatten_dict(_defaults(), sep="."))
     data, train = config.data, config.train
     crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
     rules = [
@@ -290,9 +296,6 @@ def check_values(config: ConfigDict) -> None:
         if not good:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")
-    check_ranges(config, flatten_dict(_defaults(), sep="."))
     regions.check(data.regions)
     transforms.chosen(data)
     if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):

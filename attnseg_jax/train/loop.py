@@ -1,6 +1,7 @@
 """The training loop: the one place that compiles, logs and saves."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -203,7 +204,7 @@ def _surveyed_weights(
 ) -> np.ndarray | None:
     """Class weights, after every file was read once where the config asks for it."""
     names = train_source.info.class_names
-    fresh = not (workdir / "config.json").exists()
+    fresh = not os.path.exists(workdir / "config.json")
     counts = None
     if config.loss.class_weights == "median_frequency" or (config.data.check and fresh):
         counts = survey(train_source)
@@ -225,6 +226,11 @@ def _with_space(workdir: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if not (reason := out_of_space(error)):
+            if isinstance(error, OSError) and str(error.filename).startswith(str(workdir)):
+                raise UserError(
+                    f"--workdir={workdir}: {error.filename} cannot be used ({error.strerror}): remove it, or choose "
+                    "another one"
+                ) from error
             raise
         raise UserError(
             f"--workdir={workdir}: a file cannot be written ({reason}): make room, and the same command continues from "
@@ -257,7 +263,7 @@ def _write_config(config: ConfigDict, workdir: Path) -> None:
     if jax.process_index() != 0:
         return
     path, text = workdir / "config.json", configs.to_json(config)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_bytes() != text.encode():
         for line in configs.differences(configs.resolve(configs.load(workdir)), configs.resolve(config)):
             logging.warning("this run continues with another config: %s", line)
     # The result of another config, or none; it must not outlive the config that it belongs to.
@@ -279,6 +285,8 @@ def _finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """The result of a finished run of this very config, or None."""
     try:
         same = (workdir / "config.json").read_text() == configs.to_json(config)
-        return json.loads((workdir / "result.json").read_text()) if same else None
+        result = json.loads((workdir / "result.json").read_text()) if same else None
     except (OSError, ValueError):
         return None
+    # A damaged one is found again.
+    return result if isinstance(result, dict) and {"split", "step", "miou", "iou"} <= result.keys() else None

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop, setup
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.hooks import Meter
+from attnseg_jax.train.hooks import Meter, Pictures
 from attnseg_jax.train.parallel import Parallel
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +110,21 @@ def test_what_a_run_leaves(config, finished):
     assert list((workdir / "tensorboard").iterdir())
     # Nothing half-written remains.
     assert not [p for p in workdir.rglob("*") if "tmp" in p.name]
+
+
+def test_pictures_of_the_best_evaluations_and_the_newest_are_kept(tmp_path):
+    pictures = object.__new__(Pictures)
+    pictures.training = SimpleNamespace(workdir=tmp_path)
+    scores = [0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6, 0.5, 0.05]
+    (tmp_path / "predictions").mkdir()
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step, score in enumerate(scores):
+            file.write(json.dumps({"step": step, "val_miou": score}) + "\n")
+            (tmp_path / f"predictions/step_{step}.png").write_bytes(b"")
+    (tmp_path / "predictions/mine.png").write_bytes(b"")
+    pictures._remove_pictures(9)
+    left = {path.stem for path in (tmp_path / "predictions").iterdir()}
+    assert left == {"mine", "step_9", "step_1", "step_3", "step_5", "step_7", "step_8"}
 
 
 def test_metrics_of_a_run(finished):
@@ -255,6 +271,15 @@ def test_a_loss_that_is_not_finite_stops(config, finished, killed, monkeypatch):
     assert not (killed / "result.json").exists()
     step, state = final_state(config, killed)
     assert step == 14 and all(np.isfinite(x).all() for x in state.values())
+
+
+def test_a_checkpoint_whose_next_loss_is_not_finite_is_left_behind(config, finished, killed, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, 15, lambda batch: batch["image"].fill(np.nan))
+        with pytest.raises(UserError, match=r"at step 15: .* of step 7 is kept, and the same command goes back to it"):
+            loop.run(config, killed)
+    loop.run(config, killed)
+    assert_same_run(config, finished[0], killed)
 
 
 def test_a_loss_that_is_not_finite_before_any_checkpoint(config, tmp_path, monkeypatch):
