@@ -1,8 +1,9 @@
 """The one error class for mistakes a user can mend."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from signal import SIGTERM
 from typing import Any
 
 
@@ -64,7 +65,27 @@ class UserErrors(UserError):
 
 
 class Stopped(Exception):
-    """A run ended early because it was told to, with everything saved; the message says how to go on."""
+    """A run ended early because it was told to, with everything saved; the message says how to go on.
+
+    Attributes:
+      signal: number of the signal that told it.
+    """
+
+    def __init__(self, message: str, signal: int = SIGTERM):
+        super().__init__(message)
+        self.signal = signal
+
+
+class NotFinite(UserError):
+    """A model whose logits are not finite numbers; the message names step and image where these are known.
+
+    Attributes:
+      rows: of the batch that it was seen in.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()):
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 def check_least(path: str, least: float, **values: float) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from absl import logging
 
+from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded, target
 from attnseg_jax.inference.restore import restore_run
@@ -40,7 +41,10 @@ def evaluate_run(
     drawn = run.config.eval.samples > 0
     if drawn:
         target("--picture", path)
-    found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
+    try:
+        found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
+    except NotFinite as error:
+        raise UserError(f"step {run.step} of {workdir}: {error}") from None
     if drawn and jax.process_index() == 0:
         draw_samples(found.samples, run.source, path)
         logging.info("picture: %s", path)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
@@ -15,13 +16,14 @@ from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import naming_images
 from attnseg_jax.train.parallel import Parallel, initialize_distributed
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.sizes import evaluation_multiple
@@ -96,7 +98,8 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
     for record in records:
         h, w = record["label"].shape
         batch = {name: x[None] for name, x in _prepared(restored, record).items()} | {"valid": np.ones(1, bool)}
-        predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0, :h, :w])
+        with naming_images(lambda row, record=record: record["id"]):
+            predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0, :h, :w])
     return predictions
 
 
@@ -114,7 +117,7 @@ def predict_with_records(
     if takes_regions(kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
 
-    def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, AttentionRecord]]:
+    def forward(variables: PyTree, image: Array) -> tuple[Array, Array, dict[str, AttentionRecord]]:
         output, sown = restored.model.apply(variables, image, train=False, mutable=[RECORDS])
         records = attention_records(sown.get(RECORDS, {}))
         if not records:
@@ -123,11 +126,13 @@ def predict_with_records(
                 f"the model leaves no attention to look at; it has {parts}: train one with another "
                 "config.model.attention.name, such as 'self'"
             )
-        return output.logits.argmax(-1)[0], records
+        return output.logits.argmax(-1)[0], jnp.isfinite(output.logits).all(), records
 
     unlabelled = {"image": image, "label": np.full((h, w), IGNORE_LABEL, np.uint8), "id": ""}
     padded = _prepared(restored, unlabelled)["image"]
-    prediction, records = jax.jit(forward)(restored.variables, padded[None])
+    prediction, finite, records = jax.jit(forward)(restored.variables, padded[None])
+    if not finite:
+        raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
     return np.asarray(prediction)[:h, :w], records, padded.shape[:2]
 
 

@@ -1,7 +1,8 @@
 """Evaluation of a whole split by the steps of a run, and its picture."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
+from attnseg_jax.errors import NotFinite
 from attnseg_jax.evaluation.counts import Counter
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.plots import segmentation
@@ -48,14 +50,22 @@ class Evaluation:
 
 
 def evaluate_split(
-    config: ConfigDict, model: nn.Module, parallel: Parallel, variables: PyTree, source: Source
+    config: ConfigDict,
+    model: nn.Module,
+    parallel: Parallel,
+    variables: PyTree,
+    source: Source,
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
 
-    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
+    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step. `between` is called after
+    every batch, and may raise.
 
     Raises:
       UserError: an image is too large for the memory; smaller batches than `config.eval.batch_size` were tried.
+      NotFinite: the logits of an image, which it names, are not finite.
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
@@ -72,7 +82,9 @@ def evaluate_split(
     bar = ImageBar("evaluate", len(source))
 
     def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
-        predictions = np.asarray(predictions)
+        between()
+        with naming_images(lambda row: source[int(batch["index"][row])]["id"]):
+            predictions = np.asarray(predictions)
         for part in (collector, counter, pace, bar):
             part(batch, predictions)
 
@@ -90,6 +102,21 @@ def evaluate_split(
         for index, prediction in sorted(collector.predictions.items())
     }
     return Evaluation(scores, samples)
+
+
+@contextmanager
+def naming_images(name: Callable[[int], str]) -> Iterator[None]:
+    """Lets NotFinite name the images that it was seen in; `name` gives that of a row."""
+    try:
+        yield
+    except NotFinite as error:
+        # With several processes the row may be another one's.
+        where = f", as of image {name(error.rows[0])!r}" if error.rows else ""
+        raise NotFinite(
+            f"{error}{where}: the weights are ruined, by a training that diverged or in the file that they are from; "
+            "take another checkpoint or file",
+            error.rows,
+        ) from None
 
 
 def draw_samples(samples: Mapping[int, np.ndarray], source: Source, path: Path) -> None:

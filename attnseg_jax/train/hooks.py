@@ -1,4 +1,4 @@
-"""Hooks of the training loop: called before and after a step, before a pause, after an evaluation, a save, the end."""
+"""Hooks of the training loop: called before and after a step, before a pause, after a save, an evaluation, the end."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.files import read_series, write_atomically
+from attnseg_jax.files import check_folder, read_series, write_atomically
 from attnseg_jax.parts import check_subclass, resolve
 from attnseg_jax.plots import charts, segmentation
 from attnseg_jax.train.checkpoint import Checkpoints
@@ -51,10 +51,10 @@ class Hook:
         """The loop pauses after `step`, to evaluate or to stop; write now what was summed up since the last pause."""
 
     def after_evaluation(self, step: int, state: TrainState, evaluation: Evaluation) -> None:
-        """The state after `step` was evaluated; its checkpoint is not there yet."""
+        """The state after `step` was evaluated; its checkpoint is being written, still without the scores."""
 
     def after_save(self, step: int) -> None:
-        """The checkpoint of `step` is being written, and the training goes on."""
+        """The checkpoint of `step` is being written; its evaluation, if any, comes next."""
 
     def after_training(self) -> None:
         """Every step is done and saved; `result.json`, by which a run is finished, is not there yet."""
@@ -70,10 +70,14 @@ class Log(Hook):
         super().__init__(training)
         config, start = training.config, training.start_step
         self._meter = Meter()
-        self._writer = MetricWriter(training.workdir, start_step=start)
+        evaluated = bool(training.checkpoints.metrics(start))
+        self._writer = MetricWriter(training.workdir, start_step=start, evaluated=evaluated)
         self._progress = Progress(config.train.steps, config.train.batch_size, start_step=start)
         self._pause = contextlib.ExitStack()
-        self._message = ""
+
+    def before_step(self, step):
+        """Goes on with the clock."""
+        self._pause.close()
 
     def after_step(self, step, metrics):
         """Adds the metrics; every `log_every` steps writes their means."""
@@ -93,18 +97,11 @@ class Log(Hook):
         """Writes the scores and what they cost."""
         scores, checkpoints = evaluation.scores, self.training.checkpoints
         self._writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
-        if not (step in checkpoints.steps() and checkpoints.metrics(step)):
+        if not checkpoints.metrics(step):
             # A checkpoint with metrics has its line already.
             self._writer.write_scores(step, scores, self.training.source.info.class_names)
         miou = tables.mean_iou(scores.miou, dict(zip(self.training.source.info.class_names, scores.iou)))
-        self._message = f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}"
-
-    def after_save(self, step):
-        """Goes on with the clock."""
-        self._pause.close()
-        if self._message:
-            self._progress.message(self._message)
-        self._message = ""
+        self._progress.message(f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}")
 
     def close(self):
         """Closes the files and leaves the bar as it stands."""
@@ -119,10 +116,22 @@ class Log(Hook):
 
 
 class Pictures(Hook):
-    """The samples of every evaluation as a picture, those of the last as maps with all its counts, and the curves."""
+    """The samples of evaluations as pictures, those of the last as maps with all its counts, and the curves."""
+
+    # Of the evaluations with the highest mIoU, beside the newest.
+    kept = 5
+
+    def __init__(self, training: Training):
+        super().__init__(training)
+        if jax.process_index() == 0:
+            for name in ("predictions", "maps"):
+                check_folder("--workdir", training.workdir / name)
 
     def after_evaluation(self, step, state, evaluation):
-        """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`."""
+        """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`; removes all but a few of the first.
+
+        These are the newest, and those of the highest mIoU.
+        """
         if jax.process_index() != 0:
             return
         workdir, source = self.training.workdir, self.training.source
@@ -130,8 +139,17 @@ class Pictures(Hook):
             counts = json.dumps(evaluation.scores.images.encode()) + "\n"
             write_atomically(workdir / "counts.json", counts.encode())
         draw_samples(evaluation.samples, source, workdir / "predictions" / f"step_{step}.png")
+        self._remove_pictures(step)
         for index, prediction in evaluation.samples.items():
             segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
+
+    def _remove_pictures(self, newest: int) -> None:
+        steps, scores = read_series(self.training.workdir / "metrics.jsonl").get("val_miou", ([], []))
+        best = sorted(zip(scores, steps, strict=True))[-self.kept :]
+        kept = {f"step_{step}.png" for step in (newest, *(step for _, step in best))}
+        for path in (self.training.workdir / "predictions").glob("step_*.png"):
+            if path.name not in kept:
+                path.unlink()
 
     def after_training(self):
         """Writes `curves.png`."""

@@ -16,9 +16,10 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import file_sha256, write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.train import config as configs
-from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.manifest import MANIFEST
 from attnseg_jax.train.state import TrainState
 from attnseg_jax.weights import catalogue, preprocessing
 from attnseg_jax.weights.catalogue import CATALOGUE, config_group, wanted
@@ -103,7 +104,7 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         restored = checkpoints.restore_arrays(step)
     if restored is None:
         raise UserError(f"{key}={folder} holds no checkpoint: name the workdir of a run, or a file")
-    step, arrays = restored
+    step, arrays, digest = restored
     averaged = any(name.startswith("ema/") for name in arrays)
     collections = {"ema" if averaged else "params": "params", "batch_stats": "batch_stats"}
     found = {}
@@ -111,7 +112,6 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         first, _, rest = name.partition("/")
         if first in collections:
             found[f"{collections[first]}.{rest.replace('/', '.')}"] = array
-    digest = file_sha256(folder / str(step) / MANIFEST)
     return found, {"step": step, "averaged": averaged, "manifest_sha256": digest}
 
 

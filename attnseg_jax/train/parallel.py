@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
@@ -63,7 +63,7 @@ def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
 
 
 class Rows:
-    """Rows of a result that stay on their devices until NumPy asks for them."""
+    """Predictions that stay on their devices until NumPy asks for them; NotFinite where their logits were none."""
 
     def __init__(self, fetch: Callable[[], np.ndarray]):
         self._fetch = fetch
@@ -79,7 +79,8 @@ class Parallel:
 
     Args:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
-      eval_step: (variables, batch, *, axis_name=None) -> (confusion, prediction).
+      eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `not_finite`), rows (`prediction`,
+        `finite`).
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
@@ -132,11 +133,19 @@ class Parallel:
     def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
-        Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them.
-        Undeclared fields of the batch are not used, and an objective's own fields may be missing.
+        Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them. It
+        raises NotFinite, on all processes, where the logits of any row are not finite. Undeclared fields of the batch
+        are not used, and an objective's own fields may be missing.
         """
-        confusion, prediction = self._eval(variables, self._spread(batch))
-        return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
+        counts, rows = self._eval(variables, self._spread(batch))
+
+        def fetch() -> np.ndarray:
+            if int(counts["not_finite"]):
+                bad = np.flatnonzero(~self._local_rows(rows["finite"])).tolist()
+                raise NotFinite("the logits of the model are not finite", bad)
+            return self._local_rows(rows["prediction"])[: len(batch["valid"])]
+
+        return counts["confusion"], Rows(fetch)
 
     def evaluation_bytes(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> int:
         """What `evaluate` of such a batch takes on each device beside the variables; compiles it, and runs nothing."""

@@ -75,8 +75,8 @@ class ResidualAttention(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    layers: int = option(1, at_least=1)
-    mlp_ratio: float = option(0.0, at_least=0)
+    layers: int = option(1, at_least=1, at_most=100)
+    mlp_ratio: float = option(0.0, at_least=0, at_most=1000)
     norm: bool = True
 
     @nn.compact

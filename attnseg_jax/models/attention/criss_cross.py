@@ -26,7 +26,7 @@ class CrissCrossAttention(Attention):
       out_channels: of the result; 0 takes a quarter of the map's.
     """
 
-    recurrence: int = option(2, at_least=1)
+    recurrence: int = option(2, at_least=1, at_most=100)
     reduction: int = option(8, at_least=1)
     channels: int = option(0, at_least=0)
     out_channels: int = option(0, at_least=0)

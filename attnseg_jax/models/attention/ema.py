@@ -34,8 +34,8 @@ class ExpectationMaximization(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    bases: int = option(64, at_least=1)
-    stages: int = option(3, at_least=1)
+    bases: int = option(64, at_least=1, at_most=4096)
+    stages: int = option(3, at_least=1, at_most=100)
     momentum: float = option(0.1, at_least=0, at_most=1)
 
     @nn.compact

@@ -46,7 +46,7 @@ class ContextEncoding(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    codewords: int = option(32, at_least=1)
+    codewords: int = option(32, at_least=1, at_most=4096)
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:

@@ -31,7 +31,7 @@ class Interlaced(Attention):
       dropout: rate at which whole channels of the result are dropped in training.
     """
 
-    factors: tuple[int, int] = option((8, 8), at_least=1, lengths=(2,))
+    factors: tuple[int, int] = option((8, 8), at_least=1, at_most=1024, lengths=(2,))
     channels: int = option(0, at_least=0)
     key_channels: int = option(0, at_least=0)
     dropout: float = option(0.05, at_least=0, below=1)

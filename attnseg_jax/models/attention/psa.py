@@ -40,7 +40,7 @@ class PSA(Attention):
     compact: bool = False
     channels: int = option(0, at_least=0)
     shrink: int = option(2, at_least=1)
-    mask_size: tuple[int, ...] = option((), at_least=1, lengths=(0, 2))
+    mask_size: tuple[int, ...] = option((), at_least=1, at_most=1024, lengths=(0, 2))
     impl: str = "auto"
 
     @nn.compact

@@ -24,11 +24,11 @@ class WindowAttention(Attention):
       mlp_ratio: hidden width of a block's MLP, in channels.
     """
 
-    window: int = option(7, at_least=1)
+    window: int = option(7, at_least=1, at_most=1024)
     heads: int = option(4, at_least=1)
     channels: int = option(0, at_least=0)
-    layers: int = option(2, at_least=1)
-    mlp_ratio: float = option(4.0, at_least=0)
+    layers: int = option(2, at_least=1, at_most=100)
+    mlp_ratio: float = option(4.0, at_least=0, at_most=1000)
     impl: str = "auto"
 
     @nn.compact

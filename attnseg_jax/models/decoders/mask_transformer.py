@@ -67,9 +67,9 @@ class MaskTransformer(Decoder):
     """
 
     channels: int = option(0, at_least=0)
-    layers: int = option(2, at_least=1)
+    layers: int = option(2, at_least=1, at_most=100)
     heads: int = option(2, at_least=1)
-    mlp_ratio: float = option(4.0, at_least=0)
+    mlp_ratio: float = option(4.0, at_least=0, at_most=1000)
     dropout: float = option(0.1, at_least=0, below=1)
     impl: str = "auto"
 

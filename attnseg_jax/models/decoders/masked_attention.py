@@ -81,10 +81,10 @@ class MaskedAttentionDecoder(Decoder):
     """
 
     channels: int = option(0, at_least=0)
-    queries: int = option(100, at_least=1)
-    layers: int = option(3, at_least=1)
+    queries: int = option(100, at_least=1, at_most=4096)
+    layers: int = option(3, at_least=1, at_most=100)
     heads: int = option(8, at_least=1)
-    mlp_ratio: float = option(8.0, at_least=0)
+    mlp_ratio: float = option(8.0, at_least=0, at_most=1000)
     strides: tuple[int, ...] = ()
     deep_supervision: bool = True
     impl: str = "auto"

@@ -29,7 +29,7 @@ class PSP(Decoder):
     """
 
     channels: int = option(512, at_least=1)
-    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1)
+    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1, at_most=1024)
     bin_channels: int = option(0, at_least=0)
     dropout: float = option(0.1, at_least=0, below=1)
 
@@ -59,7 +59,7 @@ class UPer(Decoder):
     """
 
     channels: int = option(256, at_least=1)
-    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1)
+    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1, at_most=1024)
     norm_maps: bool = False
     dropout: float = option(0.1, at_least=0, below=1)
     strides: tuple[int, ...] = (4, 8, 16, 32)

@@ -28,8 +28,8 @@ class SegNet(Decoder):
       relu: a ReLU after every convolution but the classifier.
     """
 
-    depths: tuple[int, ...] = option((2, 2, 3, 3, 3), at_least=1)
-    kernel_size: int = option(3, at_least=1, odd=True)
+    depths: tuple[int, ...] = option((2, 2, 3, 3, 3), at_least=1, at_most=100)
+    kernel_size: int = option(3, at_least=1, at_most=255, odd=True)
     classifier_size: int = option(0, at_least=0)
     relu: bool = True
 
