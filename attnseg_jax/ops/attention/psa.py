@@ -1,6 +1,7 @@
 """Scores that a position gives to offsets around it, turned into scores of positions (PSANet, Zhao et al. 2018)."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
@@ -37,11 +38,6 @@ def _aligned(x):
     *lead, n, i = x.shape
     reach = n - 1 - i // 2
     # In rows of 2n offsets from -(n - 1) on, one row begins 2n - 1 places after the zero offset of the one before.
-    x = _pad_last(x, reach, reach + 1).reshape(*lead, 2 * n * n)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(reach, reach + 1, 0)])
+    x = x.reshape(*lead, 2 * n * n)
     return x[..., n - 1 : n - 1 + n * (2 * n - 1)].reshape(*lead, n, 2 * n - 1)[..., :n]
-
-
-def _pad_last(x, before, after):
-    """Zeros around the last axis; negative numbers cut."""
-    x = x[..., max(0, -before) : x.shape[-1] - max(0, -after)]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(max(0, before), max(0, after))])
