@@ -11,7 +11,6 @@ from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops.attention import criss_cross as criss_cross_ops
 
 _LEAST_CHANNELS = 64
-_SLOPE = 0.01
 
 
 class CrissCrossAttention(Attention):
@@ -39,8 +38,7 @@ class CrissCrossAttention(Attention):
         channels = self.channels or min(c, max(c // 4, _LEAST_CHANNELS))
 
         def convolve(x: Array, width: int, name: str) -> Array:
-            y = ConvBN(width, relu=False, dtype=self.dtype, name=name)(x, train=train)
-            return nn.leaky_relu(y, _SLOPE)
+            return ConvBN(width, activation=nn.leaky_relu, dtype=self.dtype, name=name)(x, train=train)
 
         y = self.cross(convolve(x, channels, "conva"))
         y = convolve(y, channels, "convb")

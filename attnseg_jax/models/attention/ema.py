@@ -61,5 +61,5 @@ class ExpectationMaximization(Attention):
             mean = fitted.mean(axis=0, keepdims=True)
             mu.value = (1 - self.momentum) * mu.value + self.momentum * mean
         y = nn.relu(y).astype(self.dtype).reshape(x.shape)
-        y = ConvBN(c, 1, relu=False, dtype=self.dtype, name="conv2")(y, train=train)
+        y = ConvBN(c, 1, activation=None, dtype=self.dtype, name="conv2")(y, train=train)
         return nn.relu(x + y)

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of
+from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
 from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
@@ -125,11 +125,11 @@ class MaskedAttentionDecoder(Decoder):
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
         strides = self.strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
         maps = maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
-        fused: list[Array] = []
-        for stride, x in reversed(maps.items()):
-            x = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
-            fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)
-        return fused
+        laterals = [
+            ConvBN(c, 1, activation=None, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
+            for stride, x in maps.items()
+        ]
+        return sum_down(laterals)[::-1]
 
     def _heads(self, c: int) -> Callable:
         """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""
