@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, drop_channels, maps_of, sum_down
+from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.blocks import PyramidPooling
 from attnseg_jax.models.layers.conv import ConvBN, classifier, layer_norm
+from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
 
