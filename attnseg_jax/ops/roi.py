@@ -29,8 +29,7 @@ def roi_align(
     the values nor their gradient need a gather.
 
     Args:
-      x: `[b, h, w, c]`.
-      boxes: `[b, r, 4]`, edges: under `aligned` cell i reaches from i to i + 1, otherwise it stands at i and a box is
+      boxes: edges: under `aligned` cell i reaches from i to i + 1, otherwise it stands at i and a box is
         at least one cell long.
       size: bins: rows, columns.
       sampling: points in a bin along each axis; 0 takes as many as the bin has cells, for boxes no larger than the map.
@@ -73,8 +72,7 @@ def roi_max_pool(
     """Maximum of the map over `size` bins of every box; the first of equal cells takes the whole gradient.
 
     Args:
-      x: `[b, h, w, c]`.
-      boxes: `[b, r, 4]`, first and last cells, rounded (half away from zero); no larger than the map by more than one.
+      boxes: first and last cells, rounded (half away from zero); no larger than the map by more than one.
       size: bins: rows, columns. They share cells where their number does not divide the box.
       inside: cells of each box that count. A bin without any gives 0.
 

@@ -35,6 +35,7 @@ class TfdsSource:
         self._place = f"{builder.info.full_name} {split}"
         self._folder, self._split = Path(builder.data_path), split
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._damage: UserError | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -64,7 +65,9 @@ class TfdsSource:
         try:
             return self._records[int(index)]
         except (RuntimeError, OSError, ValueError) as error:
-            raise _damaged(self._folder, self._split, error) from error
+            # One file is damaged, however many records of it cannot be read.
+            self._damage = self._damage or _damaged(self._folder, self._split, error)
+            raise self._damage from error
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""

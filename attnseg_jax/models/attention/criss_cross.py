@@ -16,8 +16,8 @@ _LEAST_CHANNELS = 64
 class CrissCrossAttention(Attention):
     """`bottleneck([x, convb(cross(conva(x)))])`, `cross` = recurrent criss-cross attention; O(n (h + w)) a pass.
 
-    The head of CCNet (arXiv:1811.11721, speedinghzl/CCNet) up to its classifier, which is the decoder `fcn` with
-    `convs=0`; ReLUs leak 0.01 as its in-place ABN does.
+    The head of speedinghzl/CCNet up to its classifier, which is the decoder `fcn` with `convs=0`; ReLUs leak 0.01 as
+    its in-place ABN does.
 
     Attributes:
       recurrence: passes of criss-cross attention with shared parameters; after two every pixel has seen every other.

@@ -17,8 +17,8 @@ from attnseg_jax.ops.attention.danet import channel_attention, channel_weights
 class DANet(Attention):
     """Position attention plus channel attention, each between 3x3 convolutions, with an auxiliary classifier each.
 
-    Positions take O(n^2 c) time, channels O(n c^2). Fu et al. 2019 (arXiv:1809.02983); github.com/junfu1115/DANet. The
-    original's head ends in a 1x1 classifier of the sum: the decoder `fcn` with `convs=0`.
+    Positions take O(n^2 c) time, channels O(n c^2). The original's head ends in a 1x1 classifier of the sum: the
+    decoder `fcn` with `convs=0`.
 
     Attributes:
       channels: of both branches; 0 keeps the map's up to 512, as the original does for a ResNet-50.

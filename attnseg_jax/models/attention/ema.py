@@ -23,8 +23,7 @@ def _initial_bases(key: Array, shape: tuple[int, int, int]) -> Array:
 class ExpectationMaximization(Attention):
     """Positions rebuilt from a few bases fitted to each image, O(stages n k c), after a 3x3 convolution as in EMANet.
 
-    Li et al. 2019, arXiv:1907.13426 (github.com/XiaLiPKU/EMANet). The original's 3x3 convolution after it is the one of
-    the decoder `fcn`.
+    The original's 3x3 convolution after it is the one of the decoder `fcn`.
 
     Attributes:
       channels: of the 3x3 convolution (512 in the original); 0 keeps the map's, but takes at most 512.

@@ -19,9 +19,8 @@ from attnseg_jax.ops.attention import interlaced as interlaced_ops
 class Interlaced(Attention):
     """Two sparse stages in place of one dense: first far, between positions modulo `factors`, then near, within blocks.
 
-    Together every position reaches all others in O(n (n / p + p) c) time, `p` positions in a block. Huang et al. 2019
-    (arXiv:1907.12273); github.com/openseg-group/openseg.pytorch. The original's head ends in a 1x1 classifier: the
-    decoder `fcn` with `convs=0`.
+    Together every position reaches all others in O(n (n / p + p) c) time, `p` positions in a block. The original's head
+    ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
 
     Attributes:
       factors: rows and columns of a block.

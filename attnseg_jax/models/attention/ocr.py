@@ -20,8 +20,7 @@ from attnseg_jax.ops.resize import resize
 class OCR(Attention):
     """Every position attends to soft regions, the means of the map over what an auxiliary prediction calls a class.
 
-    O(n k c) time. Yuan et al. 2020 (arXiv:1909.11065); github.com/openseg-group/openseg.pytorch. The original's head
-    ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
+    O(n k c) time. The original's head ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
 
     Attributes:
       regions: whose prediction makes the regions: `own`, or an auxiliary prediction that an earlier mechanism leaves,

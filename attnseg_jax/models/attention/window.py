@@ -13,8 +13,7 @@ from attnseg_jax.models.options import option
 class WindowAttention(Attention):
     """Every pixel attends to its `window x window` tile, in every second layer to one moved by half; O(n window^2).
 
-    `softmax(q . k / sqrt(d) + bias[offset])` in pre-norm blocks with an MLP: Swin's blocks (arXiv:2103.14030,
-    microsoft/Swin-Transformer).
+    `softmax(q . k / sqrt(d) + bias[offset])` in pre-norm blocks with an MLP, as in microsoft/Swin-Transformer.
 
     Attributes:
       window: pixels on a side of a window; the map it is initialised on has at least as many.

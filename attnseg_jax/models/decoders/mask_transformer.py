@@ -56,7 +56,7 @@ class Layer(nn.Module):
 class MaskTransformer(Decoder):
     """Class tokens attend with the patches of the deepest map; products of both are the logits, O((h w + k)^2 c).
 
-    Strudel et al. 2021, arXiv:2105.05633 (github.com/rstrudel/segmenter). It gates no skips.
+    It gates no skips.
 
     Attributes:
       channels: of all tokens; 0 keeps the map's.

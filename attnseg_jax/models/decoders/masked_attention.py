@@ -65,10 +65,9 @@ class MaskedAttentionLayer(nn.Module):
 class MaskedAttentionDecoder(Decoder):
     """Queries with a class and a mask each, which attend to where their previous mask is open, O(layers q h w c).
 
-    Cheng et al. 2022, arXiv:2112.01527 (github.com/facebookresearch/Mask2Former), trained on pixels instead of matched
-    segments: the logits are the logarithm of the semantic scores (see `ops.mask_classification.semantic_logits`). Maps
-    are fused from coarse to fine by 1x1 convolutions; layers attend to all but the finest in turn, coarse ones first,
-    and masks have the size of the finest. It gates no skips.
+    Trained on pixels instead of matched segments: the logits are the logarithm of the semantic scores (see
+    `ops.mask_classification.semantic_logits`). Maps are fused from coarse to fine by 1x1 convolutions; layers attend to
+    all but the finest in turn, coarse ones first, and masks have the size of the finest. It gates no skips.
 
     Attributes:
       channels: of queries and fused maps (256 in the original); 0 keeps the deepest map's, but takes at most 256.

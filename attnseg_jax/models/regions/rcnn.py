@@ -27,8 +27,6 @@ class RegionModel(nn.Module):
 
     # Batch fields that it takes -> their value in padding rows.
     inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
-    # The backbone sees windows of one size, and no map is drawn.
-    size_multiple: ClassVar[int] = 1
 
     backbone: nn.Module
     num_classes: int
@@ -72,6 +70,9 @@ class RCNN(RegionModel):
     Attributes as in `RegionModel`, and:
       size: height and width of a window in pixels.
     """
+
+    # The backbone sees windows of one size, and no map is drawn.
+    size_multiple: ClassVar[int] = 1
 
     size: int = option(64, at_least=1)
 

@@ -6,17 +6,18 @@ from jaxtyping import Array, Float
 
 
 def scores_of_positions(scores: Float[Array, "b h w i j"]) -> Float[Array, "b n m"]:
-    """What every position gives to every other, from what it gives to each offset of a window centred on it.
+    """The score of every position for every other, from its scores for the offsets in a window centred on it.
 
-    The over-complete mask of PSANet (ECCV 2018; github.com/hszhao/semseg, `lib/psa`). Only reshapes and slices: a
-    gather would need an index for each pair and a scatter as its gradient.
+    The over-complete mask of PSANet (ECCV 2018; github.com/hszhao/semseg, `lib/psa`). It takes only reshapes and
+    slices: a gather would need an index for each pair, and its gradient would be a scatter.
 
     Args:
       scores: `[b, h, w, i, j]`; `scores[:, y, x, p, q]` is for the position `(y + p - i // 2, x + q - j // 2)`.
 
     Returns:
-      `[b, n, m]`, from (n) and to (m) the `h * w` positions `y * w + x`; 0 for pairs farther apart than the window
-      reaches, as in the original, whose softmax sees these zeros. What is beyond the map is cut.
+      `[b, n, m]`: scores of position n for position m, both of the `h * w` positions `y * w + x`. Pairs that are
+      farther apart than the window reaches have 0, which the softmax sees, as in the original. Offsets off the map are
+      dropped.
 
     Raises:
       ValueError: an even window, which has no centre.
