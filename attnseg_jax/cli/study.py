@@ -9,6 +9,10 @@ _bootstrap.png) and predictions of a few images (_sheet.png; with the photograph
 
 Times of runs on several days or machines cannot be compared: --time takes those of all systems that have a finished run
 anew, one after another, by 12 steps and an evaluation of each. The machine should have nothing else to do.
+
+    python -m attnseg_jax.cli.study --draw --results=docs/reach/results.json
+
+writes the tables and plots of a results file again and needs nothing but the file.
 """
 
 import datetime
@@ -46,12 +50,16 @@ def _flags() -> None:
     flags.DEFINE_string("only", "", "regular expression; only runs whose label holds it (default: all)")
     flags.DEFINE_float("max_minutes", None, "no run starts later than this (default: no limit)", lower_bound=0)
     flags.DEFINE_bool("time", False, "if nothing is left to train, take the times of all systems (default: false)")
+    flags.DEFINE_bool("draw", False, "write tables and plots of --results again and train nothing (default: false)")
     flags.DEFINE_bool("dry_run", False, "list what would run, with an estimate, and change nothing (default: false)")
 
 
 def _study() -> None:
     """Trains what is missing, writes tables and pictures, and prints the tables."""
     values = flags.FLAGS
+    if values.draw:
+        print(_redrawn(values.results))
+        return
     for flag in ("study", "workdir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing: see --help")
@@ -81,6 +89,15 @@ def _study() -> None:
     print(text)
     if failures:
         raise UserError(f"{len(failures)} of {len(chosen)} runs failed, the first: {failures[0]}")
+
+
+def _redrawn(path: str | None) -> str:
+    if not path:
+        raise UserError("--draw needs --results: the JSON file of a study")
+    results = Results(expanded(path))
+    if not any("result" in record for record in results.records.values()):
+        raise UserError(f"--results={path} has no finished run to draw")
+    return report.redraw(results)
 
 
 def _chosen(runs: Sequence[PlannedRun], only: str) -> list[PlannedRun]:

@@ -1,5 +1,7 @@
 """What is known about each data set: class names, colours and the table from raw mask ids to train ids."""
 
+import colorsys
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -199,16 +201,28 @@ def info(config: Any) -> DatasetInfo:
     return DatasetInfo(config.name or dataset.tfds_name or "data", dataset.class_names, palette)
 
 
-def default_palette(count: int) -> tuple[Colour, ...]:
-    """The PASCAL VOC colours of the first `count` classes (the bits of the class id, dealt to the channels in turn).
+_FIRST_COLOURS: tuple[Colour, ...] = (
+    *((44, 48, 58), (250, 200, 70), (86, 180, 115), (150, 110, 220), (240, 140, 60), (60, 115, 200)),
+    *((230, 130, 180), (165, 215, 60), (150, 100, 60), (60, 170, 170), (205, 205, 210), (120, 60, 130)),
+)
 
-    >>> default_palette(4)
-    ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+
+def default_palette(count: int) -> tuple[Colour, ...]:
+    """Colours of the first `count` classes: a dark one, since class 0 is mostly the background, then vivid ones.
+
+    None is near the colours of errors in pictures. From the thirteenth class on, hues are a golden angle apart.
+
+    >>> default_palette(3)
+    ((44, 48, 58), (250, 200, 70), (86, 180, 115))
     """
-    return tuple(
-        tuple(sum(((i >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3))
-        for i in range(count)
-    )
+    return (*_FIRST_COLOURS, *map(_further_colour, range(len(_FIRST_COLOURS), count)))[:count]
+
+
+def _further_colour(i: int) -> Colour:
+    saturation, value = ((0.55, 0.9), (0.8, 0.6), (0.35, 0.75))[i % 3]
+    # Hues from yellow over green and violet to pink: the red ones are those of errors.
+    hue = 0.1 + 0.8 * (i * (math.sqrt(5) - 1) / 2 % 1)
+    return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def _colours(key: str, colours: Sequence[Sequence[int]]) -> tuple[Colour, ...]:

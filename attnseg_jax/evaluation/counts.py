@@ -91,6 +91,10 @@ class Counter:
                 label, guess = batch["label"][row, :h, :w], predictions[row, :h, :w]
                 self._counts[index] = count_image(label, guess, self._counts.shape[2])
 
+    def of(self, index: int) -> Int[np.ndarray, "k 3"]:
+        """The counts of all pixels of an image that was seen."""
+        return self._counts[index, 0]
+
     def result(self, add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> ImageCounts:
         """The counts; `add` sums an int32 array over the processes."""
         counts = np.asarray(add(self._counts), np.int64)

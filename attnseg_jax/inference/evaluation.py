@@ -38,7 +38,7 @@ def evaluate_run(
     """
     run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
     path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
-    drawn = run.config.eval.samples > 0
+    drawn = run.config.eval.samples + run.config.eval.worst > 0
     if drawn:
         target("--picture", path)
     try:
@@ -46,7 +46,7 @@ def evaluate_run(
     except NotFinite as error:
         raise UserError(f"step {run.step} of {workdir}: {error}") from None
     if drawn and jax.process_index() == 0:
-        draw_samples(found.samples, run.source, path)
+        draw_samples(found, run.source, path, run.step)
         logging.info("picture: %s", path)
     scores = found.scores
     names = run.source.info.class_names

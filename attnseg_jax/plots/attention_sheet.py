@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer, UInt8
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, panels
 from attnseg_jax.plots.attention_maps import WeightRecord
-from attnseg_jax.plots.drawing import write_png
+from attnseg_jax.plots.drawing import brightened, write_png
 from attnseg_jax.plots.panels import Panel, Row, Scale
 
 _DPI = 120
@@ -88,6 +88,9 @@ def attention_sheet(scene: Scene, records: Mapping[str, AttentionRecord], folder
       The paths, that of the sheet last.
     """
     folder, aspect = Path(folder), scene.image.shape[0] / scene.image.shape[1]
+    shown, factor = brightened(scene.image)
+    if factor > 1:
+        scene = replace(scene, image=shown, title=f"{scene.title}; drawn {factor:.3g} times as bright")
     paths, pages = [], [panels.page(scene.title, _overview(scene), aspect, _DPI)]
     for name, record in records.items():
         header, rows = _gate(record, scene) if isinstance(record, GateMap) else _attended(record, scene)

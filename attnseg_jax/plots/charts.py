@@ -1,6 +1,5 @@
 """Charts: the course of a training, cost against size, score against cost, which system is better."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,45 +11,68 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from attnseg_jax.plots.drawing import plain_axes, write_png
+from attnseg_jax.plots.names import Named, name_points
 
 _MARKERS = "os^Dv<>Pp*Xhd"
 _COLORS = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Dark2"].colors]
 
-# How far apart named points are at least: the ratio of the costs as a logarithm, or mIoU.
-_NAME_WIDTH, _NAME_HEIGHT = 0.2, 0.03
+_CLASS, _NAMED_CLASSES, _MARKED = "val_iou/", 10, 30
 
 Points = Sequence[tuple[float, float]]
 
 
 def training_curves(series: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: str | os.PathLike) -> None:
-    """Writes one PNG of loss, scores and learning rate over the steps.
+    """Writes one PNG of losses, scores, IoU of classes and learning rate over the steps.
 
     Args:
-      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `miou`, `val_miou`,
-        `val_pixel_accuracy` and `learning_rate` those that are there are drawn.
+      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `val_loss`, `miou`,
+        `val_miou`, `val_pixel_accuracy`, `val_iou/CLASS` and `learning_rate` those that are there are drawn. Of many
+        classes the lowest in the end have colours and names, and the others are gray.
       path: of the PNG.
     """
-    plots = [
-        ("loss", {"loss": "train"}),
-        ("score", {"miou": "train mIoU", "val_miou": "val mIoU", "val_pixel_accuracy": "val pixel accuracy"}),
-        ("learning rate", {"learning_rate": "learning rate"}),
-    ]
-    colors = {"miou": "#9aa5b1", "val_miou": "#d1495b", "val_pixel_accuracy": "#2a6f97"}
-    figure = Figure(figsize=(13, 3.8), dpi=120, layout="constrained")
-    for axes, (title, names) in zip(figure.subplots(1, 3), plots):
+    figure = Figure(figsize=(13, 7.6), dpi=120, layout="constrained")
+    loss, score, classes, rate = figure.subplots(2, 2, sharex=True).flat
+    for axes, title in ((loss, "loss"), (score, "score"), (classes, "IoU of classes"), (rate, "learning rate")):
         plain_axes(axes, title, "step")
-        for name, label in names.items():
-            steps, values = series.get(name, ([], []))
-            if steps:
-                marker = "o" if name.startswith("val_") else None
-                axes.plot(steps, values, label=label, color=colors.get(name, "#30638e"), marker=marker, markersize=4)
-        if title == "score":
-            axes.set_ylim(0, 1)
-            if axes.lines:
-                axes.legend(frameon=False)
-        elif title == "learning rate":
-            axes.ticklabel_format(axis="y", scilimits=(-2, 2))
+        axes.tick_params(labelbottom=True)
+    _lines(loss, series, {"loss": ("train", "#30638e"), "val_loss": ("val", "#d1495b")})
+    scores = {"miou": ("train mIoU", "#9aa5b1"), "val_miou": ("val mIoU", "#d1495b")}
+    _lines(score, series, {**scores, "val_pixel_accuracy": ("val pixel accuracy", "#2a6f97")})
+    _class_lines(classes, {name.removeprefix(_CLASS): series[name] for name in series if name.startswith(_CLASS)})
+    _lines(rate, series, {"learning_rate": ("learning rate", "#30638e")})
+    for axes in (score, classes):
+        # A line at 0 or 1 is seen as well.
+        axes.set_ylim(-0.02, 1.02)
+    for axes in (loss, score):
+        if axes.lines:
+            axes.legend(frameon=False)
+    rate.ticklabel_format(axis="y", scilimits=(-2, 2))
     write_png(path, figure)
+
+
+def _lines(axes: Axes, series: Mapping[str, tuple], shown: Mapping[str, tuple[str, Any]]) -> None:
+    """Draws series by their names, each with a label and a colour; those of few points with markers."""
+    for name, (label, color) in shown.items():
+        steps, values = series.get(name, ([], []))
+        if steps:
+            marker = "o" if len(steps) < _MARKED else None
+            axes.plot(steps, values, label=label, color=color, marker=marker, markersize=3.5, clip_on=False)
+
+
+def _class_lines(axes: Axes, series: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> None:
+    """Draws a line for each class; the last values of the lowest stand in the legend."""
+    lowest = sorted(series, key=lambda name: series[name][1][-1])
+    shown = {}
+    for i, name in enumerate(lowest):
+        color = _style(i)["color"] if i < _NAMED_CLASSES else "#d5d8dc"
+        shown[name] = f"{series[name][1][-1]:.2f} {name}", color
+    # The gray ones first, so that they lie below.
+    _lines(axes, series, dict(reversed(shown.items())))
+    if lowest:
+        handles = axes.lines[::-1][:_NAMED_CLASSES]
+        title = "in the end" if len(lowest) <= _NAMED_CLASSES else f"the lowest of {len(lowest)} in the end"
+        axes.legend(handles=handles, title=title, fontsize=8, title_fontsize=8, frameon=False, loc="upper left",
+                    bbox_to_anchor=(1.0, 1.0))  # fmt: skip
 
 
 def cost_against_size(panels: Mapping[str, Mapping[str, Points]], path: str | os.PathLike) -> None:
@@ -95,20 +117,24 @@ def score_against_cost(
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for empty in panels[count:]:
         empty.remove()
+    named: list[tuple[Axes, list[Named]]] = []
     for axes, (key, (title, factor)) in zip(panels, costs.items()):
         plain_axes(axes, "validation mIoU, mean and range over seeds", title)
-        _logarithmic(axes, [row[key] for row in rows if row[key]])
-        named: list[tuple[float, float]] = []
+        values = [row[key] * factor for row in rows if row[key]]
+        _logarithmic(axes, values)
+        # Space for names; a single value would have no range of its own.
+        space = max(max(values) / min(values), 1.5) ** 0.16
+        axes.set_xlim(min(values) / space, max(values) * space)
+        points = []
         for i, row in enumerate(rows):
             if row[key]:
+                x, low, high = row[key] * factor, min(row["mious"]), max(row["mious"])
                 mean = sum(row["mious"]) / len(row["mious"])
-                reach = [[mean - min(row["mious"])], [max(row["mious"]) - mean]]
-                x = row[key] * factor
-                axes.errorbar(x, mean, reach, label=row["label"], capsize=3, **_style(i), ls="none")
-                # Names on top of each other are unreadable; the legend has them all.
-                if all(abs(math.log(x / a)) > _NAME_WIDTH or abs(mean - b) > _NAME_HEIGHT for a, b in named):
-                    axes.annotate(row["label"], (x, mean), (6, 4), textcoords="offset points", fontsize=7)
-                    named.append((x, mean))
+                style = _style(i)
+                axes.errorbar(x, mean, [[mean - low], [high - mean]], label=row["label"], capsize=3, **style, ls="none")
+                points.append(Named(row["label"], x, mean, low, high, style["color"]))
+        axes.margins(y=0.08)
+        named.append((axes, points))
     for axes, (key, title) in zip(panels[len(costs) :], curves.items()):
         plain_axes(axes, "validation mIoU, mean over seeds", title)
         if key == "clock":
@@ -117,6 +143,7 @@ def score_against_cost(
             if row.get(key):
                 axes.plot(*zip(*row[key]), label=row["label"], markersize=4, **_style(i))
     _legend(figure)
+    name_points(figure, named)
     write_png(path, figure)
 
 

@@ -4,12 +4,16 @@ import io
 import os
 
 import numpy as np
+from jaxtyping import UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from attnseg_jax.files import write_atomically
+
+# Below this value of that percentile an image is dark.
+_DARK, _BRIGHT = 80, 99.5
 
 
 def rendered(figure: Figure) -> Image.Image:
@@ -26,6 +30,20 @@ def write_png(path: str | os.PathLike, picture: Image.Image | Figure, *, optimiz
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=optimize)
     write_atomically(path, buffer.getvalue())
+
+
+def brightened(image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w 3"], float]:
+    """An image whose brightest pixels are dark, such as one of few photons, times a factor; any other as it is.
+
+    Returns:
+      The image, and the factor; 1 where nothing was changed.
+    """
+    # Single bright pixels are defects of a sensor.
+    bright = float(np.percentile(image, _BRIGHT)) if image.size else 0.0
+    if not 0 < bright < _DARK:
+        return image, 1.0
+    factor = 255 / bright
+    return np.minimum(np.round(image * factor), 255).astype(np.uint8), factor
 
 
 def plain_axes(axes: Axes, title: str, label: str) -> None:

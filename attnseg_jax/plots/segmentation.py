@@ -2,26 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from attnseg_jax.evaluation.boundary_iou import count_image
+from attnseg_jax.evaluation.counts import iou
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.plots.drawing import write_png
+from attnseg_jax.ops.metrics import mean_of_known
+from attnseg_jax.plots.drawing import brightened, write_png
+from attnseg_jax.plots.sheet import Swatch, compose, flat, stripes
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]
 LabelArray = Integer[np.ndarray, "_ _"]
 
-WRONG = (255, 32, 78)
-"""Colour of a wrong pixel in the column of errors."""
-_VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
+FALSE_POSITIVE, FALSE_NEGATIVE = (0, 190, 255), (255, 32, 78)
+"""Colours of wrong pixels in the column of errors."""
 _VOID_ERROR = 200  # lighter than any dimmed pixel
-_INK, _FAINT = (28, 28, 30), (110, 110, 115)
 _SMALL, _LARGE = 240, 640  # width in pixels below which a panel is upsampled, above which it is reduced
-_MARGIN, _GAP = 24, 12
+_LOWEST = 3  # classes that a caption names
 
 
 def prediction_sheet(
@@ -34,14 +34,19 @@ def prediction_sheet(
     *,
     titles: Sequence[str] | None = None,
     errors: bool = True,
+    heading: str = "",
 ) -> None:
     """Writes one PNG: a row per sample with the columns input, truth, prediction and errors, and a legend below.
 
     `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
-    A mapping of predictions draws a column for each of its names ("without attention", "with attention"). `titles` are
-    captions of the rows. Small images are upsampled and large ones reduced by a whole factor. Void (255) is striped; in
-    the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. The legend names the classes
-    that occur.
+    A mapping of predictions draws a column for each of its names ("without attention", "with attention"). Where
+    `titles` are given, they begin the captions of the rows, which tell the scores of their images; `heading` stands
+    above all. Small images are upsampled and large ones reduced by a whole factor, dark ones are brightened, which
+    their captions say. Void (255) is striped. The legend names the classes that occur.
+
+    In the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. A wrong pixel is a false
+    negative of one class and a false positive of another; its colour tells which of both it is of the class with fewer
+    pixels in these `labels` (of two classes: the second).
 
     Raises ValueError if the rows of the columns differ in number or a row's arrays in size.
     """
@@ -54,11 +59,20 @@ def prediction_sheet(
     headers = ["input", "truth"]
     for name in predictions:
         headers += [name, "errors" if len(predictions) == 1 else f"errors {name}"] if errors else [name]
-    panels = [_row_panels(image, truth, guesses, palette, errors) for image, truth, *guesses in rows]
-    entries = _legend_entries([m for _, *maps in rows for m in maps], class_names, palette)
+    rarity = _rarity(labels, len(class_names)) if errors else None
+    panels, captions = [], []
+    for i, (image, truth, *guesses) in enumerate(rows):
+        shown, factor = brightened(image)
+        panels.append(_row_panels(shown, truth, guesses, palette, rarity))
+        if titles is not None:
+            scores = _scores(truth, dict(zip(predictions, guesses)), class_names)
+            bright = f"; drawn {factor:.3g} times as bright" if factor > 1 else ""
+            captions.append(f"{titles[i]}: {scores}{bright}")
+    legend = _legend([m for _, *maps in rows for m in maps], class_names, palette)
     if errors:
-        entries.append(("wrong", _flat(WRONG)))
-    write_png(path, _compose(panels, headers, titles, entries))
+        of = f": {class_names[1]}" if len(class_names) == 2 else " of the rarer class"
+        legend += [(f"false positive{of}", flat(FALSE_POSITIVE)), (f"false negative{of}", flat(FALSE_NEGATIVE))]
+    write_png(path, compose(panels, headers, captions or None, legend, heading))
 
 
 def comparison_sheet(
@@ -76,14 +90,18 @@ def comparison_sheet(
     `labels` and the predictions of each name are integers [h, w], sizes free per sample; `titles` stand above the
     columns. Scale, colours and legend are those of `prediction_sheet`.
     """
-    blank = [np.zeros((*label.shape, 3), np.uint8) for label in labels]
-    samples = zip(blank if images is None else images, labels, *predictions.values(), strict=True)
-    columns = [_row_panels(image, truth, guesses, palette, False) for image, truth, *guesses in samples]
+    if images is None:
+        shown = [np.zeros((*label.shape, 3), np.uint8) for label in labels]
+    else:
+        shown, factors = zip(*map(brightened, images))
+        titles = [f"{title} ({f:.3g} x as bright)" if f > 1 else title for title, f in zip(titles, factors)]
+    samples = zip(shown, labels, *predictions.values(), strict=True)
+    columns = [_row_panels(image, truth, guesses, palette, None) for image, truth, *guesses in samples]
     rows = dict(zip(["input", "truth", *predictions], zip(*columns)))
     if images is None:
         del rows["input"]
-    entries = _legend_entries([*labels, *(m for maps in predictions.values() for m in maps)], class_names, palette)
-    write_png(path, _compose(list(rows.values()), titles, list(rows), entries))
+    legend = _legend([*labels, *(m for maps in predictions.values() for m in maps)], class_names, palette)
+    write_png(path, compose(list(rows.values()), titles, list(rows), legend))
 
 
 def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:
@@ -99,7 +117,26 @@ def read_label_map(path: str | os.PathLike) -> LabelArray:
         return np.asarray(picture)
 
 
-def _row_panels(image, truth, guesses, palette, errors) -> list[np.ndarray]:
+def _scores(truth: LabelArray, guesses: Mapping[str, LabelArray], class_names: Sequence[str]) -> str:
+    """The scores of an image in words; of a single prediction with the classes of the lowest IoU."""
+    found = {name: iou(count_image(truth, guess, len(class_names))[0]) for name, guess in guesses.items()}
+    means = {name: _mean(values) for name, values in found.items()}
+    if len(means) > 1:
+        return "mIoU " + ", ".join(f"{name} {mean}" for name, mean in means.items())
+    ((name, values),) = found.items()
+    known = [(value, class_names[k]) for k, value in enumerate(values) if not np.isnan(value)]
+    lowest = ", ".join(f"{other} {value:.2f}" for value, other in sorted(known)[:_LOWEST])
+    words = "IoU" if len(known) <= _LOWEST else "lowest"
+    return f"mIoU {means[name]} of {len(known)} classes ({words}: {lowest})" if known else "nothing to score"
+
+
+def _mean(values: np.ndarray) -> str:
+    mean = mean_of_known(values)
+    return "absent" if np.isnan(mean) else f"{mean:.3f}"
+
+
+def _row_panels(image, truth, guesses, palette, rarity) -> list[np.ndarray]:
+    """The panels of a row; those of errors where a `rarity` is given."""
     up, down = _factors(image.shape[1])
     small = np.asarray(Image.fromarray(image).reduce(down)) if down > 1 else image
     truth, *guesses = (m[down // 2 :: down, down // 2 :: down] for m in (truth, *guesses))
@@ -109,8 +146,8 @@ def _row_panels(image, truth, guesses, palette, errors) -> list[np.ndarray]:
     panels = [small, _colored(truth, palette)]
     for guess in guesses:
         panels.append(_colored(guess, palette))
-        if errors:
-            panels.append(_errors(small, truth, guess))
+        if rarity is not None:
+            panels.append(_errors(small, truth, guess, rarity))
     return panels
 
 
@@ -125,74 +162,28 @@ def _upsample(array: np.ndarray, factor: int) -> np.ndarray:
 def _colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
     void = labels == IGNORE_LABEL
     colors = palette[np.where(void, 0, labels)]
-    return np.where(void[..., None], _stripes(*labels.shape), colors)
+    return np.where(void[..., None], stripes(*labels.shape), colors)
 
 
-def _stripes(height: int, width: int) -> np.ndarray:
-    # Drawn at the size of the picture, so that no palette colour can be taken for void.
-    dark = (np.arange(height)[:, None] + np.arange(width)) % 8 < 3
-    return np.where(dark[..., None], np.uint8(_VOID_DARK), np.uint8(_VOID_LIGHT))
+def _rarity(labels: Sequence[LabelArray], num_classes: int) -> np.ndarray:
+    """The place of every class when the most frequent one comes first; of two classes, their order."""
+    if num_classes == 2:
+        return np.arange(2)
+    counts = sum(np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)[:num_classes] for label in labels)
+    return np.argsort(np.argsort(-counts, kind="stable"))
 
 
-def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    gray = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.full(3, 24, np.uint8)
-    wrong = ((truth != guess) & (truth != IGNORE_LABEL))[..., None]
-    return np.where(wrong, np.uint8(WRONG), np.where((truth == IGNORE_LABEL)[..., None], np.uint8(_VOID_ERROR), gray))
+def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, rarity: np.ndarray) -> np.ndarray:
+    panel = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.full(3, 24, np.uint8)
+    void = truth == IGNORE_LABEL
+    of_truth, of_guess = rarity[np.where(void, 0, truth)], rarity[np.where(void, 0, guess)]
+    panel[~void & (of_truth > of_guess)] = FALSE_NEGATIVE
+    panel[~void & (of_truth < of_guess)] = FALSE_POSITIVE
+    panel[void] = _VOID_ERROR
+    return panel
 
 
-def _flat(color) -> np.ndarray:
-    return np.full((16, 16, 3), color, np.uint8)
-
-
-def _legend_entries(maps, class_names, palette) -> list[tuple[str, np.ndarray]]:
+def _legend(maps, class_names, palette) -> list[Swatch]:
     present = sorted(set().union(*(np.unique(m).tolist() for m in maps)))
-    entries = [(class_names[i], _flat(palette[i])) for i in present if i != IGNORE_LABEL]
-    return entries + ([("void", _stripes(16, 16))] if IGNORE_LABEL in present else [])
-
-
-def _compose(panels, headers, titles, entries) -> Image.Image:
-    """Headers, rows with captions, and the legend on one white picture."""
-    widths = [max(row[c].shape[1] for row in panels) for c in range(len(headers))]
-    size = int(np.clip(widths[0] / 16, 15, 26))
-    font, small = _font(size), _font(max(13, round(size * 0.85)))
-    # A column is at least as wide as its header.
-    widths = [max(w, int(font.getlength(h)) + 1) for w, h in zip(widths, headers)]
-    line, caption = round(size * 1.7), round(small.size * 1.6) if titles is not None else 0
-    full = sum(widths) + _GAP * (len(widths) - 1)
-    legend = _flow([small.getlength(name) for name, _ in entries], full, small.size)
-    heights = [max(panel.shape[0] for panel in row) for row in panels]
-    height = line + sum(heights) + (_GAP + caption) * len(heights) + (legend[-1][1] + line if legend else 0)
-    sheet = Image.new("RGB", (full + 2 * _MARGIN, height + 2 * _MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    lefts = _MARGIN + np.cumsum([0, *(w + _GAP for w in widths[:-1])])
-    for left, width, header in zip(lefts, widths, headers):
-        draw.text((left + width / 2, _MARGIN), header, _INK, font, anchor="ma")
-    top = _MARGIN + line
-    for i, row in enumerate(panels):
-        if titles is not None:
-            draw.text((_MARGIN, top), titles[i], _FAINT, small, anchor="la")
-            top += caption
-        for left, width, panel in zip(lefts, widths, row):
-            sheet.paste(Image.fromarray(panel), (int(left) + (width - panel.shape[1]) // 2, top))
-        top += heights[i] + _GAP
-    for (name, swatch), (x, y) in zip(entries, legend):
-        box = Image.fromarray(swatch).resize((small.size, small.size), Image.Resampling.NEAREST)
-        place = (_MARGIN + round(x), top + _GAP + y)
-        sheet.paste(box, place)
-        draw.rectangle((*place, place[0] + small.size, place[1] + small.size), outline=_FAINT)
-        draw.text((place[0] + small.size * 1.5, place[1] + small.size / 2), name, _INK, small, anchor="lm")
-    return sheet
-
-
-def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
-    """Places of the legend's entries, in equal columns, as many to a line as fit."""
-    if not lengths:
-        return []
-    step = max(lengths) + 3 * size
-    columns = max(1, int((width + size) // step))
-    return [(i % columns * step, i // columns * round(size * 1.7)) for i in range(len(lengths))]
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # The font that matplotlib ships: a wide choice of letters for class names, the same on every machine.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+    entries = [(class_names[i], flat(palette[i])) for i in present if i != IGNORE_LABEL]
+    return entries + ([("void", stripes(16, 16))] if IGNORE_LABEL in present else [])

@@ -21,6 +21,7 @@ from attnseg_jax.study.summary import (
     comparisons_to_markdown,
     confidences,
     summarize,
+    summarize_records,
     to_markdown,
 )
 from attnseg_jax.train.setup import abstract_inputs, make_model
@@ -70,12 +71,24 @@ def write_report(runs: Sequence[PlannedRun], results: Results, folder: Path) -> 
     failures = [(str(run), record["error"]) for run, record in missing if "error" in record]
     if len(missing) > len(failures):
         failures.append((f"{len(missing) - len(failures)} more", "not trained yet"))
-    texts = [to_markdown(rows, failures), *_details(rows, results)]
-    text = "\n\n".join(texts)
+    text = _write(rows, failures, results)
+    if rows:
+        _draw_sheets([row["label"] for row in rows], runs, results, folder)
+    return text
+
+
+def redraw(results: Results) -> str:
+    """Writes tables and plots again, from the records alone; returns the text of the tables."""
+    failed = [record for record in results.records.values() if "error" in record]
+    failures = [(f"{record['label']} seed {record['seed']}", record["error"]) for record in failed]
+    return _write(summarize_records(results), failures, results)
+
+
+def _write(rows: Sequence[Row], failures: Sequence[tuple[str, str]], results: Results) -> str:
+    text = "\n\n".join([to_markdown(rows, failures), *_details(rows, results)])
     write_atomically(results.path.with_suffix(".md"), (text + "\n").encode())
     if rows:
         charts.score_against_cost(rows, COSTS, results.path.with_suffix(".png"))
-        _draw_sheets([row["label"] for row in rows], runs, results, folder)
     return text
 
 

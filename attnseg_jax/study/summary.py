@@ -47,10 +47,18 @@ def summarize(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
     - `ious`, class -> mean IoU,
     - `counts`, the encoded counts of the seeds that have them.
     """
+    return _rows((run.entry.label, record) for run in runs if (record := results.finished(run)))
+
+
+def summarize_records(results: Results) -> list[Row]:
+    """The same of all finished runs that have a record, whatever the study of today says."""
+    return _rows((record["label"], record) for record in results.records.values() if "result" in record)
+
+
+def _rows(finished: Iterable[tuple[str, dict[str, Any]]]) -> list[Row]:
     groups: dict[str, list[dict[str, Any]]] = {}
-    for run in runs:
-        if record := results.finished(run):
-            groups.setdefault(run.entry.label, []).append(record)
+    for label, record in finished:
+        groups.setdefault(label, []).append(record)
     return sorted((row_of(label, records) for label, records in groups.items()), key=lambda row: -row["miou"])
 
 

@@ -54,6 +54,7 @@ UNHASHED = (
     "train.profile",
     "eval.batch_size",
     "eval.samples",
+    "eval.worst",
 )
 
 

@@ -1,9 +1,10 @@
 """Evaluation of a whole split by the steps of a run, and its picture."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import NotFinite
-from attnseg_jax.evaluation.counts import Counter
+from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
+from attnseg_jax.ops.metrics import mean_of_known
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import ImageBar
 from attnseg_jax.train.memory import fitting, host_bytes, shared
@@ -43,10 +45,14 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a split; `samples` maps an image's index to the train ids `[h, w]` that were predicted for it."""
+    """Scores of a split, and for some images, by their index, the train ids `[h, w]` that were predicted.
+
+    `samples` are the same images every time, `worst` those with the lowest mIoU, the lowest first.
+    """
 
     scores: Scores
     samples: dict[int, np.ndarray]
+    worst: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate_split(
@@ -58,7 +64,7 @@ def evaluate_split(
     *,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` of them.
+    """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` and the worst.
 
     `variables`, parameters and statistics, come from `Parallel.put_state` or a train step. `between` is called after
     every batch, and may raise.
@@ -69,6 +75,7 @@ def evaluate_split(
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
+    worst = Worst(config.eval.worst, counter, source.size)
     batches = eval_batches(
         source,
         config.data,
@@ -85,7 +92,7 @@ def evaluate_split(
         between()
         with naming_images(lambda row: source[int(batch["index"][row])]["id"]):
             predictions = np.asarray(predictions)
-        for part in (collector, counter, pace, bar):
+        for part in (collector, counter, worst, pace, bar):
             part(batch, predictions)
 
     with bar:
@@ -101,7 +108,7 @@ def evaluate_split(
         index: prediction[: source.size(index)[0], : source.size(index)[1]]
         for index, prediction in sorted(collector.predictions.items())
     }
-    return Evaluation(scores, samples)
+    return Evaluation(scores, samples, worst.predictions())
 
 
 @contextmanager
@@ -119,20 +126,55 @@ def naming_images(name: Callable[[int], str]) -> Iterator[None]:
         ) from None
 
 
-def draw_samples(samples: Mapping[int, np.ndarray], source: Source, path: Path) -> None:
-    """Draws predictions, by their index in `source`, beside image and truth into one PNG; without any, nothing."""
-    if not samples:
+def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int) -> None:
+    """Draws the predictions of an evaluation beside image and truth into one PNG; without any, nothing.
+
+    `source` is the split and `step` the model's, for the heading.
+    """
+    titles = dict.fromkeys(evaluation.samples, "") | dict.fromkeys(evaluation.worst, "among the worst, ")
+    if not titles:
         return
-    records = [source[index] for index in samples]
+    records = [source[index] for index in titles]
+    predictions = evaluation.worst | evaluation.samples
+    scores = evaluation.scores
+    heading = f"step {step}: mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
     segmentation.prediction_sheet(
         [record["image"] for record in records],
         [record["label"] for record in records],
-        list(samples.values()),
+        [predictions[index] for index in titles],
         source.info.class_names,
         source.info.palette,
         path,
-        titles=[record["id"] for record in records],
+        titles=[f"{title}{record['id']}" for title, record in zip(titles.values(), records)],
+        heading=heading,
     )
+
+
+class Worst:
+    """An `on_batch` that keeps the predictions of the images with the lowest mIoU; with several processes, its own.
+
+    Args:
+      number: how many.
+      counter: has counted the batch already.
+      size: place of an image in the split -> (h, w) without padding.
+    """
+
+    def __init__(self, number: int, counter: Counter, size: Callable[[int], tuple[int, int]]):
+        self._number, self._counter, self._size = number, counter, size
+        self._kept: list[tuple[float, int, np.ndarray]] = []
+
+    def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
+        """Looks at the rows of a batch whose `index` [b] is not negative; `predictions` are [b, h, w]."""
+        for row, index in enumerate(np.asarray(batch["index"]).tolist()):
+            miou = float(mean_of_known(iou(self._counter.of(index)))) if index >= 0 else math.nan
+            if not math.isnan(miou) and (len(self._kept) < self._number or (miou, index) < self._kept[-1][:2]):
+                h, w = self._size(index)
+                self._kept.append((miou, index, predictions[row, :h, :w].copy()))
+                self._kept = sorted(self._kept, key=lambda one: one[:2])[: self._number]
+
+    def predictions(self) -> dict[int, np.ndarray]:
+        """Place -> prediction `[h, w]`, the lowest mIoU first."""
+        return {index: prediction for _, index, prediction in self._kept}
 
 
 class Pace:

@@ -116,7 +116,7 @@ class Log(Hook):
 
 
 class Pictures(Hook):
-    """The samples of evaluations as pictures, those of the last as maps with all its counts, and the curves."""
+    """Samples of evaluations as pictures, the fixed ones of the last as maps with its counts, and the curves."""
 
     # Of the evaluations with the highest mIoU, beside the newest.
     kept = 5
@@ -138,7 +138,7 @@ class Pictures(Hook):
         if evaluation.scores.images is not None:
             counts = json.dumps(evaluation.scores.images.encode()) + "\n"
             write_atomically(workdir / "counts.json", counts.encode())
-        draw_samples(evaluation.samples, source, workdir / "predictions" / f"step_{step}.png")
+        draw_samples(evaluation, source, workdir / "predictions" / f"step_{step}.png", step)
         self._remove_pictures(step)
         for index, prediction in evaluation.samples.items():
             segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")

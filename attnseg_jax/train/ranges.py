@@ -50,6 +50,7 @@ RANGES: dict[str, Range] = {
     "eval.batch_size": Range(at_least=1, at_most=2**16),
     "eval.size_multiple": Range(at_least=0, at_most=2**14),
     "eval.samples": Range(at_least=0, at_most=2**16),
+    "eval.worst": Range(at_least=0, at_most=2**16),
 }
 # What tuples hold.
 _WHOLE, _NUMBERS, _TEXTS = tuple[int, ...], tuple[float, ...], tuple[str, ...]

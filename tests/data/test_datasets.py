@@ -4,6 +4,7 @@ import pytest
 from attnseg_jax.data import datasets
 from attnseg_jax.data.datasets import DATASETS
 from attnseg_jax.errors import UserError
+from attnseg_jax.plots import segmentation
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -44,8 +45,14 @@ def test_keys_replace_the_entry(data_config):
 def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_config):
     entry = datasets.from_config(data_config())
     assert entry.ids == tuple(range(7))
-    assert entry.palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
-    assert len(set(datasets.default_palette(254))) == 254
+    assert entry.palette == datasets.default_palette(7)
+    colours = np.array(datasets.default_palette(254), int)
+    assert len({*map(tuple, colours)}) == 254 and colours.min() >= 0 and colours.max() <= 255
+    # The first dozen can be told apart, and none of all is taken for an error in a picture.
+    apart = np.abs(colours[:12, None] - colours[:12]).sum(-1) + 1000 * np.eye(12, dtype=int)
+    assert apart.min() >= 75
+    for error in (segmentation.FALSE_POSITIVE, segmentation.FALSE_NEGATIVE):
+        assert np.abs(colours - error).sum(-1).min() >= 90
 
 
 def test_ids_as_pairs(data_config):

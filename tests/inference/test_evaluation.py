@@ -14,14 +14,14 @@ from PIL import Image
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.boundary_iou import count_image
-from attnseg_jax.evaluation.counts import ImageCounts
+from attnseg_jax.evaluation.counts import Counter, ImageCounts
 from attnseg_jax.inference import restore
 from attnseg_jax.inference.evaluation import evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.plots.segmentation import read_label_map
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import Pace, sample_indices
+from attnseg_jax.train.evaluation import Pace, Worst, sample_indices
 from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 
@@ -236,6 +236,30 @@ def test_what_the_last_evaluation_leaves(trained, predicted):
     assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
     for index in drawn:
         np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
+
+
+def test_the_worst_images_are_kept():
+    """By mIoU, over all batches; neither padding nor an image without labels is one."""
+    sizes = [(4, 5), (4, 5), (3, 5), (4, 5), (4, 5)]
+    truth = np.full((5, 4, 5), 255)
+    for index, (h, w) in enumerate(sizes[:4]):
+        truth[index, :h, :w] = 0
+        truth[index, :h, :2] = 1
+    guess = np.where(truth == 255, 0, truth)
+    wrong = {0: 2, 1: 4, 2: 4, 3: 0, 4: 5}  # pixels of class 1 that are overlooked
+    for index, count in wrong.items():
+        rows = guess[index, : sizes[index][0], :2]
+        guess[index, : sizes[index][0], :2] = np.where(np.arange(rows.size).reshape(rows.shape) < count, 0, rows)
+    counter = Counter(5, 2, sizes.__getitem__)
+    worst = Worst(2, counter, sizes.__getitem__)
+    for rows in ([3, 0], [1, 2], [4, -1]):
+        batch = {"index": np.array(rows), "label": truth[rows]}
+        for part in (counter, worst):
+            part(batch, guess[rows])
+    # mIoU of image 2: (2 / 6 + 9 / 13) / 2, of image 1: (4 / 8 + 12 / 16) / 2, of image 0: (6 / 8 + 12 / 14) / 2.
+    assert list(worst.predictions()) == [2, 1]
+    np.testing.assert_array_equal(worst.predictions()[2], guess[2, :3])
+    assert Worst(0, counter, sizes.__getitem__).predictions() == {}
 
 
 def test_what_is_timed(trained):

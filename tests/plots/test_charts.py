@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from attnseg_jax.files import read_series
@@ -47,6 +48,33 @@ def test_score_against_cost(drawn, tmp_path):
     assert (tmp_path / "study.png").read_bytes()[1:4] == b"PNG"
 
 
+def test_every_name_is_there_and_covers_no_other(drawn, tmp_path):
+    """Also those of points that lie on each other: nine in a heap, one at each edge."""
+    rng = np.random.default_rng(0)
+    means = [*(0.5 + 0.004 * rng.standard_normal(9)), 0.9, 0.1]
+    costs = [*(2 + 0.02 * rng.standard_normal(9)), 9.0, 1.0]
+    rows = [
+        {"label": f"system_{i}", "mious": [mean - 0.05, mean + 0.05], "cost": cost, "curve": []}
+        for i, (mean, cost) in enumerate(zip(means, costs))
+    ]
+    charts.score_against_cost(rows, {"cost": ("cost", 1.0)}, tmp_path / "study.png")
+    axes = drawn[0].axes[0]
+    names = {text.get_text(): text for text in axes.texts if text.get_text()}
+    assert sorted(names) == sorted(row["label"] for row in rows)
+    boxes = [Text.get_window_extent(text) for text in names.values()]  # without the line that leads to it
+    frame = axes.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+        for other in boxes[:i]:
+            assert min(box.x1, other.x1) <= max(box.x0, other.x0) or min(box.y1, other.y1) <= max(box.y0, other.y0)
+    # The lone ones stand beside their points, and no name is far away from its own.
+    places = axes.transData.transform(list(zip(costs, means)))
+    far = [
+        np.hypot(*(Text.get_window_extent(names[f"system_{i}"]).get_points().mean(0) - places[i])) for i in range(11)
+    ]
+    assert max(far[-2:]) < 60 and max(far) < 300
+
+
 def test_curves_over_time_are_another_panel(drawn, tmp_path):
     rows = [
         {"label": "a", "mious": [0.5], "flops": 2e9, "curve": [(3, 0.5)], "clock": [(7.5, 0.5)]},
@@ -77,6 +105,30 @@ def test_confidence_matrix(drawn, tmp_path):
     assert found == {(1, 0): "98", (0, 1): "2", (2, 0): "50", (0, 2): "50", (2, 1): "0", (1, 2): "100"}
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     assert (tmp_path / "matrix.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_what_the_curves_of_a_training_show(drawn, tmp_path):
+    steps = [10, 20, 30]
+    series = {
+        "loss": ([5, 10, 15], [3.0, 2.0, 1.5]), "val_loss": (steps, [2.5, 1.9, 2.0]),
+        "miou": ([5, 10, 15], [0.0, 0.5, 1.0]), "val_miou": (steps, [0.0, 0.5, 1.0]),
+        "val_pixel_accuracy": (steps, [0.5, 1.0, 1.0]), "learning_rate": ([5, 10, 15], [0.1, 0.05, 0.0]),
+    }  # fmt: skip
+    series |= {f"val_iou/c{k}": (steps, [0.0, k / 20, (11 - k) / 11]) for k in range(12)}
+    charts.training_curves(series, tmp_path / "curves.png")
+    loss, score, classes, rate = drawn[0].axes
+    given = {line.get_label(): list(line.get_ydata()) for line in loss.lines}
+    assert given == {"train": [3.0, 2.0, 1.5], "val": [2.5, 1.9, 2.0]}
+    assert [line.get_label() for line in score.lines] == ["train mIoU", "val mIoU", "val pixel accuracy"]
+    assert len(classes.lines) == 12 and len(rate.lines) == 1
+    # What is 0 or 1 is whole, its marker and half of its width too.
+    for axes in (score, classes):
+        assert axes.get_ylim()[0] < 0 and axes.get_ylim()[1] > 1 and not any(x.get_clip_on() for x in axes.lines)
+    # The lowest in the end, the lowest first.
+    names = [text.get_text() for text in classes.get_legend().get_texts()]
+    assert names == [f"{(11 - k) / 11:.2f} c{k}" for k in range(11, 1, -1)]
+    colors = {line.get_label().split()[1]: line.get_color() for line in classes.lines}
+    assert colors["c0"] == colors["c1"] and len({str(color) for color in colors.values()}) == 11
 
 
 def test_curves_are_drawn_from_a_torn_file(tmp_path):

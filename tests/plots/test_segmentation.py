@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.plots.segmentation import WRONG, comparison_sheet, prediction_sheet, read_label_map, write_label_map
+from attnseg_jax.plots import segmentation
+from attnseg_jax.plots.segmentation import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    comparison_sheet,
+    prediction_sheet,
+    read_label_map,
+    write_label_map,
+)
 
 NAMES = ("sky", "road", "tram")
 PALETTE = np.array([[10, 200, 30], [200, 10, 250], [20, 30, 220]], np.uint8)
@@ -44,8 +52,65 @@ def test_sheet_shows_every_pixel_in_its_palette_colour(tmp_path):
     assert 0 < _count(picture, PALETTE[0]) - (sky_truth + sky_guess) * cell < swatch
     assert 0 < _count(picture, PALETTE[1]) - (road_truth + road_guess) * cell < swatch
     assert _count(picture, PALETTE[2]) == 0  # neither drawn nor in the legend
-    assert 0 < _count(picture, WRONG) - 4 * 8 * cell < swatch
+    # The sky, the rarer class, was missed there.
+    assert 0 < _count(picture, FALSE_NEGATIVE) - 4 * 8 * cell < swatch
+    assert 0 < _count(picture, FALSE_POSITIVE) < swatch
     assert 0 <= _count(picture, (200, 200, 200)) - 17 * cell < 200  # void in the errors
+
+
+def test_false_positives_and_false_negatives_differ(tmp_path):
+    """Of two classes those of the second, even where it is the more frequent one; of more those of the rarer one."""
+    image = np.full((13, 17, 3), INPUT, np.uint8)
+    cell, swatch = 15 * 15, 600
+    for frequent, classes, missed, invented in ((0, 2, 5, 3), (1, 2, 3, 5), (0, 3, 5, 3), (1, 3, 5, 3)):
+        label = np.full((13, 17), frequent)
+        label[3, :9] = 1 - frequent
+        label[12] = 255
+        guess = label.copy()
+        guess[3, :5] = frequent  # five pixels of the rarer class
+        guess[7, :3] = 1 - frequent
+        guess[12] = 0
+        prediction_sheet([image], [label], [guess], NAMES[:classes], PALETTE[:classes], tmp_path / "sheet.png")
+        picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+        assert 0 < _count(picture, FALSE_NEGATIVE) - missed * cell < swatch
+        assert 0 < _count(picture, FALSE_POSITIVE) - invented * cell < swatch
+
+
+@pytest.fixture
+def composed(monkeypatch):
+    """The arguments from which sheets were composed: panels, headers, captions, legend, heading."""
+    calls = []
+    compose = segmentation.compose
+    monkeypatch.setattr(segmentation, "compose", lambda *given: (calls.append(given), compose(*given))[1])
+    return calls
+
+
+def test_captions_tell_scores_and_what_was_brightened(composed, tmp_path):
+    image, label, prediction = _row()
+    dark = np.full_like(image, 10)
+    dark[0, 0] = 200  # a single bright pixel is a defect
+    dark[1] = 40
+    options = {"titles": ["first", "night"], "heading": "step 7"}
+    # Sky: 8 columns, 12 rows, of which the last 4 are called road; road: 9 columns and these.
+    sky, road = 8 * 8 / (12 * 8), 9 * 12 / (9 * 12 + 8 * 4)
+    wanted = f"mIoU {(sky + road) / 2:.3f} of 2 classes (IoU: sky {sky:.2f}, road {road:.2f})"
+    _draw(tmp_path / "one.png", [(image, label, prediction), (dark, label, prediction)], **options)
+    panels, _, captions, _, heading = composed[0]
+    assert captions == [f"first: {wanted}", f"night: {wanted}; drawn 6.38 times as bright"]
+    assert heading == "step 7" and panels[0][0][20, 20].tolist() == [*INPUT]
+    assert (panels[1][0][15, 0] == 255).all() and (panels[1][0][30, 0] == 64).all()  # 10 and 40, times 255 / 40
+    pair = {"a": [prediction], "b": [np.where(label == 255, 2, label)]}
+    prediction_sheet([image], [label], pair, NAMES, PALETTE, tmp_path / "two.png", titles=["first"])
+    assert composed[1][2] == [f"first: mIoU a {(sky + road) / 2:.3f}, b 1.000"]
+    void = np.full_like(label, 255)
+    prediction_sheet([image], [void], [prediction], NAMES, PALETTE, tmp_path / "void.png", titles=["first"])
+    assert composed[2][2] == ["first: nothing to score"]
+
+
+def test_a_caption_wider_than_the_sheet_is_cut(tmp_path):
+    assert _draw(tmp_path / "a.png", [_row()], titles=["x" * 900]).shape == _draw(
+        tmp_path / "b.png", [_row()], titles=["x"]
+    ).shape  # fmt: skip
 
 
 def test_columns_stand_side_by_side_and_void_is_striped(tmp_path):
@@ -57,7 +122,7 @@ def test_columns_stand_side_by_side_and_void_is_striped(tmp_path):
     assert len(np.unique(void.reshape(-1, 3), axis=0)) == 2
     np.testing.assert_array_equal(picture[top + 20, 24 + 255 + 12 + 5], PALETTE[0])
     np.testing.assert_array_equal(picture[top + 20, 24 + 2 * 255 + 12 - 5], PALETTE[1])
-    np.testing.assert_array_equal(picture[top + 13 * 15 - 2, 24 + 3 * (255 + 12) + 5], WRONG)
+    np.testing.assert_array_equal(picture[top + 13 * 15 - 2, 24 + 3 * (255 + 12) + 5], FALSE_NEGATIVE)
     assert picture[top + 20, 24 + 3 * (255 + 12) + 5].max() < 100  # correct: dim and gray
 
 
@@ -78,7 +143,7 @@ def test_named_predictions_get_a_column_each(tmp_path):
         prediction_sheet([image], [label], pair, NAMES, PALETTE, path, errors=errors)
         picture = np.asarray(Image.open(path))
         assert picture.shape[1] == panels * 255 + (panels - 1) * 12 + 2 * 24
-        assert (_count(picture, WRONG) > 0) == errors
+        assert (_count(picture, FALSE_NEGATIVE) > 0) == errors
         assert _count(picture, PALETTE[2]) > 17 * 225  # tram is in the last column only
 
 

@@ -54,6 +54,12 @@ def test_everything_there_is(data, tmp_path, monkeypatch):
     plain, full = (Image.open(path) for path in (tmp_path / "r_sheet.png", tmp_path / "out/sheet.png"))
     with plain, full:
         assert plain.width == full.width and plain.height < full.height
+    # Tables and plots again, from the records alone.
+    wanted = {name: (tmp_path / name).read_bytes() for name in ("r.md", "r.png", "r_bootstrap.png")}
+    for name in wanted:
+        (tmp_path / name).unlink()
+    assert report.redraw(Results(tmp_path / "r.json")) == text
+    assert wanted == {name: (tmp_path / name).read_bytes() for name in wanted}
 
 
 def test_records_without_counts_give_what_they_gave(data, tmp_path):

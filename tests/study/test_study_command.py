@@ -56,6 +56,20 @@ def test_a_finished_run_is_never_repeated(stub, tmp_path):
     assert (tmp_path / "other.md").exists()
 
 
+def test_tables_and_plots_are_drawn_from_records_alone(stub, call, tmp_path):
+    _, text, _, _ = stub([4, 3])
+    before = stub.calls()
+    results = tmp_path / "out/results.json"
+    (tmp_path / "out/results.png").unlink()
+    code, out, _ = call(SCRIPT, "--draw", f"--results={results}")
+    assert (code, out, stub.calls()) == (0, text, before) and "w3 seed 0" in out
+    assert (tmp_path / "out/results.png").read_bytes()[1:4] == b"PNG"
+    for given, word in (([], "--draw needs --results"), ([f"--results={tmp_path / 'none.json'}"], "no finished run")):
+        code, _, err = call(SCRIPT, "--draw", *given)
+        assert code == 2 and word in err
+    assert not (tmp_path / "none.md").exists()
+
+
 def test_a_crash_does_not_end_the_study(stub, tmp_path):
     code, out, err, records = stub([3, 4])
     assert code == 2

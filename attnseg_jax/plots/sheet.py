@@ -1,0 +1,94 @@
+"""Rows of panels with headers, captions and a legend, as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+Swatch = tuple[str, UInt8[np.ndarray, "16 16 3"]]
+"""A name of the legend and what stands beside it."""
+
+_VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
+_INK, _FAINT = (28, 28, 30), (110, 110, 115)
+_MARGIN, _GAP = 24, 12
+
+
+def stripes(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+    """What stands for void; drawn at the size of the picture, so that no palette colour can be taken for it."""
+    dark = (np.arange(height)[:, None] + np.arange(width)) % 8 < 3
+    return np.where(dark[..., None], np.uint8(_VOID_DARK), np.uint8(_VOID_LIGHT))
+
+
+def flat(color: Sequence[int]) -> UInt8[np.ndarray, "16 16 3"]:
+    """A swatch of one colour."""
+    return np.full((16, 16, 3), color, np.uint8)
+
+
+def compose(
+    panels: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]],
+    headers: Sequence[str],
+    captions: Sequence[str] | None,
+    legend: Sequence[Swatch],
+    heading: str = "",
+) -> Image.Image:
+    """One white picture: the heading, headers of columns, rows of panels below their captions, and the legend."""
+    widths = [max(row[c].shape[1] for row in panels) for c in range(len(headers))]
+    size = int(np.clip(widths[0] / 16, 15, 26))
+    font, small = _font(size), _font(max(13, round(size * 0.85)))
+    # A column is at least as wide as its header.
+    widths = [max(w, int(font.getlength(h)) + 1) for w, h in zip(widths, headers)]
+    line, caption = round(size * 1.7), round(small.size * 1.6) if captions is not None else 0
+    full = sum(widths) + _GAP * (len(widths) - 1)
+    places = _flow([small.getlength(name) for name, _ in legend], full, small.size)
+    heights = [max(panel.shape[0] for panel in row) for row in panels]
+    first = line if heading else 0
+    height = first + line + sum(heights) + (_GAP + caption) * len(heights) + (places[-1][1] + line if places else 0)
+    sheet = Image.new("RGB", (full + 2 * _MARGIN, height + 2 * _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_MARGIN, _MARGIN), _cut(heading, full, font), _INK, font, anchor="la")
+    lefts = _MARGIN + np.cumsum([0, *(w + _GAP for w in widths[:-1])])
+    for left, width, header in zip(lefts, widths, headers):
+        draw.text((left + width / 2, _MARGIN + first), header, _INK, font, anchor="ma")
+    top = _MARGIN + first + line
+    for i, row in enumerate(panels):
+        if captions is not None:
+            draw.text((_MARGIN, top), _cut(captions[i], full, small), _FAINT, small, anchor="la")
+            top += caption
+        for left, width, panel in zip(lefts, widths, row):
+            sheet.paste(Image.fromarray(panel), (int(left) + (width - panel.shape[1]) // 2, top))
+        top += heights[i] + _GAP
+    for (name, swatch), (x, y) in zip(legend, places):
+        box = Image.fromarray(swatch).resize((small.size, small.size), Image.Resampling.NEAREST)
+        place = (_MARGIN + round(x), top + _GAP + y)
+        sheet.paste(box, place)
+        draw.rectangle((*place, place[0] + small.size, place[1] + small.size), outline=_FAINT)
+        draw.text((place[0] + small.size * 1.5, place[1] + small.size / 2), name, _INK, small, anchor="lm")
+    return sheet
+
+
+def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
+    """Places of the legend's entries, as many to a line as fit."""
+    places, x, y = [], 0.0, 0
+    for length in lengths:
+        if x and x + length + 1.5 * size > width:
+            x, y = 0.0, y + round(size * 1.7)
+        places.append((x, y))
+        x += length + 3 * size
+    return places
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """The text, or what fits of it."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + " ...") > width:
+        text = text[:-1]
+    return text + " ..."
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    # The font that matplotlib ships: a wide choice of letters for class names, the same on every machine.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
