@@ -12,6 +12,7 @@ from PIL import Image
 from attnseg_jax.cli import entry
 from attnseg_jax.configs import default
 from attnseg_jax.errors import Stopped, UserError, UserErrors
+from attnseg_jax.inference import evaluation
 from attnseg_jax.train import loop
 
 ROOT = Path(__file__).parents[1]
@@ -279,6 +280,27 @@ def test_a_folder_is_not_taken_for_the_embedded_data_set(flags, words, call, blo
     before = sorted(root.rglob("*"))
     assert_refused(call("train.py", *flags.format(root=root).split()), *words)
     assert sorted(root.rglob("*")) == before and not (tmp_path / "runs").exists()
+
+
+def test_an_evaluation_with_other_settings(call, monkeypatch):
+    seen = []
+
+    def run(*arguments):
+        seen.append(arguments[-1])
+        return evaluation.Result("table", "{}", Path("picture.png"))
+
+    monkeypatch.setattr(evaluation, "evaluate_run", run)
+    given = ["--config.eval.batch_size=3", "--config.eval.size_multiple=64"]
+    assert call("eval.py", "--workdir=runs/some", *given)[0] == 0
+    assert call("eval.py", "--workdir=runs/some")[0] == 0
+    assert seen == [{"eval.batch_size": 3, "eval.size_multiple": 64}, {}]
+    for argument, words in {
+        "--config.eval.batchsize=3": ["config.eval.batchsize is unknown", "batch_size"],
+        "--config.train.steps=3": ["--config.train.steps", "--config.eval.*"],
+        "--config.eval.batch_size=many": ["batch_size", "many"],
+        "--config.eval=3": ["--config.eval", "--config.eval.*"],
+    }.items():
+        assert_refused(call("eval.py", "--workdir=runs/some", argument), *words)
 
 
 @pytest.mark.parametrize("script, names", [("train.py", ["config", "workdir"]), ("eval.py", ["workdir", "checkpoint"])])

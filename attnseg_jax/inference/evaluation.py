@@ -1,7 +1,10 @@
 """Scores of a run that is read back, on any split."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 from absl import logging
@@ -29,14 +32,17 @@ def evaluate_run(
     data_dir: str | None = None,
     picture: str | None = None,
     distributed: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Result:
     """Restores a run and scores a split; errors as in `restore_run`.
 
     Args:
-      workdir, split, checkpoint, data_dir, distributed: as in `restore_run`.
+      workdir, split, checkpoint, data_dir, distributed, changes: as in `restore_run`.
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
     """
-    run = restore_run(workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed)
+    run = restore_run(
+        workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed, changes=changes
+    )
     path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
     drawn = run.config.eval.samples + run.config.eval.worst > 0
     if drawn:

@@ -1,7 +1,8 @@
 """A run read back from its workdir, and what it makes of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -53,6 +54,7 @@ def restore_run(
     checkpoint: str = "latest",
     data_dir: str | None = None,
     distributed: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Restored:
     """Reads a run back; changes nothing on disk.
 
@@ -62,6 +64,7 @@ def restore_run(
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       data_dir: stands for the run's `config.data.dir`.
       distributed: join the other processes of a pod, which all call this.
+      changes: keys of the config, such as `eval.batch_size`, and values that stand for the run's.
 
     Raises:
       UserError: workdir, checkpoint, split or data are not there.
@@ -70,6 +73,7 @@ def restore_run(
         raise UserError("--workdir is missing: name the folder of a run of train.py")
     folder = expanded(workdir)
     config = configs.load(folder)
+    config.update_from_flattened_dict(dict(changes))
     if data_dir is not None:
         config.data.dir = data_dir
     configs.check_values(config)

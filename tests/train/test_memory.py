@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
+import tiny
+from tiny import setup
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import memory
 from attnseg_jax.train.parallel import make_parallel
 from attnseg_jax.train.state import eval_variables
-from tests.helpers import tiny
-from tests.helpers.tiny import setup
 
 
 @pytest.fixture(params=["pmap", "mesh"])
