@@ -1,6 +1,7 @@
 """Hooks of the training loop: called before and after a step, before a pause, after a save, an evaluation, the end."""
 
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.files import check_folder, read_series, write_atomically
-from attnseg_jax.parts import check_subclass, resolve
+from attnseg_jax.parts import check_subclass, check_takes, resolve
 from attnseg_jax.plots import charts, segmentation
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, draw_samples
@@ -187,10 +188,15 @@ HOOKS = (Log, Pictures, Profile)
 
 
 def hook_classes(config: ConfigDict) -> list[Callable[[Training], Hook]]:
-    """The hooks of a run, not made yet; a name that leads nowhere, or to something else, raises UserError."""
+    """The hooks of a run, not made yet; a name that leads nowhere, or to what is none, raises UserError."""
     classes = [resolve({}, name, "config.hooks") for name in config.hooks]
     for name, found in zip(config.hooks, classes):
         check_subclass(found, Hook, f"config.hooks: {name!r}")
+        check_takes(found, f"config.hooks: {name!r}", None)
+        for event, method in vars(Hook).items():
+            if callable(method) and not event.startswith("_"):
+                given = [None] * len(inspect.signature(method).parameters)
+                check_takes(getattr(found, event), f"config.hooks: {name!r}.{event}", *given)
     return [*HOOKS, *classes]
 
 

@@ -180,6 +180,13 @@ def test_a_batch_whose_weights_sum_to_zero_has_loss_zero(accumulate):
     assert float(metrics["presence_shown"]) == 0 and largest_difference(new.params, state.params) == 0
 
 
+def test_labels_that_are_no_class_are_noticed_though_they_have_no_weight():
+    state, step, _ = plain("cross_entropy", class_weights=WEIGHTS, aux_weight=0.0)
+    batch = tiny.batch(size=4)
+    batch["label"][:] = CLASSES + 3
+    assert np.isnan(step(state, batch)[1]["loss"])
+
+
 def test_presence_is_divided_by_its_own_count():
     model = Tiny("none", presence=True)
     found = []

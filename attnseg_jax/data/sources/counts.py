@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from attnseg_jax.data.sources.protocol import Source, check_sample
+from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -44,7 +44,15 @@ def survey(source: Source, threads: int | None = None) -> Survey:
         sample = source[index]
         check_sample(sample)
         label = sample["label"]
-        return np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)[:k], label.shape
+        check_size(source, index, label.shape)
+        pixels = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)
+        if pixels[k:IGNORE_LABEL].any():
+            unknown = k + int(np.flatnonzero(pixels[k:IGNORE_LABEL])[0])
+            raise UserError(
+                f"{sample['id']}: config.data.source gives the label {unknown}, and there are {k} classes: use 0 to "
+                f"{k - 1}, or {IGNORE_LABEL} to ignore a pixel"
+            )
+        return pixels[:k], label.shape
 
     counts, sizes, bad = [], [], []
     for found in _in_threads(count, len(source), threads):
