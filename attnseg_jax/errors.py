@@ -123,5 +123,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         return "there are none"
-    close = difflib.get_close_matches(name, known, n=1)
+    # A value of a config file can be anything.
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -204,7 +204,13 @@ class Hooks:
     """The hooks of a run, called one after another; a context that closes them."""
 
     def __init__(self, training: Training, classes: Sequence[Callable[[Training], Hook]]):
-        self._hooks = [make(training) for make in classes]
+        self._hooks: list[Hook] = []
+        try:
+            for make in classes:
+                self._hooks.append(make(training))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __call__(self, event: Callable[..., None], *details: Any) -> None:
         """`hooks(Hook.after_step, step, metrics)` calls that method of each."""

@@ -46,8 +46,8 @@ class MetricWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         for lines in (path, self._timing):
             _drop_after(lines, start_step, evaluated)
-        self._file = path.open("ab", buffering=0)
         self._board = Board(path.parent / "tensorboard", purge_step=start_step + 1)
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars (numbers, 0-d arrays) of a step as one line, on disk when this returns."""

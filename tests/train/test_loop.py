@@ -1,7 +1,5 @@
 """A run from its first file to its result, stopped, killed, continued; with tiny images."""
 
-import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -17,7 +15,7 @@ from workdirs import assert_same_run, final_state, lines
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import loop, setup
+from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.hooks import Meter, Pictures
 from attnseg_jax.train.parallel import Parallel
@@ -26,25 +24,7 @@ ROOT = Path(__file__).parents[2]
 STEPS, EVAL_EVERY, LOG_EVERY = 18, 7, 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_steps():
-    """Runs of one config share their compiled steps."""
-    runs, make_run = {}, setup.make_run
-    states = {}
-
-    def shared(config, num_classes, weights=lambda: None, **options):
-        given = weights()
-        key = configs.to_json(config), num_classes, str(given), str(options)
-        if key not in runs:
-            run = make_run(config, num_classes, lambda: given, **options)
-            # None of the states that are made here hangs on anything else.
-            create = states.setdefault((config.seed, config.model.attention.name), functools.cache(run.create))
-            runs[key] = dataclasses.replace(run, create=create)
-        return runs[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_run", shared)
-        yield
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 
 @pytest.fixture(scope="module")
