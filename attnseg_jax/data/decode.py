@@ -16,6 +16,7 @@ from absl import logging
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from attnseg_jax.data.checksums import checked
 from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -103,7 +104,7 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
             )
         return np.asarray(image.convert("RGB"))
 
-    return _open(data, name, lambda image: _upright(read(image), _orientation(image)))
+    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
 
 
 def decode_mask(
@@ -142,7 +143,7 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(data, name, lambda image: _upright(read(image), _orientation(image)))
+    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
 
 
 def _stored(image: Image.Image) -> str:

@@ -258,3 +258,20 @@ def test_an_orientation_that_means_nothing(orientation):
     data = turned(image, orientation)
     np.testing.assert_array_equal(decode.decode_image(data, "photo"), image)
     assert decode.decode_size(data, "photo") == (2, 3)
+
+
+def test_every_flipped_bit_of_a_png_is_noticed():
+    """Pillow alone reads other pixels from most of them."""
+    rng = np.random.default_rng(0)
+    mask = np.kron(rng.integers(0, 3, (2, 2)), np.ones((12, 16), int)).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    content = stream.getvalue()
+    np.testing.assert_array_equal(decode.decode_mask(content, "m.png"), mask)
+    for at in range(len(content)):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << at % 8
+        # What follows the last chunk's name tells nothing.
+        if at < len(content) - 4:
+            with pytest.raises(UserError, match=r"^m\.png: "):
+                decode.decode_mask(bytes(flipped), "m.png")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Integer
 
 from attnseg_jax.data import datasets, decode
@@ -100,5 +101,9 @@ def _pair(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         raise UserError(
             f"{by_stem[missing[0]]}: the image has no mask{others}; "
             f"put it at {masks / missing[0]}.png, or remove the image"
+        )
+    if without := sorted(masks_by_stem.keys() - by_stem.keys()):
+        logging.warning(
+            "%s: %d mask(s) without an image are left out, such as %s", masks, len(without), masks_by_stem[without[0]]
         )
     return [(path, masks_by_stem[stem]) for stem, path in sorted(by_stem.items())]
