@@ -341,6 +341,7 @@ def test_help_explains_every_key(call):
         (UserError("two\nlines"), 2, "error: two lines"),
         (UserErrors("2 files:", ["a: cut", "b:\nempty"]), 2, "error: 2 files:\n  a: cut\n  b: empty"),
         (Stopped("by a signal; go on"), 128 + signal.SIGTERM, "stopped by a signal; go on"),
+        (Stopped("by Ctrl-C; go on", signal.SIGINT), 130, "stopped by Ctrl-C; go on"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
