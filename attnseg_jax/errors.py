@@ -1,8 +1,9 @@
 """The one error class for mistakes a user can mend."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from signal import SIGTERM
 from typing import Any
 
 
@@ -49,8 +50,42 @@ def option_path(path: str) -> Iterator[None]:
         raise OptionError(error.field, error.value, error.hint, path) from None
 
 
+class UserErrors(UserError):
+    """Several mistakes at once: a line that says how many, and one for each.
+
+    >>> raise UserErrors("2 files cannot be read:", ["a.png: cut short", "b.png: no picture"])
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserErrors: 2 files cannot be read:
+      a.png: cut short
+      b.png: no picture
+    """
+
+    def __init__(self, what: str, mistakes: Iterable[str]):
+        super().__init__("\n  ".join([what, *(" ".join(line.split()) for line in mistakes)]))
+
+
 class Stopped(Exception):
-    """A run ended early because it was told to, with everything saved; the message says how to go on."""
+    """A run ended early because it was told to, with everything saved; the message says how to go on.
+
+    Attributes:
+      signal: number of the signal that told it.
+    """
+
+    def __init__(self, message: str, signal: int = SIGTERM):
+        super().__init__(message)
+        self.signal = signal
+
+
+class NotFinite(UserError):
+    """A model whose logits are not finite numbers; the message names step and image where these are known.
+
+    Attributes:
+      rows: of the batch that it was seen in.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int] = ()):
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 def check_least(path: str, least: float, **values: float) -> None:
@@ -88,5 +123,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     if not known:
         return "there are none"
-    close = difflib.get_close_matches(name, known, n=1)
+    # A value of a config file can be anything.
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, folders that are ready for them, and what several rooms read."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -35,24 +36,44 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+
+
+def out_of_space(error: BaseException | None) -> str:
+    """Why a write found no space, in the words of the system; "" for an error of another kind.
+
+    >>> out_of_space(OSError(errno.ENOSPC, "No space left on device")), out_of_space(OSError(errno.ENOENT, "none"))
+    ('No space left on device', '')
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return _FULL[error.errno]
+        # Libraries put it into errors of their own.
+        if found := next((words for words in _FULL.values() if words in str(error)), ""):
+            return found
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def read_series(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """The steps and values of each metric in a metrics.jsonl; nulls and a torn last line are left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a training writes it into its workdir") from None
     series: dict[str, tuple[list[int], list[float]]] = {}
     for number, line in enumerate(lines):
         try:
-            values = json.loads(line)
-        except ValueError:
+            values = {name: value if value is None else float(value) for name, value in json.loads(line).items()}
+            step = int(values.pop("step"))
+        except (ValueError, AttributeError, KeyError, TypeError):
             if number == len(lines) - 1:
                 break
             raise UserError(f"{path}: line {number + 1} is not JSON; mend or remove it") from None
         for name, value in values.items():
-            if name != "step" and value is not None:
+            if value is not None:
                 steps, numbers = series.setdefault(name, ([], []))
-                steps.append(values["step"])
+                steps.append(step)
                 numbers.append(value)
     return series
 

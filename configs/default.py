@@ -46,20 +46,22 @@ def get_config() -> ConfigDict:
     data.name = "context"
     # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
     data.tfds_name = ""
-    # Root folder of a 'folder' source; data_dir of TFDS ('' is the default of TFDS).
+    # Root folder of a 'folder' source, which it means where neither source nor data set is given on the command line;
+    # data_dir of TFDS ('' is the default of TFDS).
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train), 'auto'.
     data.layout = "auto"
     # Names of the splits: to train on, and to evaluate during and after training.
     data.train_split = "train"
     data.eval_split = "val"
-    # Class names, in the order of the train ids.
+    # Class names, in the order of the train ids; () takes those of `name`, or of classes.txt in `dir`, one a line.
     data.classes = ()
     # One (red, green, blue) for each class, for pictures.
     data.palette = ()
-    # Label table: position is the raw id in the mask, value the train id, 255 is ignored. () keeps the raw ids.
+    # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
+    # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()
-    # For RGB masks: the colour of each raw id.
+    # The colour of each raw id, where masks are pictures (RGB, palette or gray); () takes gray values and indices.
     data.colors = ()
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0
@@ -80,10 +82,13 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels. () takes that of the weights of the catalogue that the run starts from, or
-    # ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    # Normalisation of the 0..255 channels. () takes that of the weights that the run starts from, where the catalogue
+    # or the layout of their file tells it, or ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
     data.mean = ()
     data.std = ()
+    # Order in which the model gets the channels: 'rgb' or 'bgr'; mean and deviation are of red, green and blue always.
+    # '' takes that of the weights, or 'rgb'.
+    data.channel_order = ""
     # Reading threads.
     data.threads = 4
     # Read every image and mask once before a new run starts, so that a bad file is named at once.
@@ -243,9 +248,10 @@ def get_config() -> ConfigDict:
     config.eval = evaluation = ConfigDict()
     # Images of one evaluation step over all devices and processes.
     evaluation.batch_size = 16
-    # Images are padded at the bottom and right to multiples of this. 1 scores every image at its very size and compiles
-    # once for each; a data set of many sizes wants 64 or so.
-    evaluation.size_multiple = 1
+    # Images are padded at the bottom and right to multiples of this, and what the model makes of them is cut: 0 takes
+    # the least with which the model's maps fit the images, to which training crops are padded too. 1 pads nothing: maps
+    # are then shifted by up to their stride. A data set of many sizes, each of which is compiled for, wants 64 or so.
+    evaluation.size_multiple = 0
     # Validation images drawn at each evaluation: the same ones every time, and those with the lowest mIoU.
     evaluation.samples = 4
     evaluation.worst = 2

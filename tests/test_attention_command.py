@@ -83,9 +83,9 @@ def test_an_image_is_resized_as_the_data_were(restored, tmp_path):
 
 def test_maps_belong_to_the_model_and_its_prediction(restored):
     sample = restored.source[1]
-    prediction, record = predict_with_records(restored, sample["image"])
+    prediction, record, covered = predict_with_records(restored, sample["image"])
     np.testing.assert_array_equal(prediction, predict(restored, [sample])[0])
-    assert list(record) == ["self0"]
+    assert list(record) == ["self0"] and covered == prediction.shape == (24, 32)
     assert record["self0"].query_size == record["self0"].key_size == (6, 8)
     assert not isinstance(record["self0"], GateMap)
     np.testing.assert_allclose(record["self0"].weights.sum(-1), 1, atol=1e-5)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from attnseg_jax.cli import entry
 from attnseg_jax.configs import default
-from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.errors import Stopped, UserError, UserErrors
+from attnseg_jax.inference import evaluation
 from attnseg_jax.train import loop
 
 ROOT = Path(__file__).parents[1]
@@ -249,6 +250,59 @@ def test_every_key_can_be_set_and_the_last_value_counts(call, monkeypatch):
     }
 
 
+def test_a_folder_without_a_source_means_that_folder(call, monkeypatch, blocks, tmp_path):
+    """With names from the command line or from the folder; a source or a data set that is named is what is meant."""
+    seen = []
+    monkeypatch.setattr(loop, "run", lambda config, _: seen.append(config.data) or {"split": "", "step": 1, "miou": 0})
+    root = shutil.copytree(blocks, tmp_path / "own")
+    call("train.py", f"--config.data.dir={root}", "--config.data.classes=sky, road,tree", "--config.hooks=a.b:C")
+    assert seen[-1].source == "folder" and seen[-1].classes == ("sky", "road", "tree")
+    for given in ("--config.data.source=tfds", "--config.data.name=context", "--config.data.tfds_name=other"):
+        call("train.py", f"--config.data.dir={root}", given)
+        assert seen[-1].source == "tfds"
+    call("train.py", "--config.data.ids={0: 1, 255: 0}", "--config.data.classes=('a,b', 'c')")
+    assert seen[-1].ids == ((0, 1), (255, 0)) and seen[-1].classes == ("a,b", "c") and seen[-1].source == "tfds"
+    assert_refused(call("train.py", f"--config.data.dir={tmp_path}/none"), "none: there is no such folder")
+    assert_refused(call("train.py", "--config.data.ids={0:"), "config.data.ids={0:", "'{0: 0, 255: 1}'")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--config.data.dir={root}", ["config.data.classes is empty", "classes.txt"]),
+        ("--config.data.source=folder", ["config.data.dir is empty"]),
+        ("--config.data.source=folder --config.data.dir={root}", ["config.data.classes is empty"]),
+        ("--config.data.source=tfds --config.data.dir={root}", ["holds a folder 'images'", "data.source='folder'"]),
+    ],
+)
+def test_a_folder_is_not_taken_for_the_embedded_data_set(flags, words, call, blocks, tmp_path):
+    root = shutil.copytree(blocks, tmp_path / "own")
+    before = sorted(root.rglob("*"))
+    assert_refused(call("train.py", *flags.format(root=root).split()), *words)
+    assert sorted(root.rglob("*")) == before and not (tmp_path / "runs").exists()
+
+
+def test_an_evaluation_with_other_settings(call, monkeypatch):
+    seen = []
+
+    def run(*arguments):
+        seen.append(arguments[-1])
+        return evaluation.Result("table", "{}", Path("picture.png"))
+
+    monkeypatch.setattr(evaluation, "evaluate_run", run)
+    given = ["--config.eval.batch_size=3", "--config.eval.size_multiple=64"]
+    assert call("eval.py", "--workdir=runs/some", *given)[0] == 0
+    assert call("eval.py", "--workdir=runs/some")[0] == 0
+    assert seen == [{"eval.batch_size": 3, "eval.size_multiple": 64}, {}]
+    for argument, words in {
+        "--config.eval.batchsize=3": ["config.eval.batchsize is unknown", "batch_size"],
+        "--config.train.steps=3": ["--config.train.steps", "--config.eval.*"],
+        "--config.eval.batch_size=many": ["batch_size", "many"],
+        "--config.eval=3": ["--config.eval", "--config.eval.*"],
+    }.items():
+        assert_refused(call("eval.py", "--workdir=runs/some", argument), *words)
+
+
 @pytest.mark.parametrize("script, names", [("train.py", ["config", "workdir"]), ("eval.py", ["workdir", "checkpoint"])])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help(script, names, flag, call):
@@ -285,7 +339,9 @@ def test_help_explains_every_key(call):
     "error, code, line",
     [
         (UserError("two\nlines"), 2, "error: two lines"),
+        (UserErrors("2 files:", ["a: cut", "b:\nempty"]), 2, "error: 2 files:\n  a: cut\n  b: empty"),
         (Stopped("by a signal; go on"), 128 + signal.SIGTERM, "stopped by a signal; go on"),
+        (Stopped("by Ctrl-C; go on", signal.SIGINT), 130, "stopped by Ctrl-C; go on"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "plots": {"evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "cost": {"models", "ops", "errors"},
     "weights": {"models", "ops", "files", "parts", "errors"},
-    "train.checkpoint": {"files", "errors"},
+    "train.checkpoint": {"train.manifest", "train.orbax_arrays", "files", "errors"},
     "train": {"configs", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},

@@ -9,6 +9,25 @@ _NEEDED = (
     *("PIL", "matplotlib", "tensorboardX", "tqdm", "scipy"),
 )
 
+_uncaught, _unraisable = sys.excepthook, sys.unraisablehook
+
+
+def _one_line(kind, error, trace) -> None:
+    """Ctrl-C while a command is imported, or after it has ended, is no fault either."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        _uncaught(kind, error, trace)
+
+
+def _told_already(unraisable) -> None:
+    """Leaves out what the threads of a save that failed have to say when its error is known."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        _unraisable(unraisable)
+
+
+sys.excepthook, sys.unraisablehook = _one_line, _told_already
+
 if _missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
     print(
         f"error: the commands need {', '.join(_missing)}: install attnseg_jax with the extra train, in a checkout "

@@ -41,10 +41,10 @@ def _draw() -> None:
     restored = restore_run(given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir)
     image, name, stem = _image(given.image, restored)
     points = _points(given.at, image.shape[:2])
-    prediction, attention = predict_with_records(restored, image)
+    prediction, attention, covered = predict_with_records(restored, image)
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
-    scene = Scene(image, points, prediction, info.class_names, info.palette, title)
+    scene = Scene(image, points, prediction, info.class_names, info.palette, title, covered)
     folder = expanded(given.out or Path(given.workdir) / "attention" / stem)
     try:
         paths = attention_sheet(scene, attention, folder)

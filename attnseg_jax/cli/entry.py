@@ -1,6 +1,5 @@
 """How every command starts: flags, help, logging, and one clear line for a user's mistake."""
 
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from attnseg_jax.errors import Stopped, UserError, nearest
+from attnseg_jax.errors import Stopped, UserError, UserErrors, nearest
 from attnseg_jax.parts import outside_frames
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
@@ -28,7 +27,7 @@ def run(
     """Parses the command line, runs `action` and exits with 0, or with one line on stderr and another code.
 
     2 and `error: ...` for a `UserError` or, after the lines of the part that it came through, for an error in a part
-    from outside the package, 143 and `stopped ...` after SIGTERM, 130 after an interrupt from the keyboard.
+    from outside the package; `stopped ...` and 143 after SIGTERM, 130 after an interrupt from the keyboard (SIGINT).
 
     Args:
       action: takes nothing; flags are parsed when it is called.
@@ -69,8 +68,14 @@ def run(
 
 
 def _ours(record: LogRecord) -> bool:
-    """Keeps our lines and every warning; libraries are talkative below that."""
-    return record.levelno >= WARNING or Path(record.pathname).is_relative_to(_PACKAGE)
+    """Keeps our lines and the warnings of libraries, which are talkative below that.
+
+    What fails in a thread of Orbax is raised again where it is waited for, which asyncio does not know.
+    """
+    if Path(record.pathname).is_relative_to(_PACKAGE):
+        return True
+    told_again = record.exc_info and ("orbax" in record.pathname or record.name == "asyncio")
+    return record.levelno >= WARNING and not told_again
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -86,12 +91,15 @@ def _parse(argv: list[str]) -> list[str]:
 def _guarded(action: Callable[[], Any]) -> Any:
     try:
         return action()
+    except UserErrors as errors:
+        print("error:", errors, file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print("stopped", stop, file=sys.stderr)
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from attnseg_jax import configs
 from attnseg_jax.cli import entry
 from attnseg_jax.errors import Stopped, UserError
+from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded, locked_workdir
 from attnseg_jax.study import entries, report, timing
 from attnseg_jax.study.entries import PlannedRun
@@ -182,8 +183,8 @@ def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held
         board.finish(f"{run}: failed after {seconds:.0f} s: {error} (see {log})")
         return error
     results.add_result(run, workdir, seconds if trained else None)
-    miou = results.finished(run)["result"]["miou"]
-    board.finish(f"{run}: mIoU {'absent' if miou is None else f'{miou:.4f}'}, {seconds:.0f} s")
+    result = results.finished(run)["result"]
+    board.finish(f"{run}: mIoU {tables.mean_iou(result['miou'], result.get('iou', {}))}, {seconds:.0f} s")
     return ""
 
 

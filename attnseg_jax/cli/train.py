@@ -7,15 +7,20 @@ Outside a checkout the command is attnseg-train. Every key of a config can be se
 command again continues an interrupted run and prints the result of a finished one.
 """
 
+import ast
 import keyword
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
-from absl import flags
-from ml_collections import config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from attnseg_jax import configs
 from attnseg_jax.cli import entry, keys
+from attnseg_jax.data import datasets
+from attnseg_jax.errors import UserError
+from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
 from attnseg_jax.train import loop
@@ -34,10 +39,13 @@ def _flags() -> None:
 def _train() -> None:
     """Trains, and prints the scores and where everything is."""
     config = flags.FLAGS.config
+    if _means_folder(config, config_flags.get_override_values(flags.FLAGS["config"])):
+        logging.info("config.data.dir is given without a source: its images and masks are read")
+        config.data.source = "folder"
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
     result = loop.run(config, workdir)
-    miou = "absent" if result["miou"] is None else f"{result['miou']:.4f}"
+    miou = tables.mean_iou(result["miou"], result.get("iou", {}))
     print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
     # Of a run of an older version, or on another machine than the first process, it is not there.
     if (table := workdir / "result.txt").exists():
@@ -67,6 +75,7 @@ def _with_config(argv: list[str]) -> list[str]:
         argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
     given = [argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config="))]
     rest = [argument for argument in argv if not argument.startswith(("--config=", "-config="))]
+    rest = [_spelled_out(argument) for argument in rest]
     argv = [f"--config={configs.find(given[-1]) if given else DEFAULT}", *rest]
     config_files.check_flags(argv, DEFAULT)
     argv = _overrides(argv)
@@ -99,6 +108,46 @@ def _overrides(argv: list[str]) -> list[str]:
         last.pop(key, None)
         last[key] = f"--config{key}{equals}{value}"
     return list(last.values())
+
+
+def _spelled_out(argument: str) -> str:
+    """A flag whose value is several names or a table as a shell likes them, as the flags read it.
+
+    Without it `a,b` would be one name, and of a dict only the keys would count.
+    """
+    flag, _, value = argument.partition("=")
+    key = flag.lstrip("-")
+    if key in ("config.data.classes", "config.data.transforms", "config.hooks") and value and value[0] not in "([\"'":
+        return f"{flag}={tuple(name.strip() for name in value.split(',') if name.strip())}"
+    if key == "config.data.ids" and value.lstrip().startswith("{"):
+        try:
+            return f"{flag}={tuple(ast.literal_eval(value).items())}"
+        except (ValueError, SyntaxError, AttributeError):
+            raise UserError(f"{argument}: write a table as '{{0: 0, 255: 1}}', raw id: train id") from None
+    return argument
+
+
+def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
+    """Whether a config that names a folder of pictures and no source means the pictures in that folder.
+
+    Args:
+      config: not `filled` yet.
+      given: keys, such as `data.dir`, that a user has set. A source or a data set among them says what is meant.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    data = config.data
+    if "data.dir" not in given or not data.dir or {"data.source", "data.tfds_name"} & {*given}:
+        return False
+    if data.source != "tfds" or data.tfds_name or data.name != datasets.EMBEDDED or "data.name" in given:
+        return False
+    if not expanded(data.dir).is_dir():
+        raise UserError(
+            f"config.data.dir={data.dir}: there is no such folder; for the embedded pictures, kept there, set "
+            "config.data.source='tfds'"
+        )
+    return True
 
 
 def main() -> None:

@@ -9,17 +9,27 @@ from typing import Any
 import numpy as np
 
 from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import expanded
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 MAX_CLASSES = 254
 """Train ids live in a uint8 beside 255 (ignored) and 254 (kept free to mark unknown raw values while decoding)."""
+
+EMBEDDED = "context"
+"""Name of the data set that the package draws itself."""
+
+UNKNOWN = 254
+"""In a table of raw ids: one that no mask may hold."""
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """An entry of `DATASETS`; `ids[raw]` is the train id of a raw mask value, 255 for one that is ignored."""
+    """An entry of `DATASETS`.
+
+    `ids[raw]` is the train id of a raw mask value, 255 for one that is ignored, `UNKNOWN` for one that may not occur.
+    """
 
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
@@ -117,7 +127,11 @@ def from_config(config: Any) -> Dataset:
     entry = DATASETS.get(config.name)
     names = tuple(config.classes) or (entry.class_names if entry else ())
     if not names:
-        raise UserError("config.data.classes is empty: give the class names, or a known config.data.name")
+        raise UserError(
+            "config.data.classes is empty: name the classes in the order of their ids, such as "
+            f"--config.data.classes=background,cell, one a line in {CLASSES_FILE} of config.data.dir, or by a known "
+            "config.data.name"
+        )
     if len(names) > MAX_CLASSES:
         raise UserError(f"config.data.classes has {len(names)} names; at most {MAX_CLASSES} classes are possible")
     same = entry is not None and len(names) == len(entry.class_names)
@@ -126,21 +140,57 @@ def from_config(config: Any) -> Dataset:
         raise UserError(
             f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"
         )
-    ids = tuple(int(v) for v in config.ids) or (entry.ids if entry else _identity(len(names)))
-    for raw, train in enumerate(ids):
+    pairs = _pairs(config.ids) or (enumerate(entry.ids) if entry else ((i, i) for i in range(len(names))))
+    pairs = dict(pairs)
+    for raw, train in pairs.items():
         if train != IGNORE_LABEL and not 0 <= train < len(names):
             raise UserError(
                 f"config.data.ids maps raw id {raw} to {train}, but there are {len(names)} classes; "
                 f"use 0 to {len(names) - 1}, or {IGNORE_LABEL} to ignore it"
             )
+    # A long table that says nothing of 255 ignores it, as a short one does.
+    ids = {IGNORE_LABEL: IGNORE_LABEL, **pairs} if max(pairs) > IGNORE_LABEL else pairs
     return Dataset(
         class_names=names,
         palette=palette,
-        ids=ids,
+        ids=tuple(ids.get(raw, UNKNOWN) for raw in range(max(ids) + 1)),
         tfds_name=config.tfds_name or (entry.tfds_name if entry else ""),
         image_key=entry.image_key if entry else "image",
         label_key=entry.label_key if entry else "label",
     )
+
+
+def _pairs(ids: Sequence[int] | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """`config.data.ids` as pairs of a raw id and its train id.
+
+    >>> _pairs((255, 0)), _pairs(((0, 0), (255, 1)))
+    ([(0, 255), (1, 0)], [(0, 0), (255, 1)])
+    """
+    return [tuple(entry) if isinstance(entry, Sequence) else (raw, int(entry)) for raw, entry in enumerate(ids)]
+
+
+CLASSES_FILE = "classes.txt"
+"""Beside the folders of a data set: the names of its classes, one a line, in the order of their ids."""
+
+
+def of_folder(config: Any) -> None:
+    """Changes a `config.data` whose pictures are a folder's to be about that folder.
+
+    They are not the embedded data set, whatever the default says, and `CLASSES_FILE` names their classes unless the
+    config does.  Raises UserError for a file that cannot be read.
+    """
+    if config.source != "folder":
+        return
+    if config.name == EMBEDDED:
+        config.name = ""
+    path = expanded(config.dir) / CLASSES_FILE
+    if config.name or config.classes or not config.dir or not path.is_file():
+        return
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): write one class name a line, or remove it") from None
+    config.classes = tuple(line.strip() for line in lines if line.strip())
 
 
 def info(config: Any) -> DatasetInfo:

@@ -1,4 +1,8 @@
-"""Encoded image and mask files to arrays, with Pillow alone (OpenCV and TensorFlow expand palette masks to RGB)."""
+"""Encoded image and mask files to arrays, with Pillow alone (OpenCV and TensorFlow expand palette masks to RGB).
+
+A photograph whose file says how it was held (EXIF orientation) is turned upright, as every viewer and annotation tool
+shows it; so is a mask, whose file rarely says so.
+"""
 
 import io
 import struct
@@ -8,13 +12,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from absl import logging
+from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from attnseg_jax.data.checksums import checked
+from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
-_UNKNOWN = 254
+# EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
+# the rows, then the columns.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+# Formats that change values as they like, where a mask needs each as it was.
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 # What Pillow raises for files that are cut short or damaged, depending on where.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
@@ -25,6 +46,10 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
             return read(image)
     except UserError:
         raise
+    except Image.DecompressionBombError:
+        raise UserError(
+            f"{name}: a picture of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels is not read: cut it into tiles"
+        ) from None
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -33,40 +58,79 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
 
 
 def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
-    """(h, w) of an encoded image from its header; pixels are not decoded.  Raises UserError naming `name`."""
-    w, h = _open(data, name, lambda image: image.size)
-    return h, w
+    """(h, w) of an encoded image, upright; pixels are decoded only where what precedes them has no EXIF data, in PNGs.
+
+    Raises UserError naming `name`.
+    """
+    (w, h), orientation = _open(data, name, lambda image: (image.size, _orientation(image)))
+    return (w, h) if _UPRIGHT[orientation][0] else (h, w)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of the pixels that Pillow gives: a key of `_UPRIGHT`, 1 where the file says nothing."""
+    if image.format == "TIFF":
+        # Pillow turns these itself.
+        return 1
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGED:
+        # Damaged tags do not make the pixels unreadable.
+        return 1
+    return found if found in _UPRIGHT else 1
+
+
+def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+    exchange, rows, columns = _UPRIGHT[orientation]
+    if orientation == 1:
+        return pixels
+    pixels = pixels.swapaxes(0, 1) if exchange else pixels
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
 
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image to RGB; gray, palette and alpha images are converted.  Raises UserError naming `name`."""
+    """Decode an image to RGB, upright; gray, palette and alpha images are converted.
+
+    A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
+    """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")):
+        if image.mode.startswith(("I", "F")) or _cut(image):
             raise UserError(
                 f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
             )
+        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
+            logging.log_first_n(
+                logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
+            )
         return np.asarray(image.convert("RGB"))
 
-    return _open(data, name, read)
+    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
 
 
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
 ) -> Integer[np.ndarray, "h w"]:
-    """Decode a mask to raw ids: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or RGB by `colors`.
+    """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
-    `colors[raw]` is the colour of a raw id in RGB masks.  Alpha is dropped.  Raises UserError naming `name` for a
-    damaged file, an RGB mask without `colors` and a colour that is not among them.
+    `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
+    Alpha is dropped.  Raises UserError naming `name` for a damaged file, a format that does not keep values, an RGB
+    mask without `colors` and a colour that is not among them.
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode in ("RGB", "RGBA"):
-            if not colors:
-                raise UserError(
-                    f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
-                )
+        if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+            raise UserError(
+                f"{name}: {image.format} changes the values of a mask: save it as PNG from where it was made, since "
+                "what is in this file is no longer sure"
+            )
+        if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
+            raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
+        if colors and image.mode != "CMYK":
             return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+        if image.mode in ("RGB", "RGBA"):
+            raise UserError(
+                f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
+            )
         if image.mode in ("LA", "PA"):
             return np.asarray(image)[..., 0]
         if image.mode == "1":
@@ -79,14 +143,24 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(data, name, read)
+    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
+
+
+def _stored(image: Image.Image) -> str:
+    """How the file stores its pixels, in Pillow's words; "" where Pillow does not say."""
+    arguments = image.tile[0][3] if image.tile else ""
+    stored = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return stored if isinstance(stored, str) else ""
+
+
+def _cut(image: Image.Image) -> bool:
+    """Whether Pillow drops the low bytes of 16-bit channels, which it does where there are several."""
+    return ";16" in _stored(image) and not image.mode.startswith("I")
 
 
 def _gray_factor(image: Image.Image) -> int:
     """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
-    arguments = image.tile[0][3] if image.tile else ""
-    rawmode = arguments if isinstance(arguments, str) else arguments[0]
-    return {"L;2": 85, "L;4": 17}.get(rawmode, 1)
+    return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
 
 def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
@@ -99,13 +173,16 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
     unknown = codes[raw] != pixels
     if unknown.any():
         colour = tuple(int(v) for v in rgb[unknown][0])
-        raise UserError(f"{name}: the mask holds the colour {colour}, which is not in config.data.colors")
+        raise UserError(
+            f"{name}: the mask holds the colour {colour}, which is not in config.data.colors; without those, gray and "
+            "palette masks are read by value"
+        )
     return raw
 
 
 def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
     """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
-    table = np.full(1 << 16, _UNKNOWN, np.uint8)
+    table = np.full(1 << 16, UNKNOWN, np.uint8)
     table[IGNORE_LABEL] = IGNORE_LABEL
     table[: len(ids)] = ids
     return table
@@ -118,14 +195,15 @@ def to_train_ids(
     # Values of 32-bit masks may lie outside the table; "clip" looks up its last entry for them, which is unknown.
     label = np.take(table, raw, mode="clip")
     if raw.dtype.itemsize > 2 and raw.size and (raw.min() < 0):
-        label = np.where(raw < 0, np.uint8(_UNKNOWN), label)
-    unknown = label == _UNKNOWN
+        label = np.where(raw < 0, np.uint8(UNKNOWN), label)
+    unknown = label == UNKNOWN
     if unknown.any():
         value = int(raw[unknown].min())
-        known = np.flatnonzero(table != _UNKNOWN)
+        known = np.flatnonzero(table != UNKNOWN)
         raise UserError(
             f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
-            f"({_ranges(known)}); config.data.ids maps raw ids to train ids ({IGNORE_LABEL} ignores)"
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in ((0, 0), ({value}, 1)) "
+            f"({IGNORE_LABEL} ignores)"
         )
     return label
 
@@ -147,8 +225,10 @@ def decode_pair(
     pixels = decode_image(image, image_name)
     raw = decode_mask(mask, mask_name, colors)
     if pixels.shape[:2] != raw.shape:
+        orientation = _open(image, image_name, _orientation)
+        turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "
-            f"{pixels.shape[1]}x{pixels.shape[0]}; both must have one size"
+            f"{pixels.shape[1]}x{pixels.shape[0]}{turned}; both must have one size"
         )
     return pixels, to_train_ids(raw, table, mask_name)

@@ -3,22 +3,33 @@
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
 
 from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Source, check_sample
-from attnseg_jax.data.transforms import augment, batch_fields, chosen, normalised_and_padded, padding, pixel_fields
+from attnseg_jax.data.transforms import (
+    augment,
+    batch_fields,
+    chosen,
+    normalised_and_padded,
+    padded,
+    padded_size,
+    padding,
+    pixel_fields,
+)
 from attnseg_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_MANY_SIZES = 8
-_SIZES_HINT = "the images have %d sizes, each of which is compiled for: config.eval.size_multiple=64 pads them to fewer"
+# Of a pixel's image and label in a batch.
+_PIXEL_BYTES = 3 * 4 + 4
+# Of the images that an evaluation decodes ahead, at most.
+_AHEAD_BYTES = 1 << 30
 
 
 def train_batches(
@@ -28,6 +39,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     start_step: int = 0,
+    multiple: int = 1,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -38,7 +50,8 @@ def train_batches(
     where the run was resumed (`start_step`) change a pixel.  Every epoch has its own order; a data set smaller than a
     batch is repeated within it.  Close the iterator to end its threads.
 
-    Whatever else the source and the transforms (`config.transforms`) put into a sample is stacked too, under its name.
+    Crops are padded at the end to multiples of `multiple`.  Whatever else the source and the transforms
+    (`config.transforms`) put into a sample is stacked too, under its name.
     Where `config.regions` has a method there are 'regions' int32 [b, h, w, l], without any change to the others: ids
     from 0 to `config.regions.count` - 1 on each of l levels, -1 where a pixel has none.  With `config.regions.sample`
     only that many are drawn, with ids below that, and pixels of none of them have no label.
@@ -56,50 +69,44 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(functools.partial(_training_row, config=config))
+        .random_map(functools.partial(_training_row, config=config, multiple=multiple))
         .slice(slice(process_index + start_step * batch_size, None, process_count))
     )
-    return _stacked(data, config.threads, rows)
+    return _stacked(data, config.threads, rows, ahead=2 * rows)
 
 
 def eval_batches(
-    source: Source, config: Any, *, batch_size: int, multiple: int = 1, process_index: int = 0, process_count: int = 1
+    source: Source,
+    config: Any,
+    *,
+    batch_size: int,
+    multiple: int = 1,
+    max_bytes: float = math.inf,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Iterator[Batch]:
     """This process's batches over every image of `source` once, at full size, in one pass.
 
     Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
 
     As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
-    int32 [b], the place in the source.  No transform is applied.  Images of one size share batches, sizes in the order
-    in which they first occur; a size's last batch is filled up with rows of padding: valid False, index -1, image 0,
-    label 255, regions -1, other fields 0.  Every process gets the same number of batches.
+    int32 [b], the place in the source.  No transform is applied.  Images of one padded size share batches, sizes in the
+    order in which they first occur.  The batches of a size have one number of rows: `batch_size`, or fewer where that
+    leaves fewer of them empty or images and labels of so many take more than `max_bytes`.  Empty rows have valid
+    False, index -1, image 0, label 255, regions -1, other fields 0.  Every process gets the same number of batches.
     """
-    rows = _rows_of_process(batch_size, process_count)
+    _rows_of_process(batch_size, process_count)
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(len(source)):
-        h, w = source.size(index)
-        groups.setdefault((-(-h // multiple) * multiple, -(-w // multiple) * multiple), []).append(index)
-    if len(groups) > _MANY_SIZES:
-        logging.log_first_n(logging.WARNING, _SIZES_HINT, 1, len(groups))
-    first = {size: members[0] for size, members in groups.items()}
-
-    def row(place: tuple[int, tuple[int, int]]) -> Batch:
-        index, size = place
-        if index < 0:
-            return padding_row(size)
-        found = evaluation_sample(source[index], config, size)
-        return found | {"valid": np.bool_(True), "index": np.int32(index)}
-
-    @functools.cache
-    def padding_row(size: tuple[int, int]) -> Batch:
-        # Has the fields and shapes of a row that holds an image of that size.
-        return _padding_row(evaluation_sample(source[first[size]], config, size))
-
-    plan = []
+        groups.setdefault(padded_size(source.size(index), multiple), []).append(index)
     for size, members in groups.items():
-        members += [-1] * (-len(members) % batch_size)
-        plan += [(index, size) for index in members[process_index::process_count]]
-    return _stacked(grain.MapDataset.source(plan).map(row), config.threads, rows)
+        most = int(min(batch_size, max_bytes // (_PIXEL_BYTES * math.prod(size))))
+        rows = _even_rows(len(members), most, process_count)
+        places = members + [-1] * (-len(members) % rows)
+        data = grain.MapDataset.source(places[process_index::process_count])
+        data = data.map(functools.partial(_evaluation_row, source, members[0], config, multiple))
+        ahead = min(2 * rows, max(1, _AHEAD_BYTES // (_PIXEL_BYTES * math.prod(size))))
+        yield from _stacked(data, config.threads, rows // process_count, ahead=ahead)
 
 
 def _rows_of_process(batch_size: int, process_count: int) -> int:
@@ -111,20 +118,38 @@ def _rows_of_process(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
-def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any) -> Batch:
+def _even_rows(count: int, most: int, unit: int) -> int:
+    """Rows of each batch when `count` are spread evenly over as few batches of at most `most` as there can be.
+
+    They are a multiple of `unit`, and at least that.
+
+    >>> _even_rows(101, 16, 1), _even_rows(101, 16, 4), _even_rows(1, 16, 4), _even_rows(7, 0, 2)
+    (15, 16, 4, 2)
+    """
+    most = max(most // unit, 1) * unit
+    rows = -(-count // -(-count // most))
+    return -(-rows // unit) * unit
+
+
+def _evaluation_row(source: Source, first: int, config: Any, multiple: int, index: int) -> Batch:
+    """The row of an image, or an empty one like that of the image `first` where `index` is below 0."""
+    row = evaluation_sample(source[first if index < 0 else index], config, multiple)
+    if index < 0:
+        return _padding_row(row)
+    return row | {"valid": np.bool_(True), "index": np.int32(index)}
+
+
+def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, multiple: int) -> Batch:
     check_sample(sample)
     sample = regions.with_regions(sample, config.regions)
-    return {**augment(sample, rng, config), "valid": np.bool_(True)}
+    return {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
 
 
-def evaluation_sample(sample: dict[str, Any], config: Any, size: tuple[int, int] | None = None) -> Batch:
-    """A sample as evaluation sees it: a row of `eval_batches`, without 'valid' and 'index'.
-
-    Padded at the end to `size` (h, w) where that is given.
-    """
+def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:
+    """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
     check_sample(sample)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
-    return batch_fields(normalised_and_padded(sample, config, size or sample["label"].shape))
+    return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape, multiple)))
 
 
 def _padding_row(row: Batch) -> Batch:
@@ -134,10 +159,10 @@ def _padding_row(row: Batch) -> Batch:
     return blank | pixels | {"valid": np.bool_(False), "index": np.int32(-1)}
 
 
-def _stacked(data: grain.MapDataset, threads: int, rows: int) -> Iterator[Batch]:
-    """Batches of `rows` consecutive elements; two batches are decoded ahead."""
+def _stacked(data: grain.MapDataset, threads: int, rows: int, *, ahead: int) -> Iterator[Batch]:
+    """Batches of `rows` consecutive elements; `ahead` elements are decoded ahead."""
     # Of more threads than elements ahead the others would have nothing to do.
-    options = grain.ReadOptions(min(threads, 2 * rows), prefetch_buffer_size=2 * rows if threads else 0)
+    options = grain.ReadOptions(min(threads, ahead), prefetch_buffer_size=ahead if threads else 0)
     with contextlib.closing(iter(data.to_iter_dataset(options))) as elements:
         while batch := list(itertools.islice(elements, rows)):
             yield {name: _stack(name, batch) for name in dict.fromkeys(itertools.chain(*batch))}

@@ -100,7 +100,6 @@ def score_batches(
     num_classes: int,
     *,
     on_batch: Callable[[Batch, Array | np.ndarray], None] | None = None,
-    progress: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> Scores:
     """Scores of all batches together, counted in int64 on the host.
 
@@ -111,14 +110,13 @@ def score_batches(
       batches: the split.
       num_classes: classes k.
       on_batch: is called with every batch and its predictions (see `Collector`).
-      progress: wraps `batches`, for a bar (`functools.partial(tqdm, desc="val")`).
 
     Raises:
       ValueError: the counts are not [num_classes, num_classes].
     """
     total = np.zeros((num_classes, num_classes), np.int64)
     pending = None
-    for batch in progress(batches):
+    for batch in batches:
         dispatched = (batch, *eval_fn(batch))
         # Batch n - 1 is read while the device works on batch n.
         if pending is not None:

@@ -55,6 +55,32 @@ def finite(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def fewer_classes(iou: Mapping[str, float | None]) -> str:
+    """Over how many classes a mean IoU is taken, where that is not all of them: else "".
+
+    Args:
+      iou: of each class by its name; NaN or None for one that is neither in truth nor in prediction.
+
+    >>> fewer_classes({"sky": 0.7, "road": 0.8, "tram": None}), fewer_classes({"sky": 0.7, "road": 0.8})
+    ('2 of 3 classes: tram is absent', '')
+    """
+    absent = [name for name, value in iou.items() if value is None or math.isnan(value)]
+    if not absent or len(absent) == len(iou):
+        return ""
+    names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
+    return f"{len(iou) - len(absent)} of {len(iou)} classes: {names} {'is' if len(absent) == 1 else 'are'} absent"
+
+
+def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
+    """A mean IoU in words, "absent" for none; `iou` as in `fewer_classes`.
+
+    >>> mean_iou(0.75, {"sky": 0.7, "road": 0.8, "tram": None}), mean_iou(None, {})
+    ('0.7500 (2 of 3 classes: tram is absent)', 'absent')
+    """
+    fewer = fewer_classes(iou)
+    return _number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
+
+
 _OVERALL = {
     "mIoU": "miou",
     "pixel accuracy": "pixel_accuracy",
@@ -79,6 +105,7 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     mIoU            0.7750
     pixel accuracy  0.8750
     class accuracy  0.8750
+    mIoU of 2 of 3 classes: tram is absent
 
     Raises:
       ValueError: there are not as many names as classes.
@@ -100,6 +127,8 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     classes = zip(class_names, *columns.values(), strict=True)
     lines = text_table(["class", *columns], [*classes, *totals])
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
+    if fewer := fewer_classes(dict(zip(class_names, scores.iou))):
+        lines.append(f"mIoU of {fewer}")
     return "\n".join(lines)
 
 

@@ -24,6 +24,7 @@ from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import OWN, Fitted, fit
 from attnseg_jax.weights.locate import Located, locate
+from attnseg_jax.weights.preprocessing import of_layout
 from attnseg_jax.weights.rename import listed, match
 
 # Any that a backbone takes; shapes of parameters do not depend on it.
@@ -37,9 +38,11 @@ class Info:
     Attributes:
       class_names: of the logits' channels, in order.
       palette: one (red, green, blue) for each class.
-      mean: of the channels, on the scale 0..255: the model takes `(image - mean) / std`.
+      mean: of red, green and blue, on the scale 0..255: the model takes `(image - mean) / std`.
       std: deviation likewise.
+      channel_order: 'rgb', or 'bgr' where the model takes that with its channels reversed, `[..., ::-1]`.
       input_size: height and width of the images of the training.
+      interpolation: by which these were resized to it.
       licence: of the weights.
       source: where they come from.
       sha256: of the file, or of the manifest of a checkpoint.
@@ -50,7 +53,9 @@ class Info:
     palette: tuple[tuple[int, int, int], ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    channel_order: str = ""
     input_size: tuple[int, ...] = ()
+    interpolation: str = ""
     licence: str = ""
     source: str = ""
     sha256: str = ""
@@ -108,7 +113,7 @@ def _load_published(located: Located) -> tuple[nn.Module, PyTree, Info]:
     published = CATALOGUE[located.given]
     backbone = BACKBONES[located.given.split("-")[0]](**published.options)
     variables, info = _fit_backbone(located, backbone, published.layout)
-    known = ("mean", "std", "input_size", "licence", "source")
+    known = ("mean", "std", "channel_order", "input_size", "interpolation", "licence", "source")
     return backbone, variables, replace(info, **{name: getattr(published, name) for name in known})
 
 
@@ -149,6 +154,7 @@ def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
         data.palette,
         config.data.mean,
         config.data.std,
+        config.data.channel_order or "rgb",
         config.data.crop,
         source=f"{workdir.absolute()}, step {record['step']}",
         sha256=record["manifest_sha256"],
@@ -158,7 +164,8 @@ def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
 
 
 def _info(located: Located, fitted: Fitted) -> Info:
-    return Info(source=located.given, sha256=located.sha256(), layout=fitted.layout)
+    known = {key.removeprefix("data."): value for key, value in of_layout(fitted.layout).items()}
+    return Info(source=located.given, sha256=located.sha256(), layout=fitted.layout, **known)
 
 
 def _arrays(variables: PyTree) -> PyTree:

@@ -1,10 +1,12 @@
 """A run read back from its workdir, and what it makes of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
@@ -15,15 +17,17 @@ from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
-from attnseg_jax.data.transforms import normalise
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
+from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.evaluation import naming_images
 from attnseg_jax.train.parallel import Parallel, initialize_distributed
 from attnseg_jax.train.setup import make_run
+from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.state import eval_variables
 
 
@@ -50,6 +54,7 @@ def restore_run(
     checkpoint: str = "latest",
     data_dir: str | None = None,
     distributed: bool = False,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Restored:
     """Reads a run back; changes nothing on disk.
 
@@ -59,6 +64,7 @@ def restore_run(
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       data_dir: stands for the run's `config.data.dir`.
       distributed: join the other processes of a pod, which all call this.
+      changes: keys of the config, such as `eval.batch_size`, and values that stand for the run's.
 
     Raises:
       UserError: workdir, checkpoint, split or data are not there.
@@ -67,6 +73,7 @@ def restore_run(
         raise UserError("--workdir is missing: name the folder of a run of train.py")
     folder = expanded(workdir)
     config = configs.load(folder)
+    config.update_from_flattened_dict(dict(changes))
     if data_dir is not None:
         config.data.dir = data_dir
     configs.check_values(config)
@@ -90,28 +97,31 @@ def restore_run(
 
 
 def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8[np.ndarray, "h w"]]:
-    """The predicted train ids of records of any source, one after another, at full size."""
-    data = restored.config.data
+    """The predicted train ids of records of any source, one after another, at full size: as they are scored."""
     predictions = []
     for record in records:
-        batch = {name: x[None] for name, x in evaluation_sample(record, data).items()} | {"valid": np.ones(1, bool)}
-        predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0])
+        h, w = record["label"].shape
+        batch = {name: x[None] for name, x in _prepared(restored, record).items()} | {"valid": np.ones(1, bool)}
+        with naming_images(lambda row, record=record: record["id"]):
+            predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0, :h, :w])
     return predictions
 
 
 def predict_with_records(
     restored: Restored, image: UInt8[np.ndarray, "h w 3"]
-) -> tuple[Int[np.ndarray, "h w"], dict[str, AttentionRecord]]:
+) -> tuple[Int[np.ndarray, "h w"], dict[str, AttentionRecord], tuple[int, int]]:
     """The predicted train ids of one image of any origin, and what the model attended to on the way, by name.
+
+    The maps of the latter cover the image as it was padded, whose height and width come last.
 
     Raises:
       UserError: no part of the model leaves anything to look at.
     """
-    data, kind = restored.config.data, restored.config.model.kind
+    kind, (h, w) = restored.config.model.kind, image.shape[:2]
     if takes_regions(kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
 
-    def forward(variables: PyTree, image: Array) -> tuple[Array, dict[str, AttentionRecord]]:
+    def forward(variables: PyTree, image: Array) -> tuple[Array, Array, dict[str, AttentionRecord]]:
         output, sown = restored.model.apply(variables, image, train=False, mutable=[RECORDS])
         records = attention_records(sown.get(RECORDS, {}))
         if not records:
@@ -120,10 +130,19 @@ def predict_with_records(
                 f"the model leaves no attention to look at; it has {parts}: train one with another "
                 "config.model.attention.name, such as 'self'"
             )
-        return output.logits.argmax(-1)[0], records
+        return output.logits.argmax(-1)[0], jnp.isfinite(output.logits).all(), records
 
-    prediction, records = jax.jit(forward)(restored.variables, normalise(image, data.mean, data.std)[None])
-    return np.asarray(prediction), records
+    unlabelled = {"image": image, "label": np.full((h, w), IGNORE_LABEL, np.uint8), "id": ""}
+    padded = _prepared(restored, unlabelled)["image"]
+    prediction, finite, records = jax.jit(forward)(restored.variables, padded[None])
+    if not finite:
+        raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
+    return np.asarray(prediction)[:h, :w], records, padded.shape[:2]
+
+
+def _prepared(restored: Restored, record: dict[str, Any]) -> dict[str, np.ndarray]:
+    """A record as the evaluation of the run sees it, without an axis for the batch."""
+    return evaluation_sample(record, restored.config.data, evaluation_multiple(restored.config, restored.model))
 
 
 def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:

@@ -1,6 +1,7 @@
 """From a config of names and options to a model."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,16 +78,6 @@ def build_segmenter(config: Mapping[str, Any], sizes: Sizes) -> Segmenter:
     )
 
 
-def build_rcnn(config: Mapping[str, Any], sizes: Sizes) -> RCNN:
-    """A backbone that sees every region's window on its own."""
-    return _build_region_model(RCNN, "rcnn", config, sizes)
-
-
-def build_fast_rcnn(config: Mapping[str, Any], sizes: Sizes) -> FastRCNN:
-    """A backbone whose deepest map is pooled over every region."""
-    return _build_region_model(FastRCNN, "fast_rcnn", config, sizes)
-
-
 def _build_region_model(module: type[nn.Module], kind: str, config: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     # What the kind has no use for is built all the same, so that a mistake in it is found.
     chosen = {part: build_part(part, config.get(part, {}), sizes) for part in PARTS}
@@ -97,11 +88,16 @@ def _build_region_model(module: type[nn.Module], kind: str, config: Mapping[str,
     return _build_module(module, f"config.model.{kind}", config.get(kind, {}), KINDS[kind].options, filled)
 
 
-_REGION_FIELDS = ("backbone", "backbone_path", "num_regions", "num_sampled")
+def _region_kind(name: str, module: type[nn.Module]) -> Kind:
+    known = options(module, ("backbone", "backbone_path", "num_regions", "num_sampled"))
+    return Kind(functools.partial(_build_region_model, module, name), ("backbone",), known, takes_regions=True)
+
+
+# 'rcnn': a backbone that sees every region's window on its own; 'fast_rcnn': one whose deepest map is pooled over each.
 KINDS: dict[str, Kind] = {
     "segmenter": Kind(build_segmenter, tuple(PARTS), {}),
-    "rcnn": Kind(build_rcnn, ("backbone",), options(RCNN, _REGION_FIELDS), takes_regions=True),
-    "fast_rcnn": Kind(build_fast_rcnn, ("backbone",), options(FastRCNN, _REGION_FIELDS), takes_regions=True),
+    "rcnn": _region_kind("rcnn", RCNN),
+    "fast_rcnn": _region_kind("fast_rcnn", FastRCNN),
 }
 
 

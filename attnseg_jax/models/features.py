@@ -33,14 +33,6 @@ def check_map(x: Any, who: str, *, channels: int = 0, within: tuple[int, ...] = 
         raise UserError(f"{who} returned {found}; it must return {wanted}")
 
 
-def check_struct(x: Any, struct_type: type, who: str) -> None:
-    """Refuses what a part returned and is not of `struct_type`, `Features` or `Output`."""
-    if not isinstance(x, struct_type):
-        raise UserError(
-            f"{who} returned {type(x).__name__}; it must return {struct_type.__module__}.{struct_type.__name__}"
-        )
-
-
 @struct.dataclass
 class Features:
     """Feature maps of one image batch and what travels with them.
@@ -114,3 +106,24 @@ class Output:
     logits: Float[Array, "b h w k"]
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
+
+
+def check_returned(x: Any, kind: type, who: str, *, channels: int = 0) -> None:
+    """Refuses what a part returned and is not of `kind`: `Features`, `Output`, or else a map; `who` returned it.
+
+    `channels`, where it is not 0, must be those of the map, or of the output's logits.
+
+    >>> check_returned(Features({}), Features, "Mine")
+    Traceback (most recent call last):
+    attnseg_jax.errors.UserError: Mine returned no map; it must return Features of at least one
+    """
+    if kind not in (Features, Output):
+        check_map(x, who, channels=channels)
+        return
+    if not isinstance(x, kind):
+        raise UserError(f"{who} returned {type(x).__name__}; it must return {kind.__module__}.{kind.__name__}")
+    maps = {who: x.logits} if kind is Output else {f"{who} (stride {stride})": y for stride, y in x.maps.items()}
+    if not maps:
+        raise UserError(f"{who} returned no map; it must return Features of at least one")
+    for name, y in maps.items():
+        check_map(y, name, channels=channels)

@@ -1,15 +1,16 @@
 """The composition: backbone, attention, decoder."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 from jaxtyping import Array, Float
 
-from attnseg_jax.errors import OptionError, UserError, option_path
+from attnseg_jax.errors import OptionError, option_path
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.features import Features, Output, check_map, check_struct
+from attnseg_jax.models.features import Features, Output, check_returned
 from attnseg_jax.ops.resize import resize
 
 
@@ -35,24 +36,24 @@ class Segmenter(nn.Module):
     # Hashable, as a module must be.
     paths: Mapping[str, str] = FrozenDict()
 
+    @property
+    def size_multiple(self) -> int:
+        """As in `Backbone`: decoders and mechanisms take maps of any size."""
+        return self.backbone.size_multiple
+
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Output:
         """Returns float32 logits at the size of `image` (float, normalised), and auxiliary logits.
 
         Raises:
           OptionError: the parts do not fit together, such as a mechanism that gates skips and a decoder without any.
         """
-        with option_path(self.paths.get("backbone", "")):
-            features = self.backbone(image, train=train)
-        _check_features(features, type(self.backbone).__name__)
+        features = self._call("backbone", Features, image, train=train)
         if features.hint:
             features = features.replace(hint=".".join(filter(None, [self.paths.get("backbone"), features.hint])))
-        with option_path(self.paths.get("attention", "")):
-            features = self.attention(features, train=train)
-        _check_features(features, type(self.attention).__name__)
+        features = self._call("attention", Features, features, train=train)
         decoded = self._decode(features, train)
-        with option_path(self.paths.get("attention", "")):
-            logits = self.attention.refine(decoded.logits, features)
-        check_map(logits, f"{type(self.attention).__name__}.refine", channels=decoded.logits.shape[-1])
+        channels = decoded.logits.shape[-1]
+        logits = self._call("attention", Array, decoded.logits, features, method="refine", channels=channels)
         h, w = image.shape[1:3]
 
         def full(x: Array) -> Array:
@@ -67,6 +68,17 @@ class Segmenter(nn.Module):
             {name: x.astype(jnp.float32) for name, x in presence.items()},
         )
 
+    def _call(
+        self, part: str, kind: type, *args: Any, method: str = "__call__", channels: int = 0, **keywords: Any
+    ) -> Any:
+        """What a method of a part returns, checked to be of `kind`; errors of its options name where they stand."""
+        module = getattr(self, part)
+        with option_path(self.paths.get(part, "")):
+            found = getattr(module, method)(*args, **keywords)
+        who = type(module).__name__ + ("" if method == "__call__" else f".{method}")
+        check_returned(found, kind, who, channels=channels)
+        return found
+
     def _decode(self, features: Features, train: bool) -> Output:
         """The decoder's output, its skips gated by the mechanism."""
         gated = []
@@ -74,14 +86,11 @@ class Segmenter(nn.Module):
         # The mechanism trains as ever, in a frozen decoder too: what the decoder says of `train` is not asked.
         def gate(skip, signal, *, stride, **_):
             gated.append(stride)
-            with option_path(self.paths.get("attention", "")):
-                return self.attention.gate(skip, signal, stride=stride, train=train)
+            return self._call("attention", Array, skip, signal, method="gate", stride=stride, train=train)
 
-        with option_path(self.paths.get("decoder", "")):
-            decoded = self.decoder(features, gate=gate if self.attention.has_gate else None, train=train)
-        who = type(self.decoder).__name__
-        check_struct(decoded, Output, who)
-        check_map(decoded.logits, who, channels=getattr(self.decoder, "num_classes", 0))
+        options = {"gate": gate if self.attention.has_gate else None, "train": train}
+        channels = getattr(self.decoder, "num_classes", 0)
+        decoded = self._call("decoder", Output, features, channels=channels, **options)
         if self.attention.has_gate and not gated:
             hint = (
                 "weights a decoder's skips, and this decoder has none: choose another mechanism, or a decoder that has "
@@ -97,11 +106,3 @@ class Segmenter(nn.Module):
         with option_path(self.paths.get("aux_head", "")):
             x = features.at(self.aux_stride, "aux_stride", self.aux_stride, "change aux_stride, or set aux=False")
         return {"fcn": self.aux_head(x, train=train)}
-
-
-def _check_features(features: Features, who: str) -> None:
-    check_struct(features, Features, who)
-    if not features.maps:
-        raise UserError(f"{who} returned no map; it must return Features of at least one")
-    for stride, x in features.maps.items():
-        check_map(x, f"{who} (stride {stride})")

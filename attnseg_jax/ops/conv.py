@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.ops.depthwise import Sides, depthwise_conv
+from attnseg_jax.ops.axis import Axis, Sides, pad
+from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.pool import Pair, pair
 
@@ -62,13 +63,10 @@ def conv(
 def _of_patches(x, kernel, stride, sides, dilation):
     """`conv` as one product with the pixels under every tap side by side, for maps smaller than the kernel's reach."""
     kh, kw, c, o = kernel.shape
-    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-    rows, columns = (
-        [slice(tap * d, n - (k - 1 - tap) * d, s) for tap in range(k)]
-        for n, k, s, d in zip(x.shape[1:3], (kh, kw), stride, dilation)
-    )
-    patches = jnp.concatenate([x[:, row, column] for row in rows for column in columns], axis=-1)
-    return _pointwise(patches, kernel.reshape(kh * kw * c, o))
+    rows, columns = map(Axis, (kh, kw), stride, dilation, sides, x.shape[1:3])
+    x = pad(x, sides)
+    patches = [x[:, rows.tap(i), columns.tap(j)] for i in range(kh) for j in range(kw)]
+    return _pointwise(jnp.concatenate(patches, axis=-1), kernel.reshape(kh * kw * c, o))
 
 
 def _of_every_pixel(x, kernel):

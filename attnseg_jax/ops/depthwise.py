@@ -8,16 +8,14 @@ channel. Figures are in `docs/performance.md`.
 
 import functools
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.linear_map import bilinear
-
-Sides = tuple[tuple[int, int], tuple[int, int]]
 
 # Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
 # one block, which is faster; more rows are more code to compile.
@@ -59,30 +57,29 @@ def _convolution(rows, columns):
             feature_group_count=x.shape[-1],
         )
 
+    def general_input_gradient(kernel, g):
+        x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, g.shape[-1]))
+        return jax.linear_transpose(lambda x: general(x, kernel), x)(g)[0]
+
+    def general_kernel_gradient(x, g):
+        kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, g.shape[-1]))
+        return jax.linear_transpose(lambda kernel: general(x, kernel), kernel)(g)[0]
+
     # The loop and the many slices of the CPU's forms do not suit accelerators, whose libraries know this convolution.
-    def product(x, kernel):
-        return lax.platform_dependent(x, kernel, cpu=functools.partial(_product, axes), default=general)
+    def choose(cpu, default):
+        cpu = functools.partial(cpu, axes)
+        return lambda *arrays: lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
-    def input_gradient(kernel, g):
-        def default(kernel, g):
-            x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, g.shape[-1]))
-            return jax.linear_transpose(lambda x: general(x, kernel), x)(g)[0]
-
-        return lax.platform_dependent(kernel, g, cpu=functools.partial(_input_gradient, axes), default=default)
-
-    def kernel_gradient(x, g):
-        def default(x, g):
-            kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, g.shape[-1]))
-            return jax.linear_transpose(lambda kernel: general(x, kernel), kernel)(g)[0]
-
-        return lax.platform_dependent(x, g, cpu=functools.partial(_kernel_gradient, axes), default=default)
-
-    return bilinear(product, input_gradient, kernel_gradient)
+    return bilinear(
+        choose(_product, general),
+        choose(_input_gradient, general_input_gradient),
+        choose(_kernel_gradient, general_kernel_gradient),
+    )
 
 
 def _product(axes, x, kernel):
     rows, columns = axes
-    x = _pad(x, [(axis.before, axis.after(axis.out)) for axis in axes])
+    x = pad(x, [(axis.before, axis.after(axis.out)) for axis in axes])
     slices = {(i, j): x[:, rows.tap(i), columns.tap(j)] for i, j in _taps(axes)}
     return _sum_of_products(slices, kernel, x.dtype)
 
@@ -90,7 +87,7 @@ def _product(axes, x, kernel):
 def _input_gradient(axes, kernel, g):
     """Rows of one phase, that is with the same remainder modulo the stride, meet the same taps of the kernel."""
     rows, columns = axes
-    g = _pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
+    g = pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
 
     def phase(p, q):
         slices = {(i, j): g[:, r, c] for i, r in rows.phase(p) for j, c in columns.phase(q)}
@@ -129,8 +126,8 @@ def _kernel_gradient_of_block(axes, x, g):
     rows, columns = axes
     blocks = -(-rows.out // _ROWS)
     height = -(-rows.out // blocks)
-    x = _pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
-    g = _pad(g, [(0, blocks * height - rows.out), (0, 0)])
+    x = pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
+    g = pad(g, [(0, blocks * height - rows.out), (0, 0)])
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def step(n, sums):
@@ -151,29 +148,8 @@ def _kernel_gradient_of_block(axes, x, g):
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(rows.taps, columns.taps, -1).astype(x.dtype)
 
 
-class _Axis(NamedTuple):
-    """One axis of a convolution: `taps` of the kernel, `size` pixels between the padding of both `sides`."""
-
-    taps: int
-    stride: int
-    dilation: int
-    sides: tuple[int, int]
-    size: int
-
-    @property
-    def before(self):
-        """Padding in front."""
-        return self.sides[0]
-
-    @property
-    def out(self):
-        """Number of results."""
-        return (self.size + sum(self.sides) - self.span) // self.stride + 1
-
-    @property
-    def span(self):
-        """Pixels from the first tap to the last."""
-        return (self.taps - 1) * self.dilation + 1
+class _Axis(Axis):
+    """An axis of which the gradient of the input is taken, in strides counted from the start of the padding."""
 
     @property
     def reach(self):
@@ -182,21 +158,13 @@ class _Axis(NamedTuple):
 
     @property
     def first(self):
-        """The stride, counted from the start of the padding, that holds the first pixel."""
+        """The stride that holds the first pixel."""
         return self.before // self.stride
 
     @property
     def last(self):
         """The stride after the last pixel."""
         return -(-(self.before + self.size) // self.stride)
-
-    def after(self, out):
-        """The padding after the pixels that `out` results need; negative if they do not need all pixels."""
-        return (out - 1) * self.stride + self.span - self.size - self.before
-
-    def tap(self, i):
-        """The padded pixels under tap `i`, one for each result."""
-        return slice(i * self.dilation, i * self.dilation + (self.out - 1) * self.stride + 1, self.stride)
 
     def phase(self, p):
         """The taps that pixels of phase `p` meet, each with the slice of the padded results in which they meet it."""
@@ -207,11 +175,6 @@ class _Axis(NamedTuple):
 
 def _taps(axes):
     return list(itertools.product(*(range(axis.taps) for axis in axes)))
-
-
-def _pad(x, sides):
-    """`x` padded with zeros, or cut where a side is negative."""
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pair, 0) for pair in sides), (0, 0, 0)])
 
 
 def _sum_of_products(slices, kernel, dtype):

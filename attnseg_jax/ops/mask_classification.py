@@ -17,10 +17,6 @@ def semantic_logits(
     pixels. As logits of a cross-entropy they make the probability of a class its share of the scores: a mixture of
     the queries' classes, weighted by their masks at the pixel. The order of the classes is that of the scores.
 
-    Args:
-      class_logits: `[b, q, k + 1]`.
-      mask_logits: `[b, h, w, q]`.
-
     Returns:
       `[b, h, w, k]` float32. Gradients do not vanish where all masks are near 0, since the largest is factored out
       of the sum; a score below 1e-30 of it counts as 1e-30.

@@ -12,8 +12,10 @@ def confusion_matrix(
 ) -> Int[Array, "{num_classes} {num_classes}"]:
     """Number of pixels for each true class (row) and predicted class (column), int32 `[k, k]`.
 
-    Pixels whose label is 255, or whose label or prediction is no class at all, are left out.  Raises ValueError unless
-    both have one shape.
+    Pixels are left out if their label is 255, or if their label or prediction is not a class.
+
+    Raises:
+      ValueError: the two have different shapes.
 
     >>> confusion_matrix(jnp.array([[[0, 1, 1]]]), jnp.array([[[0, 0, 255]]]), 2).tolist()
     [[1, 1], [0, 0]]
@@ -33,9 +35,9 @@ def scores(confusion: Int[np.ndarray, "k k"]) -> dict[str, float | Float[np.ndar
     Returns:
       `iou` `[k]`: intersection over union, NaN for a class that occurs in neither truth nor prediction.
       `miou`: mean of the IoUs that are not NaN.
-      `pixel_accuracy`: share of the pixels that are right.
-      `class_accuracy`: mean over the classes that occur in the truth of the share of their pixels that are right.
-      Everything is NaN for an empty matrix. These are mmsegmentation's definitions.
+      `pixel_accuracy`: share of all pixels that are predicted correctly.
+      `class_accuracy`: the same share among the pixels of each class, averaged over the classes in the truth.
+      All are NaN for an empty matrix. These are mmsegmentation's definitions.
 
     >>> scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))["iou"].tolist()
     [0.75, 0.8, nan]

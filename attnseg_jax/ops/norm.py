@@ -34,6 +34,10 @@ def batch_norm(
       eps: added to the variance.
       axis_name: mapped axis over whose devices the statistics are taken; all of them hold equally many elements.
 
+    Raises:
+      ValueError: there is one element a channel. It is its own mean and has no variance: the output would be the bias
+        whatever the input, and the running variance would shrink to 0.
+
     >>> x = jnp.array([[1.0], [3.0]])
     >>> one, zero = jnp.ones(1), jnp.zeros(1)
     >>> y, mean, var = batch_norm(x, one, zero, zero, one, momentum=0.5, eps=0.0)
@@ -42,6 +46,8 @@ def batch_norm(
     """
     axes = tuple(range(x.ndim - 1))
     count = math.prod(x.shape[:-1]) * (1 if axis_name is None else lax.axis_size(axis_name))
+    if count < 2:
+        raise ValueError(f"batch normalisation of {x.shape} in training: one element a channel has no variance")
 
     def average(values):
         values = values.mean(axes)
@@ -53,7 +59,7 @@ def batch_norm(
     centred = exact - _over(mean, x)
     var = average(jnp.square(centred))
     y = centred * _over(lax.rsqrt(var + eps) * scale, x) + _over(bias, x)
-    unbiased = var * (count / max(count - 1, 1))
+    unbiased = var * (count / (count - 1))
     new_mean = (1 - momentum) * running_mean + momentum * lax.stop_gradient(mean)
     new_var = (1 - momentum) * running_var + momentum * lax.stop_gradient(unbiased)
     return y.astype(x.dtype), new_mean, new_var

@@ -1,13 +1,10 @@
 """Pooling with PyTorch's conventions on `[b, h, w, c]`, with gradients that are fast on every backend."""
 
-import functools
-from typing import NamedTuple
-
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
+from attnseg_jax.ops.axis import Axis, pad
 from attnseg_jax.ops.separable import apply_separable
 
 Pair = int | tuple[int, int]
@@ -36,10 +33,10 @@ def max_pool(
     >>> max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
     [5.0, 7.0]
     """
-    rows, columns = _windows(x, kernel, stride, padding, ceil_mode, dilation)
-    x = _pad(x, (rows, columns), -jnp.inf)
+    rows, columns = _axes(x, kernel, stride, padding, ceil_mode, dilation)
+    x = pad(x, (rows.sides, columns.sides), -jnp.inf)
     # One slice of both axes for each tap: XLA fuses their gradients, but not those of slices of slices.
-    taps = [x[:, rows.tap(i), columns.tap(j)] for i in range(rows.kernel) for j in range(columns.kernel)]
+    taps = [x[:, rows.tap(i), columns.tap(j)] for i in range(rows.taps) for j in range(columns.taps)]
     return _tree(lambda a, b: jnp.where(_beats(b, a), b, a), taps)
 
 
@@ -53,16 +50,16 @@ def max_pool_with_indices(
     >>> [a.ravel().tolist() for a in max_pool_with_indices(jnp.arange(12.0).reshape(1, 3, 4, 1), 2)]
     [[5.0, 7.0], [5, 7]]
     """
-    rows, columns = _windows(x, kernel, stride, 0, False)
+    rows, columns = _axes(x, kernel, stride)
     w = x.shape[2]
-    taps = [(x[:, rows.tap(i), columns.tap(j)], i * w + j) for i in range(rows.kernel) for j in range(columns.kernel)]
+    taps = [(x[:, rows.tap(i), columns.tap(j)], i * w + j) for i in range(rows.taps) for j in range(columns.taps)]
 
     def larger(a, b):
         later = _beats(b[0], a[0])
         return tuple(jnp.where(later, b_part, a_part) for a_part, b_part in zip(a, b))
 
     y, offset = _tree(larger, taps)
-    top, left = (jnp.arange(window.out) * window.stride for window in (rows, columns))
+    top, left = (jnp.arange(axis.out) * axis.stride for axis in (rows, columns))
     return y, offset + (top.reshape(1, -1, 1, 1) * w + left.reshape(1, 1, -1, 1))
 
 
@@ -90,39 +87,7 @@ def max_unpool(
     rows, columns = jnp.arange(i * sh).reshape(1, i, sh, 1, 1, 1), jnp.arange(j * sw).reshape(1, 1, 1, j, sw, 1)
     here = indices.reshape(b, i, 1, j, 1, c) == rows * w + columns
     full = jnp.where(here, y.reshape(b, i, 1, j, 1, c), 0).reshape(b, i * sh, j * sw, c)
-    return lax.pad(full, jnp.zeros((), y.dtype), [(0, 0, 0), (0, h - i * sh, 0), (0, w - j * sw, 0), (0, 0, 0)])
-
-
-def avg_pool(
-    x: Float[Array, "b h w c"],
-    kernel: Pair,
-    stride: Pair | None = None,
-    padding: Pair = 0,
-    *,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> Float[Array, "b i j c"]:
-    """Mean over windows of `kernel` pixels every `stride` pixels (default: `kernel`), padded with zeros.
-
-    The divisor counts the padding too unless `count_include_pad` is False; under `ceil_mode` it never counts pixels
-    beyond the padding. Other arguments as in `max_pool`.
-
-    >>> avg_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2, 2).ravel().tolist()
-    [2.5, 4.5]
-    """
-    dtype = x.dtype
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))
-    axes = _windows(x, kernel, stride, padding, ceil_mode)
-    sizes = x.shape[1:3]
-    x = _pad(x, axes, 0.0)
-    for axis, (window, n) in enumerate(zip(axes, sizes), start=1):
-        taps = [window.tap(i) for i in range(window.kernel)]
-        x = functools.reduce(jnp.add, [x[:, tap] if axis == 1 else x[:, :, tap] for tap in taps])
-        first = np.arange(window.out) * window.stride - window.padding
-        low, high = (-window.padding, n + window.padding) if count_include_pad else (0, n)
-        share = 1.0 / (np.minimum(first + window.kernel, high) - np.maximum(first, low))
-        x = x * jnp.asarray(share, x.dtype).reshape([-1 if i == axis else 1 for i in range(4)])
-    return x.astype(dtype)
+    return pad(full, ((0, h - i * sh), (0, w - j * sw)))
 
 
 def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b i j c"]:
@@ -133,25 +98,10 @@ def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b
     """
     matrices = []
     for n, s in zip(x.shape[1:3], pair(size)):
-        inside = np.array([[low <= j < high for j in range(n)] for low, high in _bins(n, s)])
+        bins = [(i * n // s, -(-(i + 1) * n // s)) for i in range(s)]
+        inside = np.array([[low <= j < high for j in range(n)] for low, high in bins])
         matrices.append((inside / inside.sum(axis=1, keepdims=True)).astype(np.float32))
     return apply_separable(x, *matrices)
-
-
-def adaptive_max_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b i j c"]:
-    """Maximum over the same bins as `adaptive_avg_pool`; equal maxima share the gradient.
-
-    >>> adaptive_max_pool(jnp.arange(12.0).reshape(1, 3, 4, 1), 2).ravel().tolist()
-    [5.0, 7.0, 9.0, 11.0]
-    """
-    for axis, s in enumerate(pair(size), start=1):
-        bins = _bins(x.shape[axis], s)
-        x = jnp.stack([lax.slice_in_dim(x, low, high, axis=axis).max(axis) for low, high in bins], axis)
-    return x
-
-
-def _bins(n, size):
-    return [(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
 
 
 def _beats(b, a):
@@ -165,29 +115,9 @@ def _tree(choose, taps):
     return taps[0]
 
 
-class _Window(NamedTuple):
-    """The windows along one axis; `after` is the padding at the end, negative if the last pixels are in no window."""
-
-    kernel: int
-    stride: int
-    padding: int
-    out: int
-    after: int
-    dilation: int
-
-    def tap(self, i):
-        """The slice that holds element `i` of every window.
-
-        Shifted slices and elementwise work take the place of `lax.reduce_window`: XLA fuses them, and their gradient
-        runs many times faster on CPU than that of a window maximum.
-        """
-        first = i * self.dilation
-        return slice(first, first + (self.out - 1) * self.stride + 1, self.stride)
-
-
-def _windows(x, kernel, stride, padding, ceil_mode, dilation=1):
-    """A `_Window` for the rows and one for the columns of `x`."""
-    windows = []
+def _axes(x, kernel, stride=None, padding=0, ceil_mode=False, dilation=1):
+    """The windows along the rows and the columns of `x`, padded or cut to exactly the pixels that they read."""
+    axes = []
     strides = pair(kernel if stride is None else stride)
     for n, k, s, p, d in zip(x.shape[1:3], pair(kernel), strides, pair(padding), pair(dilation)):
         if min(k, s, d) < 1 or not 0 <= 2 * p <= k:
@@ -200,10 +130,5 @@ def _windows(x, kernel, stride, padding, ceil_mode, dilation=1):
             out -= 1  # a window that would start in the right padding does not count
         if out < 1:
             raise ValueError(f"a window of {span} does not fit into {n} pixels with padding {p}")
-        windows.append(_Window(k, s, p, out, (out - 1) * s + span - n - p, d))
-    return windows
-
-
-def _pad(x, windows, fill):
-    """`x` cut or padded with `fill` to exactly the pixels of the windows."""
-    return lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *((w.padding, w.after, 0) for w in windows), (0, 0, 0)])
+        axes.append(Axis(k, s, d, (p, (out - 1) * s + span - n - p), n))
+    return axes

@@ -19,16 +19,16 @@ def resize(
     antialias: bool = False,
     scale: float | tuple[float, float] | None = None,
 ) -> Shaped[Array, "b i j c"]:
-    """Resize height and width to `size`, equal to PyTorch's `interpolate` (which `jax.image.resize` is not).
+    """Resize height and width to `size` with the results of PyTorch's `interpolate`; `jax.image.resize` differs.
 
     Args:
       x: `[b, h, w, c]`; of any dtype for the two nearest methods, floating for the others.
       size: output height and width in pixels.
       method: 'nearest', 'nearest-exact', 'bilinear', 'bicubic' or 'area' (adaptive average pooling).
       align_corners: bilinear and bicubic only: corner pixels map to corner pixels, instead of half-pixel centres.
-      antialias: bilinear and bicubic only: widen the kernel when shrinking. Off, shrinking skips pixels, as in PyTorch.
-      scale: the ratio of output to input size that gives the coordinates when it is not `size` over input size, as
-        PyTorch's `scale_factor` without `recompute_scale_factor`; ignored under `align_corners`.
+      antialias: bilinear and bicubic only: widen the kernel when shrinking; without, shrinking skips input pixels.
+      scale: ratio of output to input size that coordinates are computed with, instead of `size` over the input's size;
+        PyTorch's `scale_factor` without `recompute_scale_factor`. Ignored under `align_corners`.
 
     Returns:
       `[b, *size, c]` in the dtype of `x`, interpolated in float32.
@@ -72,7 +72,7 @@ def resize(
 def interpolation_matrix(
     n: int, out: int, method: str, *, align_corners: bool = False, antialias: bool = False, step: float | None = None
 ) -> np.ndarray:
-    """Weights float32 `[out, n]` of every input position in every output position, along one axis.
+    """Weights float32 `[out, n]` of the input positions in each output position, along one axis.
 
     >>> interpolation_matrix(2, 4, "bilinear").tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]

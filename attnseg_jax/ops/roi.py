@@ -10,6 +10,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.pool import Pair, pair
+from attnseg_jax.ops.separable import exact_product
+from attnseg_jax.ops.varying import varying_together
 
 
 def roi_align(
@@ -27,8 +29,7 @@ def roi_align(
     the values nor their gradient need a gather.
 
     Args:
-      x: `[b, h, w, c]`.
-      boxes: `[b, r, 4]`, edges: under `aligned` cell i reaches from i to i + 1, otherwise it stands at i and a box is
+      boxes: edges: under `aligned` cell i reaches from i to i + 1, otherwise it stands at i and a box is
         at least one cell long.
       size: bins: rows, columns.
       sampling: points in a bin along each axis; 0 takes as many as the bin has cells, for boxes no larger than the map.
@@ -52,13 +53,13 @@ def roi_align(
         weights = weights.reshape(b, r * i * j, h * w)
         total = weights.sum(-1, keepdims=True)
         weights = lax.stop_gradient(weights / jnp.where(total > 0, total, 1.0))
-        y = _product("bnm,bmc->bnc", weights, x.reshape(b, h * w, c)).reshape(b, r, i, j, c)
+        y = exact_product("bnm,bmc->bnc", weights, x.reshape(b, h * w, c)).reshape(b, r, i, j, c)
         return y.astype(dtype)
-    y = _product("brih,bhwc->briwc", rows, x)
+    y = exact_product("brih,bhwc->briwc", rows, x)
     if j < c:
         # Copying the matrix for each row of bins is cheaper than the transposition that the product would need.
-        return _product("brijw,briwc->brijc", jnp.repeat(columns[:, :, None], i, axis=2), y).astype(dtype)
-    return _product("brjw,briwc->brijc", columns, y).astype(dtype)
+        return exact_product("brijw,briwc->brijc", jnp.repeat(columns[:, :, None], i, axis=2), y).astype(dtype)
+    return exact_product("brjw,briwc->brijc", columns, y).astype(dtype)
 
 
 def roi_max_pool(
@@ -71,8 +72,7 @@ def roi_max_pool(
     """Maximum of the map over `size` bins of every box; the first of equal cells takes the whole gradient.
 
     Args:
-      x: `[b, h, w, c]`.
-      boxes: `[b, r, 4]`, first and last cells, rounded (half away from zero); no larger than the map by more than one.
+      boxes: first and last cells, rounded (half away from zero); no larger than the map by more than one.
       size: bins: rows, columns. They share cells where their number does not divide the box.
       inside: cells of each box that count. A bin without any gives 0.
 
@@ -80,24 +80,27 @@ def roi_max_pool(
     >>> roi_max_pool(x, jnp.array([[[1.0, 0.0, 3.0, 1.0]]]), (1, 2)).ravel().tolist()
     [6.0, 7.0]
     """
-    boxes = lax.stop_gradient(boxes)
+    x, boxes = varying_together(x, lax.stop_gradient(boxes))
     (i, j), (b, h, w, c), r = pair(size), x.shape, boxes.shape[1]
-    top, bottom = _bins(boxes[..., 1], boxes[..., 3], i, h)
-    left, right = _bins(boxes[..., 0], boxes[..., 2], j, w)
+    top, bottom = (edge[..., None] for edge in _bins(boxes[..., 1], boxes[..., 3], i, h))
+    left, right = (edge[:, :, None] for edge in _bins(boxes[..., 0], boxes[..., 2], j, w))
     cells = x.reshape(b, h * w, c)
     flags = None if inside is None else inside.reshape(b * r, h * w)
-    best, found = jnp.full((b, r, i, j, c), -jnp.inf, x.dtype), jnp.zeros((b, r, i, j), bool)
-    # One cell of every bin at a time: a few gathers of whole rows of channels, with as few scatters in the gradient.
-    for p in range(_longest(i, h)):
-        for q in range(_longest(j, w)):
-            row, column = (top + p)[..., None], (left + q)[:, :, None]
-            there = (row < bottom[..., None]) & (column < right[:, :, None])
-            cell = jnp.where(there, row * w + column, 0)
-            if flags is not None:
-                there &= _take(flags, cell.reshape(b * r, i * j)).reshape(there.shape)
-            value = _take(cells, cell.reshape(b, r * i * j)).reshape(best.shape)
-            best = jnp.where(there[..., None] & (value > best), value, best)
-            found |= there
+
+    # One cell of every bin at a time: gathers of whole rows of channels, with scatters of such in the gradient.
+    def step(carry, offset):
+        best, found = carry
+        row, column = top + offset[0], left + offset[1]
+        there = (row < bottom) & (column < right)
+        cell = jnp.where(there, row * w + column, 0)
+        if flags is not None:
+            there &= _take(flags, cell.reshape(b * r, i * j)).reshape(there.shape)
+        value = _take(cells, cell.reshape(b, r * i * j)).reshape(best.shape)
+        return (jnp.where(there[..., None] & (value > best), value, best), found | there), None
+
+    offsets = jnp.array([(p, q) for p in range(_longest(i, h)) for q in range(_longest(j, w))])
+    nothing = jnp.full_like(x, -jnp.inf, shape=(b, r, i, j, c)), jnp.zeros_like(x, bool, (b, r, i, j))
+    (best, found), _ = lax.scan(step, nothing, offsets)
     return jnp.where(found[..., None], best, 0)
 
 
@@ -142,8 +145,3 @@ def _round(x: Float[Array, "b r"]) -> Int[Array, "b r"]:
 
 def _take(x, index):
     return jax.vmap(lambda x, index: x[index])(x, index)
-
-
-def _product(subscripts, matrix, x):
-    # Interpolation weights must not be rounded to bfloat16, as matrix units would by default.
-    return jnp.einsum(subscripts, matrix, x, precision=lax.Precision.HIGHEST)

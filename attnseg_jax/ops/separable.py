@@ -35,13 +35,13 @@ def _on_rows(x, matrix):
     b, _, w, c = x.shape
     # One copy of the matrix for each image makes the product leave its result in place; without, XLA transposes it.
     copies = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (b, *matrix.shape))
-    return _product("bih,bhx->bix", copies, x.reshape(b, -1, w * c)).reshape(b, -1, w, c)
+    return exact_product("bih,bhx->bix", copies, x.reshape(b, -1, w * c)).reshape(b, -1, w, c)
 
 
 def _on_columns(x, matrix):
-    return x if matrix is None else _product("jw,bhwc->bhjc", jnp.asarray(matrix, x.dtype), x)
+    return x if matrix is None else exact_product("jw,bhwc->bhjc", jnp.asarray(matrix, x.dtype), x)
 
 
-def _product(subscripts, matrix, x):
-    # Interpolation weights must not be rounded to bfloat16, as matrix units would by default.
+def exact_product(subscripts: str, matrix: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`jnp.einsum` whose interpolation weights are not rounded to bfloat16, as matrix units would by default."""
     return jnp.einsum(subscripts, matrix, x, precision=lax.Precision.HIGHEST)

@@ -34,6 +34,7 @@ class Scene:
       class_names: by train id.
       palette: uint8 `[k, 3]`.
       title: what image and model these are.
+      padded_size: height and width of what the maps cover, where the image was padded at the bottom and right.
     """
 
     image: UInt8[np.ndarray, "h w 3"]
@@ -42,6 +43,12 @@ class Scene:
     class_names: Sequence[str]
     palette: UInt8[np.ndarray, "k 3"]
     title: str
+    padded_size: tuple[int, int] | None = None
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """Height and width of what the maps cover, in pixels."""
+        return self.padded_size or self.image.shape[:2]
 
     @property
     def marks(self) -> panels.Marks:
@@ -50,7 +57,7 @@ class Scene:
 
     def positions(self, size: tuple[int, int]) -> np.ndarray:
         """The numbers of the positions on a map of `size` that the points belong to."""
-        return np.array([attention_maps.position(point, self.image.shape[:2], size) for point in self.points])
+        return np.array([attention_maps.position(point, self.covered, size) for point in self.points])
 
     def describe(self, number: int) -> str:
         """A point in words."""
@@ -184,7 +191,10 @@ def _entropy_rows(record: WeightRecord, scene: Scene) -> list[Row]:
         return []
     caption = "how widely each position looks (entropy of its weights, as a share of that of equal weights)"
     drawn = [
-        Panel(f"head {a + 1}, mean {np.nanmean(m):.2f}", panels.heat(scene.image, m, _ENTROPY, (0, 1), scene.marks))
+        Panel(
+            f"head {a + 1}, mean {np.nanmean(m):.2f}",
+            panels.heat(scene.image, m, _ENTROPY, (0, 1), scene.marks, scene.covered),
+        )
         for a, m in enumerate(maps)
     ]
     # The image first, so that heads stand below each other.
@@ -205,13 +215,13 @@ def _gate(gate: GateMap, scene: Scene) -> tuple[str, list[Row]]:
         return f"gate of {c} channels", [row]
     shown = values.mean(-1)
     limits = (float(shown.min()), float(shown.max()))
-    drawn = panels.heat(scene.image, shown, _GATE, limits, scene.marks)
+    drawn = panels.heat(scene.image, shown, _GATE, limits, scene.marks, scene.covered)
     caption = "what share passes at each position" + (f" (mean of {c} channels)" if c > 1 else "")
     return f"gate of {_positions((h, w))}", [Row(caption, [Panel("{:.2g} to {:.2g}".format(*limits), drawn)], _GATE)]
 
 
 def _weights(title: str, values: Float[np.ndarray, "y x"], scale: Scale, scene: Scene, marks: panels.Marks) -> Panel:
-    return Panel(title, panels.heat(scene.image, values, scale, _limits(values, scale), marks))
+    return Panel(title, panels.heat(scene.image, values, scale, _limits(values, scale), marks, scene.covered))
 
 
 def _scale(values: np.ndarray) -> Scale:

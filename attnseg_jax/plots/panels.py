@@ -134,11 +134,16 @@ def heat(
     scale: Scale,
     limits: tuple[float, float],
     marks: Marks = (),
+    covered: tuple[int, int] | None = None,
 ) -> Draw:
-    """A map of any size over the whole image, which shines through in gray; NaN stays uncoloured."""
+    """A map of any size over the whole image, which shines through in gray; NaN stays uncoloured.
+
+    `covered` is the height and width in pixels that the map covers, where that is more than the image.
+    """
 
     def draw(axes: Axes) -> None:
         h, w = image.shape[:2]
+        rows, columns = covered or (h, w)
         low, high = limits
         gray = image.mean(-1)
         axes.imshow(gray, cmap="gray", vmin=-90, vmax=255, aspect="auto", extent=(0, w, h, 0))
@@ -149,9 +154,10 @@ def heat(
             vmax=max(high, low + 1e-12),
             alpha=0.65,
             aspect="auto",
-            extent=(0, w, h, 0),
+            extent=(0, columns, rows, 0),
             interpolation="nearest",
         )
+        axes.set(xlim=(0, w), ylim=(h, 0))
         _mark(axes, (h, w), marks, offset=0.5)
 
     return draw

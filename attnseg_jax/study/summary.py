@@ -133,10 +133,18 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
         "of its gradient on a CPU. Seconds: of a run's processes, compilation included.",
         *(meaning for key, meaning in OPTIONAL.items() if key in known),
         *_when(rows, known),
+        *_of_fewer_classes(rows),
     ]
     if failures:
         lines += ["", "Not finished:", "", *(f"- {name}: {error}" for name, error in failures)]
     return "\n".join(lines)
+
+
+def _of_fewer_classes(rows: Sequence[Row]) -> list[str]:
+    """A sentence on the rows whose mIoU is not that of all classes."""
+    fewer = {row["label"]: [iou is not None for iou in row.get("ious", {}).values()] for row in rows}
+    texts = [f"{label} {sum(known)} of {len(known)}" for label, known in fewer.items() if not all(known)]
+    return [f"Classes in the mIoU, since the others are absent: {', '.join(texts)}."] if texts else []
 
 
 def _when(rows: Sequence[Row], known: set[str]) -> list[str]:

@@ -1,9 +1,14 @@
 """Checkpoints with Orbax: saved in the background, verified before they are used; knows no model."""
 
+import errno
 import json
 import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,52 +16,56 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import traverse_util
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import file_sha256
+from attnseg_jax.files import file_sha256, out_of_space
+from attnseg_jax.train import manifest
+from attnseg_jax.train.manifest import MANIFEST
+from attnseg_jax.train.orbax_arrays import flatten, meet, of_process_0, read, saveable
 
-MANIFEST = "manifest.json"
-# Orbax writes this one again while it commits; it holds times and the kind of checkpoint, nothing that is restored.
-UNHASHED = {MANIFEST, "_CHECKPOINT_METADATA"}
+T = TypeVar("T")
+
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+_REMOVED = ".removed"
+# A training beside a reader removes a checkpoint about as often as it saves one.
+_TRIES = 20
 
 
 class Checkpoints:
-    """The checkpoints of one run: the latest and the `keep` best by the metric `miou`.
+    """The checkpoints of one run.
 
     A checkpoint is a tree of named arrays with a manifest: the SHA-256 of each file, and the names, shapes and types of
     the arrays. The manifest becomes visible together with the checkpoint, in one rename; a process killed
-    during a save leaves the checkpoints before it as they were. `read_only` changes nothing on disk.
+    during a save or a removal leaves the others as they were. Metrics are added when they are known. `prune` removes
+    all but the latest and the `keep` best by the metric `miou`. `read_only` changes nothing on disk, and bears with a
+    training that saves and removes checkpoints meanwhile.
+
+    Attributes:
+      saved_step: of the last checkpoint that was saved by this object.
     """
 
     def __init__(self, directory: str | Path, keep: int = 1, read_only: bool = False):
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory}: no checkpoints here; train first, or give the --workdir of a run")
-        self._arrays: dict = {}
+        self._keep, self._read_only = keep, read_only
+        self.saved_step: int | None = None
         self._damaged: set[int] = set()
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_score,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(1),
-                    policies.BestN(get_metric_fn=_score, n=keep, keep_checkpoints_without_metrics=False),
-                ]
-            ),
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state",))
+        self._warned: set[str] = set()
+        # Of the save that runs: its step, the arrays and the metrics.
+        self._saving: tuple[int, dict[str, list], Mapping[str, float] | None] | None = None
+        if not read_only:
+            self._clean()
+        self._writer = None if read_only else self._make_writer()
 
-    def save(self, step: int, state: PyTree, metrics: dict[str, float] | None = None) -> None:
+    def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
         """Start saving; returns as soon as `state` may be donated. `metrics` needs `miou` to count among the best.
 
         An intact checkpoint of the same step stays, unless only the new one has metrics.
+
+        Raises:
+          UserError: this save, or the one before, which runs in the background, finds no space.
         """
         if step in self.steps():
             if not self._verify(step) and (self.metrics(step) or not metrics):
@@ -64,14 +73,44 @@ class Checkpoints:
             self._damaged.add(step)
         # A run that fell back to an older checkpoint would otherwise take a damaged one for its latest.
         for damaged in sorted(self._damaged & set(self.steps())):
-            self._manager.delete(damaged)
+            self.discard(damaged)
         self._damaged.clear()
-        named = _flatten(state)
-        self._arrays = {name: _describe(x) for name, x in named.items()}
-        tree = traverse_util.unflatten_dict({name: _saveable(x) for name, x in named.items()}, sep="/")
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(tree)), metrics=metrics, force=True
-        )
+        named = flatten(state)
+        tree = traverse_util.unflatten_dict({name: saveable(x) for name, x in named.items()}, sep="/")
+        self.saved_step, size = step, sum(x.nbytes for x in named.values())
+        self._saving = step, {name: manifest.describe(x) for name, x in named.items()}, metrics
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree))
+
+        def start() -> None:
+            # Orbax would notice too, but leave its threads in disorder.
+            if shutil.disk_usage(self.directory).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._writer.save(self.directory / str(step), args=arguments)
+
+        self._with_space(start)
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Completes a checkpoint without metrics, when it is on disk; `miou` decides which are the best."""
+        if step in self.steps() and not self.metrics(step):
+            if jax.process_index() == 0:
+                manifest.write_metrics(self.directory / str(step), metrics)
+            meet("metrics")
+
+    def prune(self) -> None:
+        """Removes all but the latest and the `keep` best; those without metrics are none of the best."""
+        steps = self.steps()
+        best = [step for step in self._ranking() if self.metrics(step)][: self._keep]
+        for step in set(steps) - {*best, max(steps, default=None)}:
+            self.discard(step)
+
+    def discard(self, step: int) -> None:
+        """Removes a checkpoint, in one rename."""
+        self.wait()
+        if jax.process_index() == 0:
+            removed = self.directory / f"{step}{_REMOVED}"
+            (self.directory / str(step)).rename(removed)
+            shutil.rmtree(removed)
+        meet("discard")
 
     def restore_latest(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """The newest intact checkpoint as (step, state); None where there is none at all.
@@ -79,42 +118,30 @@ class Checkpoints:
         Damaged ones are passed over with a warning that names them; none intact raises `UserError`. `abstract_state`:
         the state or its `jax.eval_shape`; another architecture, optimizer or type raises `UserError`.
         """
-        return self._restore_first(sorted(self.steps(), reverse=True), abstract_state)
+        return self._restore_first(self._newest, lambda step: (step, self._load(step, abstract_state)))
 
     def restore_best(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """The intact checkpoint of the highest `miou` as (step, state), otherwise like `restore_latest`."""
-        return self._restore_first(self._ranking(), abstract_state)
+        return self._restore_first(self._ranking, lambda step: (step, self._load(step, abstract_state)))
 
     def restore(self, step: int, abstract_state: PyTree) -> PyTree:
         """The checkpoint of one step; a missing or damaged one raises `UserError`."""
-        self._check_intact(step)
-        return self._load(step, abstract_state)
+        return self._restore_one(step, lambda step: self._load(step, abstract_state))
 
-    def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray]] | None:
-        """A checkpoint as (step, arrays by path such as `params/...`), whatever they belong to.
+    def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray], str] | None:
+        """A checkpoint as (step, arrays by path such as `params/...`, SHA-256 of its manifest), of any model.
 
         Random keys are left out. `step` names another than the newest intact one; errors and None as in `restore` and
         `restore_latest`.
         """
         if step is None:
-            step = self._first_intact(sorted(self.steps(), reverse=True))
-        else:
-            self._check_intact(step)
-        if step is None:
-            return None
-        arrays = json.loads((self.directory / str(step) / MANIFEST).read_text())["arrays"]
-        key = jax.eval_shape(lambda: jax.random.key(0)).dtype
-        abstract = {
-            name: jax.ShapeDtypeStruct(shape, key if dtype.startswith("key<") else jnp.dtype(dtype))
-            for name, (dtype, shape) in arrays.items()
-        }
-        named = self._load(step, abstract)
-        return step, {name: np.asarray(named[name]) for name in arrays if abstract[name].dtype != key}
+            return self._restore_first(self._newest, self._load_arrays)
+        return self._restore_one(step, self._load_arrays)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones included; waits for a running save."""
         self.wait()
-        return list(self._manager.all_steps())
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal() and path.is_dir())
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -125,16 +152,31 @@ class Checkpoints:
         return next(iter(self._ranking()), None)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics saved with a step, empty where there are none."""
-        return dict(self._manager.metrics(step) or {})
+        """The metrics of a step, empty where there are none; a damaged file of them counts as none, with a warning."""
+        found: dict[str, float] = {}
+        if jax.process_index() == 0:
+            try:
+                found = manifest.read_metrics(self.directory / str(step))
+            except UserError as error:
+                if str(error) not in self._warned:
+                    logging.warning("%s: the score of this checkpoint is unknown", error)
+                self._warned.add(str(error))
+        return json.loads(of_process_0(json.dumps(found)))
 
     def wait(self) -> None:
-        """Wait until the running save is on disk."""
-        self._manager.wait_until_finished()
+        """Wait until the running save is on disk; errors as of `save`."""
+        if self._writer is not None and self._saving is not None:
+            self._with_space(self._writer.wait_until_finished)
+            self._saving = None
 
     def close(self) -> None:
-        """Wait for the running save and end the background threads."""
-        self._manager.close()
+        """Wait for the running save and end the background threads; errors as of `save`."""
+        if self._writer is not None:
+            try:
+                self.wait()
+            finally:
+                self._writer.close()
+                self._writer = None
 
     def __enter__(self):
         return self
@@ -142,37 +184,83 @@ class Checkpoints:
     def __exit__(self, *_):
         self.close()
 
-    def _ranking(self) -> list[int]:
-        return sorted(self.steps(), key=lambda step: (_score(self.metrics(step)), step), reverse=True)
+    def _make_writer(self) -> ocp.AsyncCheckpointer:
+        return ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler("state"),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._complete),
+        )
 
-    def _write_manifest(self) -> None:
+    def _clean(self) -> None:
+        """Makes the folder, and removes what a killed process left of a save or a removal."""
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for path in (*self.directory.glob(_UNFINISHED), *self.directory.glob(f"*{_REMOVED}")):
+                shutil.rmtree(path)
+        meet("clean")
+
+    def _complete(self) -> None:
         """Called by Orbax when all files are written, before the rename that makes the checkpoint visible."""
         if jax.process_index():
             return
-        (folder,) = self.directory.glob("*.orbax-checkpoint-tmp*")
-        manifest = {"arrays": self._arrays, "files": _hashes(folder)}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        _, arrays, metrics = self._saving
+        (folder,) = self.directory.glob(_UNFINISHED)
+        manifest.write_manifest(folder, arrays)
+        if metrics:
+            manifest.write_metrics(folder, metrics)
+
+    def _with_space(self, action: Callable[[], None]) -> None:
+        """Runs a part of a save; where the disk is full, UserError says what that leaves."""
+        try:
+            action()
+        except Exception as error:
+            if not (reason := out_of_space(error)):
+                raise
+            step, self._saving = self._saving[0], None
+            self._clean()
+            latest = self.latest_step()
+            kept = "there is none before it" if latest is None else f"that of step {latest} is kept"
+            raise UserError(
+                f"{self.directory}: the checkpoint of step {step} cannot be written ({reason}), {kept}: make room, and "
+                "the same command continues there"
+            ) from None
+
+    def _newest(self) -> list[int]:
+        return self.steps()[::-1]
+
+    def _ranking(self) -> list[int]:
+        return sorted(self.steps(), key=lambda step: (_score(self.metrics(step)), step), reverse=True)
 
     def _verify(self, step: int) -> str:
         """What is wrong with the files of a checkpoint, or nothing; the same answer on all processes."""
-        problem = ""
+        problem, folder = "", self.directory / str(step)
         if jax.process_index() == 0:
-            problem = _find_damage(self.directory / str(step))
-        if jax.process_count() > 1:
-            length = 200
-            padded = np.frombuffer(problem.encode()[:length].ljust(length), np.uint8)
-            problem = bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+            problem = manifest.find_damage(folder)
+            if problem and self._read_only and not folder.is_dir():
+                problem = _REMOVED
+        problem = of_process_0(problem)
+        if problem == _REMOVED:
+            raise _Removed
         return problem
 
-    def _check_intact(self, step: int) -> None:
+    def _restore_one(self, step: int, load: Callable[[int], T]) -> T:
+        missing = f"{self.directory}: no checkpoint of step {step}; there are "
         if step not in self.steps():
-            raise UserError(f"{self.directory}: no checkpoint of step {step}; there are {sorted(self.steps())}")
-        if problem := self._verify(step):
-            raise UserError(f"{self.directory / str(step)} is damaged ({problem}); choose another step")
+            raise UserError(missing + str(self.steps()))
+        try:
+            if problem := self._verify(step):
+                raise UserError(f"{self.directory / str(step)} is damaged ({problem}); choose another step")
+            return load(step)
+        except _Removed:
+            raise UserError(missing + str(self.steps())) from None
 
-    def _restore_first(self, steps: list[int], abstract_state: PyTree) -> tuple[int, PyTree] | None:
-        step = self._first_intact(steps)
-        return None if step is None else (step, self._load(step, abstract_state))
+    def _restore_first(self, ranking: Callable[[], list[int]], load: Callable[[int], T]) -> T | None:
+        for _ in range(_TRIES):
+            try:
+                step = self._first_intact(ranking())
+                return None if step is None else load(step)
+            except _Removed:
+                time.sleep(0.1)
+        raise UserError(f"{self.directory}: checkpoints are removed faster than they can be read: try again later")
 
     def _first_intact(self, steps: list[int]) -> int | None:
         for step in steps:
@@ -186,82 +274,37 @@ class Checkpoints:
 
     def _load(self, step: int, abstract_state: PyTree) -> PyTree:
         folder = self.directory / str(step)
-        wanted = _flatten(abstract_state)
-        _check_same(json.loads((folder / MANIFEST).read_text())["arrays"], wanted, folder)
-        # Every process reads a whole copy; the sharding is given, since the saved one may name devices that are gone.
-        replicated = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
-        abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated) for name, x in wanted.items()}
-        tree = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(traverse_util.unflatten_dict(abstract, sep="/"))),
-        )["state"]
-        named = traverse_util.flatten_dict(tree, sep="/")
+        wanted = flatten(abstract_state)
+        try:
+            manifest.check_same(manifest.read_arrays(folder), wanted, folder)
+            named = read(folder, wanted)
+        except UserError:
+            raise
+        except Exception:
+            if self._read_only and not folder.is_dir():
+                raise _Removed from None
+            raise
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [named[name] for name in wanted])
 
+    def _load_arrays(self, step: int) -> tuple[int, dict[str, np.ndarray], str]:
+        folder = self.directory / str(step)
+        try:
+            arrays, digest = manifest.read_arrays(folder), file_sha256(folder / MANIFEST)
+        except OSError:
+            raise _Removed from None
+        key = jax.eval_shape(lambda: jax.random.key(0)).dtype
+        abstract = {
+            name: jax.ShapeDtypeStruct(shape, key if dtype.startswith("key<") else jnp.dtype(dtype))
+            for name, (dtype, shape) in arrays.items()
+        }
+        named = self._load(step, abstract)
+        return step, {name: np.asarray(named[name]) for name in arrays if abstract[name].dtype != key}, digest
 
-def _score(metrics: dict[str, float] | None) -> float:
-    score = (metrics or {}).get("miou", -math.inf)
+
+class _Removed(Exception):
+    """A training removed the checkpoint while it was read."""
+
+
+def _score(metrics: Mapping[str, float]) -> float:
+    score = metrics.get("miou", -math.inf)
     return -math.inf if math.isnan(score) else score
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-    """Leaves by path, in the order of `jax.tree.leaves`; empty parts vanish."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
-
-
-def _describe(x: Any) -> list:
-    return [str(x.dtype), list(x.shape)]
-
-
-def _saveable(x: jax.Array) -> jax.Array:
-    """An array that Orbax can save: of several processes, one that belongs to all of them."""
-    if jax.process_count() > 1 and x.is_fully_addressable:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(_saveable(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        # Orbax refuses the local arrays that pmap gives.
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
-    return x
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in UNHASHED)
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
-
-
-def _find_damage(folder: Path) -> str:
-    try:
-        expected = json.loads((folder / MANIFEST).read_text())["files"]
-        actual = _hashes(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{MANIFEST} or a file cannot be read: {type(error).__name__}"
-    for name in sorted(expected):
-        if name not in actual:
-            return f"{name} is missing"
-        if actual[name] != expected[name]:
-            return f"{name} has changed since it was written"
-    return ""
-
-
-def _check_same(saved: dict[str, list], wanted: dict[str, Any], folder: Path) -> None:
-    """Refuse a checkpoint whose arrays are not those of the state, naming a few from both sides."""
-    asked = {name: _describe(x) for name, x in wanted.items()}
-    if saved == asked:
-        return
-
-    def some(names: list[str], table: dict) -> str:
-        shown = ", ".join(f"{name} {table[name][0]}{table[name][1]}" for name in names[:4])
-        return shown + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
-
-    parts = []
-    if only := sorted(saved.keys() - asked.keys()):
-        parts.append(f"only in the checkpoint: {some(only, saved)}")
-    if only := sorted(asked.keys() - saved.keys()):
-        parts.append(f"only in this config: {some(only, asked)}")
-    if differing := sorted(name for name in saved.keys() & asked.keys() if saved[name] != asked[name]):
-        parts.append(f"in the checkpoint: {some(differing, saved)}; in this config: {some(differing, asked)}")
-    raise UserError(
-        f"{folder} belongs to another architecture, optimizer or type ({'; '.join(parts)}): "
-        "give another --workdir, or the config that it was trained with"
-    )

@@ -14,11 +14,13 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from attnseg_jax.configs import FOLDER
-from attnseg_jax.data import regions, transforms
+from attnseg_jax.data import datasets, regions, transforms
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
+from attnseg_jax.train.ranges import check_ranges
 from attnseg_jax.weights import catalogue
+from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Name of the groups that may hold any keys: the options of a part from outside the package.
 FREE = "custom"
@@ -27,8 +29,15 @@ DEFAULT = FOLDER / "default.py"
 # Raise this number when a default changes or when a key changes its name or meaning, and add to `MIGRATIONS`, under the
 # old number, a function that updates the values of an old `config.json`. A new key whose default does what was done
 # before needs neither.
-SCHEMA = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {}
+SCHEMA = 2
+
+
+def _unpadded(values: dict[str, Any]) -> None:
+    """Schema 1 padded no image unless it was asked to."""
+    values.setdefault("eval", {}).setdefault("size_multiple", 1)
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _unpadded}
 
 # Keys that cannot change the result of a run: its hash leaves them out.
 UNHASHED = (
@@ -49,12 +58,28 @@ UNHASHED = (
 )
 
 
+def filled(config: ConfigDict) -> ConfigDict:
+    """A copy that says what the config leaves to the weights that it starts from and to the folder of its pictures.
+
+    See `weights.catalogue.apply` and `data.datasets.of_folder`.
+    """
+    return catalogue.apply(with_folder(config))
+
+
+def with_folder(config: ConfigDict) -> ConfigDict:
+    """A copy with what the folder of its pictures says of them, see `data.datasets.of_folder`."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        datasets.of_folder(config.data)
+    return config
+
+
 def resolve(config: ConfigDict) -> dict[str, Any]:
     """The config as plain values, without the options of parts, losses and regions that it does not use.
 
-    What it leaves to the weights that it starts from has their values, see `weights.catalogue.apply`.
+    What it leaves to others is `filled`.
     """
-    resolved = catalogue.apply(config).to_dict()
+    resolved = filled(config).to_dict()
     resolved["model"] = selected(resolved["model"])
     regions_, loss, objective = resolved["data"]["regions"], resolved["loss"], resolved["objective"]
     resolved["data"]["regions"] = _chosen(regions_, regions_["method"])
@@ -90,7 +115,7 @@ def config_hash(config: ConfigDict) -> str:
     defaults = flatten_dict(_defaults(), sep=".")
     values = flatten_dict(resolve(config), sep=".")
     # The folder of a data set without a name is what says which it is.
-    left_out = {*UNHASHED} - (set() if config.data.name else {"data.dir"})
+    left_out = {*UNHASHED} - (set() if values["data.name"] else {"data.dir"})
     changed = {
         key: value
         for key, value in values.items()
@@ -125,23 +150,31 @@ def load(workdir: str | Path) -> ConfigDict:
         raise UserError(f"{path} does not exist: --workdir must be the workdir of a run of train.py") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
+        # UnicodeDecodeError too.
         raise UserError(f"{path} is not JSON ({error}): restore it, or train again in another workdir") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no JSON object: restore it, or train again in another workdir")
     schema = values.pop("schema", 0)
     while schema != SCHEMA:
-        if schema not in MIGRATIONS:
+        if not isinstance(schema, int) or schema not in MIGRATIONS:
             raise UserError(
                 f"{path} has schema {schema}, and this version reads {', '.join(map(str, [*MIGRATIONS, SCHEMA]))}: "
                 "use the version that it was trained with"
             )
         MIGRATIONS[schema](values)
         schema += 1
-    return ConfigDict(_merged(_defaults(), _tuples(values))).lock()
+    try:
+        return ConfigDict(_merged(_defaults(), _tuples(values))).lock()
+    except UserError as error:
+        raise UserError(f"{path}: {error}: restore it, or train again in another workdir") from None
 
 
 def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     merged = {key: _merged(value, {}) if isinstance(value, dict) else value for key, value in defaults.items()}
     for key, value in values.items():
+        if key in merged and isinstance(merged[key], dict) != isinstance(value, dict):
+            raise UserError(f"the group {key!r} of the config is none, or a value is one")
         merged[key] = _merged(merged.get(key, {}), value) if isinstance(value, dict) else value
     return merged
 
@@ -258,8 +291,16 @@ def _colours(value: Any) -> bool:
     return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
 
 
+def _ids(value: Any) -> bool:
+    if _all(value, int):
+        return len(value) <= 1 << 16
+    pairs = _all(value, tuple) and all(_numbers(pair, 2, int) and 0 <= pair[0] < 1 << 16 for pair in value)
+    return pairs and len({raw for raw, _ in value}) == len(value)
+
+
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
+    check_ranges(config, flatten_dict(_defaults(), sep="."))
     data, train = config.data, config.train
     crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
     rules = [
@@ -268,28 +309,22 @@ def check_values(config: ConfigDict) -> None:
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
         ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
-        ("data.ids", _all(data.ids, int), "whole numbers"),
+        ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
-        ("data.threads", data.threads >= 0, "at least 0"),
         ("train.profile", _all(train.profile, int), "numbers of steps"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
         ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
         ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
         ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
-        ("eval.batch_size", config.eval.batch_size >= 1, "at least 1"),
-        ("eval.size_multiple", config.eval.size_multiple >= 1, "at least 1"),
-        ("eval.samples", config.eval.samples >= 0, "at least 0"),
-        ("eval.worst", config.eval.worst >= 0, "at least 0"),
     ]
     shares = ("flip", "brightness", "contrast", "saturation")
     rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
-    counts = ("steps", "batch_size", "accumulate", "log_every", "eval_every", "keep")
-    rules += [(f"train.{key}", train[key] >= 1, "at least 1") for key in counts]
     for key, good, wanted in rules:
         if not good:
             group, name = key.split(".")
@@ -298,5 +333,3 @@ def check_values(config: ConfigDict) -> None:
     transforms.chosen(data)
     if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
         raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
-    if not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed={config.seed} must be between 0 and {2**32 - 1}")

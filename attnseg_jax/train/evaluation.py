@@ -2,25 +2,33 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
+from attnseg_jax.errors import NotFinite
 from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.ops.metrics import mean_of_known
 from attnseg_jax.plots import segmentation
-from attnseg_jax.train.logging import say, track
+from attnseg_jax.train.logging import ImageBar
+from attnseg_jax.train.memory import fitting, host_bytes, shared
 from attnseg_jax.train.parallel import Parallel
+from attnseg_jax.train.sizes import evaluation_multiple
+
+# Of the host's memory, how much the images of one batch may take: as many are decoded ahead, and copied once or twice.
+_SHARE = 1 / 8
 
 
 def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
@@ -47,10 +55,23 @@ class Evaluation:
     worst: dict[int, np.ndarray] = field(default_factory=dict)
 
 
-def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, source: Source) -> Evaluation:
+def evaluate_split(
+    config: ConfigDict,
+    model: nn.Module,
+    parallel: Parallel,
+    variables: PyTree,
+    source: Source,
+    *,
+    between: Callable[[], None] = lambda: None,
+) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` and the worst.
 
-    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step.
+    `variables`, parameters and statistics, come from `Parallel.put_state` or a train step. `between` is called after
+    every batch, and may raise.
+
+    Raises:
+      UserError: an image is too large for the memory; smaller batches than `config.eval.batch_size` were tried.
+      NotFinite: the logits of an image, which it names, are not finite.
     """
     counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
     collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
@@ -59,33 +80,50 @@ def evaluate_split(config: ConfigDict, parallel: Parallel, variables: PyTree, so
         source,
         config.data,
         batch_size=config.eval.batch_size,
-        multiple=config.eval.size_multiple,
+        max_bytes=shared(host_bytes()) * _SHARE,
+        multiple=evaluation_multiple(config, model),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
 
+    bar = ImageBar("evaluate", len(source))
+
     def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
-        predictions = np.asarray(predictions)
-        for part in (collector, counter, worst, pace):
+        between()
+        with naming_images(lambda row: source[int(batch["index"][row])]["id"]):
+            predictions = np.asarray(predictions)
+        for part in (collector, counter, worst, pace, bar):
             part(batch, predictions)
 
-    if not parallel.evaluated:
-        say(f"compiling the evaluation of {len(source)} images, which may take minutes")
-        parallel.evaluated = True
-    scores = score_batches(
-        lambda batch: parallel.evaluate(variables, batch),
-        batches,
-        source.info.num_classes,
-        on_batch=on_batch,
-        progress=lambda items: track(items, "evaluate"),
-    )
+    with bar:
+        scores = score_batches(
+            lambda batch: parallel.evaluate(variables, batch),
+            fitting(batches, parallel, variables),
+            source.info.num_classes,
+            on_batch=on_batch,
+        )
     scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
-    # Without the padding of `config.eval.size_multiple`.
+    # Without what the images were padded with.
     samples = {
         index: prediction[: source.size(index)[0], : source.size(index)[1]]
         for index, prediction in sorted(collector.predictions.items())
     }
     return Evaluation(scores, samples, worst.predictions())
+
+
+@contextmanager
+def naming_images(name: Callable[[int], str]) -> Iterator[None]:
+    """Lets NotFinite name the images that it was seen in; `name` gives that of a row."""
+    try:
+        yield
+    except NotFinite as error:
+        # With several processes the row may be another one's.
+        where = f", as of image {name(error.rows[0])!r}" if error.rows else ""
+        raise NotFinite(
+            f"{error}{where}: the weights are ruined, by a training that diverged or in the file that they are from; "
+            "take another checkpoint or file",
+            error.rows,
+        ) from None
 
 
 def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int) -> None:

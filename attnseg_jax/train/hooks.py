@@ -1,6 +1,7 @@
-"""Hooks of the training loop: called before and after a step, before a pause, after an evaluation, a save, the end."""
+"""Hooks of the training loop: called before and after a step, before a pause, after a save, an evaluation, the end."""
 
 import contextlib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Source
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.files import read_series, write_atomically
-from attnseg_jax.parts import check_subclass, resolve
+from attnseg_jax.files import check_folder, read_series, write_atomically
+from attnseg_jax.parts import check_subclass, check_takes, resolve
 from attnseg_jax.plots import charts, segmentation
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, draw_samples
@@ -51,10 +52,10 @@ class Hook:
         """The loop pauses after `step`, to evaluate or to stop; write now what was summed up since the last pause."""
 
     def after_evaluation(self, step: int, state: TrainState, evaluation: Evaluation) -> None:
-        """The state after `step` was evaluated; its checkpoint is not there yet."""
+        """The state after `step` was evaluated; its checkpoint is being written, still without the scores."""
 
     def after_save(self, step: int) -> None:
-        """The checkpoint of `step` is being written, and the training goes on."""
+        """The checkpoint of `step` is being written; its evaluation, if any, comes next."""
 
     def after_training(self) -> None:
         """Every step is done and saved; `result.json`, by which a run is finished, is not there yet."""
@@ -70,13 +71,14 @@ class Log(Hook):
         super().__init__(training)
         config, start = training.config, training.start_step
         self._meter = Meter()
-        self._writer = MetricWriter(training.workdir, start_step=start)
+        evaluated = bool(training.checkpoints.metrics(start))
+        self._writer = MetricWriter(training.workdir, start_step=start, evaluated=evaluated)
         self._progress = Progress(config.train.steps, config.train.batch_size, start_step=start)
         self._pause = contextlib.ExitStack()
-        self._message = ""
 
     def before_step(self, step):
-        """Says why nothing happens for a while."""
+        """Goes on with the clock, and says why the first step takes a while."""
+        self._pause.close()
         if step == self.training.start_step + 1:
             self._progress.message("compiling the training step, which may take minutes")
 
@@ -98,17 +100,11 @@ class Log(Hook):
         """Writes the scores and what they cost."""
         scores, checkpoints = evaluation.scores, self.training.checkpoints
         self._writer.write_timing(step, image_seconds=scores.image_seconds, peak_bytes=peak_bytes())
-        if not (step in checkpoints.steps() and checkpoints.metrics(step)):
+        if not checkpoints.metrics(step):
             # A checkpoint with metrics has its line already.
             self._writer.write_scores(step, scores, self.training.source.info.class_names)
-        self._message = f"step {step}: val mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f}"
-
-    def after_save(self, step):
-        """Goes on with the clock."""
-        self._pause.close()
-        if self._message:
-            self._progress.message(self._message)
-        self._message = ""
+        miou = tables.mean_iou(scores.miou, dict(zip(self.training.source.info.class_names, scores.iou)))
+        self._progress.message(f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}")
 
     def close(self):
         """Closes the files and leaves the bar as it stands."""
@@ -123,10 +119,22 @@ class Log(Hook):
 
 
 class Pictures(Hook):
-    """Samples of every evaluation as a picture, the fixed ones of the last as maps with its counts, and the curves."""
+    """Samples of evaluations as pictures, the fixed ones of the last as maps with its counts, and the curves."""
+
+    # Of the evaluations with the highest mIoU, beside the newest.
+    kept = 5
+
+    def __init__(self, training: Training):
+        super().__init__(training)
+        if jax.process_index() == 0:
+            for name in ("predictions", "maps"):
+                check_folder("--workdir", training.workdir / name)
 
     def after_evaluation(self, step, state, evaluation):
-        """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`."""
+        """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`; removes all but a few of the first.
+
+        These are the newest, and those of the highest mIoU.
+        """
         if jax.process_index() != 0:
             return
         workdir, source = self.training.workdir, self.training.source
@@ -134,8 +142,17 @@ class Pictures(Hook):
             counts = json.dumps(evaluation.scores.images.encode()) + "\n"
             write_atomically(workdir / "counts.json", counts.encode())
         draw_samples(evaluation, source, workdir / "predictions" / f"step_{step}.png", step)
+        self._remove_pictures(step)
         for index, prediction in evaluation.samples.items():
             segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
+
+    def _remove_pictures(self, newest: int) -> None:
+        steps, scores = read_series(self.training.workdir / "metrics.jsonl").get("val_miou", ([], []))
+        best = sorted(zip(scores, steps, strict=True))[-self.kept :]
+        kept = {f"step_{step}.png" for step in (newest, *(step for _, step in best))}
+        for path in (self.training.workdir / "predictions").glob("step_*.png"):
+            if path.name not in kept:
+                path.unlink()
 
     def after_training(self):
         """Writes `curves.png`."""
@@ -211,10 +228,15 @@ HOOKS = (Log, Pictures, ClassTable, Profile)
 
 
 def hook_classes(config: ConfigDict) -> list[Callable[[Training], Hook]]:
-    """The hooks of a run, not made yet; a name that leads nowhere, or to something else, raises UserError."""
+    """The hooks of a run, not made yet; a name that leads nowhere, or to what is none, raises UserError."""
     classes = [resolve({}, name, "config.hooks") for name in config.hooks]
     for name, found in zip(config.hooks, classes):
         check_subclass(found, Hook, f"config.hooks: {name!r}")
+        check_takes(found, f"config.hooks: {name!r}", None)
+        for event, method in vars(Hook).items():
+            if callable(method) and not event.startswith("_"):
+                given = [None] * len(inspect.signature(method).parameters)
+                check_takes(getattr(found, event), f"config.hooks: {name!r}.{event}", *given)
     return [*HOOKS, *classes]
 
 
@@ -222,7 +244,13 @@ class Hooks:
     """The hooks of a run, called one after another; a context that closes them."""
 
     def __init__(self, training: Training, classes: Sequence[Callable[[Training], Hook]]):
-        self._hooks = [make(training) for make in classes]
+        self._hooks: list[Hook] = []
+        try:
+            for make in classes:
+                self._hooks.append(make(training))
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __call__(self, event: Callable[..., None], *details: Any) -> None:
         """`hooks(Hook.after_step, step, metrics)` calls that method of each."""
@@ -266,9 +294,14 @@ class Meter:
                 self._sums[name] = self._sums.get(name, 0.0) + float(value)
 
     def result(self) -> dict[str, float]:
-        """Means over the added steps, mIoU and pixel accuracy of their pixels where counted, the last learning rate."""
+        """Means over the added steps, mIoU and pixel accuracy of their pixels where counted, the last learning rate.
+
+        Where the mIoU is not that of all classes, `absent_classes` is the number of the others.
+        """
         result = {name: value / self.steps for name, value in self._sums.items()}
         if isinstance(self._confusion, np.ndarray):
             scores = Scores.from_confusion(self._confusion)
             result |= {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
+            if absent := int(np.isnan(scores.iou).sum()):
+                result["absent_classes"] = absent
         return {**result, "learning_rate": self._learning_rate}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import file_sha256, write_atomically
+from attnseg_jax.files import write_atomically
 from attnseg_jax.train import config as configs
-from attnseg_jax.train.checkpoint import MANIFEST, Checkpoints
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.manifest import MANIFEST
 from attnseg_jax.train.state import TrainState
+from attnseg_jax.weights import catalogue, preprocessing
 from attnseg_jax.weights.catalogue import CATALOGUE, config_group, wanted
 from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import Fitted, fit
@@ -39,7 +41,8 @@ class Given:
       part: `model` or `backbone`.
       arrays: by the names in the file.
       layout: of these names, where it is known.
-      record: what is known of the source, and of how the weights were trained.
+      record: what is known of the source.
+      known: keys of a config and the values with which the weights were trained.
     """
 
     key: str
@@ -47,6 +50,7 @@ class Given:
     arrays: Mapping[str, np.ndarray]
     layout: str
     record: dict[str, Any]
+    known: dict[str, Any]
 
 
 def read_given(config: ConfigDict) -> Given | None:
@@ -69,10 +73,9 @@ def read_given(config: ConfigDict) -> Given | None:
     record |= {name: value for name in ("revision", "licence") if (value := getattr(located, name))}
     if located.path.is_dir():
         arrays, of_run = read_run(located.path, key)
-        return Given(key, part, arrays, "", record | of_run | _compare(config, _trained_with(located.path)))
+        return Given(key, part, arrays, "", record | of_run, _trained_with(located.path))
     layout = CATALOGUE[located.given].layout if located.given in CATALOGUE else ""
-    record |= {"sha256": located.sha256()} | _compare(config, wanted(config))
-    return Given(key, part, read_weights(located.path), layout, record)
+    return Given(key, part, read_weights(located.path), layout, record | {"sha256": located.sha256()}, wanted(config))
 
 
 def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -101,7 +104,7 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         restored = checkpoints.restore_arrays(step)
     if restored is None:
         raise UserError(f"{key}={folder} holds no checkpoint: name the workdir of a run, or a file")
-    step, arrays = restored
+    step, arrays, digest = restored
     averaged = any(name.startswith("ema/") for name in arrays)
     collections = {"ema" if averaged else "params": "params", "batch_stats": "batch_stats"}
     found = {}
@@ -109,7 +112,6 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
         first, _, rest = name.partition("/")
         if first in collections:
             found[f"{collections[first]}.{rest.replace('/', '.')}"] = array
-    digest = file_sha256(folder / str(step) / MANIFEST)
     return found, {"step": step, "averaged": averaged, "manifest_sha256": digest}
 
 
@@ -123,8 +125,8 @@ def _trained_with(folder: Path) -> dict[str, Any]:
     """The normalisation of the run that a folder is of, by key; nothing where its config is not there."""
     if not (workdir := workdir_of(folder)):
         return {}
-    data = configs.load(workdir).data
-    return {"data.mean": data.mean, "data.std": data.std}
+    data = catalogue.apply(configs.load(workdir)).data
+    return {"data.mean": data.mean, "data.std": data.std, "data.channel_order": data.channel_order}
 
 
 def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]:
@@ -142,10 +144,20 @@ def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class Initial:
-    """Weights in the form of a run's model, and what `RECORD` holds of them."""
+    """Weights in the form of a run's model, what `RECORD` holds of them, and `Given.known` or what the layout tells."""
 
     fitted: Fitted
     record: dict[str, Any]
+    known: dict[str, Any]
+
+    def prepared(self, config: ConfigDict) -> tuple[ConfigDict, "Initial"]:
+        """A run's config in which the weights decide what it leaves open, and what is then as in their training.
+
+        `config` is the one that was asked for: before `weights.catalogue.apply`.
+        """
+        config = catalogue.apply(config, self.known)
+        record = self.record | _compare(config, self.known) | {"preprocessing": preprocessing.only(self.known)}
+        return config, replace(self, record=record)
 
     def load_into(self, state: TrainState) -> TrainState:
         """`state` with these weights, in the average of the parameters too."""
@@ -158,10 +170,10 @@ class Initial:
         """Logs where the weights come from, and every name that is left over on either side."""
         record, fitted = self.record, self.fitted
         logging.info("initial state: %s=%s (layout %s)", record["key"], record["source"], record["layout"])
-        if record["as_trained"]:
-            settings = ", ".join(f"{key}={value}" for key, value in record["as_trained"].items())
+        if alike := record.get("as_trained"):
+            settings = ", ".join(f"{key}={value}" for key, value in alike.items())
             logging.info("as in the training of these weights: %s", settings)
-        for key, values in record["unlike_trained"].items():
+        for key, values in record.get("unlike_trained", {}).items():
             logging.warning(
                 "%s=%s, but these weights were trained with %s: set that, or expect lower scores",
                 key, values["config"], values["weights"],
@@ -210,7 +222,19 @@ def fit_given(given: Given, model: nn.Module, abstract: PyTree, num_classes: int
     except UserError as error:
         raise UserError(f"{given.key}={given.record['source']}: {error}") from None
     names = {name: list(getattr(fitted, name)) for name in ("unused", "unfilled", "adapted", "resampled")}
-    return Initial(fitted, {**given.record, "layout": fitted.layout, **names})
+    known = given.known or preprocessing.of_layout(fitted.layout)
+    return Initial(fitted, {**given.record, "layout": fitted.layout, **names}, known)
+
+
+def known_before(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """How the run in `workdir` prepares images for the weights that it started from, if `config` names the same."""
+    try:
+        record = json.loads((workdir / RECORD).read_text())
+        same = record["source"] == (config.init_from or config.model.backbone.pretrained)
+        found = record["preprocessing"].items() if same else ()
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in found}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:

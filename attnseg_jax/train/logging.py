@@ -1,6 +1,7 @@
 """Output of a training: metric files and TensorBoard, and a progress bar or log lines."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -8,18 +9,19 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.evaluation.tables import finite
 from attnseg_jax.files import write_atomically
+from attnseg_jax.train.board import Board
 
 
 class MetricWriter:
@@ -31,10 +33,11 @@ class MetricWriter:
     What depends on the machine goes to WORKDIR/timing.jsonl in the same form, so that the metrics of a run do not.
 
     `start_step` is the step a run resumes from (0 for a new one): lines of later steps and a torn last line are
-    dropped, because the resumed run writes them again.
+    dropped, because the resumed run writes them again. So are the scores of that step where it counts as not
+    `evaluated`: the run was killed between their line and the end of its checkpoint.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0):
+    def __init__(self, workdir: str | os.PathLike, *, start_step: int = 0, evaluated: bool = True):
         self._file = self._board = None
         if jax.process_index() != 0:
             return
@@ -42,29 +45,24 @@ class MetricWriter:
         self._timing = path.with_name("timing.jsonl")
         path.parent.mkdir(parents=True, exist_ok=True)
         for lines in (path, self._timing):
-            _drop_after(lines, start_step)
-        self._file = path.open("a", encoding="utf-8")
-        # TensorBoard hides what an earlier run wrote from `purge_step` on.
-        self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=start_step + 1)
+            _drop_after(lines, start_step, evaluated)
+        self._board = Board(path.parent / "tensorboard", purge_step=start_step + 1)
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes scalars (numbers, 0-d arrays) of a step as one line, on disk when this returns."""
         if self._file is None:
             return
         values = {name: finite(value) for name, value in metrics.items()}
-        self._file.write(_line(step, values))
-        self._file.flush()
-        for name, value in values.items():
-            if value is not None:
-                # A space is no letter of a TensorBoard tag; left in, it is reported at each call.
-                self._board.add_scalar(name.replace(" ", "_"), value, int(step))
+        _append(self._file, step, values)
+        self._board.write(int(step), {name: value for name, value in values.items() if value is not None})
 
     def write_timing(self, step: int, **seconds: float | None) -> None:
         """Writes one line of figures of this machine; None is left out."""
         values = {name: finite(value) for name, value in seconds.items() if value is not None}
         if self._file is not None and values:
-            with self._timing.open("a", encoding="utf-8") as file:
-                file.write(_line(step, values))
+            with self._timing.open("ab", buffering=0) as file:
+                _append(file, step, values)
 
     def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
         """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name.
@@ -91,24 +89,34 @@ class MetricWriter:
         self.close()
 
 
-def _line(step: int, values: Mapping[str, float | None]) -> str:
-    return json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n"
+def _append(file: io.FileIO, step: int, values: Mapping[str, float | None]) -> None:
+    """Writes a line, or nothing where there is no space for it."""
+    line = (json.dumps({"step": int(step), **values}, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    size = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        file.truncate(size)
+        raise
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int, evaluated: bool) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+    kept = [line for line in lines if line.endswith(b"\n") and _is_kept(line, step, evaluated)]
     if kept != lines:
         write_atomically(path, b"".join(kept))
 
 
-def _step_of(line: bytes) -> float:
+def _is_kept(line: bytes, last: int, evaluated: bool) -> bool:
     try:
-        return float(json.loads(line)["step"])
+        values = json.loads(line)
+        step = float(values["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
+    return step < last or (step == last and (evaluated or "val_miou" not in values))
 
 
 class Progress:
@@ -172,6 +180,8 @@ class Progress:
         self._reported_step, self._since = step, now
         labels = {"loss": "loss", "miou": "mIoU"}
         words = [f"{label} {float(metrics[name]):.3f}" for name, label in labels.items() if name in metrics]
+        if absent := metrics.get("absent_classes"):
+            words.append(f"({absent} absent)")
         pace = seconds / steps if steps > 0 and self._paced else None
         self._paced = True
         if steps > 0 and seconds > 0 and self._compiled:
@@ -210,11 +220,40 @@ class Progress:
         self.close()
 
 
-def track(items: Iterable, description: str, *, total: int | None = None) -> Iterable:
-    """`items` with a passing bar on a terminal (process 0 only), as they are elsewhere; for `evaluate`'s `progress`."""
-    if jax.process_index() != 0 or not is_terminal(sys.stderr):
-        return items
-    return tqdm(items, desc=description, total=total, leave=False, dynamic_ncols=True)
+class ImageBar:
+    """Says how far an evaluation is: a bar on a terminal, elsewhere a line every few seconds; process 0 only.
+
+    An `on_batch` of `evaluation.scores.score_batches`, used as a context.
+    """
+
+    def __init__(
+        self, description: str, total: int, *, every: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ):
+        self._description, self._total, self._every, self._clock = description, total, every, clock
+        self._done, self._begin = 0, clock()
+        self._said = self._begin
+        self._bar = None
+        if jax.process_index() == 0 and is_terminal(sys.stderr):
+            self._bar = tqdm(total=total, desc=description, unit=" images", leave=False, dynamic_ncols=True)
+
+    def __call__(self, batch: Mapping[str, Any], predictions: Any) -> None:
+        """Notes that a batch with `valid` [b] is done."""
+        count = int(np.sum(batch["valid"])) * jax.process_count()
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif jax.process_index() == 0 and self._done < self._total and self._clock() - self._said >= self._every:
+            self._said = self._clock()
+            left = (self._said - self._begin) * (self._total - self._done) / max(self._done, 1)
+            words = self._description, self._done, self._total, tqdm.format_interval(left)
+            logging.info("%s: %d of %d images, %s left", *words)
+
+    def __enter__(self) -> "ImageBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 
@@ -63,7 +63,7 @@ def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
 
 
 class Rows:
-    """Rows of a result that stay on their devices until NumPy asks for them."""
+    """Predictions that stay on their devices until NumPy asks for them; NotFinite where their logits were none."""
 
     def __init__(self, fetch: Callable[[], np.ndarray]):
         self._fetch = fetch
@@ -79,13 +79,14 @@ class Parallel:
 
     Args:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
-      eval_step: (variables, batch, *, axis_name=None) -> (confusion, prediction).
+      eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `not_finite`), rows (`prediction`,
+        `finite`).
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
 
     Attributes:
-      evaluated: whether an evaluation was begun, and so compiled.
+      fitting_rows: shape of a batch's images -> how many rows of it `train.memory` found to fit into the memory.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Parallel:
         self.devices = list(devices or jax.devices())
         self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         self._fields, self._rule = fields, rule
-        self.evaluated = False
+        self.fitting_rows: dict[tuple[int, ...], int] = {}
         self._build(train_step, eval_step)
 
     def put_state(self, state: PyTree) -> PyTree:
@@ -132,11 +133,37 @@ class Parallel:
     def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
-        Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them.
-        Undeclared fields of the batch are not used, and an objective's own fields may be missing.
+        Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them. It
+        raises NotFinite, on all processes, where the logits of any row are not finite. Undeclared fields of the batch
+        are not used, and an objective's own fields may be missing.
         """
-        confusion, prediction = self._eval(variables, self._spread(batch))
-        return confusion, Rows(lambda: self._local_rows(prediction)[: len(batch["valid"])])
+        counts, rows = self._eval(variables, self._spread(batch))
+
+        def fetch() -> np.ndarray:
+            if int(counts["not_finite"]):
+                bad = np.flatnonzero(~self._local_rows(rows["finite"])).tolist()
+                raise NotFinite("the logits of the model are not finite", bad)
+            return self._local_rows(rows["prediction"])[: len(batch["valid"])]
+
+        return counts["confusion"], Rows(fetch)
+
+    def evaluation_bytes(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> int:
+        """What `evaluate` of such a batch takes on each device beside the variables; compiles it, and runs nothing."""
+        rows = self._abstract(batch) if jax.process_count() == 1 else self._spread(batch)
+        if (found := self._lower_eval(variables, rows).compile().memory_analysis()) is None:
+            return 0
+        given = sum(x.size * x.dtype.itemsize for x in rows.values()) // len(self.local_devices)
+        return int(found.temp_size_in_bytes + found.output_size_in_bytes + given)
+
+    def _abstract(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and shardings of what `_spread` makes, without any data."""
+        count = -(-len(batch["valid"]) // len(self.local_devices)) * len(self.local_devices)
+
+        def abstract(x: np.ndarray) -> jax.ShapeDtypeStruct:
+            shape, dtype = self._row_shape((count, *x.shape[1:])), jax.dtypes.canonicalize_dtype(x.dtype)
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
+
+        return {name: abstract(np.asarray(batch[name])) for name in self._fields if name in batch}
 
     def _spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         padding = -len(batch["valid"]) % len(self.local_devices)
@@ -180,8 +207,14 @@ class PmapParallel(Parallel):
         return _copy(_local(x), sharding)
 
     def _shard(self, rows):
+        return jax.device_put(rows.reshape(self._row_shape(rows.shape)), self._rows)
+
+    def _row_shape(self, shape):
         count = len(self.local_devices)
-        return jax.device_put(rows.reshape(count, len(rows) // count, *rows.shape[1:]), self._rows)
+        return (count, shape[0] // count, *shape[1:])
+
+    def _lower_eval(self, variables, batch):
+        return self._eval.lower(variables, batch)
 
     def _local_rows(self, x):
         x = np.asarray(x)
@@ -205,6 +238,13 @@ class MeshParallel(Parallel):
     def _eval(self, variables, batch):
         with jax.set_mesh(self._mesh):
             return self._compiled_eval(variables, batch)
+
+    def _lower_eval(self, variables, batch):
+        with jax.set_mesh(self._mesh):
+            return self._compiled_eval.lower(variables, batch)
+
+    def _row_shape(self, shape):
+        return shape
 
     def _train(self, state, batch):
         # The first state says which arrays there are to split.

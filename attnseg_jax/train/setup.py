@@ -17,6 +17,7 @@ from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
+from attnseg_jax.models.batch_statistics import elements
 from attnseg_jax.models.build import parts_without_use, takes_regions
 from attnseg_jax.models.freeze import FREEZE, frozen_paths
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -31,6 +32,9 @@ from attnseg_jax.train.step import eval_step, model_inputs, train_step
 
 DTYPES = ("float32", "bfloat16")
 CLASS_WEIGHTS = ("none", "given", "median_frequency")
+# Of fewer numbers a channel, what training normalises has little to do with what evaluation does (see the
+# troubleshooting page), though the running statistics are right on average.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,8 @@ def make_run(
     variables = jax.eval_shape(partial(init_variables, model, inputs=tuple(inputs)), key)
     frozen = frozen_paths(config.model, variables)
     _check_trained(config, variables["params"], frozen)
+    if training:
+        _check_statistics(config, model, variables, frozen)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
     if training and config.optimizer.warmup_steps > (half := config.train.steps // 2):
         warmup = config.optimizer.warmup_steps
@@ -155,3 +161,29 @@ def _check_trained(config: ConfigDict, params: PyTree, frozen: frozenset[str]) -
             f"config.model.{part}.freeze='all'" for part in FREEZE if config.model[part].freeze == "all"
         )
         raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")
+
+
+def _check_statistics(config: ConfigDict, model: nn.Module, variables: PyTree, frozen: frozenset[str]) -> None:
+    """Refuses batch normalisation of one number a channel, which has no variance; warns of few."""
+    rows = config.train.batch_size // config.train.accumulate
+    if rows >= _FEW:
+        return
+    found = elements(model, variables, abstract_inputs(config, rows), frozen)
+    few = sorted((count, path) for path, count in found.items() if count < _FEW)
+    if not few:
+        return
+    least, path = few[0]
+    others = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
+    micro = f" with config.train.accumulate={config.train.accumulate}" if config.train.accumulate > 1 else ""
+    given = f"config.train.batch_size={config.train.batch_size}{micro}: the batch normalisation {path}{others} sees"
+    backbone = all(path.startswith("backbone/") for _, path in few)
+    freeze = ", or set config.model.backbone.freeze='bn'" if backbone else ""
+    if least < 2:
+        raise UserError(
+            f"{given} one number a channel, which has no variance: give every micro-batch at least 2 images, better "
+            f"{_FEW}{freeze}"
+        )
+    logging.warning(
+        "%s %d numbers a channel: evaluation, by running statistics, will differ much from training; give every "
+        "micro-batch at least %d images%s", given, least, _FEW, freeze,
+    )  # fmt: skip

@@ -140,21 +140,26 @@ def train_step(
 
 def eval_step(
     variables: Mapping[str, PyTree], batch: Batch, *, model: nn.Module, num_classes: int, axis_name: str | None = None
-) -> tuple[Array, Array]:
-    """Confusion and prediction of a batch.
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Confusion and prediction of a batch, and where the logits are finite.
 
     Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`.
 
     Returns:
-      int32 [k, k] (rows truth, columns prediction) over the valid pixels of the valid rows of all devices; [b, h, w]
-      uint8, or int32 beyond 256 classes, which stays on its device.
+      Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
+      pixels, and `not_finite` int32 [], rows with a logit that is none. Rows, which stay on their devices: `prediction`
+      [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool [b].
     """
     out = model.apply(variables, *(batch[name] for name in model_inputs(model)), train=False)
     prediction = jnp.argmax(out.logits, axis=-1)
-    confusion = confusion_matrix(prediction, valid_labels(batch), num_classes)
+    finite = jnp.isfinite(out.logits).all((1, 2, 3)) | ~batch["valid"]
+    counts = {
+        "confusion": confusion_matrix(prediction, valid_labels(batch), num_classes),
+        "not_finite": jnp.sum(~finite, dtype=jnp.int32),
+    }
     if axis_name is not None:
-        confusion = jax.lax.psum(confusion, axis_name)
-    return confusion, prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32)
+        counts = jax.lax.psum(counts, axis_name)
+    return counts, {"prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32), "finite": finite}
 
 
 class Forward:

@@ -8,9 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from attnseg_jax.models.backbones import BACKBONES
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+from attnseg_jax.weights.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,9 @@ class Published:
       licence: of the weights.
       mean: of the channels, on the scale 0..255, by which the images of their training were normalised.
       std: deviation likewise.
+      channel_order: 'rgb' or 'bgr', in which the weights take them; mean and deviation are of red, green and blue.
       input_size: height and width of those images.
+      interpolation: by which they were resized to that, where it is known.
       options: of the backbone, where they are not its defaults.
       sha256: first hexadecimal digits of the file's SHA-256, as many as are known.
     """
@@ -33,7 +33,9 @@ class Published:
     licence: str
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    channel_order: str = "rgb"
     input_size: tuple[int, int] = (224, 224)
+    interpolation: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
@@ -52,7 +54,10 @@ _VIT = {
 CATALOGUE = {
     **{
         f"resnet{depth}-imagenet": Published(
-            f"hf://timm/resnet{depth}.a1_in1k/model.safetensors", "torchvision_resnet", "Apache-2.0"
+            f"hf://timm/resnet{depth}.a1_in1k/model.safetensors",
+            "torchvision_resnet",
+            "Apache-2.0",
+            interpolation="bicubic",
         )
         for depth in (18, 34, 50)
     },
@@ -70,7 +75,9 @@ CATALOGUE = {
         for i, (mark, side) in _LITE.items()
     },
     **{
-        f"mit_b{i}-imagenet": Published(f"hf://nvidia/mit-b{i}/pytorch_model.bin", "transformers_segformer", _NVIDIA)
+        f"mit_b{i}-imagenet": Published(
+            f"hf://nvidia/mit-b{i}/pytorch_model.bin", "transformers_segformer", _NVIDIA, interpolation="bilinear"
+        )
         for i in range(6)
     },
     # Their config.json says 0.5 of 1 for both.
@@ -81,6 +88,7 @@ CATALOGUE = {
             "Apache-2.0",
             mean=(127.5, 127.5, 127.5),
             std=(127.5, 127.5, 127.5),
+            interpolation="bicubic",
         )
         for name, file in _VIT.items()
     },
@@ -90,6 +98,7 @@ CATALOGUE = {
             "transformers_dinov2",
             "Apache-2.0",
             input_size=(518, 518),
+            interpolation="bicubic",
             options={"patch_size": 14, "position_size": (37, 37), "layer_scale": 1e-5, "position_antialias": False},
         )
         for size in ("small", "base", "large")
@@ -116,15 +125,20 @@ def wanted(config: ConfigDict) -> dict[str, Any]:
     return {
         "data.mean": published.mean,
         "data.std": published.std,
+        "data.channel_order": published.channel_order,
         **{f"model.backbone.{backbone}.{option}": value for option, value in options.items()},
     }
 
 
-def apply(config: ConfigDict) -> ConfigDict:
+def apply(config: ConfigDict, known: Mapping[str, Any] = IMAGENET) -> ConfigDict:
     """A copy of a run's config in which the weights that it starts from decide what the config leaves open.
 
-    That is `config.data.mean` and `config.data.std` where they are `()`, ImageNet's without weights of the catalogue;
-    and of the options that the weights want those at the defaults of their backbone.
+    That is `config.data.mean`, `std` and `channel_order` where they are empty; and of the options that weights of the
+    catalogue want those at the defaults of their backbone.
+
+    Args:
+      config: of the run.
+      known: keys and values for weights that are not of the catalogue, and without any.
 
     >>> from attnseg_jax.configs import default
     >>> config = default.get_config()
@@ -133,11 +147,11 @@ def apply(config: ConfigDict) -> ConfigDict:
     (127.5, 127.5, 127.5)
     """
     config = config.copy_and_resolve_references()
-    for key, value in {"data.mean": IMAGENET_MEAN, "data.std": IMAGENET_STD, **wanted(config)}.items():
+    for key, value in {**IMAGENET, **known, **wanted(config)}.items():
         path, _, last = key.rpartition(".")
-        left_open = () if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
         group = config_group(config, path)
-        if group[last] == left_open:
+        default = None if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
+        if group[last] == default or (path == "data" and not group[last]):
             group[last] = value
     return config
 

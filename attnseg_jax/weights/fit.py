@@ -57,9 +57,10 @@ def fit(
 
     A first convolution for three input channels is adapted to another number (see `adapt_channels`), and a square
     position table to the size of the backbone's (see `resample_positions`). Of a whole model the arrays may stay open
-    that differ from the file's in one length only, which is `num_classes` here and one and the same other number there:
-    the classifiers, where the file's model knew other classes; and an attention mechanism of which the file has
-    nothing. What a backbone has on request and no published one has (`backbones.UNPUBLISHED`) may stay open too.
+    that differ from the file's in one length only, which is the number of classes, `num_classes` here and one and the
+    same other number there, or one more: the classifiers, where the file's model knew other classes ("no object" is one
+    more); and an attention mechanism of which the file has nothing. What a backbone has on request and no published one
+    has (`backbones.UNPUBLISHED`) may stay open too.
 
     Args:
       arrays: names -> arrays, in any layout; a `module.` before all names is dropped.
@@ -237,8 +238,8 @@ def _other_classes(given, target, num_classes):
         there, here = given[name].shape, target[name].shape
         if there != here and len(there) == len(here):
             differing = [(m, n) for m, n in zip(there, here) if m != n]
-            if len(differing) == 1 and differing[0][1] == num_classes:
-                counts[name] = differing[0][0]
+            if len(differing) == 1 and (more := differing[0][1] - num_classes) in (0, 1):
+                counts[name] = differing[0][0] - more
     return set(counts) if len({*counts.values()}) == 1 else set()
 
 

@@ -67,7 +67,8 @@ def locate(given: str, *, key: str) -> Located:
         return _fetch(given, given, key)
     # Leaves the home folder of nobody as it is, where `Path.expanduser` raises: then there is no such file.
     path = Path(os.path.expanduser(given))
-    if not path.exists():
+    # `Path.exists` raises where a name is too long for the system.
+    if not os.path.exists(path):
         raise UserError(
             f"{key}={given}: there is no such file or folder, and the catalogue has no such name "
             f"({nearest(given, CATALOGUE)})"

@@ -36,6 +36,7 @@ def data_config():
                 "hue": 0.05,
                 "mean": (123.675, 116.28, 103.53),
                 "std": (58.395, 57.12, 57.375),
+                "channel_order": "rgb",
                 "threads": 2,
                 "check": True,
                 "custom": {},

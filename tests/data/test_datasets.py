@@ -55,6 +55,39 @@ def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_confi
         assert np.abs(colours - error).sum(-1).min() >= 90
 
 
+def test_ids_as_pairs(data_config):
+    """What is not listed is unknown, which masks may not hold; 255 is ignored unless it is listed."""
+    names = {"classes": ("background", "lesion")}
+    ids = datasets.from_config(data_config(**names, ids=((0, 0), (255, 1)))).ids
+    assert ids == (0, *[datasets.UNKNOWN] * 254, 1)
+    ids = datasets.from_config(data_config(**names, ids=((300, 0), (7, 1), (8, 255)))).ids
+    assert len(ids) == 301 and {raw: train for raw, train in enumerate(ids) if train != datasets.UNKNOWN} == {
+        7: 1, 8: 255, 255: 255, 300: 0
+    }  # fmt: skip
+    with pytest.raises(UserError, match="maps raw id 7 to 2, but there are 2 classes"):
+        datasets.from_config(data_config(**names, ids=((7, 2),)))
+
+
+def test_a_folder_has_its_own_classes(data_config, tmp_path):
+    """Not those of the embedded data set, but those that its file names or the config gives."""
+    (tmp_path / "classes.txt").write_text("background\n\n  cell wall \nnucleus\n", encoding="utf-8-sig")
+    found = {}
+    for case, changes in {
+        "file": {"name": "context"}, "given": {"name": "context", "classes": ("a", "b")}, "known": {"name": "camvid"},
+        "tfds": {"name": "context", "source": "tfds"}, "elsewhere": {"dir": ""},
+    }.items():  # fmt: skip
+        config = data_config(**{"classes": (), "dir": str(tmp_path), **changes})
+        datasets.of_folder(config)
+        found[case] = config.name, config.classes
+    assert found == {
+        "file": ("", ("background", "cell wall", "nucleus")), "given": ("", ("a", "b")), "known": ("camvid", ()),
+        "tfds": ("context", ()), "elsewhere": ("", ()),
+    }  # fmt: skip
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"classes\.txt cannot be read"):
+        datasets.of_folder(data_config(classes=(), dir=str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -4,7 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
+import toy_data
 
+from attnseg_jax.data import transforms
+from attnseg_jax.data.datasets import DatasetInfo
 from attnseg_jax.data.pipeline import eval_batches, train_batches
 from attnseg_jax.data.sources import load_source, survey
 from attnseg_jax.data.transforms import TRANSFORMS, augment, jittered, normalise, random_window
@@ -189,3 +192,97 @@ def test_unknown_transforms_are_named_before_anything_is_read(config):
     config.transforms = ("nothing:like_that",)
     with pytest.raises(UserError, match="the module 'nothing' cannot be imported"):
         train_batches([], config, batch_size=4, seed=0)
+
+
+def altered(name, value):
+    """Makes a sound source with one thing else: an attribute, `len`, or what is done to a `sample`."""
+
+    class Source(toy_data.Stripes):
+        def __len__(self):
+            return value if name == "len" else super().__len__()
+
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return value(sample) if name == "sample" else sample
+
+    def make(config, split):
+        source = Source(config, split)
+        if name == "size":
+            inner = toy_data.Stripes(config, split)
+            source.__class__ = type("Mine", (Source,), {"__getitem__": lambda self, index: inner[index]})
+        if name in ("info", "size"):
+            setattr(source, name, value)
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("info", None, "its info is NoneType, not a DatasetInfo: datasets.info(config.data) makes one"),
+        ("info", DatasetInfo("x", ("a", "b"), ((0, 0, 0),) * 2), "info.palette must be an array uint8 (2, 3)"),
+        ("len", 0, "its split 'train' is empty"),
+        ("len", -3, "its length cannot be taken: "),
+        ("len", 2.0, "its length cannot be taken: "),
+        ("size", lambda: (20, 24), ".size cannot be called as it will be: too many positional arguments"),
+        ("size", lambda index: (24, 20), "size(0) is (24, 20), and the image there is (h, w) = (20, 24)"),
+        ("size", lambda index: None, "size(0) is None, and the image"),
+        ("sample", lambda sample: None, "config.data.source gives NoneType; a sample is a dict"),
+        (
+            "sample",
+            lambda sample: {"image": 0, "label": 0},
+            "gives ['image', 'label']; a sample is a dict with 'image'",
+        ),
+    ],
+)
+def test_what_is_no_source(config, monkeypatch, name, value, words):
+    monkeypatch.setattr(toy_data, "Mine", altered(name, value), raising=False)
+    config.source = "toy_data:Mine"
+    with pytest.raises(UserError) as error:
+        load_source(config, "train")
+    assert "config.data.source" in str(error.value) and words in str(error.value)
+
+
+def test_a_source_that_takes_something_else(config, monkeypatch):
+    monkeypatch.setattr(toy_data, "Mine", lambda config: None, raising=False)
+    config.source = "toy_data:Mine"
+    with pytest.raises(UserError, match=r"config.data.source='toy_data:Mine' cannot be called as it will be: too many"):
+        load_source(config, "train")
+
+
+def test_samples_that_the_survey_refuses(config, monkeypatch):
+    """Beyond the first, which `load_source` looks at."""
+
+    def eighth_class(sample):
+        return {**sample, "label": sample["label"] + 7 * (sample["id"] == "stripes1")}
+
+    monkeypatch.setattr(toy_data, "Mine", altered("sample", eighth_class), raising=False)
+    config.source = "toy_data:Mine"
+    with pytest.raises(UserError, match=r"^stripes1: config.data.source gives the label \d+, and there are 7 classes"):
+        survey(load_source(config, "train"))
+    sizes = {0: (20, 24), 1: (31, 26), 2: (24, 20)}
+    monkeypatch.setattr(toy_data, "Mine", altered("size", sizes.get))
+    with pytest.raises(UserError, match=r"size\(2\) is \(24, 20\), and the image there is"):
+        survey(load_source(config, "train"))
+
+
+@pytest.mark.parametrize(
+    "transform, words",
+    [
+        (lambda sample: sample, "'toy_data:mine' cannot be called as it will be: too many positional arguments"),
+        (3, "'toy_data:mine' cannot be called as it will be: 3 is not a callable object"),
+        (lambda s, rng, config: {**s, "label": s["label"] / 2}, "'toy_data:mine' returned a label of float64: it must"),
+        (lambda s, rng, config: {**s, "image": s["image"] * 1j}, "'toy_data:mine' returned an image of complex128"),
+        (lambda s, rng, config: {**s, "label": s["label"][:-1]}, "'toy_data:mine' returned an image (13, 17, 3) and a"),
+        (lambda s, rng, config: {**s, "image": None}, "'toy_data:mine' returned an image of object"),
+    ],
+)
+def test_what_is_no_transform(config, monkeypatch, transform, words):
+    monkeypatch.setattr(toy_data, "mine", transform, raising=False)
+    transforms._transform.cache_clear()
+    config.transforms = ("scale_crop", "toy_data:mine", "normalise_pad")
+    with pytest.raises(UserError) as error:
+        train(config)
+    assert "config.data.transforms" in str(error.value) and words in str(error.value)
+    transforms._transform.cache_clear()

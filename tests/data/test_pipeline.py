@@ -163,7 +163,7 @@ def test_sizes_that_do_not_divide(source, data_config):
 
 def test_evaluation_sees_every_image_once_at_full_size(source, data_config):
     batches = list(eval_batches(source, data_config(), batch_size=2))
-    assert [b["index"].tolist() for b in batches] == [[0, 2], [4, -1], [1, -1], [3, -1]]
+    assert [b["index"].tolist() for b in batches] == [[0, 2], [4, -1], [1], [3]]
     for batch in batches:
         assert {k: v.dtype.name for k, v in batch.items()} == {
             "image": "float32", "label": "int32", "valid": "bool", "index": "int32",
@@ -192,15 +192,45 @@ def test_evaluation_pads_to_multiples(source, data_config):
             assert (batch["image"][row, h:] == 0).all() and (batch["image"][row, :, w:] == 0).all()
 
 
-def test_evaluation_with_a_batch_larger_than_the_split(source, data_config):
+def test_evaluation_batches_hold_what_is_there(source, data_config):
+    """5 images of 3 sizes, 3 of which are alike."""
     batches = list(eval_batches(source, data_config(), batch_size=16))
-    assert [b["image"].shape[0] for b in batches] == [16, 16, 16]
-    assert sorted(i for b in batches for i in b["index"] if i >= 0) == [0, 1, 2, 3, 4]
+    assert [b["index"].tolist() for b in batches] == [[0, 2, 4], [1], [3]]
+    # All are 32 x 32 pixels of 16 bytes then.
+    batches = list(eval_batches(source, data_config(), batch_size=16, multiple=16, max_bytes=2 * 16 * 32 * 32))
+    assert [b["index"].tolist() for b in batches] == [[0, 1], [2, 3], [4, -1]]
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_evaluation_over_processes(source, data_config, count):
-    whole = list(eval_batches(source, data_config(), batch_size=4))
-    for p in range(count):
-        part = list(eval_batches(source, data_config(), batch_size=4, process_index=p, process_count=count))
-        same([{k: v[p::count] for k, v in batch.items()} for batch in whole], part)
+    def rows(batches):
+        return {int(i): {k: v[r] for k, v in b.items()} for b in batches for r, i in enumerate(b["index"]) if i >= 0}
+
+    whole = rows(eval_batches(source, data_config(), batch_size=4))
+    parts = [
+        list(eval_batches(source, data_config(), batch_size=4, process_index=p, process_count=count))
+        for p in range(count)
+    ]
+    # All processes enter the same programs together.
+    assert len({tuple(batch["image"].shape for batch in part) for part in parts}) == 1
+    found = [rows(part) for part in parts]
+    assert sorted(index for part in found for index in part) == sorted(whole)
+    for part in found:
+        same([whole[index] for index in part], list(part.values()))
+
+
+def test_crops_are_padded_as_images_are(source, data_config):
+    """By what a model needs, at the bottom and right; where crops fit already nothing changes."""
+    plain = take(train_batches(source, data_config(), batch_size=4, seed=7), 3)
+    wide = take(train_batches(source, data_config(), batch_size=4, seed=7, multiple=8), 3)
+    for a, b in zip(plain, wide):
+        assert b["image"].shape == (4, 16, 24, 3) and b["label"].shape == (4, 16, 24)
+        np.testing.assert_array_equal(b["image"][:, :13, :17], a["image"])
+        np.testing.assert_array_equal(b["label"][:, :13, :17], a["label"])
+        assert not b["image"][:, 13:].any() and not b["image"][:, :, 17:].any()
+        assert (b["label"][:, 13:] == 255).all() and (b["label"][:, :, 17:] == 255).all()
+    fitting = {"crop": (16, 24)}
+    same(
+        take(train_batches(source, data_config(**fitting), batch_size=4, seed=7), 2),
+        take(train_batches(source, data_config(**fitting), batch_size=4, seed=7, multiple=8), 2),
+    )

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
-from attnseg_jax.models.layers.inverted import ConvNorm
+from attnseg_jax.models.layers.inverted import conv_norm
 from attnseg_jax.ops import pool
 
 
@@ -49,7 +49,7 @@ class EfficientNetLiteHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Float[Array, "b k"]:
         """Returns float32 scores."""
-        x = ConvNorm(1280, activation=nn.relu6, dtype=self.dtype, name="conv")(features.deepest, train=train)
+        x = conv_norm(1280, activation=nn.relu6, dtype=self.dtype, name="conv")(features.deepest, train=train)
         x = x.mean((1, 2), dtype=jnp.float32)
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.Dense(

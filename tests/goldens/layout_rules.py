@@ -52,7 +52,7 @@ EMAU: Rules = (
 # mmsegmentation's and PyTorch-Encoding's layer `Encoding`: `Encoding`, name by name.
 ENCODING: Rules = ()
 
-# ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `OktayGate`.
+# ozan-oktay/Attention-Gated-Networks, models/layers/grid_attention_layer.py, _GridAttentionBlockND: `Gate.oktay`.
 OKTAY: Rules = ((r"\bW\.0\.", "out_conv."), (r"\bW\.1\.", "out_bn."))
 
 # ISA_Module (of one down factor) and ISA_Block of lib/models/modules/isa_block.py: the methods `context` and `stages`

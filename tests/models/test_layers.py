@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, layer_norm
 
@@ -82,7 +83,7 @@ def test_padding_keeps_the_size(options, size):
 def test_relu_can_be_left_out(random_variables):
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, 3))
     variables = random_variables(ConvBN(4), x, train=False)
-    with_relu, without = (ConvBN(4, relu=relu).apply(variables, x, train=False) for relu in (True, False))
+    with_relu, without = (ConvBN(4, activation=a).apply(variables, x, train=False) for a in (nn.relu, None))
     assert without.min() < 0
     np.testing.assert_array_equal(with_relu, np.maximum(without, 0))
 

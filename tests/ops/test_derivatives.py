@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.test_util import check_grads
+from neighbourhood import local_attention
 
 from attnseg_jax.ops.attention import local
 from attnseg_jax.ops.attention.accelerators import with_all_derivatives
@@ -62,7 +63,7 @@ CASES = {
         [(2, 5, 3, 4), (2, 7, 3, 4), (2, 7, 3, 6), (1, 3, 5, 7)],
     ),
     "local": (
-        functools.partial(local.local_attention, kernel=3, dilation=2),
+        functools.partial(local_attention, kernel=3, dilation=2),
         functools.partial(plain_local_attention, kernel=3, dilation=2),
         [(2, 4, 5, 2, 3), (2, 4, 5, 2, 3), (2, 4, 5, 2, 4)],
     ),

@@ -62,13 +62,9 @@ POOLING = {
     "adaptive_avg_6": lambda x: pool.adaptive_avg_pool(x, 6),
     "adaptive_avg_4x5": lambda x: pool.adaptive_avg_pool(x, (4, 5)),
     "adaptive_avg_20x25": lambda x: pool.adaptive_avg_pool(x, (20, 25)),
-    "adaptive_max_3": lambda x: pool.adaptive_max_pool(x, 3),
     "max_3_2_1": lambda x: pool.max_pool(x, 3, 2, 1),
     "max_3_2_1_ceil": lambda x: pool.max_pool(x, 3, 2, 1, ceil_mode=True),
     "max_2_2_ceil": lambda x: pool.max_pool(x, 2, 2, ceil_mode=True),
-    "avg_3_2_1": lambda x: pool.avg_pool(x, 3, 2, 1),
-    "avg_3_2_1_nopad": lambda x: pool.avg_pool(x, 3, 2, 1, count_include_pad=False),
-    "avg_2_2_ceil": lambda x: pool.avg_pool(x, 2, 2, ceil_mode=True),
 }
 
 

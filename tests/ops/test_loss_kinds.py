@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from loss_oracles import WEIGHTS, B, H, K, W, boundary, draw, focal, lovasz, ohem, overlap
 
 from attnseg_jax.ops import losses
+from attnseg_jax.ops.losses.pixels import hard_pixels
 
 DEVICE_WEIGHTS = jnp.asarray(WEIGHTS, jnp.float32)
 # Name -> the loss, the oracle; both with the same options.
@@ -205,7 +206,7 @@ def test_wrong_shapes():
 def test_equally_hard_pixels_are_all_kept():
     """At first a network's logits may be all alike; mmsegmentation then keeps none and never learns."""
     labels = jnp.asarray(draw()[1])
-    kept = jax.jit(losses.hard_pixels)(jnp.zeros((B, H, W, K)), labels, threshold=0.1, min_kept=0.1)
+    kept = jax.jit(hard_pixels)(jnp.full((B, H, W), np.log(K), jnp.float32), labels, threshold=0.1, min_kept=0.1)
     np.testing.assert_array_equal(kept, labels != 255)
 
 
@@ -217,9 +218,10 @@ def test_the_share_of_hard_pixels():
     labels = np.where(rng.random((1, 20, 50)) < 0.3, 255, 0)
     order = np.argsort(np.where(labels == 0, logits[..., 0], np.inf), axis=None)
     surprised = logits[..., 0].ravel() < 15  # beyond it a probability rounds to 1
-    find = jax.jit(losses.hard_pixels)
+    nll = -jax.nn.log_softmax(jnp.asarray(logits))[..., 0]
+    find = jax.jit(hard_pixels)
     for share in (0.0, 0.02, 0.5, 1.0):
-        kept = find(jnp.asarray(logits), jnp.asarray(labels), threshold=0.0, min_kept=share)
+        kept = find(nll, jnp.asarray(labels), threshold=0.0, min_kept=share)
         expected = np.zeros(1000, bool)
         expected[order[: round(share * (labels == 0).sum())]] = True
         np.testing.assert_array_equal(np.asarray(kept).ravel()[surprised], expected[surprised])

@@ -1,10 +1,13 @@
 """Checkpoints: what is saved comes back bit for bit, and what is damaged is never used."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -108,7 +111,7 @@ def test_keeps_the_latest_and_the_best(tmp_path):
     with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
         for step, score in scores.items():
             checkpoints.save(step, toy(step), {"miou": score})
-        checkpoints.wait()
+        checkpoints.prune()
         assert sorted(checkpoints.steps()) == [20, 40, 60]
         assert (checkpoints.best_step(), checkpoints.latest_step()) == (20, 60)
     with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
@@ -134,7 +137,7 @@ def test_keeps_a_latest_without_metrics_and_only_the_best_one(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step, metrics in {1: {"miou": 0.2}, 2: {"miou": 0.2}, 3: None, 4: None}.items():
             checkpoints.save(step, toy(step), metrics)
-        checkpoints.wait()
+        checkpoints.prune()
         assert sorted(checkpoints.steps()) == [2, 4]
         assert checkpoints.best_step() == 2 and checkpoints.metrics(4) == {}
 
@@ -247,3 +250,176 @@ def test_kill_during_a_save_leaves_the_one_before(tmp_path):
         step, state = checkpoints.restore_latest({"x": jnp.zeros(5)})
         assert step == 1 and equal(state, {"x": jnp.arange(5.0)})
         assert not list(folder.glob("2.*"))
+
+
+def test_metrics_that_come_later(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, toy(1))
+        checkpoints.add_metrics(1, {"miou": 0.7})
+        checkpoints.add_metrics(1, {"miou": 0.1})
+        checkpoints.save(2, toy(2))
+        assert (checkpoints.metrics(1), checkpoints.metrics(2)) == ({"miou": 0.7}, {})
+        checkpoints.discard(2)
+        assert checkpoints.steps() == [1] and checkpoints.saved_step == 2
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b'{"metrics": {"miou": 0.9}, "sha256": "1"}', b'{"metrics": {"miou": "x"}}', b"\xff"]
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_damaged_metrics_leave_the_checkpoints_alone(content, old, tmp_path, caplog):
+    filled(tmp_path).close()
+    file = tmp_path / "checkpoints/2/metrics.json"
+    if old:
+        file.unlink()
+        file = tmp_path / "checkpoints/2/metrics/metrics"
+        file.parent.mkdir()
+    file.write_bytes(content)
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        step, state = checkpoints.restore_latest(toy())
+        assert step == 3 and equal(state, toy(3))
+        assert checkpoints.metrics(2) == {} and checkpoints.best_step() == 3
+        assert equal(checkpoints.restore(2, toy()), toy(2))
+    (warning,) = [r.getMessage() for r in caplog.records if str(file) in r.getMessage()]
+    assert "score of this checkpoint is unknown" in warning
+
+
+def test_metrics_of_an_older_version(tmp_path):
+    filled(tmp_path).close()
+    folder = tmp_path / "checkpoints/1"
+    (folder / "metrics.json").unlink()
+    (folder / "metrics").mkdir()
+    (folder / "metrics/metrics").write_text('{"miou": 0.95}')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        step, best = checkpoints.restore_best(toy())
+    assert step == 1 and equal(best, toy(1))
+
+
+def test_another_architecture_is_said_only_where_the_manifest_is_intact(tmp_path, caplog):
+    """Every fourth byte of it is flipped, one after another."""
+    filled(tmp_path, (1, 2)).close()
+    file = tmp_path / "checkpoints/2/manifest.json"
+    content = file.read_bytes()
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        for at in range(0, len(content), 4):
+            flipped = bytearray(content)
+            flipped[at] ^= 1
+            file.write_bytes(flipped)
+            # Spaces between the values tell nothing.
+            if json_or_none(flipped) != json.loads(content):
+                assert checkpoints._verify(2).startswith("manifest.json"), at
+        assert checkpoints.restore_latest(toy())[0] == 1
+
+
+def json_or_none(content):
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
+def test_any_damaged_file_falls_back(count, tmp_path):
+    """Emptied, cut, flipped or deleted: never another architecture, a traceback, or other numbers."""
+    filled(tmp_path, (1, 2)).close()
+    whole = tmp_path / "whole"
+    shutil.copytree(tmp_path / "checkpoints/2", whole)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        file = tmp_path / "checkpoints/2" / files[number % len(files)]
+        content = bytearray(file.read_bytes())
+        how = number // len(files) % 4
+        if how == 0:
+            file.write_bytes(b"")
+        elif how == 1:
+            file.write_bytes(content[: rng.integers(len(content))])
+        elif how == 2:
+            content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+            file.write_bytes(content)
+        else:
+            file.unlink()
+        with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+            step, state = checkpoints.restore_latest(toy())
+        assert equal(state, toy(step)), file
+        shutil.rmtree(tmp_path / "checkpoints/2")
+        shutil.copytree(whole, tmp_path / "checkpoints/2")
+
+
+def test_a_reader_beside_a_running_training(tmp_path):
+    """Each new checkpoint replaces the one before."""
+    filled(tmp_path, (1,)).close()
+    done = threading.Event()
+
+    def train():
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            for step in range(2, 22):
+                checkpoints.save(step, toy(step), {"miou": step / 100})
+                checkpoints.prune()
+        done.set()
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    found = []
+    while not done.is_set():
+        with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+            step, state = checkpoints.restore_latest(toy())
+            assert equal(state, toy(step))
+            found.append(step)
+            step, arrays, _ = checkpoints.restore_arrays()
+            assert (arrays["params/conv/bias"] == step).all()
+            checkpoints.restore_best(toy())
+    thread.join()
+    assert found == sorted(found) and len(found) > 3
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, toy(1))
+        checkpoints.wait()
+        full = shutil.disk_usage(tmp_path)._replace(free=10)
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _: full)
+            with pytest.raises(
+                UserError, match=r"step 2 cannot be written \(No space left on device\), that of step 1"
+            ):
+                checkpoints.save(2, toy(2))
+        checkpoints.save(2, toy(2))
+        assert checkpoints.steps() == [1, 2]
+
+
+def test_a_disk_that_fills_up_during_a_save(tmp_path):
+    script = textwrap.dedent(
+        """
+        import resource
+        import sys
+        import jax.numpy as jnp
+        import numpy as np
+        import attnseg_jax.cli
+        from attnseg_jax.errors import UserError
+        from attnseg_jax.train.checkpoint import Checkpoints
+
+        state = {"x": jnp.asarray(np.random.default_rng(0).random(100_000))}
+        with Checkpoints(sys.argv[1]) as checkpoints:
+            checkpoints.save(1, state)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        try:
+            with Checkpoints(sys.argv[1]) as checkpoints:
+                checkpoints.save(2, state)
+        except UserError as error:
+            print(error)
+        """
+    )
+    environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]), JAX_PLATFORMS="cpu")
+    command = [sys.executable, "-c", script, tmp_path / "c"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == (
+        f"{tmp_path}/c: the checkpoint of step 2 cannot be written (File too large), that of step 1 is kept: make "
+        "room, and the same command continues there\n"
+    )
+    assert "Event loop" not in done.stderr
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]

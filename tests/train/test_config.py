@@ -65,6 +65,16 @@ def test_an_option_of_a_part_that_is_not_used_does_not_change_the_hash():
     assert configs.config_hash(config) != configs.config_hash(other)
 
 
+def test_two_folders_are_two_runs():
+    """Though both have the default's name of a data set."""
+    hashes = set()
+    for folder in ("one", "other"):
+        config = default.get_config()
+        config.data.update(source="folder", dir=folder, classes=("a", "b"))
+        hashes.add(configs.config_hash(config))
+    assert len(hashes) == 2
+
+
 def test_a_key_added_later_does_not_change_the_hash(monkeypatch):
     """Once the defaults have it, at the value that does what was done before."""
     config = default.get_config()
@@ -299,7 +309,7 @@ def test_a_workdir_older_than_a_key_gets_its_default(tmp_path):
     del values["data"]["resolution"], values["data"]["regions"], values["objective"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     config = configs.load(tmp_path)
-    assert config.eval.size_multiple == 1
+    assert config.eval.size_multiple == 0
     assert config.init_from == "" and config.model.backbone.freeze == "none"
     assert config.data.resolution == 1.0 and config.data.regions.method == "none"
     configs.check_values(config)
@@ -314,12 +324,20 @@ def test_a_workdir_of_an_older_schema(tmp_path, monkeypatch):
     def migrate(values):
         values["train"]["steps"] = values["train"].pop("iterations")
 
-    monkeypatch.setattr(configs, "SCHEMA", 2)
-    with pytest.raises(UserError, match=r"config\.json has schema 1, and this version reads 2: use the version"):
+    now = configs.SCHEMA
+    monkeypatch.setattr(configs, "SCHEMA", now + 1)
+    with pytest.raises(UserError, match=rf"config\.json has schema {now}, and this version reads .*{now + 1}: use"):
         configs.load(tmp_path)
-    monkeypatch.setitem(configs.MIGRATIONS, 1, migrate)
+    monkeypatch.setitem(configs.MIGRATIONS, now, migrate)
     config = configs.load(tmp_path)
     assert config.train.steps == default.get_config().train.steps - 1 and "iterations" not in config.train
+
+
+def test_a_run_of_schema_1_is_scored_as_it_was(tmp_path):
+    values = json.loads(configs.to_json(default.get_config())) | {"schema": 1}
+    del values["eval"]["size_multiple"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert configs.load(tmp_path).eval.size_multiple == 1
 
 
 def test_a_free_group_holds_what_it_likes(tmp_path):

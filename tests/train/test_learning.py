@@ -61,8 +61,8 @@ def learn(name, tmp_path):
     for _ in range(steps):
         state, _ = train(state, batch)
     score = functools.partial(eval_step, model=model, num_classes=classes)
-    confusion, _ = jax.jit(score)(eval_variables(state), batch)
-    return Scores.from_confusion(np.asarray(confusion)).miou, batch, classes
+    counts, _ = jax.jit(score)(eval_variables(state), batch)
+    return Scores.from_confusion(np.asarray(counts["confusion"])).miou, batch, classes
 
 
 @pytest.mark.slow

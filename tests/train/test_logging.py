@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import logging as absl_logging
-from tqdm import tqdm
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import logging as module
-from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, say, track
+from attnseg_jax.train.logging import ImageBar, MetricWriter, Progress, peak_bytes, say
 
 
 def _lines(workdir):
@@ -203,19 +202,31 @@ def test_bar_on_a_terminal_with_messages_above_it(log):
     assert log == []
 
 
+def test_how_far_an_evaluation_is(log):
+    """A line no more often than every ten seconds, and none at the end."""
+    now = iter([0.0, 4.0, 11.0, 11.0, 15.0, 22.0, 22.0])
+    with ImageBar("evaluate", 10, clock=lambda: next(now)) as bar:
+        for rows in ([1, 1], [1, 1, 1, 0], [1], [1, 1], [1, 1]):
+            bar({"valid": np.array(rows, bool)}, None)
+    assert log == ["evaluate: 5 of 10 images, 00:11 left", "evaluate: 8 of 10 images, 00:05 left"]
+
+
 def test_bars_only_on_terminals_with_a_size(monkeypatch):
-    items = [1, 2]
-    assert track(items, "val") is items
+    def bar():
+        with ImageBar("evaluate", 3) as made:
+            made({"valid": np.array([True, False, True])}, None)
+            return made._bar is not None
+
+    assert not bar()
     ends = os.openpty()
     with open(ends[1], "w") as terminal:
         monkeypatch.setattr(module.sys, "stderr", terminal)
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((100, 40)))
-        assert track(items, "val") is items  # these tests set TQDM_DISABLE
+        assert not bar()  # these tests set TQDM_DISABLE
         monkeypatch.delenv("TQDM_DISABLE")
-        bar = track(items, "val", total=2)
-        assert isinstance(bar, tqdm) and list(bar) == items
+        assert bar()
         say("compiling")
         assert b"compiling" in os.read(ends[0], 10_000)
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
-        assert track(items, "val") is items
+        assert not bar()
     os.close(ends[0])

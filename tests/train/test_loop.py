@@ -1,12 +1,11 @@
 """A run from its first file to its result, stopped, killed, continued; with tiny images."""
 
-import dataclasses
-import functools
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,34 +15,16 @@ from workdirs import assert_same_run, final_state, lines
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import loop, setup
+from attnseg_jax.train import loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.hooks import Meter
+from attnseg_jax.train.hooks import Meter, Pictures
 from attnseg_jax.train.parallel import Parallel
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVAL_EVERY, LOG_EVERY = 18, 7, 4
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared_steps():
-    """Runs of one config share their compiled steps."""
-    runs, make_run = {}, setup.make_run
-    states = {}
-
-    def shared(config, num_classes, weights=lambda: None, **options):
-        given = weights()
-        key = configs.to_json(config), num_classes, str(given), str(options)
-        if key not in runs:
-            run = make_run(config, num_classes, lambda: given, **options)
-            # None of the states that are made here hangs on anything else.
-            create = states.setdefault((config.seed, config.model.attention.name), functools.cache(run.create))
-            runs[key] = dataclasses.replace(run, create=create)
-        return runs[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "make_run", shared)
-        yield
+pytestmark = pytest.mark.usefixtures("shared_steps")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +90,21 @@ def test_what_a_run_leaves(config, finished):
     assert list((workdir / "tensorboard").iterdir())
     # Nothing half-written remains.
     assert not [p for p in workdir.rglob("*") if "tmp" in p.name]
+
+
+def test_pictures_of_the_best_evaluations_and_the_newest_are_kept(tmp_path):
+    pictures = object.__new__(Pictures)
+    pictures.training = SimpleNamespace(workdir=tmp_path)
+    scores = [0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.4, 0.6, 0.5, 0.05]
+    (tmp_path / "predictions").mkdir()
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step, score in enumerate(scores):
+            file.write(json.dumps({"step": step, "val_miou": score}) + "\n")
+            (tmp_path / f"predictions/step_{step}.png").write_bytes(b"")
+    (tmp_path / "predictions/mine.png").write_bytes(b"")
+    pictures._remove_pictures(9)
+    left = {path.stem for path in (tmp_path / "predictions").iterdir()}
+    assert left == {"mine", "step_9", "step_1", "step_3", "step_5", "step_7", "step_8"}
 
 
 def test_metrics_of_a_run(finished):
@@ -179,9 +175,35 @@ def test_sigterm_saves_the_step_and_stops(config, finished, killed, monkeypatch)
     assert_same_run(config, finished[0], killed)
 
 
-def test_sigterm_during_the_last_step_does_not_stop(config, killed, monkeypatch):
-    at_step(monkeypatch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGTERM))
-    assert loop.run(config, killed)["step"] == STEPS
+def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(config, finished, killed, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Stopped, match=r"SIGINT.*step 18 is saved") as caught:
+            loop.run(config, killed)
+    assert caught.value.signal == signal.SIGINT
+    batches = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Parallel, "train", None)
+        evaluate = Parallel.evaluate
+
+        def interrupted(*arguments):
+            batches.append(os.kill(os.getpid(), signal.SIGTERM))
+            return evaluate(*arguments)
+
+        patch.setattr(Parallel, "evaluate", interrupted)
+        with pytest.raises(Stopped, match=r"SIGTERM.*step 18 is saved"):
+            loop.run(make_smaller_batches(config), killed)
+    assert len(batches) == 2
+    monkeypatch.setattr(Parallel, "train", None)
+    assert loop.run(config, killed) == finished[1]
+    assert_same_run(config, finished[0], killed)
+
+
+def make_smaller_batches(config):
+    """Of the evaluation, so that there are several; that changes no result."""
+    config = config.copy_and_resolve_references()
+    config.eval.batch_size = 1
+    return config
 
 
 def test_a_missing_result_is_found_again(config, finished, copy, monkeypatch):
@@ -201,7 +223,25 @@ def test_fewer_steps_than_there_are_evaluate_what_is_there(make_config, copy, fi
     assert "config.train.steps: 18 -> 10" in caplog.text
 
 
-def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch):
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("optimizer__learning_rate", 0.01, "config.optimizer.learning_rate: 0.05 -> 0.01"),
+        ("loss__name", "dice", "config.loss.name: cross_entropy -> dice"),
+        ("data__ids", (1, 0, 2, 3, 4), "config.data.ids: () -> (1, 0, 2, 3, 4)"),
+    ],
+)
+def test_a_finished_workdir_is_not_trained_otherwise(key, value, said, make_config, config, copy, finished):
+    kept = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    other = {"train__steps": STEPS, "train__eval_every": EVAL_EVERY, "train__log_every": LOG_EVERY, key: value}
+    with pytest.raises(UserError, match=f"has trained {STEPS} steps already") as refused:
+        loop.run(make_config(**other), copy)
+    assert f"{said}: another --workdir starts anew, config.train.steps above {STEPS} goes on" in str(refused.value)
+    assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == kept
+    assert loop.run(config, copy) == finished[1]
+
+
+def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, copy, monkeypatch, caplog):
     longer = make_config(train__steps=STEPS + 20, train__eval_every=EVAL_EVERY, train__log_every=LOG_EVERY)
 
     def fail(_):
@@ -212,6 +252,8 @@ def test_an_old_result_does_not_stand_for_a_changed_config(make_config, config, 
         with pytest.raises(InterruptedError):
             loop.run(longer, copy)
     assert not (copy / "result.json").exists()
+    # (1 - (18 - 2) / (38 - 2))^0.9 of 0.05, where the schedule of 18 steps has come to its end.
+    assert "jumps at step 18: 0 by the schedule of 18 steps before, 0.0295 by that of 38 steps now" in caplog.text
     assert json.loads((copy / "config.json").read_text())["train"]["steps"] == STEPS + 20
 
 
@@ -220,13 +262,24 @@ def test_a_loss_that_is_not_finite_stops(config, finished, killed, monkeypatch):
         batch["image"][3, 5, 7] = np.nan
 
     at_step(monkeypatch, 17, poison)
-    with pytest.raises(UserError, match=r"loss nan .* step 17: .* of step 14 is kept; .*learning_rate"):
+    with pytest.raises(
+        UserError, match=r"loss nan .* step 17: .* of step 14 is kept, .*goes back to it; .*learning_rate"
+    ):
         loop.run(config, killed)
     assert configs.load(killed).train.steps == STEPS
     assert lines(killed) == [x for x in lines(finished[0]) if x["step"] <= 16]
     assert not (killed / "result.json").exists()
     step, state = final_state(config, killed)
     assert step == 14 and all(np.isfinite(x).all() for x in state.values())
+
+
+def test_a_checkpoint_whose_next_loss_is_not_finite_is_left_behind(config, finished, killed, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_step(patch, 15, lambda batch: batch["image"].fill(np.nan))
+        with pytest.raises(UserError, match=r"at step 15: .* of step 7 is kept, and the same command goes back to it"):
+            loop.run(config, killed)
+    loop.run(config, killed)
+    assert_same_run(config, finished[0], killed)
 
 
 def test_a_loss_that_is_not_finite_before_any_checkpoint(config, tmp_path, monkeypatch):

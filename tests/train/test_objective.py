@@ -178,7 +178,7 @@ def test_a_run_with_parts_from_outside(make_config, tmp_path):
     notes = (tmp_path / "run/notes.txt").read_text().splitlines()
     # A step's metrics are read when the next one is on its way.
     assert notes == [
-        "before 1", "before 2", "step 1", "before 3", "step 2", "step 3", "evaluation 3 3 2", "save 3", "end", "close",
+        "before 1", "before 2", "step 1", "before 3", "step 2", "step 3", "save 3", "evaluation 3 3 2", "end", "close",
     ]  # fmt: skip
     last = [x for x in lines(tmp_path / "run") if "loss" in x][-1]
     assert {"loss_cross_entropy", "loss_squared_error", "consistency"} <= last.keys()

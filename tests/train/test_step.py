@@ -138,9 +138,14 @@ def test_padding_rows_do_not_count_whatever_they_hold():
     (a, short), (b, long) = step(state, batch), step(state, padded)
     assert largest_difference(a.params, b.params) < 1e-7
     np.testing.assert_array_equal(short["confusion"], long["confusion"])
-    confusion, prediction = evaluate(eval_variables(state), padded)
-    np.testing.assert_array_equal(confusion, evaluate(eval_variables(state), batch)[0])
-    assert prediction.dtype == jnp.uint8 and prediction.shape == (6, *tiny.SIZE)
+    counts, rows = evaluate(eval_variables(state), padded)
+    np.testing.assert_array_equal(counts["confusion"], evaluate(eval_variables(state), batch)[0]["confusion"])
+    assert rows["prediction"].dtype == jnp.uint8 and rows["prediction"].shape == (6, *tiny.SIZE)
+    # One pixel of row 2, and a row of padding.
+    padded["image"][2, 4, 3, 1] = padded["image"][5, 0, 0, 0] = np.nan
+    counts, rows = evaluate(eval_variables(state), padded)
+    assert counts["not_finite"] == 1
+    assert rows["finite"].tolist() == [True, True, False, True, True, True]
 
 
 def test_accumulated_microbatches_equal_one_batch():

@@ -162,6 +162,31 @@ def test_pixels_without_weight_leave_the_other_losses():
     assert float(metrics["loss_cross_entropy"]) == 0
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_batch_whose_weights_sum_to_zero_has_loss_zero(accumulate):
+    """Label smoothing gives its pixels a part of the other classes' loss, and there is nothing to divide that by."""
+    weights = np.where(np.arange(CLASSES) == 3, 0.0, WEIGHTS).astype(np.float32)
+    model = Tiny("none", presence=True)
+    loss = "cross_entropy+ohem"
+    state, step, _ = setup(
+        model, PLAIN_SGD, loss=loss, accumulate=accumulate, class_weights=weights, label_smoothing=0.1
+    )
+    batch = tiny.batch(size=4)
+    batch["label"][batch["label"] != 255] = 3
+    new, metrics = step(state, batch)
+    assert {name: float(metrics[name]) for name in metrics if "loss" in name or name in ("aux_stem", "grad_norm")} == {
+        "loss": 0, "loss_cross_entropy": 0, "loss_ohem": 0, "aux_stem": 0, "grad_norm": 0
+    }  # fmt: skip
+    assert float(metrics["presence_shown"]) == 0 and largest_difference(new.params, state.params) == 0
+
+
+def test_labels_that_are_no_class_are_noticed_though_they_have_no_weight():
+    state, step, _ = plain("cross_entropy", class_weights=WEIGHTS, aux_weight=0.0)
+    batch = tiny.batch(size=4)
+    batch["label"][:] = CLASSES + 3
+    assert np.isnan(step(state, batch)[1]["loss"])
+
+
 def test_presence_is_divided_by_its_own_count():
     model = Tiny("none", presence=True)
     found = []

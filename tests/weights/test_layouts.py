@@ -12,7 +12,7 @@ from golden import Golden
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
-from attnseg_jax.models import BACKBONES
+from attnseg_jax.models import BACKBONES, DECODERS
 from attnseg_jax.weights import fit as module
 from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights.fit import OWN, adapt_channels
@@ -114,6 +114,28 @@ def test_other_classes_stay_open():
     mixed |= {n: x for n, x in whole(num_classes=9, aux=True).items() if n.startswith("aux_classifier.4")}
     with pytest.raises(UserError, match=r"aux_head.classifier.bias \(9,\) instead of \(7,\)"):
         fit(mixed, target, part="model", num_classes=7)
+
+
+@pytest.mark.parametrize(
+    "decoder", [pytest.param(name, marks=[pytest.mark.slow] * (name != "masked_attention")) for name in DECODERS]
+)
+def test_what_depends_on_the_classes_stays_open(decoder):
+    """Whatever it is: the heads of `masked_attention` know one class more, 'no object'."""
+
+    def shapes(classes):
+        config = {"attention": {"name": "none"}, "decoder": {"name": decoder}}
+        for backbone in ("tiny", "resnet18", "vgg16", "vit_ti"):
+            model = build_model({**config, "backbone": {"name": backbone}}, classes)
+            try:
+                return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 96, 3)))
+            except UserError:
+                continue
+        raise AssertionError(decoder)
+
+    seven, five = (flatten_dict(shapes(classes), sep=".") for classes in (7, 5))
+    dependent = {name for name in seven if seven[name].shape != five[name].shape}
+    given = {name: np.zeros(x.shape, np.float32) for name, x in seven.items()}
+    assert {*module.fit(given, shapes(5), part="model", num_classes=5).unfilled} == dependent != set()
 
 
 def test_weights_of_this_project():

@@ -2,13 +2,22 @@
 
 from typing import Any
 
-from attnseg_jax.data.sources.counts import Survey, survey
-from attnseg_jax.data.sources.protocol import Source, check_sample
+from attnseg_jax.data.sources.counts import Survey, absent_classes, check_classes, survey
+from attnseg_jax.data.sources.protocol import Source, check_sample, check_source
 from attnseg_jax.data.sources.resized import ResizedSource
-from attnseg_jax.errors import UserError
-from attnseg_jax.parts import resolve
+from attnseg_jax.parts import check_takes, is_outside, resolve
 
-__all__ = ["SOURCES", "ResizedSource", "Source", "Survey", "check_sample", "load_source", "survey"]
+__all__ = [
+    "SOURCES",
+    "ResizedSource",
+    "Source",
+    "Survey",
+    "absent_classes",
+    "check_classes",
+    "check_sample",
+    "load_source",
+    "survey",
+]
 
 SOURCES: dict[str, str] = {
     "folder": "attnseg_jax.data.sources.folder:FolderSource",
@@ -26,11 +35,9 @@ def load_source(config: Any, split: str) -> Source:
       UserError: something is missing or does not fit; the message says what to do.
     """
     place = resolve(SOURCES, config.source, _KEY)
-    source = (resolve({}, place, _KEY) if isinstance(place, str) else place)(config, split)
-    missing = [name for name in ("info", "size", "__len__", "__getitem__") if not hasattr(source, name)]
-    if missing:
-        raise UserError(
-            f"{_KEY}={config.source!r} has no {', '.join(missing)}: see attnseg_jax.data.sources.Source for what a "
-            "source needs"
-        )
+    make = resolve({}, place, _KEY) if isinstance(place, str) else place
+    check_takes(make, f"{_KEY}={config.source!r}", config, split)
+    source = make(config, split)
+    if is_outside(config.source):
+        check_source(source, f"{_KEY}={config.source!r}", split)
     return source if config.resolution == 1 else ResizedSource(source, config.resolution)

@@ -2,18 +2,21 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from attnseg_jax.data.sources.protocol import Source, check_sample
-from attnseg_jax.errors import UserError
+from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
+from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _BAR_FROM = 500
+_MOST_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,8 @@ class Survey:
 def survey(source: Source, threads: int | None = None) -> Survey:
     """Read every pair of `source` and count its classes, in threads (one per core by default).
 
-    Raises the UserError of the first bad file in the order of the source, and one if no pixel has a label.
+    Raises one UserError of the first bad files in the order of the source, `_MOST_LISTED` at most, and one if no pixel
+    has a label.
     """
     k = source.info.num_classes
 
@@ -40,24 +44,92 @@ def survey(source: Source, threads: int | None = None) -> Survey:
         sample = source[index]
         check_sample(sample)
         label = sample["label"]
-        return np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)[:k], label.shape
+        check_size(source, index, label.shape)
+        pixels = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)
+        if pixels[k:IGNORE_LABEL].any():
+            unknown = k + int(np.flatnonzero(pixels[k:IGNORE_LABEL])[0])
+            raise UserError(
+                f"{sample['id']}: config.data.source gives the label {unknown}, and there are {k} classes: use 0 to "
+                f"{k - 1}, or {IGNORE_LABEL} to ignore a pixel"
+            )
+        return pixels[:k], label.shape
 
-    counts, sizes = [], []
-    executor = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="survey")
-    try:
-        # map yields in order, so the error that surfaces is the one of the lowest index whatever the timing.
-        for classes, size in _progress(executor.map(count, range(len(source))), len(source)):
-            counts.append(classes)
-            sizes.append(size)
-    finally:
-        executor.shutdown(cancel_futures=True)
+    counts, sizes, bad = [], [], []
+    for found in _in_threads(count, len(source), threads):
+        if isinstance(found, UserError):
+            bad.append(str(found))
+            if len(bad) == _MOST_LISTED:
+                break
+        else:
+            counts.append(found[0])
+            sizes.append(found[1])
+    if bad:
+        if len(bad := [*dict.fromkeys(bad)]) == 1:
+            raise UserError(bad[0])
+        more = "; there may be more" if len(bad) == _MOST_LISTED else ""
+        raise UserErrors(f"{len(bad)} of {len(source)} pairs cannot be used{more}:", bad)
     per_image = np.array(counts, np.int64).reshape(-1, k)
     if not per_image.any():
         raise UserError(
             f"data set {source.info.name!r}: not one pixel of its {len(source)} masks has a class, all are ignored "
-            f"({IGNORE_LABEL}); check config.data.ids"
+            f"({IGNORE_LABEL}){_values(source)}"
         )
     return Survey(per_image.sum(0), ((per_image > 0) * per_image.sum(1, keepdims=True)).sum(0), tuple(sizes))
+
+
+def check_classes(source: Source, found: Survey) -> None:
+    """Raises UserError where a class of a source to train on has no pixel.
+
+    It cannot be learned, and where all but one are ignored the mean IoU of any network would be 1.
+    """
+    if names := absent_classes(source, found):
+        raise UserError(
+            f"data set {source.info.name!r}: no pixel of its {len(source)} training masks is {names}{_values(source)}; "
+            "a class that no mask shows does not belong in config.data.classes; config.data.check=False trains all "
+            "the same"
+        )
+
+
+def absent_classes(source: Source, found: Survey) -> str:
+    """The classes without a pixel, in words; "" for none."""
+    names = [name for name, pixels in zip(source.info.class_names, found.pixel_counts, strict=True) if not pixels]
+    return " or ".join(map(repr, names))
+
+
+def _values(source: Source) -> str:
+    """Which raw values the masks hold, and how to say what they are; "" for a source that does not tell."""
+    if not hasattr(source, "raw"):
+        return ""
+    pixels: Counter[int] = Counter()
+    for found in _in_threads(lambda index: np.unique_counts(source.raw(index)), len(source)):
+        if not isinstance(found, UserError):
+            pixels.update(dict(zip(found.values.tolist(), found.counts.tolist())))
+    total = sum(pixels.values())
+    shown = [f"{value} ({pixels[value] / total:.1%})" for value in sorted(pixels)[:_MOST_LISTED]]
+    pairs = tuple((value, train) for train, value in enumerate(sorted(pixels)))
+    fitting = len(pairs) == source.info.num_classes
+    example = f", such as --config.data.ids='{str(pairs).replace(' ', '')}'" if fitting else ""
+    return (
+        f"; the masks hold the values {', '.join(shown)}{', ...' if len(pixels) > len(shown) else ''}, and "
+        f"config.data.ids says which is which class{example}"
+    )
+
+
+def _in_threads(function: Callable[[int], Any], length: int, threads: int | None = None) -> Iterator[Any]:
+    """`function(index)` of every index, in order; a UserError is given instead of raised."""
+
+    def call(index: int) -> Any:
+        try:
+            return function(index)
+        except UserError as error:
+            return error
+
+    executor = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="survey")
+    try:
+        # In order whatever the timing.
+        yield from _progress(executor.map(call, range(length)), length)
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _progress(items: Iterator, total: int) -> Iterator:

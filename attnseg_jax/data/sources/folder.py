@@ -4,6 +4,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from absl import logging
+from jaxtyping import Integer
+
 from attnseg_jax.data import datasets, decode
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
@@ -21,11 +25,13 @@ class FolderSource:
     """
 
     def __init__(self, config: Any, split: str):
+        images, masks = _folders(config, split)
         self.info = datasets.info(config)
         self._table = decode.id_table(datasets.from_config(config).ids)
         self._colors = datasets.raw_colours(config)
-        images, masks = _folders(config, split)
         self._pairs = _pair(images, masks)
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._root = expanded(config.dir)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -35,10 +41,21 @@ class FolderSource:
         pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
         return {"image": pixels, "label": label, "id": image.stem}
 
+    def files(self) -> dict[str, Path]:
+        """The image and mask files by their names below the data set's folder."""
+        return {str(path.relative_to(self._root)): path for pair in self._pairs for path in pair}
+
+    def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
+        """The mask at `index` before the table of ids."""
+        _, mask = self._pairs[index]
+        return decode.decode_mask(mask, str(mask), self._colors)
+
     def size(self, index: int) -> tuple[int, int]:
-        """(h, w) of the image at `index`, from its header."""
-        image, _ = self._pairs[index]
-        return decode.decode_size(image, str(image))
+        """(h, w) of the image at `index`; every evaluation asks for all of them."""
+        if index not in self._sizes:
+            image, _ = self._pairs[index]
+            self._sizes[index] = decode.decode_size(image, str(image))
+        return self._sizes[index]
 
 
 def _folders(config: Any, split: str) -> tuple[Path, Path]:
@@ -61,7 +78,8 @@ def _folders(config: Any, split: str) -> tuple[Path, Path]:
 
 def _files(folder: Path) -> Iterable[Path]:
     # Hidden files such as the `._x.png` of macOS archives are no images.
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if p.is_file())
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -83,5 +101,9 @@ def _pair(images: Path, masks: Path) -> list[tuple[Path, Path]]:
         raise UserError(
             f"{by_stem[missing[0]]}: the image has no mask{others}; "
             f"put it at {masks / missing[0]}.png, or remove the image"
+        )
+    if without := sorted(masks_by_stem.keys() - by_stem.keys()):
+        logging.warning(
+            "%s: %d mask(s) without an image are left out, such as %s", masks, len(without), masks_by_stem[without[0]]
         )
     return [(path, masks_by_stem[stem]) for stem, path in sorted(by_stem.items())]

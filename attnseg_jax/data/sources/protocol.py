@@ -6,6 +6,7 @@ import numpy as np
 
 from attnseg_jax.data.datasets import DatasetInfo
 from attnseg_jax.errors import UserError
+from attnseg_jax.parts import check_takes
 
 
 class Source(Protocol):
@@ -14,6 +15,10 @@ class Source(Protocol):
     `source[i]` is `{'image': uint8 [h, w, 3], 'label': uint8 [h, w] (train ids, 255 ignored), 'id': str}`.  It may hold
     further fields for a model or an objective: arrays [h, w, ...], or of one shape for all samples.
     `source.size(i)` is (h, w), which should not decode any pixels.  Both raise UserError for a bad file.
+
+    A source may also have `raw(i)`, the mask before the table of ids, which messages then quote, and `files()`, names
+    and paths of its files, by which a run notices that they changed; of files of a tool's own `prepared = True` says
+    that their sizes tell enough.
     """
 
     info: DatasetInfo
@@ -34,7 +39,7 @@ class Source(Protocol):
 
 def check_sample(sample: Any) -> None:
     """Refuses what a source gave and is no decoded pair of an image and its label."""
-    if not isinstance(sample, dict) or not {"image", "label"} <= sample.keys():
+    if not isinstance(sample, dict) or not {"image", "label", "id"} <= sample.keys():
         found = sorted(sample) if isinstance(sample, dict) else type(sample).__name__
         raise UserError(f"config.data.source gives {found}; a sample is a dict with 'image', 'label' and 'id'")
     image, label = (np.asarray(sample[name]) for name in ("image", "label"))
@@ -43,3 +48,45 @@ def check_sample(sample: Any) -> None:
             f"config.data.source gives an image {image.dtype} {image.shape} and a label {label.dtype} {label.shape}; "
             "it must give uint8 (h, w, 3) and uint8 (h, w)"
         )
+
+
+def check_source(source: Any, named: str, split: str) -> None:
+    """Refuses what is no source, by what it says of itself and of its first sample.
+
+    Args:
+      source: as it was made.
+      named: its `key=name`, for messages.
+      split: of the data.
+    """
+    missing = [name for name in ("info", "size", "__len__", "__getitem__") if not hasattr(source, name)]
+    if missing:
+        raise UserError(
+            f"{named} has no {', '.join(missing)}: see attnseg_jax.data.sources.Source for what a source needs"
+        )
+    info = source.info
+    if not isinstance(info, DatasetInfo):
+        raise UserError(
+            f"{named}: its info is {type(info).__name__}, not a DatasetInfo: datasets.info(config.data) makes one"
+        )
+    palette = np.asarray(info.palette)
+    if palette is not info.palette or (palette.dtype, palette.shape) != (np.uint8, (info.num_classes, 3)):
+        raise UserError(
+            f"{named}: info.palette must be an array uint8 ({info.num_classes}, 3), a colour for each class"
+        )
+    check_takes(source.size, f"{named}.size", 0)
+    try:
+        length = len(source)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{named}: its length cannot be taken: {error}") from error
+    if length < 1:
+        raise UserError(f"{named}: its split {split!r} is empty")
+    sample = source[0]
+    check_sample(sample)
+    check_size(source, 0, sample["label"].shape)
+
+
+def check_size(source: Source, index: int, shape: tuple[int, int]) -> None:
+    """Refuses a source whose `size` is not the shape of the sample."""
+    found = source.size(index)
+    if not isinstance(found, tuple | list) or tuple(found) != shape:
+        raise UserError(f"config.data.source: size({index}) is {found}, and the image there is (h, w) = {shape}")

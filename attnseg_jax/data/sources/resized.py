@@ -20,6 +20,12 @@ class ResizedSource:
         sample = self._source[index]
         return map_pixels(sample, whole(sample["image"].shape[:2], self._factor).cut_field)
 
+    def __getattr__(self, name: str) -> Any:
+        # What a source may have beside what it must. A private name is asked for before there is a source.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the resized image at `index`."""
         return scaled_size(self._source.size(index), self._factor)

@@ -1,18 +1,14 @@
 """A source of TFDS data by name, read from ArrayRecord files without TensorFlow."""
 
-import contextlib
-import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 
 from attnseg_jax.data import datasets, decode
-from attnseg_jax.data.context.builder import AttnsegContext
+from attnseg_jax.data.sources import embedded
 from attnseg_jax.errors import UserError
-
-_EMBEDDED = AttnsegContext.name
 
 
 class TfdsSource:
@@ -21,6 +17,8 @@ class TfdsSource:
     The embedded set is drawn on first use; anything else must have been prepared.  Raises UserError, when made, for an
     unknown name, data that is not there or not readable without TensorFlow, and unknown splits or features.
     """
+
+    prepared = True
 
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
@@ -35,13 +33,15 @@ class TfdsSource:
         skip = {key: tfds.decode.SkipDecoding() for key, f in features.items() if isinstance(f, tfds.features.Image)}
         self._records = _records(builder, split, skip)
         self._place = f"{builder.info.full_name} {split}"
+        self._folder, self._split = Path(builder.data_path), split
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._damage: UserError | None = None
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        record, name = self._records[int(index)], f"{self._place}[{index}]"
+        record, name = self._read(index), f"{self._place}[{index}]"
         image, label = decode.decode_pair(
             _bytes(record[self._image]),
             _bytes(record[self._label]),
@@ -52,11 +52,28 @@ class TfdsSource:
         )
         return {"image": image, "label": label, "id": name}
 
+    def files(self) -> dict[str, Path]:
+        """The record files by their names."""
+        return {path.name: Path(path) for path in self._folder.iterdir() if ".array_record" in path.name}
+
+    def raw(self, index: int) -> np.ndarray:
+        """The mask at `index` before the table of ids."""
+        data = _bytes(self._read(index)[self._label])
+        return decode.decode_mask(data, f"{self._place}[{index}] {self._label}", self._colors)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[int(index)]
+        except (RuntimeError, OSError, ValueError) as error:
+            # One file is damaged, however many records of it cannot be read.
+            self._damage = self._damage or _damaged(self._folder, self._split, error)
+            raise self._damage from error
+
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`, from its header."""
         # Every evaluation asks for all sizes, and for each a whole record must be read.
         if index not in self._sizes:
-            data = _bytes(self._records[int(index)][self._image])
+            data = _bytes(self._read(index)[self._image])
             self._sizes[index] = decode.decode_size(data, f"{self._place}[{index}]")
         return self._sizes[index]
 
@@ -70,45 +87,36 @@ def _builder(name: str, directory: str) -> tfds.core.DatasetBuilder:
         raise UserError("config.data.tfds_name is empty: give the name of a TFDS data set, or use data.source=folder")
     where = {"data_dir": directory} if directory else {}
     try:
+        if name.partition("/")[0].partition(":")[0] == embedded.NAME:
+            embedded.ensure(name, directory)
         builder = tfds.builder(name, **where)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(
             f"config.data.tfds_name={name!r} is no data set that TFDS knows or finds in config.data.dir={directory!r}"
         ) from error
+    except UserError:
+        raise
     except (ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"config.data.tfds_name={name!r}: {_line(error)}") from error
+    except Exception as error:
+        # Of the readers of its metadata.
+        raise UserError(
+            f"config.data.tfds_name={name!r}: the dataset_info.json or features.json of the prepared data is damaged "
+            f"({_line(error)}); restore it, or remove its folder and prepare the data again"
+        ) from error
     if not _prepared(builder):
-        if builder.name != _EMBEDDED:
-            arguments = f"{name!r}" + (f", data_dir={directory!r}" if directory else "")
-            raise UserError(
-                f"config.data.tfds_name={name!r}: no data at {builder.data_path}; prepare it once with "
-                f'python -c "import tensorflow_datasets as t; t.builder({arguments})'
-                ".download_and_prepare(file_format='array_record')\""
-            )
-        _draw(builder)
-        # The metadata of a prepared data set is read when its builder is made.
-        builder = tfds.builder(name, **where)
+        arguments = f"{name!r}" + (f", data_dir={directory!r}" if directory else "")
+        raise UserError(
+            f"config.data.tfds_name={name!r}: no data at {builder.data_path}; prepare it once with "
+            f'python -c "import tensorflow_datasets as t; t.builder({arguments})'
+            ".download_and_prepare(file_format='array_record')\""
+        )
     return builder
 
 
 def _prepared(builder: tfds.core.DatasetBuilder) -> bool:
     # TFDS moves a finished folder into place; its own `is_prepared` logs a warning where there is none.
     return (builder.data_path / "dataset_info.json").exists()
-
-
-def _draw(builder: tfds.core.DatasetBuilder) -> None:
-    logging.info("drawing the data set %s (once) into %s", builder.info.full_name, builder.data_path)
-    tfds.disable_progress_bar()
-    try:
-        # TFDS announces downloads on stdout, where the commands print their results.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(file_format="array_record")
-    except OSError as error:
-        # Another process on this machine may have finished the same folder first.
-        if not _prepared(builder):
-            raise UserError(
-                f"{builder.data_path}: cannot be written ({_line(error)}); choose another folder with config.data.dir"
-            ) from error
 
 
 def _feature(builder: tfds.core.DatasetBuilder, wanted: str, channels: int) -> str:
@@ -139,9 +147,18 @@ def _records(builder: tfds.core.DatasetBuilder, split: str, decoders: dict[str, 
         ) from error
     except (ValueError, KeyError) as error:
         raise UserError(f"TFDS data set {builder.name!r} has no split {split!r}; known: {known}") from error
+    except (RuntimeError, OSError) as error:
+        raise _damaged(builder.data_path, split, error) from error
     if not count:
         raise UserError(f"TFDS data set {builder.name!r}: split {split!r} holds no images; known splits: {known}")
     return records
+
+
+def _damaged(folder: Any, split: str, error: Exception) -> UserError:
+    return UserError(
+        f"{folder}: a file with the records of split {split!r} is damaged or missing ({_line(error)}); restore it, or "
+        "remove that folder and prepare the data set again"
+    )
 
 
 def _line(error: Exception) -> str:

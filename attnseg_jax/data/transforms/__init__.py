@@ -4,6 +4,7 @@ A transform gets a sample (see `fields`), a NumPy generator, which is its only s
 it returns a new sample and leaves the arrays that it was given as they are. It runs in several threads at once.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +13,20 @@ import numpy as np
 from attnseg_jax.data import regions
 from attnseg_jax.data.transforms.colour import colour_jitter, jittered
 from attnseg_jax.data.transforms.crop import random_window, scale_crop
-from attnseg_jax.data.transforms.fields import Sample, batch_fields, normalise, padding, pixel_fields, whole
+from attnseg_jax.data.transforms.fields import (
+    Sample,
+    batch_fields,
+    normalise,
+    padded,
+    padded_size,
+    padding,
+    pixel_fields,
+    whole,
+)
 from attnseg_jax.data.transforms.flip import flip
 from attnseg_jax.data.transforms.normalise_pad import normalise_pad, normalised_and_padded
 from attnseg_jax.errors import UserError
-from attnseg_jax.parts import resolve
+from attnseg_jax.parts import check_takes, resolve
 
 __all__ = [
     "TRANSFORMS",
@@ -26,6 +36,8 @@ __all__ = [
     "jittered",
     "normalise",
     "normalised_and_padded",
+    "padded",
+    "padded_size",
     "padding",
     "pixel_fields",
     "random_window",
@@ -46,8 +58,19 @@ _KEY = "config.data.transforms"
 
 
 def chosen(config: Any) -> list[tuple[str, Transform]]:
-    """The transforms that a `config.data` names, with their names, in that order; raises UserError for unknown ones."""
-    return [(name, resolve(TRANSFORMS, name, _KEY)) for name in config.transforms]
+    """The transforms that a `config.data` names, with their names, in that order.
+
+    Raises:
+      UserError: one is unknown, or cannot be called as a transform.
+    """
+    return [(name, _transform(name)) for name in config.transforms]
+
+
+@functools.cache
+def _transform(name: str) -> Transform:
+    transform = resolve(TRANSFORMS, name, _KEY)
+    check_takes(transform, f"{_KEY}={name!r}", None, None, None)
+    return transform
 
 
 def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
@@ -65,6 +88,8 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
             raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
         if lost := {"image", "label"} - sample.keys():
             raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
+        if wrong := _not_pixels(sample):
+            raise UserError(f"{_KEY}: {name!r} returned {wrong}")
     image, label = sample["image"], sample["label"]
     if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
         raise UserError(
@@ -73,6 +98,18 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         )
     # The last draw: what was drawn before is the same without it.
     return regions.for_model(batch_fields(sample), config.regions, rng)
+
+
+def _not_pixels(sample: Sample) -> str:
+    """What image and label are, where they are no picture and its ids; else ""."""
+    image, label = (np.asarray(sample[name]) for name in ("image", "label"))
+    if image.dtype.kind not in "uif":
+        return f"an image of {image.dtype}: it must hold integers or floats"
+    if label.dtype.kind not in "ui":
+        return f"a label of {label.dtype}: it must hold integers"
+    if label.ndim != 2 or image.shape != (*label.shape, 3):
+        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, 3) and (h, w)"
+    return ""
 
 
 def scale_image(image: np.ndarray, factor: float) -> np.ndarray:

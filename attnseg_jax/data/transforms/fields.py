@@ -104,15 +104,38 @@ def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """(h, w), each up to the next multiple.
+
+    >>> padded_size((360, 480), 16), padded_size((360, 480), 1)
+    ((368, 480), (360, 480))
+    """
+    h, w = (-(-n // multiple) * multiple for n in size)
+    return h, w
+
+
 def whole(size: tuple[int, int], factor: float) -> Window:
     """The window that shows all of an image of `size` (h, w) scaled by `factor`."""
     scaled = scaled_size(size, factor)
     return Window(scaled, (0, 0), scaled)
 
 
-def normalise(image: np.ndarray, mean: Any, std: Any) -> Float32[np.ndarray, "h w 3"]:
-    """(image - mean) / std per channel, in float32; all three on the scale 0..255."""
-    return (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w 3"]:
+    """(image - mean) / std per channel, in float32; all three on the scale 0..255, of red, green and blue.
+
+    The channels of the result are in `channel_order`, 'rgb' or 'bgr'.
+    """
+    image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return image[..., ::-1] if channel_order == "bgr" else image
+
+
+def padded(sample: Sample, multiple: int) -> Sample:
+    """The pixel fields of a batch's row, padded at the bottom and right to the next multiple of height and width."""
+    size = sample["image"].shape[:2]
+    larger = padded_size(size, multiple)
+    if larger == size:
+        return sample
+    return map_pixels(sample, lambda name, x: pad(x, larger, (0, 0), padding(name, x.dtype)))
 
 
 def pad(

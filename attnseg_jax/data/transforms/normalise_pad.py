@@ -28,7 +28,7 @@ def normalised_and_padded(sample: Sample, config: Any, size: tuple[int, int]) ->
     offset = sample.get("offset", (0, 0))
 
     def change(name: str, array: np.ndarray) -> np.ndarray:
-        array = normalise(array, config.mean, config.std) if is_picture(name) else array
+        array = normalise(array, config.mean, config.std, config.channel_order) if is_picture(name) else array
         return pad(array, size, offset, padding(name, array.dtype))
 
     return map_pixels(sample, change)

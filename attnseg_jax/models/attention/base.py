@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.features import Features, check_map
 from attnseg_jax.models.layers.conv import Dtype, layer_norm
-from attnseg_jax.models.layers.residual import mlp_width
+from attnseg_jax.models.layers.residual import mlp, mlp_width
 from attnseg_jax.models.options import option
 
 
@@ -75,8 +75,8 @@ class ResidualAttention(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    layers: int = option(1, at_least=1)
-    mlp_ratio: float = option(0.0, at_least=0)
+    layers: int = option(1, at_least=1, at_most=100)
+    mlp_ratio: float = option(0.0, at_least=0, at_most=1000)
     norm: bool = True
 
     @nn.compact
@@ -85,8 +85,7 @@ class ResidualAttention(Attention):
         x = features.deepest
         if self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
-        c = x.shape[-1]
-        hidden = mlp_width(c, self.mlp_ratio) if self.mlp_ratio else 0
+        hidden = mlp_width(x.shape[-1], self.mlp_ratio) if self.mlp_ratio else 0
         for i in range(self.layers):
             y = layer_norm(f"norm{i}")(x) if self.norm else x
             # Itself, once more for each layer: the parameters of `attend` lie in `attention0`, `attention1`, ...
@@ -96,6 +95,5 @@ class ResidualAttention(Attention):
             x = x + y
             if hidden:
                 y = layer_norm(f"mlp_norm{i}")(x).astype(self.dtype)
-                y = nn.Dense(hidden, dtype=self.dtype, name=f"mlp_in{i}")(y)
-                x = x + nn.Dense(c, dtype=self.dtype, name=f"mlp_out{i}")(nn.gelu(y, approximate=False))
+                x = x + mlp(y, hidden, self.dtype, suffix=str(i))
         return features.with_deepest(x)

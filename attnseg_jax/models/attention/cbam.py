@@ -23,7 +23,7 @@ class CBAM(Attention):
     """
 
     reduction: int = option(16, at_least=1)
-    kernel_size: int = option(7, at_least=1, odd=True)
+    kernel_size: int = option(7, at_least=1, at_most=255, odd=True)
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:

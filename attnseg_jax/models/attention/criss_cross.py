@@ -11,14 +11,13 @@ from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops.attention import criss_cross as criss_cross_ops
 
 _LEAST_CHANNELS = 64
-_SLOPE = 0.01
 
 
 class CrissCrossAttention(Attention):
     """`bottleneck([x, convb(cross(conva(x)))])`, `cross` = recurrent criss-cross attention; O(n (h + w)) a pass.
 
-    The head of CCNet (arXiv:1811.11721, speedinghzl/CCNet) up to its classifier, which is the decoder `fcn` with
-    `convs=0`; ReLUs leak 0.01 as its in-place ABN does.
+    The head of speedinghzl/CCNet up to its classifier, which is the decoder `fcn` with `convs=0`; ReLUs leak 0.01 as
+    its in-place ABN does.
 
     Attributes:
       recurrence: passes of criss-cross attention with shared parameters; after two every pixel has seen every other.
@@ -27,7 +26,7 @@ class CrissCrossAttention(Attention):
       out_channels: of the result; 0 takes a quarter of the map's.
     """
 
-    recurrence: int = option(2, at_least=1)
+    recurrence: int = option(2, at_least=1, at_most=100)
     reduction: int = option(8, at_least=1)
     channels: int = option(0, at_least=0)
     out_channels: int = option(0, at_least=0)
@@ -39,8 +38,7 @@ class CrissCrossAttention(Attention):
         channels = self.channels or min(c, max(c // 4, _LEAST_CHANNELS))
 
         def convolve(x: Array, width: int, name: str) -> Array:
-            y = ConvBN(width, relu=False, dtype=self.dtype, name=name)(x, train=train)
-            return nn.leaky_relu(y, _SLOPE)
+            return ConvBN(width, activation=nn.leaky_relu, dtype=self.dtype, name=name)(x, train=train)
 
         y = self.cross(convolve(x, channels, "conva"))
         y = convolve(y, channels, "convb")

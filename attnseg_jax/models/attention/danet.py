@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, ConvBN, classifier, torch_default_init
+from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
@@ -16,8 +17,8 @@ from attnseg_jax.ops.attention.danet import channel_attention, channel_weights
 class DANet(Attention):
     """Position attention plus channel attention, each between 3x3 convolutions, with an auxiliary classifier each.
 
-    Positions take O(n^2 c) time, channels O(n c^2). Fu et al. 2019 (arXiv:1809.02983); github.com/junfu1115/DANet. The
-    original's head ends in a 1x1 classifier of the sum: the decoder `fcn` with `convs=0`.
+    Positions take O(n^2 c) time, channels O(n c^2). The original's head ends in a 1x1 classifier of the sum: the
+    decoder `fcn` with `convs=0`.
 
     Attributes:
       channels: of both branches; 0 keeps the map's up to 512, as the original does for a ResNet-50.
@@ -44,8 +45,7 @@ class DANet(Attention):
             x = ConvBN(channels, dtype=self.dtype, name=f"{branch}_in")(deepest, train=train)
             x = ConvBN(channels, dtype=self.dtype, name=f"{branch}_out")(attend(x), train=train)
             outputs.append(x)
-            dropped = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
-            logits = classifier(self.num_classes, f"{branch}_classifier")(dropped)
+            logits = classifier(self.num_classes, f"{branch}_classifier")(drop_channels(x, self.dropout, train=train))
             features = features.with_aux(f"danet_{branch}", logits)
         return features.with_deepest(outputs[0] + outputs[1])
 

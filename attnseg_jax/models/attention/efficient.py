@@ -12,7 +12,7 @@ from attnseg_jax.models.records import sow_record
 class EfficientAttention(ResidualAttention):
     """Every position of the deepest map attends to a reduced map: `x + attend(norm(x), reduce(norm(x)))`.
 
-    O(n^2 / reduction^2 c) time. Xie et al. 2021 (arXiv:2105.15203); github.com/NVlabs/SegFormer.
+    O(n^2 / reduction^2 c) time.
 
     Attributes as in `ResidualAttention`, and:
       heads: number of heads.

@@ -23,8 +23,7 @@ def _initial_bases(key: Array, shape: tuple[int, int, int]) -> Array:
 class ExpectationMaximization(Attention):
     """Positions rebuilt from a few bases fitted to each image, O(stages n k c), after a 3x3 convolution as in EMANet.
 
-    Li et al. 2019, arXiv:1907.13426 (github.com/XiaLiPKU/EMANet). The original's 3x3 convolution after it is the one of
-    the decoder `fcn`.
+    The original's 3x3 convolution after it is the one of the decoder `fcn`.
 
     Attributes:
       channels: of the 3x3 convolution (512 in the original); 0 keeps the map's, but takes at most 512.
@@ -34,8 +33,8 @@ class ExpectationMaximization(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    bases: int = option(64, at_least=1)
-    stages: int = option(3, at_least=1)
+    bases: int = option(64, at_least=1, at_most=4096)
+    stages: int = option(3, at_least=1, at_most=100)
     momentum: float = option(0.1, at_least=0, at_most=1)
 
     @nn.compact
@@ -61,5 +60,5 @@ class ExpectationMaximization(Attention):
             mean = fitted.mean(axis=0, keepdims=True)
             mu.value = (1 - self.momentum) * mu.value + self.momentum * mean
         y = nn.relu(y).astype(self.dtype).reshape(x.shape)
-        y = ConvBN(c, 1, relu=False, dtype=self.dtype, name="conv2")(y, train=train)
+        y = ConvBN(c, 1, activation=None, dtype=self.dtype, name="conv2")(y, train=train)
         return nn.relu(x + y)

@@ -36,9 +36,9 @@ class Encoding(nn.Module):
 class ContextEncoding(Attention):
     """Channels weighed by what the whole image holds: `relu(x + x * sigmoid(linear(encoding(x))))`, O(n k c).
 
-    After a 3x3 convolution, as in EncNet (arXiv:1803.08904, github.com/zhanghang1989/PyTorch-Encoding). The encoding,
-    normalised over its codewords and averaged over them, also predicts which classes the image shows (the
-    semantic-encoding loss). It is a sum over positions: maps of another size than in training shift it.
+    After a 3x3 convolution, as in EncNet. The encoding, normalised over its codewords and averaged over them, also
+    predicts which classes the image shows (the semantic-encoding loss). It is a sum over positions: maps of another
+    size than in training shift it.
 
     Attributes:
       channels: of the 3x3 convolution (512 in the original); 0 keeps the map's, but takes at most 512.
@@ -46,7 +46,7 @@ class ContextEncoding(Attention):
     """
 
     channels: int = option(0, at_least=0)
-    codewords: int = option(32, at_least=1)
+    codewords: int = option(32, at_least=1, at_most=4096)
 
     @nn.compact
     def __call__(self, features: Features, *, train: bool = False) -> Features:

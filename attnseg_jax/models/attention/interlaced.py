@@ -8,54 +8,19 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention, lead_width
-from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype
+from attnseg_jax.models.layers.conv import Conv, ConvBN
+from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention import interlaced as interlaced_ops
 
 
-class GroupAttention(nn.Module):
-    """Single-head attention of all positions of a group to each other: `out(attend(query(x), key(x), value(x)))`.
-
-    Attributes:
-      key_channels: of queries and keys.
-      value_channels: of values.
-      channels: of the result.
-    """
-
-    key_channels: int
-    value_channels: int
-    channels: int
-    impl: str = "auto"
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "g i j c"], *, train: bool = False
-    ) -> tuple[Float[Array, "g i j d"], DotProductMap]:
-        """Returns the result and who attends to what within a group."""
-        g, i, j, _ = x.shape
-
-        def project(name):
-            y = x
-            for layer in range(2):
-                y = ConvBN(self.key_channels, 1, dtype=self.dtype, name=f"{name}{layer}")(y, train=train)
-            return y.reshape(g, i * j, 1, self.key_channels)
-
-        q, k = project("query"), project("key")
-        v = Conv(self.value_channels, 1, dtype=self.dtype, name="value")(x).reshape(g, i * j, 1, self.value_channels)
-        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl)
-        y = y.reshape(g, i, j, self.value_channels)
-        return ConvBN(self.channels, 1, dtype=self.dtype, name="out")(y, train=train), DotProductMap(q, k)
-
-
 class Interlaced(Attention):
     """Two sparse stages in place of one dense: first far, between positions modulo `factors`, then near, within blocks.
 
-    Together every position reaches all others in O(n (n / p + p) c) time, `p` positions in a block. Huang et al. 2019
-    (arXiv:1907.12273); github.com/openseg-group/openseg.pytorch. The original's head ends in a 1x1 classifier: the
-    decoder `fcn` with `convs=0`.
+    Together every position reaches all others in O(n (n / p + p) c) time, `p` positions in a block. The original's head
+    ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
 
     Attributes:
       factors: rows and columns of a block.
@@ -65,7 +30,7 @@ class Interlaced(Attention):
       dropout: rate at which whole channels of the result are dropped in training.
     """
 
-    factors: tuple[int, int] = option((8, 8), at_least=1, lengths=(2,))
+    factors: tuple[int, int] = option((8, 8), at_least=1, at_most=1024, lengths=(2,))
     channels: int = option(0, at_least=0)
     key_channels: int = option(0, at_least=0)
     dropout: float = option(0.05, at_least=0, below=1)
@@ -83,7 +48,7 @@ class Interlaced(Attention):
         """A 1x1 convolution, to `channels`, of every position and what both stages gather for it."""
         y = jnp.concatenate([x, self.stages(x, channels, train=train)], axis=-1)
         y = ConvBN(channels, 1, dtype=self.dtype, name="out")(y, train=train)
-        return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
+        return drop_channels(y, self.dropout, train=train)
 
     @nn.compact
     def stages(self, x: Float[Array, "b h w c"], channels: int, *, train: bool = False) -> Float[Array, "b h w d"]:
@@ -103,14 +68,33 @@ class Interlaced(Attention):
         padded = x.shape[1:3]
         for reach in interlaced_ops.REACHES:
             groups = interlaced_ops.split(x, self.factors, reach)
-            attend = GroupAttention(
-                key_channels, self.channels or channels, channels, self.impl, self.dtype, name=reach
-            )
-            y, in_groups = attend(groups, train=train)
+            y, in_groups = self.clone(parent=self, name=reach).group(groups, key_channels, channels, train=train)
             record = functools.partial(self._record, in_groups, groups.shape[:3], reach, padded, (h, w))
             sow_record(self, f"interlaced_{reach}", record)
             x = interlaced_ops.join(y, padded, self.factors, reach)
         return interlaced_ops.crop_to_size(x, (h, w))
+
+    @nn.compact
+    def group(
+        self, x: Float[Array, "g i j c"], key_channels: int, channels: int, *, train: bool = False
+    ) -> tuple[Float[Array, "g i j d"], DotProductMap]:
+        """Single-head attention of all positions of a group to each other: `out(attend(query(x), key(x), value(x)))`.
+
+        Queries and keys have `key_channels`, the result `channels`. Returns also who attends to what within a group.
+        """
+        g, i, j, _ = x.shape
+
+        def project(name):
+            y = x
+            for layer in range(2):
+                y = ConvBN(key_channels, 1, dtype=self.dtype, name=f"{name}{layer}")(y, train=train)
+            return y.reshape(g, i * j, 1, key_channels)
+
+        q, k = project("query"), project("key")
+        values = self.channels or channels
+        v = Conv(values, 1, dtype=self.dtype, name="value")(x).reshape(g, i * j, 1, values)
+        y = attention_ops.dot_product_attention(q, k, v, impl=self.impl).reshape(g, i, j, values)
+        return ConvBN(channels, 1, dtype=self.dtype, name="out")(y, train=train), DotProductMap(q, k)
 
     def _record(
         self,

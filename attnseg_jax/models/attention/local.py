@@ -38,12 +38,12 @@ class LocalAttention(ResidualAttention):
       stride: nominal stride of the map whose pixels are compared; 0 the deepest. For logits only.
     """
 
-    kernel: int = option(7, at_least=1, odd=True)
-    dilation: int = option(1, at_least=1)
+    kernel: int = option(7, at_least=1, at_most=63, odd=True)
+    dilation: int = option(1, at_least=1, at_most=1024)
     heads: int = option(4, at_least=1)
     head_dim: int = option(0, at_least=0)
     value: str = option("features", choices=("features", "logits"))
-    iterations: int = option(3, at_least=1)
+    iterations: int = option(3, at_least=1, at_most=100)
     stride: int = option(0, at_least=0)
 
     def __call__(self, features: Features, *, train: bool = False) -> Features:

@@ -18,8 +18,7 @@ FORMS = ("embedded_gaussian", "gaussian", "dot_product")
 class NonLocal(Attention):
     """Non-local means over the deepest map: `x + out(sum_m f(query, key_m) value_m / C)`, at first the identity.
 
-    The softmax forms take O(n m d) time, the dot-product form O((n + m) d^2). Wang et al. 2018 (arXiv:1711.07971);
-    github.com/AlexHex7/Non-local_pytorch.
+    The softmax forms take O(n m d) time, the dot-product form O((n + m) d^2).
 
     Attributes:
       form: `embedded_gaussian` (softmax of the unscaled `query . key`), `gaussian` (likewise, of the map itself instead

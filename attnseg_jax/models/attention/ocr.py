@@ -8,6 +8,7 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import ConvBN, classifier
+from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
@@ -19,8 +20,7 @@ from attnseg_jax.ops.resize import resize
 class OCR(Attention):
     """Every position attends to soft regions, the means of the map over what an auxiliary prediction calls a class.
 
-    O(n k c) time. Yuan et al. 2020 (arXiv:1909.11065); github.com/openseg-group/openseg.pytorch. The original's head
-    ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
+    O(n k c) time. The original's head ends in a 1x1 classifier: the decoder `fcn` with `convs=0`.
 
     Attributes:
       regions: whose prediction makes the regions: `own`, or an auxiliary prediction that an earlier mechanism leaves,
@@ -75,7 +75,7 @@ class OCR(Attention):
         """A 1x1 convolution, to `channels`, of every position's context and itself: `out([gather(x, regions), x])`."""
         y = jnp.concatenate([self.gather(x, regions, train=train), x], axis=-1)
         y = ConvBN(channels, 1, dtype=self.dtype, use_bias=True, name="out")(y, train=train)
-        return nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(y)
+        return drop_channels(y, self.dropout, train=train)
 
     @nn.compact
     def gather(
@@ -108,5 +108,4 @@ class OCR(Attention):
         stride = self.aux_stride or max(features.maps)
         x = features.at(stride, "aux_stride", self.aux_stride, "choose one of them, or 0 for the deepest")
         x = ConvBN(channels, dtype=self.dtype, use_bias=True, name="aux_conv")(x, train=train)
-        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
-        return classifier(self.num_classes, "aux_classifier")(x)
+        return classifier(self.num_classes, "aux_classifier")(drop_channels(x, self.dropout, train=train))

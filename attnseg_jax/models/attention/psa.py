@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.layers.conv import ConvBN, Dtype
+from attnseg_jax.models.layers.conv import ConvBN
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, AttentionRecord, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
@@ -16,68 +16,6 @@ from attnseg_jax.ops.resize import resize
 KINDS = {"collect": ("collect",), "distribute": ("distribute",), "both": ("collect", "distribute")}
 # The scale of PyTorch's default for convolutions: scores are small at first, attention is nearly uniform.
 _planes_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=2, out_axis=(0, 1))
-
-
-class PSABranch(nn.Module):
-    """Attention on a shrunken map with scores that one side predicts by `planes`: a kernel `[mask_h, mask_w, c]`.
-
-    Attributes:
-      distribute: the sources predict where they give, instead of the targets whence they take.
-      compact: a plane is a position of the map, instead of an offset from the predicting position.
-      channels: of the reduced map.
-      shrink: the map is resized to `(size - 1) // shrink + 1`.
-      mask_size: height and width of the mask; () as in `PSA`.
-      impl: as in `PSA`.
-    """
-
-    distribute: bool
-    compact: bool
-    channels: int
-    shrink: int
-    mask_size: tuple[int, ...] = ()
-    impl: str = "auto"
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> tuple[Float[Array, "b i j d"], AttentionRecord]:
-        """Returns the attended, shrunken map and its weights; rows are targets, keys their sources."""
-        x = ConvBN(self.channels, 1, dtype=self.dtype, name="reduce")(x, train=train)
-        size = tuple((n - 1) // self.shrink + 1 for n in x.shape[1:3])
-        x = resize(x, size, align_corners=True)
-        y = ConvBN(self.channels, 1, dtype=self.dtype, name="attention")(x, train=train)
-        planes = self.param("planes", _planes_init, (*self._mask_size(size), self.channels), jnp.float32)
-        mixed, record = (self._compact if self.compact else self._over_complete)(x, y, planes)
-        return mixed.reshape(x.shape), record.replace(query_size=size, key_size=size)
-
-    def _mask_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        if self.mask_size:
-            return self.mask_size
-        # What was initialised on a crop keeps the crop's mask on a whole image.
-        if self.has_variable("params", "planes"):
-            return self.get_variable("params", "planes").shape[:2]
-        return size if self.compact else tuple(2 * n - 1 for n in size)
-
-    def _compact(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:
-        b, h, w, c = x.shape
-        # Resampling the kernel is resampling the planes that it predicts.
-        planes = resize(planes[None], (h, w), align_corners=True).astype(self.dtype)
-        planes = jnp.broadcast_to(planes, x.shape).reshape(b, h * w, 1, c)
-        y = y.reshape(b, h * w, 1, c)
-        q, k = (planes, y) if self.distribute else (y, planes)
-        v = x.reshape(b, h * w, 1, c)
-        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
-        return mixed, DotProductMap(q, k, scale=1.0)
-
-    def _over_complete(self, x: Array, y: Array, planes: Array) -> tuple[Array, AttentionRecord]:
-        b, h, w, c = x.shape
-        scores = jnp.einsum("bhwc,ijc->bhwij", y, planes.astype(self.dtype), preferred_element_type=jnp.float32)
-        scores = scores_of_positions(scores)
-        if self.distribute:
-            scores = jnp.swapaxes(scores, 1, 2)
-        weights = nn.softmax(scores)
-        v = x.reshape(b, h * w, c)
-        mixed = jnp.einsum("bnm,bmc->bnc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        return mixed.astype(v.dtype), AttentionMap(weights[:, None])
 
 
 class PSA(Attention):
@@ -102,7 +40,7 @@ class PSA(Attention):
     compact: bool = False
     channels: int = option(0, at_least=0)
     shrink: int = option(2, at_least=1)
-    mask_size: tuple[int, ...] = option((), at_least=1, lengths=(0, 2))
+    mask_size: tuple[int, ...] = option((), at_least=1, at_most=1024, lengths=(0, 2))
     impl: str = "auto"
 
     @nn.compact
@@ -117,17 +55,56 @@ class PSA(Attention):
             raise OptionError("mask_size", self.mask_size, "must be two odd numbers, or (), unless compact")
         attended = []
         for i, branch in enumerate(KINDS[self.kind]):
-            y, record = PSABranch(
-                branch == "distribute",
-                self.compact,
-                self.channels or max(1, c // 4),
-                self.shrink,
-                self.mask_size,
-                self.impl,
-                self.dtype,
-                name=f"branch{i}",
-            )(x, train=train)
+            y, record = self.clone(parent=self, name=f"branch{i}").branch(x, branch == "distribute", train=train)
             attended.append(y)
             sow_record(self, f"psa_{branch}", record)
         y = ConvBN(c, 1, dtype=self.dtype, name="proj")(jnp.concatenate(attended, axis=-1), train=train)
         return jnp.concatenate([x, resize(y, (h, w), align_corners=True)], axis=-1)
+
+    @nn.compact
+    def branch(
+        self, x: Float[Array, "b h w c"], distribute: bool, *, train: bool
+    ) -> tuple[Float[Array, "b i j d"], AttentionRecord]:
+        """Attention with scores that one side predicts by `planes`, a kernel `[mask_h, mask_w, c]`.
+
+        With `distribute` the sources predict where they give, else the targets whence they take. Returns the attended,
+        shrunken map and its weights; rows are targets, keys their sources.
+        """
+        channels = self.channels or max(1, x.shape[-1] // 4)
+        x = ConvBN(channels, 1, dtype=self.dtype, name="reduce")(x, train=train)
+        size = tuple((n - 1) // self.shrink + 1 for n in x.shape[1:3])
+        x = resize(x, size, align_corners=True)
+        y = ConvBN(channels, 1, dtype=self.dtype, name="attention")(x, train=train)
+        planes = self.param("planes", _planes_init, (*self._mask_size(size), channels), jnp.float32)
+        mixed, record = (self._compact if self.compact else self._over_complete)(x, y, planes, distribute)
+        return mixed.reshape(x.shape), record.replace(query_size=size, key_size=size)
+
+    def _mask_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        if self.mask_size:
+            return self.mask_size
+        # What was initialised on a crop keeps the crop's mask on a whole image.
+        if self.has_variable("params", "planes"):
+            return self.get_variable("params", "planes").shape[:2]
+        return size if self.compact else tuple(2 * n - 1 for n in size)
+
+    def _compact(self, x: Array, y: Array, planes: Array, distribute: bool) -> tuple[Array, AttentionRecord]:
+        b, h, w, c = x.shape
+        # Resampling the kernel is resampling the planes that it predicts.
+        planes = resize(planes[None], (h, w), align_corners=True).astype(self.dtype)
+        planes = jnp.broadcast_to(planes, x.shape).reshape(b, h * w, 1, c)
+        y = y.reshape(b, h * w, 1, c)
+        q, k = (planes, y) if distribute else (y, planes)
+        v = x.reshape(b, h * w, 1, c)
+        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
+        return mixed, DotProductMap(q, k, scale=1.0)
+
+    def _over_complete(self, x: Array, y: Array, planes: Array, distribute: bool) -> tuple[Array, AttentionRecord]:
+        b, h, w, c = x.shape
+        scores = jnp.einsum("bhwc,ijc->bhwij", y, planes.astype(self.dtype), preferred_element_type=jnp.float32)
+        scores = scores_of_positions(scores)
+        if distribute:
+            scores = jnp.swapaxes(scores, 1, 2)
+        weights = nn.softmax(scores)
+        v = x.reshape(b, h * w, c)
+        mixed = jnp.einsum("bnm,bmc->bnc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        return mixed.astype(v.dtype), AttentionMap(weights[:, None])

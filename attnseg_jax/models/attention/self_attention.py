@@ -26,7 +26,7 @@ class SelfAttention(ResidualAttention):
     heads: int = option(2, at_least=1)
     head_dim: int = option(0, at_least=0)
     positions: str = option("sincos", choices=("none", "sincos", "learned"))
-    position_size: tuple[int, int] = option((16, 24), at_least=1, lengths=(2,))
+    position_size: tuple[int, int] = option((16, 24), at_least=1, at_most=1024, lengths=(2,))
     dropout: float = option(0.0, at_least=0, below=1)
     impl: str = "auto"
 

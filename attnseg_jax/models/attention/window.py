@@ -13,8 +13,7 @@ from attnseg_jax.models.options import option
 class WindowAttention(Attention):
     """Every pixel attends to its `window x window` tile, in every second layer to one moved by half; O(n window^2).
 
-    `softmax(q . k / sqrt(d) + bias[offset])` in pre-norm blocks with an MLP: Swin's blocks (arXiv:2103.14030,
-    microsoft/Swin-Transformer).
+    `softmax(q . k / sqrt(d) + bias[offset])` in pre-norm blocks with an MLP, as in microsoft/Swin-Transformer.
 
     Attributes:
       window: pixels on a side of a window; the map it is initialised on has at least as many.
@@ -24,11 +23,11 @@ class WindowAttention(Attention):
       mlp_ratio: hidden width of a block's MLP, in channels.
     """
 
-    window: int = option(7, at_least=1)
+    window: int = option(7, at_least=1, at_most=1024)
     heads: int = option(4, at_least=1)
     channels: int = option(0, at_least=0)
-    layers: int = option(2, at_least=1)
-    mlp_ratio: float = option(4.0, at_least=0)
+    layers: int = option(2, at_least=1, at_most=100)
+    mlp_ratio: float = option(4.0, at_least=0, at_most=1000)
     impl: str = "auto"
 
     @nn.compact

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.features import Features
+from attnseg_jax.models.geometry import stride_multiple
 from attnseg_jax.models.layers.conv import Dtype
 from attnseg_jax.models.options import option
 
@@ -37,6 +38,11 @@ class Backbone(nn.Module):
           OptionError: an image that is too small, an option that does not fit the others.
         """
         raise NotImplementedError
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of an image that the maps divide into whole cells are multiples of this."""
+        return stride_multiple(self)
 
     def check_size(self, image: Float[Array, "b h w c"], least: int = 0) -> None:
         """Refuses images of which the backbone would have nothing left at some stage.

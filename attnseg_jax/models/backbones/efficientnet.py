@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import Backbone, output_stride_option, variant
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
+from attnseg_jax.models.layers.inverted import InvertedResidual, conv_norm, round_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.conv import same_padding
 
@@ -58,7 +58,7 @@ class EfficientNetLite(Backbone):
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""
         padding = self._padding(image, 1, 3, 2, 1)
-        x = ConvNorm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
+        x = conv_norm(32, 3, 2, padding, activation=nn.relu6, dtype=self.dtype, name="stem")(image, train=train)
         maps, depths = {}, stage_depths(self.variant)
         nominal, dilation, done = 2, 1, 0
         for stage, (kernel, stride, expansion, channels, _) in enumerate(_STAGES):

@@ -39,8 +39,7 @@ class MixBlock(nn.Module):
         """Returns the map after attention and MLP."""
         c = x.shape[-1]
         y = layer_norm("norm1", _EPSILON)(x).astype(self.dtype)
-        options = {name: getattr(self, name) for name in ("heads", "reduction", "impl", "dtype")}
-        y, _ = reduced_multi_head(y, **options)
+        y, _ = reduced_multi_head(y, heads=self.heads, reduction=self.reduction, impl=self.impl, dtype=self.dtype)
         x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
         y = nn.Dense(4 * c, dtype=self.dtype, name="mlp_in")(y)

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import Backbone, output_stride_option
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.inverted import ConvNorm, InvertedResidual, round_channels
+from attnseg_jax.models.layers.inverted import InvertedResidual, conv_norm, round_channels
 
 # Kernel, expanded channels, channels, squeeze-and-excitation, hard swish (else ReLU), stride.
 _LARGE = (
@@ -46,7 +46,7 @@ class MobileNetV3Large(Backbone):
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""
-        x = ConvNorm(16, 3, 2, activation=nn.hard_swish, dtype=self.dtype, name="stem")(image, train=train)
+        x = conv_norm(16, 3, 2, activation=nn.hard_swish, dtype=self.dtype, name="stem")(image, train=train)
         maps, nominal = {2: x}, 2
         for i, (kernel, expanded, features, squeeze, swish, stride) in enumerate(_LARGE, 1):
             nominal *= stride
@@ -63,5 +63,5 @@ class MobileNetV3Large(Backbone):
                 name=f"block{i}",
             )(x, train=train)
             maps.setdefault(nominal, x)
-        last = ConvNorm(6 * x.shape[-1], activation=nn.hard_swish, dtype=self.dtype, name="last")
+        last = conv_norm(6 * x.shape[-1], activation=nn.hard_swish, dtype=self.dtype, name="last")
         return Features({**maps, nominal: last(x, train=train)})

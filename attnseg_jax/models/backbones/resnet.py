@@ -76,7 +76,7 @@ class ResNet(Backbone):
     output_stride: int = output_stride_option()
     zero_init_residual: bool = False
     contract_dilation: bool = True
-    multi_grid: tuple[int, ...] = option((), at_least=1)
+    multi_grid: tuple[int, ...] = option((), at_least=1, at_most=1024)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:

@@ -28,6 +28,6 @@ class Tiny(Backbone):
         x = ConvBN(self.width, stride=2, dtype=self.dtype, name="down")(x, train=train)
         x = ConvBN(self.width, dtype=self.dtype, name="conv")(x, train=train)
         y = ConvBN(self.width, dtype=self.dtype, name="block1")(x, train=train)
-        y = ConvBN(self.width, relu=False, dtype=self.dtype, name="block2")(y, train=train)
+        y = ConvBN(self.width, activation=None, dtype=self.dtype, name="block2")(y, train=train)
         maps[4] = nn.relu(x + y)
         return Features(maps)

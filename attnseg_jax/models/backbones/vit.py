@@ -80,14 +80,14 @@ class ViT(Backbone):
     layouts = ("timm_vit", "transformers_vit", "transformers_dinov2")
 
     patch_size: int = option(16, choices=tuple(_STRIDES))
-    position_size: tuple[int, int] = option((14, 14), at_least=1, lengths=(2,))
+    position_size: tuple[int, int] = option((14, 14), at_least=1, at_most=1024, lengths=(2,))
     position_resize: str = option("bicubic", choices=("bicubic", "bilinear"))
     position_antialias: bool = True
     layer_scale: float = option(0.0, at_least=0)
     pyramid: bool = False
     pyramid_channels: int = option(256, at_least=1)
     drop_path: float = option(0.0, at_least=0, below=1)
-    norm_epsilon: float = option(1e-6, at_least=0)
+    norm_epsilon: float = option(1e-6, at_least=0, at_most=1)
     impl: str = "auto"
 
     @nn.compact

@@ -70,13 +70,3 @@ def sum_down(
     for x in reversed(laterals[:-1]):
         result.insert(0, x + resize(result[0], x.shape[1:3], method))
     return result
-
-
-def drop_channels(x: Float[Array, "b h w c"], rate: float, *, train: bool) -> Float[Array, "b h w c"]:
-    """Dropout of whole channels, in training."""
-    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)(x)
-
-
-def group_norm(groups: int, name: str, epsilon: float = 1e-5) -> nn.GroupNorm:
-    """Group normalisation in float32 by two passes; flax's default, one pass, loses what is small beside its mean."""
-    return nn.GroupNorm(groups, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)

@@ -49,7 +49,7 @@ class DeepLabV3(Decoder):
     """
 
     channels: int = option(256, at_least=1)
-    rates: tuple[int, ...] = option((), at_least=1)
+    rates: tuple[int, ...] = option((), at_least=1, at_most=1024)
     dropout: float = option(0.5, at_least=0, below=1)
 
     @nn.compact
@@ -80,7 +80,7 @@ class DeepLabV3Plus(Decoder):
     channels: int = option(256, at_least=1)
     low_channels: int = option(48, at_least=1)
     low_stride: int = 4
-    rates: tuple[int, ...] = option((), at_least=1)
+    rates: tuple[int, ...] = option((), at_least=1, at_most=1024)
     separable: bool = True
     dropout: float = option(0.5, at_least=0, below=1)
 

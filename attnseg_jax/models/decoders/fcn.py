@@ -51,7 +51,7 @@ class FCN(Decoder):
     """
 
     channels: int = option(0, at_least=0)
-    convs: int = option(1, at_least=0)
+    convs: int = option(1, at_least=0, at_most=100)
     dropout: float = option(0.1, at_least=0, below=1)
     skips: tuple[int, ...] = ()
 

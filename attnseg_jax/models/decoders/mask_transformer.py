@@ -56,7 +56,7 @@ class Layer(nn.Module):
 class MaskTransformer(Decoder):
     """Class tokens attend with the patches of the deepest map; products of both are the logits, O((h w + k)^2 c).
 
-    Strudel et al. 2021, arXiv:2105.05633 (github.com/rstrudel/segmenter). It gates no skips.
+    It gates no skips.
 
     Attributes:
       channels: of all tokens; 0 keeps the map's.
@@ -67,9 +67,9 @@ class MaskTransformer(Decoder):
     """
 
     channels: int = option(0, at_least=0)
-    layers: int = option(2, at_least=1)
+    layers: int = option(2, at_least=1, at_most=100)
     heads: int = option(2, at_least=1)
-    mlp_ratio: float = option(4.0, at_least=0)
+    mlp_ratio: float = option(4.0, at_least=0, at_most=1000)
     dropout: float = option(0.1, at_least=0, below=1)
     impl: str = "auto"
 

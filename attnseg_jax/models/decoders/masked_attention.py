@@ -7,7 +7,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of
+from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
 from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
@@ -65,10 +65,9 @@ class MaskedAttentionLayer(nn.Module):
 class MaskedAttentionDecoder(Decoder):
     """Queries with a class and a mask each, which attend to where their previous mask is open, O(layers q h w c).
 
-    Cheng et al. 2022, arXiv:2112.01527 (github.com/facebookresearch/Mask2Former), trained on pixels instead of matched
-    segments: the logits are the logarithm of the semantic scores (see `ops.mask_classification.semantic_logits`). Maps
-    are fused from coarse to fine by 1x1 convolutions; layers attend to all but the finest in turn, coarse ones first,
-    and masks have the size of the finest. It gates no skips.
+    Trained on pixels instead of matched segments: the logits are the logarithm of the semantic scores (see
+    `ops.mask_classification.semantic_logits`). Maps are fused from coarse to fine by 1x1 convolutions; layers attend to
+    all but the finest in turn, coarse ones first, and masks have the size of the finest. It gates no skips.
 
     Attributes:
       channels: of queries and fused maps (256 in the original); 0 keeps the deepest map's, but takes at most 256.
@@ -81,10 +80,10 @@ class MaskedAttentionDecoder(Decoder):
     """
 
     channels: int = option(0, at_least=0)
-    queries: int = option(100, at_least=1)
-    layers: int = option(3, at_least=1)
+    queries: int = option(100, at_least=1, at_most=4096)
+    layers: int = option(3, at_least=1, at_most=100)
     heads: int = option(8, at_least=1)
-    mlp_ratio: float = option(8.0, at_least=0)
+    mlp_ratio: float = option(8.0, at_least=0, at_most=1000)
     strides: tuple[int, ...] = ()
     deep_supervision: bool = True
     impl: str = "auto"
@@ -125,11 +124,11 @@ class MaskedAttentionDecoder(Decoder):
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
         strides = self.strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
         maps = maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
-        fused: list[Array] = []
-        for stride, x in reversed(maps.items()):
-            x = ConvBN(c, 1, relu=False, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
-            fused.append(x + resize(fused[-1], x.shape[1:3]) if fused else x)
-        return fused
+        laterals = [
+            ConvBN(c, 1, activation=None, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
+            for stride, x in maps.items()
+        ]
+        return sum_down(laterals)[::-1]
 
     def _heads(self, c: int) -> Callable:
         """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""

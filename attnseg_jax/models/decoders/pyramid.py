@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, drop_channels, maps_of, sum_down
+from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.blocks import PyramidPooling
 from attnseg_jax.models.layers.conv import ConvBN, classifier, layer_norm
+from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
 
@@ -28,7 +29,7 @@ class PSP(Decoder):
     """
 
     channels: int = option(512, at_least=1)
-    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1)
+    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1, at_most=1024)
     bin_channels: int = option(0, at_least=0)
     dropout: float = option(0.1, at_least=0, below=1)
 
@@ -58,7 +59,7 @@ class UPer(Decoder):
     """
 
     channels: int = option(256, at_least=1)
-    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1)
+    bins: tuple[int, ...] = option((1, 2, 3, 6), at_least=1, at_most=1024)
     norm_maps: bool = False
     dropout: float = option(0.1, at_least=0, below=1)
     strides: tuple[int, ...] = (4, 8, 16, 32)

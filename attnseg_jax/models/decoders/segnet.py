@@ -28,8 +28,8 @@ class SegNet(Decoder):
       relu: a ReLU after every convolution but the classifier.
     """
 
-    depths: tuple[int, ...] = option((2, 2, 3, 3, 3), at_least=1)
-    kernel_size: int = option(3, at_least=1, odd=True)
+    depths: tuple[int, ...] = option((2, 2, 3, 3, 3), at_least=1, at_most=100)
+    kernel_size: int = option(3, at_least=1, at_most=255, odd=True)
     classifier_size: int = option(0, at_least=0)
     relu: bool = True
 
@@ -53,6 +53,7 @@ class SegNet(Decoder):
             )
             raise OptionError("depths", self.depths, hint)
         stages = list(zip(sorted(indices), self.depths))
+        activation = nn.relu if self.relu else None
         x = features.deepest
         if x.shape[-1] != indices[stages[-1][0]].shape[-1]:
             x = ConvBN(indices[stages[-1][0]].shape[-1], 1, dtype=self.dtype, name="project")(x, train=train)
@@ -61,7 +62,8 @@ class SegNet(Decoder):
             last = stage == 0
             for i in range(depth - last):
                 finer = x.shape[-1] if last or i < depth - 1 else indices[stages[stage - 1][0]].shape[-1]
-                conv = ConvBN(finer, self.kernel_size, relu=self.relu, dtype=self.dtype, name=f"stage{stride}_{i}")
+                name = f"stage{stride}_{i}"
+                conv = ConvBN(finer, self.kernel_size, activation=activation, dtype=self.dtype, name=name)
                 x = conv(x, train=train)
         # As in the original. From the small start of other heads, four images were not learnt in 150 steps.
         return Output(classifier(self.num_classes, "classifier", last_size, he_normal)(x))

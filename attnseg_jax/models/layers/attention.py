@@ -1,5 +1,7 @@
 """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) of tokens and of maps, and fixed positions."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -46,21 +48,13 @@ def head_width(channels: int, heads: int, head_dim: int | None = None) -> int:
     return head_dim or channels // heads
 
 
-def check_dropout(dropout: float, impl: str) -> None:
-    """Raises OptionError where `impl` cannot drop attention weights."""
-    if dropout and impl not in ("auto", "dense"):
-        hint = f"cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
-        raise OptionError("impl", impl, hint)
-
-
 def multi_head(
     query: Float[Array, "b n c"],
     key: Float[Array, "b m e"],
     value: Float[Array, "b m f"] | None = None,
     *,
     heads: int,
-    head_dim: int = 0,
-    features: int = 0,
+    head_dim: int | None = None,
     mask: Bool[Array, "#b #a #n #m"] | None = None,
     dropout: float = 0.0,
     impl: str = "auto",
@@ -76,8 +70,7 @@ def multi_head(
       key: tokens that are attended to.
       value: what is averaged; by default `key`.
       heads: number of heads.
-      head_dim: width of a head; 0 divides the query's channels by the heads.
-      features: channels of the result; 0 keeps the query's.
+      head_dim: width of a head; 0, or None for want of such an option, divides the query's channels by the heads.
       mask: True where a query may look.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
       train: whether weights are dropped.
@@ -86,11 +79,13 @@ def multi_head(
       The attended tokens, and the map of weights, whose sizes the caller knows.
 
     Raises:
-      OptionError: the heads do not divide the channels and `head_dim` is 0; an `impl` that cannot serve.
+      OptionError: heads that do not divide the channels, without a `head_dim`; an `impl` that cannot serve, or drop.
     """
     channels = query.shape[-1]
     d = head_width(channels, heads, head_dim)
-    check_dropout(dropout, impl)
+    if dropout and impl not in ("auto", "dense"):
+        hint = f"cannot drop weights (dropout={dropout}): set dropout=0, or impl to 'dense' or 'auto'"
+        raise OptionError("impl", impl, hint)
     value = key if value is None else value
 
     def project(x: Array, name: str) -> Array:
@@ -105,20 +100,17 @@ def multi_head(
     else:
         y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=impl)
     y = y.reshape(*y.shape[:2], heads * d)
-    return nn.Dense(features or channels, dtype=dtype, name="out")(y), record
+    return nn.Dense(channels, dtype=dtype, name="out")(y), record
 
 
 class MultiHeadAttention(nn.Module):
-    """`multi_head` as a module.
+    """`multi_head` as a module, with the fields and arguments of that name.
 
-    Attributes as the arguments there, and:
+    Attributes:
       record: name that the weights are recorded under; "" records none.
     """
 
     heads: int
-    head_dim: int = 0
-    features: int = 0
-    dropout: float = 0.0
     impl: str = "auto"
     dtype: Dtype = jnp.float32
     record: str = ""
@@ -133,11 +125,9 @@ class MultiHeadAttention(nn.Module):
         mask: Bool[Array, "#b #a #n #m"] | None = None,
         query_size: Size = None,
         key_size: Size = None,
-        train: bool = False,
     ) -> Float[Array, "b n o"]:
         """Returns the attended tokens; the sizes are those of the maps that the tokens are of, for the record."""
-        options = {name: getattr(self, name) for name in ("heads", "head_dim", "features", "dropout", "impl", "dtype")}
-        y, record = multi_head(query, key, value, mask=mask, train=train, **options)
+        y, record = multi_head(query, key, value, heads=self.heads, mask=mask, impl=self.impl, dtype=self.dtype)
         sow_record(self, self.record, record.replace(query_size=query_size, key_size=key_size))
         return y
 
@@ -147,10 +137,8 @@ def reduced_multi_head(
     *,
     heads: int,
     reduction: int,
-    dropout: float = 0.0,
-    impl: str = "auto",
     dtype: Dtype = jnp.float32,
-    train: bool = False,
+    **options: Any,
 ) -> tuple[Float[Array, "b h w c"], DotProductMap]:
     """Spatial-reduction attention: every position over keys and values that a strided convolution made fewer.
 
@@ -162,17 +150,16 @@ def reduced_multi_head(
       heads: number of heads; it must divide the channels.
       reduction: kernel and stride of the convolution; 1 leaves it out. Rows and columns that do not fill a kernel at
         the end are no keys.
-      dropout, impl, dtype, train: as in `multi_head`.
+      dtype: compute type.
+      options: `dropout`, `impl` and `train` of `multi_head`.
 
     Returns:
       The attended map, and who attends to what.
 
     Raises:
-      OptionError: heads that do not divide the channels, an `impl` that cannot serve, a reduction larger than the map.
+      OptionError: as in `multi_head`; a reduction larger than the map.
     """
     b, h, w, c = x.shape
-    head_width(c, heads)
-    check_dropout(dropout, impl)
     if not 1 <= reduction <= min(h, w):
         hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
         raise OptionError("reduction", reduction, hint)
@@ -180,7 +167,6 @@ def reduced_multi_head(
     if reduction > 1:
         reduced = Conv(c, reduction, reduction, padding=0, use_bias=True, dtype=dtype, name="reduce")(x)
         reduced = layer_norm("norm", 1e-5)(reduced).astype(dtype)
-    key_size = reduced.shape[1:3]
     query, key = x.reshape(b, h * w, c), reduced.reshape(b, -1, c)
-    y, record = multi_head(query, key, heads=heads, dropout=dropout, impl=impl, dtype=dtype, train=train)
-    return y.reshape(b, h, w, c), record.replace(query_size=(h, w), key_size=key_size)
+    y, record = multi_head(query, key, heads=heads, dtype=dtype, **options)
+    return y.reshape(b, h, w, c), record.replace(query_size=(h, w), key_size=reduced.shape[1:3])

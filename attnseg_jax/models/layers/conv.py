@@ -1,5 +1,6 @@
 """Convolution and normalisation as linen modules around `attnseg_jax.ops`."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -21,8 +22,8 @@ torch_default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"
 classifier_init = nn.initializers.normal(0.01)
 
 
-class Conv(nn.Module):
-    """Convolution with PyTorch's explicit padding.
+class ConvOptions(nn.Module):
+    """What modules around a convolution have alike.
 
     Attributes:
       features: output channels.
@@ -45,6 +46,13 @@ class Conv(nn.Module):
     use_bias: bool = False
     dtype: Dtype = jnp.float32
     kernel_init: Callable = he_normal_fan_out
+
+
+_CONV_OPTIONS = [field.name for field in dataclasses.fields(ConvOptions) if field.name not in ("parent", "name")]
+
+
+class Conv(ConvOptions):
+    """Convolution with PyTorch's explicit padding."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
@@ -125,35 +133,22 @@ def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon, dtype=jnp.float32, use_fast_variance=False, name=name)
 
 
-class ConvBN(nn.Module):
-    """Convolution, batch normalisation and, unless `relu` is off, a ReLU.
+class ConvBN(ConvOptions):
+    """Convolution, batch normalisation and an activation.
 
-    Attributes as in `Conv`; `relu`: applies a ReLU last.
+    Attributes as in `ConvOptions`, and:
+      activation: applied last; None leaves the result linear.
+      momentum, epsilon: of the normalisation, as in `BatchNorm`.
     """
 
-    features: int
-    kernel_size: int = 3
-    stride: int = 1
-    padding: int | conv_ops.Sides = -1
-    dilation: int = 1
-    groups: int = 1
-    relu: bool = True
-    dtype: Dtype = jnp.float32
-    use_bias: bool = False
+    activation: Callable | None = nn.relu
+    momentum: float = 0.1
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
-        """Applies convolution, normalisation and ReLU."""
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            self.use_bias,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        x = BatchNorm(dtype=self.dtype, name="bn")(x, train=train)
-        return nn.relu(x) if self.relu else x
+        """Applies convolution, normalisation and activation."""
+        options = {name: getattr(self, name) for name in _CONV_OPTIONS}
+        x = Conv(**options, name="conv")(x)
+        x = BatchNorm(self.momentum, self.epsilon, dtype=self.dtype, name="bn")(x, train=train)
+        return x if self.activation is None else self.activation(x)

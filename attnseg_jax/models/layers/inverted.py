@@ -1,51 +1,34 @@
 """Inverted residual blocks (Sandler et al. 2018), of which MobileNet and EfficientNet consist."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype
 from attnseg_jax.models.layers.residual import drop_path
 from attnseg_jax.ops.conv import Sides
 
 
-class ConvNorm(nn.Module):
-    """Convolution, batch normalisation with TensorFlow's constants (1e-3, 0.01) and an activation.
+def conv_norm(
+    features: int,
+    kernel_size: int = 1,
+    *shape: Any,
+    depthwise: bool = False,
+    activation: Callable | None = None,
+    **options: Any,
+) -> ConvBN:
+    """`ConvBN` with TensorFlow's constants of normalisation (1e-3, 0.01).
 
-    Attributes as in `Conv`, and:
-      depthwise: one filter for each channel.
-      activation: applied last; None leaves the result linear.
+    Arguments are its fields; `depthwise` takes one filter for each channel.
     """
-
-    features: int
-    kernel_size: int = 1
-    stride: int = 1
-    padding: int | Sides = -1
-    dilation: int = 1
-    depthwise: bool = False
-    activation: Callable | None = None
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b i j o"]:
-        """Applies convolution, normalisation and activation."""
-        groups = self.features if self.depthwise else 1
-        x = Conv(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            self.padding,
-            self.dilation,
-            groups,
-            dtype=self.dtype,
-            # The fan-out of one filter, not of all of them together.
-            kernel_init=nn.initializers.variance_scaling(2.0 * groups, "fan_out", "normal"),
-            name="conv",
-        )(x)
-        x = BatchNorm(0.01, 1e-3, dtype=self.dtype, name="bn")(x, train=train)
-        return x if self.activation is None else self.activation(x)
+    groups = features if depthwise else 1
+    # The fan-out of one filter, not of all of them together.
+    init = nn.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
+    options |= {"groups": groups, "kernel_init": init, "activation": activation, "momentum": 0.01, "epsilon": 1e-3}
+    return ConvBN(features, kernel_size, *shape, **options)
 
 
 class SqueezeExcite(nn.Module):
@@ -94,8 +77,8 @@ class InvertedResidual(nn.Module):
         """Applies the block."""
         y = x
         if self.expanded != x.shape[-1]:
-            y = ConvNorm(self.expanded, activation=self.activation, dtype=self.dtype, name="expand")(y, train=train)
-        y = ConvNorm(
+            y = conv_norm(self.expanded, activation=self.activation, dtype=self.dtype, name="expand")(y, train=train)
+        y = conv_norm(
             self.expanded,
             self.kernel_size,
             self.stride,
@@ -108,7 +91,7 @@ class InvertedResidual(nn.Module):
         )(y, train=train)
         if self.squeezed:
             y = SqueezeExcite(self.squeezed, self.dtype, name="squeeze")(y)
-        y = ConvNorm(self.features, dtype=self.dtype, name="project")(y, train=train)
+        y = conv_norm(self.features, dtype=self.dtype, name="project")(y, train=train)
         if self.stride != 1 or self.features != x.shape[-1]:
             return y
         return x + drop_path(y, self.drop_path, train=train)

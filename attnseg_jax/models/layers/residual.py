@@ -1,4 +1,4 @@
-"""What the residual branches of transformers and ConvNeXt share: MLP, LayerScale, stochastic depth."""
+"""What the residual branches of transformers and ConvNeXt share: MLP, LayerScale, stochastic depth; dropout."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,6 +20,11 @@ def drop_path_rates(rate: float, depth: int) -> list[float]:
 def drop_path(branch: Float[Array, "b *n c"], rate: float, *, train: bool) -> Float[Array, "b *n c"]:
     """In training zeros a whole image's branch at this rate and makes up for it in the others; called in a module."""
     return nn.Dropout(rate, broadcast_dims=tuple(range(1, branch.ndim)), deterministic=not train)(branch)
+
+
+def drop_channels(x: Float[Array, "b h w c"], rate: float, *, train: bool) -> Float[Array, "b h w c"]:
+    """Dropout of whole channels, in training; called in a module."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)(x)
 
 
 def scale_channels(
@@ -45,12 +50,18 @@ def mlp_width(channels: int, ratio: float) -> int:
 
 
 def mlp(
-    x: Float[Array, "b *n c"], width: int, dtype: Dtype, *, dropout: float = 0.0, train: bool = False
+    x: Float[Array, "b *n c"],
+    width: int,
+    dtype: Dtype,
+    *,
+    dropout: float = 0.0,
+    train: bool = False,
+    suffix: str = "",
 ) -> Float[Array, "b *n c"]:
-    """Two linear layers around an exact GELU, `mlp_in` and `mlp_out` of the module it is called in.
+    """Two linear layers around an exact GELU, `mlp_in` and `mlp_out`, then `suffix`, of the module it is called in.
 
     In training `dropout` is the rate at which hidden channels are dropped.
     """
-    y = nn.gelu(nn.Dense(width, dtype=dtype, name="mlp_in")(x), approximate=False)
+    y = nn.gelu(nn.Dense(width, dtype=dtype, name=f"mlp_in{suffix}")(x), approximate=False)
     y = nn.Dropout(dropout, deterministic=not train)(y) if dropout else y
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(y)
+    return nn.Dense(x.shape[-1], dtype=dtype, name=f"mlp_out{suffix}")(y)

@@ -1,22 +1,19 @@
 """Fast R-CNN for segmentation: regions pooled from one map of the whole image, trained end to end."""
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.errors import option_path
 from attnseg_jax.models.features import Output
 from attnseg_jax.models.layers.conv import Dtype
 from attnseg_jax.models.options import option
-from attnseg_jax.models.regions.rcnn import classifier_scores, painted, slot_count
+from attnseg_jax.models.regions.rcnn import RegionModel
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.region_maps import mask_boxes, region_masks
 from attnseg_jax.ops.roi import roi_align, roi_max_pool
 
 
-class FastRCNN(nn.Module):
+class FastRCNN(RegionModel):
     """Classifies the regions of an image from one map of it and paints their scores back to the pixels.
 
     After Girshick 2015 (arXiv:1504.08083), with the free-form pooling and the differentiable region-to-pixel maximum of
@@ -24,42 +21,37 @@ class FastRCNN(nn.Module):
     whole and once inside of the region only; two fully connected layers and a classifier follow, and the loss is the
     pixels'. Without the regression of boxes: regions have no more to be found.
 
-    Attributes as in `RCNN`, but for `size`, and:
+    Attributes as in `RegionModel`, and:
       pooling: 'align', means over interpolated samples; 'pool', maxima over whole cells, as the original.
       bins: of a box, on each axis.
       channels: of the two fully connected layers.
       dropout: rate after each, in training.
     """
 
-    # Batch fields that it takes -> their value in padding rows.
-    inputs: ClassVar[dict[str, int]] = {"image": 0, "regions": -1}
-
-    backbone: nn.Module
-    num_classes: int
-    num_regions: int
-    num_sampled: int = 0
-    backbone_path: str = ""
     pooling: str = option("align", choices=("align", "pool"))
     bins: int = option(7, at_least=1)
     channels: int = option(512, at_least=1)
     dropout: float = option(0.5, at_least=0, below=1)
     dtype: Dtype = jnp.float32
 
+    @property
+    def size_multiple(self) -> int:
+        """As in `Backbone`."""
+        return self.backbone.size_multiple
+
     @nn.compact
     def __call__(
         self, image: Float[Array, "b h w c"], regions: Int[Array, "b h w l"], *, train: bool = False
     ) -> Output:
         """Returns what `RCNN` does, of the same arguments."""
-        with option_path(self.backbone_path):
-            features = self.backbone(image, train=train)
-        pooled = self._pool(
-            features.deepest, regions, slot_count(self, train), features.padded_size or image.shape[1:3]
-        )
+        features = self.see(image, train=train)
+        padded_size = features.padded_size or image.shape[1:3]
+        pooled = self._pool(features.deepest, regions, self.slot_count(train), padded_size)
         x = pooled.reshape(*pooled.shape[:2], -1)
         for i in (1, 2):
             x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return painted(classifier_scores(self.num_classes, x), regions)
+        return self.paint_scores(x, regions)
 
     def _pool(self, x: Array, regions: Array, slots: int, padded_size: tuple[int, int]) -> Float[Array, "b r i j c"]:
         """Features of every region's box, then those inside of it, side by side."""

@@ -14,7 +14,7 @@ from attnseg_jax.ops.attention.dense import attention_weights
 from attnseg_jax.ops.attention.dispatch import IMPLS, check_impl, dot_product_attention
 from attnseg_jax.ops.attention.ema import em_attention
 from attnseg_jax.ops.attention.linear import linear_attention
-from attnseg_jax.ops.attention.local import local_attention, local_average, local_weights
+from attnseg_jax.ops.attention.local import local_average, local_weights
 from attnseg_jax.ops.attention.non_local import dot_product_average
 from attnseg_jax.ops.attention.ocr import region_means, region_weights
 
@@ -30,7 +30,6 @@ __all__ = [
     "dot_product_average",
     "em_attention",
     "linear_attention",
-    "local_attention",
     "local_average",
     "local_weights",
     "region_means",

@@ -1,7 +1,7 @@
 """Attention along one axis with relative positions in queries, keys and values (Axial-DeepLab, arXiv:2003.07853).
 
-Everything is along the height of `[b, h, w, a, d]`; swap the axes for the width. Memory is `O(n h)`. A table holds one
-vector for each offset, `-(size - 1)` to `size - 1`, of a position minus the one it attends to.
+Every function attends along the height of `[b, h, w, a, d]`; swap the axes for the width. Memory is `O(n h)`. A table
+holds one vector for each offset from `-(size - 1)` to `size - 1`: a query's position minus its key's.
 """
 
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from attnseg_jax.ops.resize import interpolation_matrix
 def fit_offsets(table: Float[Array, "d o"], size: int) -> Float[Array, "d p"]:
     """The table `[d, 2 size - 1]` for an axis of `size` positions.
 
-    A longer table is cropped to the offsets that occur, a shorter one is stretched linearly, so that offset 0 stays
-    in the middle and the farthest offsets of both agree: beyond what was learned there is nothing to crop.
+    A longer table is cropped to the offsets that occur. A shorter one holds no vectors for the farthest offsets: it is
+    stretched linearly, so that offset 0 stays in the middle and its ends become the new ends.
 
     Raises:
       ValueError: a table of an even number of offsets.
@@ -54,8 +54,8 @@ def axial_scores(
     """The three similarities of each query and key of a column, float32: `q . k`, `q . to_query`, `k . to_key`.
 
     Args:
-      to_query: relative positions that queries meet, `[d, h, h]` by query and key (`offset_grid`); for all heads.
-      to_key: those that keys meet, `[d, h, h]` by key and query.
+      to_query: position vectors that queries are compared with, by query and key (`offset_grid`); shared by all heads.
+      to_key: position vectors that keys are compared with, by key and query.
 
     >>> x, grid = jnp.ones((1, 2, 3, 1, 4)), jnp.ones((4, 2, 2))
     >>> axial_scores(x, x, grid, 2 * grid)[:, 0, 0, 0].tolist()
@@ -71,9 +71,9 @@ def axial_scores(
 def axial_average(
     weights: Float[Array, "b w a h h"], v: Float[Array, "b h w a e"], to_value: Float[Array, "e h h"]
 ) -> tuple[Float[Array, "b h w a e"], Float[Array, "b h w a e"]]:
-    """Means over the keys of a column: of the values, and of the positions `to_value` `[e, h, h]` by query and key.
+    """Weighted means over the keys of a column: of the values, and of their position vectors `to_value`, by query, key.
 
-    Weights are those of each query over the keys (last axis); results have the dtype of `v`.
+    The last axis of `weights` is the keys; results have the dtype of `v`.
 
     >>> weights, v = jnp.full((1, 1, 1, 2, 2), 0.5), jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1, 1)
     >>> [y.ravel().tolist() for y in axial_average(weights, v, jnp.arange(4.0).reshape(1, 2, 2))]

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 def criss_cross_attention(
     q: Float[Array, "b h w d"], k: Float[Array, "b h w d"], v: Float[Array, "b h w e"], *, scale: float = 1.0
 ) -> Float[Array, "b h w e"]:
-    """Mean of the values in a pixel's column and row, weighted by the softmax of `scale * q . k` over both together.
+    """Mean of the values in a pixel's column and row, weighted by one softmax of `scale * q . k` over both.
 
-    A pixel meets itself once. The result has the dtype of `v`; the softmax is in float32.
+    The pixel itself counts once. The result has the dtype of `v`; the softmax is in float32.
 
     Raises:
       ValueError: shapes that do not fit together.
@@ -32,7 +32,7 @@ def criss_cross_attention(
 def criss_cross_weights(
     q: Float[Array, "b h w d"], k: Float[Array, "b h w d"], *, scale: float = 1.0
 ) -> Float[Array, "b h w s"]:
-    """The weights of `criss_cross_attention`, float32: `h` of the column and then `w` of the row, sum 1.
+    """The weights of `criss_cross_attention`, float32: `h` for the column, then `w` for the row; they sum to 1.
 
     The pixel's own weight stands in the row; in the column it is 0.
 
@@ -46,7 +46,7 @@ def criss_cross_weights(
 
 
 def criss_cross_keys(size: tuple[int, int]) -> Int[Array, "n s"]:
-    """Position `y * width + x` that each of a pixel's weights belongs to; -1 for itself in its column.
+    """Position `y * width + x` that each weight of a pixel belongs to; -1 for the pixel itself in its column.
 
     >>> criss_cross_keys((2, 3))[4].tolist()
     [1, -1, 3, 4, 5]

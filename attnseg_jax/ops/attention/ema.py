@@ -16,8 +16,8 @@ def em_attention(
     the tokens under its share of the assignments, scaled to unit length over the channels.
 
     Args:
-      x: tokens `[b, n, c]`.
-      bases: where to start from, `[b, c, k]` or `[1, c, k]`.
+      x: tokens.
+      bases: where to start from.
       stages: how many times, at least once.
 
     Returns:

@@ -15,9 +15,9 @@ def encode(
     result is `sum over i of weight_ik * (x_i - c_k)`: it grows with the number of tokens.
 
     Args:
-      x: tokens `[b, n, c]`.
-      codewords: `[k, c]`.
-      scale: `[k]`; negative values assign tokens to near codewords.
+      x: tokens.
+      codewords: k of them.
+      scale: negative values assign tokens to near codewords.
 
     Returns:
       The sums `[b, k, c]` and the assignments `[b, n, k]`, whose rows sum to 1; float32.

@@ -19,7 +19,7 @@ def pad_to_multiple(x: Shaped[Array, "b h w c"], factors: Pair, value: float = 0
 
 
 def crop_to_size(x: Shaped[Array, "b y x c"], size: tuple[int, int]) -> Shaped[Array, "b h w c"]:
-    """What `pad_to_multiple` padded, of `size` height and width.
+    """Undoes `pad_to_multiple`: the map of `size`, height and width, without the padding.
 
     >>> crop_to_size(jnp.arange(4).reshape(1, 1, 4, 1), (1, 1)).ravel().tolist()
     [1]
@@ -34,8 +34,8 @@ def split(x: Shaped[Array, "b y x c"], factors: Pair, reach: str) -> Shaped[Arra
     Args:
       x: `[b, i * dy, j * dx, c]`.
       factors: rows and columns `(dy, dx)`.
-      reach: 'far' groups the positions that agree modulo `factors`, `dy * dx` groups of `i * j` that reach over the
-        whole map; 'near' the blocks of `factors` positions, `i * j` groups of `dy * dx`.
+      reach: 'far' groups positions whose row and column agree modulo `factors`: `dy * dx` groups of `i * j` positions
+        spread over the whole map. 'near' groups blocks of `factors` positions: `i * j` groups of `dy * dx`.
 
     Raises:
       ValueError: a map that is no multiple of the factors, or an unknown reach.
@@ -73,7 +73,7 @@ def join(
 
 
 def member_positions(size: tuple[int, int], factors: Pair, reach: str) -> Int[Array, "n s"]:
-    """For each position of a map of `size`, row by row, the positions of its group, -1 for those of the padding.
+    """The positions in the group of each position of a map of `size`, row by row; -1 stands for padding.
 
     >>> member_positions((1, 3), (1, 2), "near").tolist()
     [[0, 1], [0, 1], [2, -1]]

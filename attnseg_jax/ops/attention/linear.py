@@ -1,6 +1,7 @@
 """Attention in time and memory linear in the number of tokens, on `[b, n, a, d]`, in float32 whatever the inputs are.
 
-Both forms give a key the weight `factor(q) . factor(k)`, so that keys and values meet first, in `[d, e]` numbers.
+The weight of a key is the product `factor(q) . factor(k)`. Keys and values are therefore multiplied first, into
+`[d, e]` numbers, and the weights themselves are never computed.
 """
 
 import jax
@@ -14,7 +15,7 @@ _EPSILON = 1e-6
 def linear_attention(
     q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], v: Float[Array, "b m a e"], *, form: str = "elu"
 ) -> Float[Array, "b n a e"]:
-    """Mean of the values `v` under the weights of `linear_factors`, which are never computed: O(n d e + m d e).
+    """Mean of the values `v`, weighted by the products of `linear_factors`: O(n d e + m d e).
 
     Values may have another width than keys; the result has their dtype.
 
@@ -30,12 +31,12 @@ def linear_attention(
 def linear_factors(
     q: Float[Array, "b n a d"], k: Float[Array, "b m a d"], *, form: str = "elu"
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "b m a d"]]:
-    """Non-negative factors, float32, whose products over `d` are the weights; those of a query sum to 1 over the keys.
+    """Non-negative factors of queries and keys, float32; their dot products are weights that sum to 1 over the keys.
 
     - 'elu' (Katharopoulos et al. 2020, arXiv:2006.16236; github.com/idiap/fast-transformers): `f(q) / (f(q) . sum of
       f(k))` and `f(k)` with `f(x) = elu(x) + 1`; like there 1e-6 is added to the divisor.
     - 'softmax' (Shen et al. 2021, arXiv:1812.01243; github.com/cmsflash/efficient-attention): the softmax of `q` over
-      its channels and that of `k` over the positions. Each channel of `k` is one map of the whole image.
+      its channels and the softmax of `k` over the positions: each channel of `k` weighs the whole image.
 
     Raises:
       ValueError: an unknown form, or shapes that do not fit together.

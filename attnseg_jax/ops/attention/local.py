@@ -49,9 +49,8 @@ def local_weights(
         raise ValueError(f"queries and keys [b, h, w, a, d] do not fit: {q.shape} and {k.shape}")
     h, w, _, d = q.shape[1:]
     q = q.astype(jnp.float32) * (d**-0.5 if scale is None else scale)
-    scores = _scores(q, k.astype(jnp.float32), kernel, dilation)
-    rows, columns = (_inside(n, kernel, dilation) for n in (h, w))
-    inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, h, w, 1)
+    scores = _operations(kernel, dilation)[0](q, k.astype(jnp.float32))
+    inside = (local_keys((h, w), kernel, dilation) >= 0).T.reshape(-1, 1, h, w, 1)
     scores = jnp.where(inside, scores, -jnp.inf)
     # XLA's gradient on a CPU is much faster over two axes than over five.
     return jax.nn.softmax(scores.reshape(scores.shape[0], -1), axis=0).reshape(scores.shape)
@@ -79,26 +78,8 @@ def local_average(
     kernel = math.isqrt(weights.shape[0])
     if v.ndim != 5 or weights.shape != (kernel**2, *v.shape[:4]):
         raise ValueError(f"weights [s, b, h, w, a] and values [b, h, w, a, e] do not fit: {weights.shape}, {v.shape}")
-    _offsets(kernel, dilation)
-    return _average(weights.astype(jnp.float32), v.astype(jnp.float32), dilation).astype(v.dtype)
-
-
-def local_attention(
-    q: Float[Array, "b h w a d"],
-    k: Float[Array, "b h w a d"],
-    v: Float[Array, "b h w a e"],
-    *,
-    kernel: int,
-    dilation: int = 1,
-    scale: float | None = None,
-) -> Float[Array, "b h w a e"]:
-    """Mean of the values around each pixel, weighted by `local_weights`, whose arguments and errors it has.
-
-    >>> x = jnp.ones((1, 2, 4, 3, 5))
-    >>> local_attention(x, x, x, kernel=3).shape
-    (1, 2, 4, 3, 5)
-    """
-    return local_average(local_weights(q, k, kernel=kernel, dilation=dilation, scale=scale), v, dilation=dilation)
+    average = _operations(kernel, dilation)[1]
+    return average(weights.astype(jnp.float32), v.astype(jnp.float32)).astype(v.dtype)
 
 
 def local_keys(size: tuple[int, int], kernel: int, dilation: int = 1) -> Int[Array, "n s"]:
@@ -119,28 +100,17 @@ def _offsets(kernel, dilation):
     return dilation * (np.arange(kernel) - kernel // 2)
 
 
-def _inside(n, kernel, dilation):
-    """Whether a neighbour along one axis is on the map: `[kernel, n]`."""
-    position = np.arange(n) + _offsets(kernel, dilation)[:, None]
-    return jnp.asarray((position >= 0) & (position < n))
-
-
-def _scores(q, k, kernel, dilation):
-    """Products of each query with the keys around it, 0 outside the image: float32 `[s, b, h, w, a]`."""
-    return _operations(kernel, dilation)[0](q, k)
-
-
-def _average(weights, v, dilation):
-    """`local_average` in float32."""
-    return _operations(math.isqrt(weights.shape[0]), dilation)[1](weights, v)
-
-
 @functools.lru_cache(maxsize=1024)
 def _operations(kernel, dilation):
-    """Scores and averages. They are each other's gradients, which keeps both from holding a copy of the channels for
-    each neighbour, as automatic differentiation would.
+    """Scores of queries and keys, float32 `[s, b, h, w, a]` and 0 outside the image, and averages of values.
+
+    They are each other's gradients, which keeps both from holding a copy of the channels for each neighbour, as
+    automatic differentiation would.
     """
-    margin, corners = _walk(kernel, dilation)
+    margin = dilation * (kernel // 2)
+    # Where the shifted maps begin in the padded one.
+    steps = _offsets(kernel, dilation) + margin
+    corners = np.array([(i, j) for i in steps for j in steps], np.int32)
 
     def scores(q, k):
         sums = _heads(*q.shape[3:]).T
@@ -169,13 +139,6 @@ def _operations(kernel, dilation):
     scores_of = bilinear(scores, lambda k, g: average(g, k), lambda q, g: average(transposed(g), q))
     average_of = bilinear(average, lambda v, g: scores(g, v), lambda weights, g: average(transposed(weights), g))
     return scores_of, average_of
-
-
-def _walk(kernel, dilation):
-    """The margin that shifted maps need, and the corners `[s, 2]` in the padded map at which they begin."""
-    margin = dilation * (kernel // 2)
-    steps = _offsets(kernel, dilation) + margin
-    return margin, np.array([(i, j) for i in steps for j in steps], np.int32)
 
 
 def _pad(x, margin):

@@ -1,21 +1,23 @@
 """Scores that a position gives to offsets around it, turned into scores of positions (PSANet, Zhao et al. 2018)."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 
 def scores_of_positions(scores: Float[Array, "b h w i j"]) -> Float[Array, "b n m"]:
-    """What every position gives to every other, from what it gives to each offset of a window centred on it.
+    """The score of every position for every other, from its scores for the offsets in a window centred on it.
 
-    The over-complete mask of PSANet (ECCV 2018; github.com/hszhao/semseg, `lib/psa`). Only reshapes and slices: a
-    gather would need an index for each pair and a scatter as its gradient.
+    The over-complete mask of PSANet (ECCV 2018; github.com/hszhao/semseg, `lib/psa`). It takes only reshapes and
+    slices: a gather would need an index for each pair, and its gradient would be a scatter.
 
     Args:
       scores: `[b, h, w, i, j]`; `scores[:, y, x, p, q]` is for the position `(y + p - i // 2, x + q - j // 2)`.
 
     Returns:
-      `[b, n, m]`, from (n) and to (m) the `h * w` positions `y * w + x`; 0 for pairs farther apart than the window
-      reaches, as in the original, whose softmax sees these zeros. What is beyond the map is cut.
+      `[b, n, m]`: scores of position n for position m, both of the `h * w` positions `y * w + x`. Pairs that are
+      farther apart than the window reaches have 0, which the softmax sees, as in the original. Offsets off the map are
+      dropped.
 
     Raises:
       ValueError: an even window, which has no centre.
@@ -37,11 +39,6 @@ def _aligned(x):
     *lead, n, i = x.shape
     reach = n - 1 - i // 2
     # In rows of 2n offsets from -(n - 1) on, one row begins 2n - 1 places after the zero offset of the one before.
-    x = _pad_last(x, reach, reach + 1).reshape(*lead, 2 * n * n)
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0)] * (x.ndim - 1) + [(reach, reach + 1, 0)])
+    x = x.reshape(*lead, 2 * n * n)
     return x[..., n - 1 : n - 1 + n * (2 * n - 1)].reshape(*lead, n, 2 * n - 1)[..., :n]
-
-
-def _pad_last(x, before, after):
-    """Zeros around the last axis; negative numbers cut."""
-    x = x[..., max(0, -before) : x.shape[-1] - max(0, -after)]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(max(0, before), max(0, after))])

@@ -1,7 +1,7 @@
 """Cutting a map into windows and joining them again, with the shifts of Swin (Liu et al. 2021, arXiv:2103.14030).
 
-A map is padded with zeros at the bottom and right to whole windows and then rolled by the shift, so that the last
-windows of a shifted map hold pixels of both ends of an axis; `window_mask` keeps these apart.
+A map is padded with zeros at the bottom and right until windows fill it, then rolled by the shift. The last windows of
+a shifted map therefore hold pixels from both ends of an axis; `window_mask` keeps the two from attending to each other.
 """
 
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def merge(
 
 
 def usable_shift(size: tuple[int, int], window: Pair, shift: Pair) -> tuple[int, int]:
-    """`shift`, but 0 along an axis that is one window: there is nothing to connect.
+    """`shift`, but 0 along an axis that fits into one window, which has no other window to connect with.
 
     >>> usable_shift((5, 17), 7, 3)
     (0, 3)
@@ -54,7 +54,7 @@ def usable_shift(size: tuple[int, int], window: Pair, shift: Pair) -> tuple[int,
 
 
 def window_mask(size: tuple[int, int], window: Pair, shift: Pair) -> Bool[Array, "g s s"]:
-    """Whether two pixels of a window were on the same side of the roll, so that they may attend to each other.
+    """Whether two pixels of a window were neighbours before the roll, so that they may attend to each other.
 
     >>> window_mask((1, 6), (1, 3), (0, 1)).astype(int).tolist()
     [[[1, 1, 1], [1, 1, 1], [1, 1, 1]], [[1, 1, 0], [1, 1, 0], [0, 0, 1]]]
@@ -68,7 +68,9 @@ def window_mask(size: tuple[int, int], window: Pair, shift: Pair) -> Bool[Array,
 
 
 def relative_index(window: Pair) -> Int[np.ndarray, "s s"]:
-    """Row of a table of `(2 height - 1) * (2 width - 1)` offsets for each query and key of a window, query minus key.
+    """For each query and key of a window the row of their offset, query minus key, in a table of all offsets.
+
+    The table has `(2 height - 1) * (2 width - 1)` rows.
 
     >>> relative_index((1, 3)).tolist()
     [[2, 1, 0], [3, 2, 1], [4, 3, 2]]

@@ -5,8 +5,8 @@ Every loss takes logits `[b, h, w, k]`, which it computes with in float32, and l
 Gradients, sums and counts of all devices are added and then divided: `mean(loss_sum, count)`. A loss that is not a sum
 over pixels or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the
 devices: it adds what it needs over that axis, and its `(loss_sum, count)`, the loss times the device's valid pixels and
-these, are added like those of the others. Only
-`presence_cross_entropy`, whose logits are those of whole images, returns the sum without a count.
+these, are added like those of the others. Only `presence_cross_entropy`, whose logits are those of whole images,
+returns the sum without a count.
 
 Labels are in `[0, k)` or 255, which ignores the pixel: its gradient is exactly zero, even if its logits are infinite.
 Without any valid pixel the loss and its gradient are 0. Any other label is an error in the data and makes the loss NaN.
@@ -15,7 +15,7 @@ Without any valid pixel the loss and its gradient are 0. Any other label is an e
 from attnseg_jax.ops.losses.boundary import boundary
 from attnseg_jax.ops.losses.lovasz import lovasz
 from attnseg_jax.ops.losses.overlap import dice, jaccard, tversky
-from attnseg_jax.ops.losses.pixels import cross_entropy, focal, hard_pixels, ohem, presence_cross_entropy
+from attnseg_jax.ops.losses.pixels import cross_entropy, focal, ohem, presence_cross_entropy
 from attnseg_jax.ops.losses.sums import image_count, mean, pixel_count
 from attnseg_jax.ops.losses.weights import median_frequency_weights
 
@@ -24,7 +24,6 @@ __all__ = [
     "cross_entropy",
     "dice",
     "focal",
-    "hard_pixels",
     "image_count",
     "jaccard",
     "lovasz",

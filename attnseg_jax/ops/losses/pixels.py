@@ -46,11 +46,11 @@ def _cross_entropies(logits, labels, class_weights, label_smoothing):
 
 
 def hard_pixels(
-    logits: Float[Array, "b h w k"],
+    nll: Float[Array, "b h w"],
     labels: Int[Array, "b h w"],
     *,
-    threshold: float = 0.7,
-    min_kept: float = 0.1,
+    threshold: float,
+    min_kept: float,
     axis_name: str | None = None,
 ) -> Bool[Array, "b h w"]:
     """The valid pixels whose true class has a probability below `threshold`, and at least the hardest ones.
@@ -61,25 +61,18 @@ def hard_pixels(
     are), so that a network that starts with equal logits never learns.
 
     Args:
-      threshold: a probability; 0 keeps only the hardest.
-      min_kept: at least this share of the valid pixels is kept, those with the least probability of their class.
-      axis_name: mapped axis over whose devices the pixels are compared.
+      nll: float32, minus the logarithm of the probability of the true class.
+      threshold, min_kept, axis_name: as in `ohem`.
 
     Returns:
-      True where a pixel is kept; it has no gradient.
+      True where a pixel is kept.
 
     Raises:
       ValueError: `threshold` or `min_kept` is not between 0 and 1.
 
-    >>> logits = jnp.array([[[[4.0, 0], [1, 0], [0, 0]]]])
-    >>> jax.jit(hard_pixels)(logits, jnp.array([[[0, 0, 0]]]), threshold=0.6).tolist()
-    [[[False, False, True]]]
+    >>> hard_pixels(jnp.array([[[0.1, 0.7, 0.2]]]), jnp.array([[[0, 0, 0]]]), threshold=0.6, min_kept=0.0).tolist()
+    [[[False, True, False]]]
     """
-    _, nll, _ = _cross_entropies(lax.stop_gradient(logits), labels, None, 0.0)
-    return _hard(nll, labels, threshold, min_kept, axis_name)
-
-
-def _hard(nll, labels, threshold, min_kept, axis_name):
     for name, value in (("threshold", threshold), ("min_kept", min_kept)):
         # The value of a traced number is not known yet.
         if isinstance(value, int | float) and not 0 <= value <= 1:
@@ -123,8 +116,8 @@ def ohem(
     and dropped ones, so that its loss shrinks as the network learns and as images are padded.
 
     Args:
-      threshold: pixels whose true class has a smaller probability are kept, see `hard_pixels`.
-      min_kept: at least this share of the valid pixels is kept.
+      threshold: pixels whose true class has a smaller probability are kept; 0 keeps only the hardest.
+      min_kept: at least this share of the valid pixels is kept, those with the least probability of their class.
       class_weights: `[k]`, as for `cross_entropy`; the choice does not depend on them.
       label_smoothing: as for `cross_entropy`.
       axis_name: mapped axis over whose devices the pixels are compared and the mean is taken.
@@ -135,7 +128,8 @@ def ohem(
     0.6931
     """
     loss, nll, known = _cross_entropies(logits, labels, class_weights, label_smoothing)
-    kept = _hard(lax.stop_gradient(nll), labels, threshold, min_kept, axis_name)
+    options = {"threshold": threshold, "min_kept": min_kept, "axis_name": axis_name}
+    kept = hard_pixels(lax.stop_gradient(nll), labels, **options)
     kept_sum = over_devices(jnp.where(kept, loss, 0.0).sum(), axis_name)
     kept_count = over_devices(
         pixel_count(jnp.where(kept, labels, IGNORE_LABEL), class_weights=class_weights), axis_name

@@ -71,12 +71,14 @@ def image_count(labels: Int[Array, "b h w"]) -> Float[Array, ""]:
 
 
 def mean(loss_sum: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
-    """`loss_sum / count`, and 0 with zero gradient where `count` is 0.
+    """`loss_sum / count`, and 0 with zero gradient where `count` is 0; NaN stays NaN.
 
     >>> float(mean(jnp.float32(6), jnp.float32(4))), float(mean(jnp.float32(0), jnp.float32(0)))
     (1.5, 0.0)
     """
-    return jnp.where(count > 0, loss_sum / jnp.where(count > 0, count, 1.0), 0.0)
+    # Labels that are no class have no weight either: were all of them so, their NaN would be lost.
+    nothing = jnp.where(jnp.isnan(loss_sum), loss_sum, 0.0)
+    return jnp.where(count > 0, loss_sum / jnp.where(count > 0, count, 1.0), nothing)
 
 
 def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:

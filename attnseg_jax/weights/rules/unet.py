@@ -10,7 +10,7 @@ LEEJUNHYUN_UNET: Rules = (
     (r"^Conv(\d)\.conv\.4\.", r"conv\1_2.bn."),
 )
 
-# LeeJunHyun/Image_Segmentation, network.py, Attention_block: `LeeGate`.
+# LeeJunHyun/Image_Segmentation, network.py, Attention_block: `Gate.leejunhyun`.
 LEEJUNHYUN: Rules = (
     (r"\bW_g\.0\.", "signal_conv."),
     (r"\bW_g\.1\.", "signal_bn."),

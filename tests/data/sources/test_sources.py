@@ -1,10 +1,12 @@
+import ast
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from attnseg_jax.data.sources import load_source, survey
+from attnseg_jax.data.sources import check_classes, load_source, survey
 from attnseg_jax.errors import UserError
 
 
@@ -111,19 +113,54 @@ def test_survey_counts_by_hand(data_config, tmp_path, save):
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_survey_reports_the_first_bad_file(data_config, folder, save, threads):
+def test_survey_lists_the_bad_files(data_config, folder, save, threads):
     root = folder([(40, 50)] * 4 + [(5, 6)] * 8)
     save(root / "trainannot" / "p002.png", np.full((40, 50), 99, np.uint8))
-    save(root / "trainannot" / "p006.png", np.zeros((5, 7), np.uint8))
     source = load_source(data_config(dir=str(root)), "train")
     assert message(lambda: survey(source, threads=threads)).startswith(f"{root / 'trainannot' / 'p002.png'}: ")
+    save(root / "trainannot" / "p006.png", np.zeros((5, 7), np.uint8))
+    with pytest.raises(UserError) as error:
+        survey(source, threads=threads)
+    first, *lines = str(error.value).splitlines()
+    assert first == "2 of 12 pairs cannot be used:"
+    assert [line.split(": ")[0] for line in lines] == [
+        f"  {root / 'trainannot' / name}.png" for name in ("p002", "p006")
+    ]
+
+
+def test_survey_lists_twenty_bad_files(data_config, folder):
+    root = folder([(5, 6)] * 25)
+    for path in (root / "trainannot").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(UserError) as error:
+        survey(load_source(data_config(dir=str(root)), "train"))
+    lines = str(error.value).splitlines()
+    assert lines[0] == "20 of 25 pairs cannot be used; there may be more:" and len(lines) == 21
+
+
+def test_a_class_without_a_pixel_is_refused(data_config, tmp_path, save):
+    """Masks of 0 and 255, where 255 is ignored unless the table says otherwise; the table that the message gives."""
+    for i in range(3):
+        save(tmp_path / "train" / f"{i}.png", np.zeros((4, 5, 3), np.uint8))
+        save(tmp_path / "trainannot" / f"{i}.png", np.array([[0, 0, 0, 0, 255]] * 4, np.uint8))
+    config = data_config(dir=str(tmp_path), classes=("background", "lesion"))
+    for resolution in (1.0, 2.0):
+        config.resolution = resolution
+        text = message(lambda: check_classes(source := load_source(config, "train"), survey(source)))
+        assert "no pixel of its 3 training masks is 'lesion'; the masks hold the values 0 (80.0%), 255 (20.0%)" in text
+    config.ids = ast.literal_eval(re.search("config.data.ids='(.*?)'", text)[1])
+    source = load_source(config, "train")
+    found = survey(source)
+    check_classes(source, found)
+    assert found.pixel_counts.tolist() == [192, 48]
 
 
 def test_survey_of_nothing_labelled(data_config, tmp_path, save):
     save(tmp_path / "train" / "a.png", np.zeros((5, 6, 3), np.uint8))
     save(tmp_path / "trainannot" / "a.png", np.full((5, 6), 255, np.uint8))
     source = load_source(data_config(dir=str(tmp_path)), "train")
-    assert "not one pixel of its 1 masks has a class" in message(lambda: survey(source))
+    text = message(lambda: survey(source))
+    assert "not one pixel of its 1 masks has a class" in text and "the masks hold the values 255 (100.0%)" in text
 
 
 def test_folders_need_neither_tfds_nor_tensorflow(folder):
@@ -137,7 +174,7 @@ config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", classes=tuple("abcdefg"), palette=(),
     ids=(), colors=(), transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
-    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), threads=2, resolution=1.0,
+    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb", threads=2, resolution=1.0,
     regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)

@@ -137,8 +137,9 @@ def test_palette_masks_keep_their_indices_and_keys_are_found(data_config, palett
 
 def test_a_bad_value_names_the_record(data_config, palettes_dir):
     config = data_config(source="tfds", tfds_name="attnseg_test_palettes", dir=str(palettes_dir), ids=(0, 1))
+    # One line for each record with such a value.
     with pytest.raises(
-        UserError, match=r"^attnseg_test_palettes/1\.0\.0 train\[\d\] mask: the mask holds the value [23]"
+        UserError, match=r"\n  attnseg_test_palettes/1\.0\.0 train\[\d\] mask: the mask holds the value [23]"
     ):
         survey(load_source(config, "train"))
 
@@ -199,3 +200,98 @@ assert "tensorflow" not in sys.modules
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path}
     )
     assert done.returncode == 0, done.stderr
+
+
+DAMAGES = {
+    "flipped": lambda file: file.write_bytes(bytes([*(b := file.read_bytes())[:90_000], b[90_000] ^ 1, *b[90_001:]])),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:70_000]),
+    "zeroed": lambda file: file.write_bytes(bytes(file.stat().st_size)),
+    "empty": lambda file: file.write_bytes(b""),
+    "deleted": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ("flipped", "attnseg_context-val.array_record-00000-of-00001"),
+        ("deleted", "attnseg_context-test.array_record-00000-of-00001"),
+        ("cut", "dataset_info.json"),
+        ("empty", "dataset_info.json"),
+        ("deleted", "dataset_info.json"),
+        ("empty", "digests.json"),
+        *(
+            pytest.param(how, "attnseg_context-val.array_record-00000-of-00001", marks=pytest.mark.slow)
+            for how in DAMAGES
+        ),
+    ],
+)
+def test_a_damaged_context_is_drawn_again(how, name, context_config, context_dir, tmp_path):
+    load_source(context_config, "val")
+    shutil.copytree(context_dir, tmp_path / "copy")
+    folder = tmp_path / "copy/attnseg_context/small/1.0.0"
+    if how == "cut":
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+    else:
+        DAMAGES[how](folder / name)
+    context_config.dir = str(tmp_path / "copy")
+    source = load_source(context_config, "val")
+    assert {source[i]["label"].tobytes() for i in range(12)} == {
+        draw_scene("val", i).label.tobytes() for i in range(12)
+    }
+    assert [path.name for path in (tmp_path / "copy").iterdir() if "drawing" in path.name] == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_context_of_an_older_version(whole, context_config, context_dir, tmp_path, caplog):
+    load_source(context_config, "val")
+    folder = shutil.copytree(context_dir, tmp_path / "copy") / "attnseg_context/small/1.0.0"
+    (folder / "digests.json").unlink()
+    file = folder / "attnseg_context-train.array_record-00000-of-00001"
+    if not whole:
+        DAMAGES["flipped"](file)
+    before = file.read_bytes()
+    context_config.dir = str(tmp_path / "copy")
+    assert len(load_source(context_config, "val")) == 12
+    assert (file.read_bytes() == before) == whole and (folder / "digests.json").exists()
+    assert ("is damaged" in caplog.text) != whole
+
+
+def test_two_processes_draw_one_context(tmp_path):
+    code = f"""
+from types import SimpleNamespace
+from attnseg_jax.data.sources import load_source
+config = SimpleNamespace(source="tfds", name="context", tfds_name="attnseg_context/small", dir={str(tmp_path / "d")!r},
+    classes=(), palette=(), ids=(), colors=(), resolution=1.0)
+print(sum(int(load_source(config, "val")[i]["label"].sum()) for i in range(12)))
+"""
+    command = [sys.executable, "-c", code]
+    # As if a process was killed while it drew.
+    (tmp_path / "d/.attnseg_context.drawing/attnseg_context/small").mkdir(parents=True)
+    two = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    found = [process.communicate() for process in two]
+    assert [process.returncode for process in two] == [0, 0], found
+    assert {int(out) for out, _ in found} == {sum(int(draw_scene("val", i).label.sum()) for i in range(12))}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_records_of_another_set_are_named(how, data_config, palettes_dir, tmp_path):
+    folder = shutil.copytree(palettes_dir, tmp_path / "copy") / "attnseg_test_palettes/1.0.0"
+    (file,) = folder.glob("*train*record*")
+    if how == "flipped":
+        content = bytearray(file.read_bytes())
+        content[:] = content[:200] + bytes(x ^ 255 for x in content[200:4000]) + content[4000:]
+        file.write_bytes(content)
+    else:
+        DAMAGES[how](file)
+    config = data_config(source="tfds", tfds_name="attnseg_test_palettes", dir=str(tmp_path / "copy"))
+    with pytest.raises(UserError, match=rf"^{folder}: a file with the records of split 'train' is damaged or missing"):
+        survey(load_source(config, "train"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_metadata_of_another_set_is_named(content, data_config, palettes_dir, tmp_path):
+    path = shutil.copytree(palettes_dir, tmp_path / "copy") / "attnseg_test_palettes/1.0.0/dataset_info.json"
+    path.write_text(content)
+    text = error_of(data_config(source="tfds", tfds_name="attnseg_test_palettes", dir=str(tmp_path / "copy")))
+    assert "the dataset_info.json or features.json of the prepared data is damaged" in text

@@ -69,13 +69,9 @@ def pooling(_, inputs):
     return found | {
         "adaptive_avg_4x5": F.adaptive_avg_pool2d(x, (4, 5)),
         "adaptive_avg_20x25": F.adaptive_avg_pool2d(x, (20, 25)),
-        "adaptive_max_3": F.adaptive_max_pool2d(x, 3),
         "max_3_2_1": F.max_pool2d(x, 3, 2, 1),
         "max_3_2_1_ceil": F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
         "max_2_2_ceil": F.max_pool2d(x, 2, 2, ceil_mode=True),
-        "avg_3_2_1": F.avg_pool2d(x, 3, 2, 1),
-        "avg_3_2_1_nopad": F.avg_pool2d(x, 3, 2, 1, count_include_pad=False),
-        "avg_2_2_ceil": F.avg_pool2d(x, 2, 2, ceil_mode=True),
     }
 
 

@@ -14,7 +14,7 @@ from sown import recorded, traced_records, with_records
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.attention.gate import FORMS, Gate, LeeGate, OktayGate
+from attnseg_jax.models.attention.gate import FORMS, Gate
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN
 
@@ -34,14 +34,17 @@ def whole(form="oktay", skips=(4, 2), name="gate", dtype=jnp.float32, **options)
 
 
 @pytest.mark.parametrize(
-    "name, block, rules",
-    [("attn_gate_oktay_13x17", OktayGate(), OKTAY), ("attn_gate_leejunhyun_13x17", LeeGate(), LEEJUNHYUN)],
+    "name, form, rules",
+    [("attn_gate_oktay_13x17", "oktay", OKTAY), ("attn_gate_leejunhyun_13x17", "leejunhyun", LEEJUNHYUN)],
 )
-def test_golden(name, block, rules):
-    case = Golden(name)
+def test_golden(name, form, rules):
+    case, block = Golden(name), Gate(form=form)
     x, g = (nhwc(case.inputs()[key]) for key in "xg")
-    variables = match(jax.eval_shape(block.init, jax.random.key(0), x, g), from_torch(case.state_dict(), rules))
-    found = dict(zip(("y", "alpha"), map(nchw, block.apply(variables, x, g))))
+    variables = match(
+        jax.eval_shape(functools.partial(block.init, method=form), jax.random.key(0), x, g),
+        from_torch(case.state_dict(), rules),
+    )
+    found = dict(zip(("y", "alpha"), map(nchw, block.apply(variables, x, g, method=form))))
     for output in case.info["outputs"]:
         assert_golden(case, output, found[output])
 

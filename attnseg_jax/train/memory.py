@@ -1,0 +1,102 @@
+"""The memory that there is, and how much of a batch of an evaluation fits into it."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train.logging import say
+from attnseg_jax.train.parallel import Parallel
+
+Batch = Mapping[str, np.ndarray]
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def host_bytes() -> float:
+    """The memory that this machine, or the container, has left; infinite where it does not tell."""
+    left = [math.inf]
+    if found := re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE):
+        left.append(int(found[1]) * 1024)
+    limit, used = (_text(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        # Cached files count as used and are given up when memory is asked for.
+        cached = re.search(r"^inactive_file (\d+)", _text(_CGROUP / "memory.stat"), re.MULTILINE)
+        left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return min(left)
+
+
+def free_bytes(device: jax.Device) -> float:
+    """The memory that a device has left; on a CPU that of the machine, divided among its devices."""
+    if device.platform == "cpu":
+        return host_bytes() / jax.local_device_count("cpu")
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if {"bytes_limit", "bytes_in_use"} <= {*stats} else math.inf
+
+
+def shared(value: float) -> float:
+    """The least of the processes' values, for decisions that all of them have to take alike."""
+    return value if jax.process_count() == 1 else float(np.min(multihost_utils.process_allgather(np.float64(value))))
+
+
+def fitting(batches: Iterable[Batch], parallel: Parallel, variables: PyTree) -> Iterator[Batch]:
+    """Batches of an evaluation, those too large for the memory divided; the compiled program tells what it takes.
+
+    Raises:
+      UserError: one image on each device is too much.
+    """
+    for batch in batches:
+        shape = batch["image"].shape
+        if shape not in parallel.fitting_rows:
+            parallel.fitting_rows[shape] = _rows_that_fit(batch, parallel, variables)
+        rows = parallel.fitting_rows[shape]
+        if rows >= shape[0]:
+            yield batch
+        else:
+            yield from (_rows(batch, start, rows) for start in range(0, shape[0], rows))
+
+
+def _rows_that_fit(batch: Batch, parallel: Parallel, variables: PyTree) -> int:
+    rows, (_, h, w, _) = len(batch["image"]), batch["image"].shape
+    least = len(parallel.local_devices)
+    while True:
+        say(f"evaluate: compiling for {rows * jax.process_count()} images of {h} x {w} pixels at once")
+        needed = parallel.evaluation_bytes(variables, _rows(batch, 0, rows))
+        free = shared(min(map(free_bytes, parallel.local_devices)))
+        if needed <= free:
+            return rows
+        if rows <= least:
+            raise UserError(
+                f"to evaluate an image of {h} x {w} pixels (number {batch['index'][0]} of the split) takes about "
+                f"{needed / 2**30:.3g} GiB on a device that has {free / 2**30:.3g} GiB left: lower "
+                "config.data.resolution, or cut such images into smaller ones"
+            )
+        rows = max(rows // 2, least)
+        logging.warning(
+            "evaluate: %d images of %d x %d pixels at once would take %.3g GiB of the %.3g GiB left: %d at once",
+            len(batch["image"]), h, w, needed / 2**30, free / 2**30, rows,
+        )  # fmt: skip
+
+
+def _rows(batch: Batch, start: int, count: int) -> dict[str, np.ndarray]:
+    """`count` rows from `start` on; where there are fewer, the first one again, as rows of padding."""
+    places = np.arange(start, start + count)
+    inside = places < len(batch["image"])
+    found = {name: x[np.where(inside, places, 0)] for name, x in batch.items()}
+    found["valid"] = found["valid"] & inside
+    if "index" in found:
+        found["index"] = np.where(inside, found["index"], np.int32(-1))
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

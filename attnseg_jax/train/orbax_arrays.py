@@ -1,0 +1,55 @@
+"""Arrays as Orbax takes and gives them, of one process or of several that agree."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path, in the order of `jax.tree.leaves`; empty parts vanish."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in paths}
+
+
+def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """The arrays of a checkpoint, whose names, shapes and types are `wanted`."""
+    # Every process reads a whole copy; the sharding is given, since the saved one may name devices that are gone.
+    replicated = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
+    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated) for name, x in wanted.items()}
+    tree = traverse_util.unflatten_dict(abstract, sep="/")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        restored = reader.restore(folder / "state", args=ocp.args.StandardRestore(tree))
+    return traverse_util.flatten_dict(restored, sep="/")
+
+
+def saveable(x: jax.Array) -> jax.Array:
+    """An array that Orbax can save: of several processes, one that belongs to all of them."""
+    if jax.process_count() > 1 and x.is_fully_addressable:
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(saveable(jax.random.key_data(x)), impl=jax.random.key_impl(x))
+        # Orbax refuses the local arrays that pmap gives.
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
+    return x
+
+
+def of_process_0(text: str) -> str:
+    """What process 0 has to say, on all processes."""
+    if jax.process_count() == 1:
+        return text
+    padded = np.frombuffer(text.encode()[:1000].ljust(1000), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(padded)).decode(errors="replace").strip()
+
+
+def meet(name: str) -> None:
+    """Waits for the other processes, which see what process 0 did to the folder."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoints {name}")
