@@ -24,6 +24,7 @@ class Scores:
       class_accuracy: mean accuracy over the classes that occur in the truth.
       iou: intersection over union of each class.
       confusion: int64 pixel counts, rows truth, columns prediction.
+      cross_entropy: mean over the pixels; NaN where that was not measured.
       images: the counts of each image, or None where they were not taken.
       image_seconds: seconds that an image took; NaN where that was not measured.
     """
@@ -33,6 +34,7 @@ class Scores:
     class_accuracy: float
     iou: Float[np.ndarray, "k"]
     confusion: Int[np.ndarray, "k k"]
+    cross_entropy: float = float("nan")
     images: ImageCounts | None = None
     image_seconds: float = float("nan")
 

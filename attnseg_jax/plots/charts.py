@@ -25,9 +25,9 @@ def training_curves(series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     """Writes one PNG of losses, scores, IoU of classes and learning rate over the steps.
 
     Args:
-      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `val_loss`, `miou`,
-        `val_miou`, `val_pixel_accuracy`, `val_iou/CLASS` and `learning_rate` those that are there are drawn. Of many
-        classes the lowest in the end have colours and names, and the others are gray.
+      series: name -> steps, values, as `files.read_series` gives them; of the names `loss`, `val_cross_entropy`,
+        `miou`, `val_miou`, `val_pixel_accuracy`, `val_iou/CLASS` and `learning_rate` those that are there are drawn. Of
+        many classes the lowest in the end have colours and names, and the others are gray.
       path: of the PNG.
     """
     figure = Figure(figsize=(13, 7.6), dpi=120, layout="constrained")
@@ -35,7 +35,7 @@ def training_curves(series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
     for axes, title in ((loss, "loss"), (score, "score"), (classes, "IoU of classes"), (rate, "learning rate")):
         plain_axes(axes, title, "step")
         axes.tick_params(labelbottom=True)
-    _lines(loss, series, {"loss": ("train", "#30638e"), "val_loss": ("val", "#d1495b")})
+    _lines(loss, series, {"loss": ("train loss", "#30638e"), "val_cross_entropy": ("val cross-entropy", "#d1495b")})
     scores = {"miou": ("train mIoU", "#9aa5b1"), "val_miou": ("val mIoU", "#d1495b")}
     _lines(score, series, {**scores, "val_pixel_accuracy": ("val pixel accuracy", "#2a6f97")})
     _class_lines(classes, {name.removeprefix(_CLASS): series[name] for name in series if name.startswith(_CLASS)})

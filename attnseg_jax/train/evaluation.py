@@ -20,7 +20,7 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import NotFinite
 from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
-from attnseg_jax.ops.metrics import mean_of_known
+from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import segmentation
 from attnseg_jax.train.logging import ImageBar
 from attnseg_jax.train.memory import fitting, host_bytes, shared
@@ -86,10 +86,11 @@ def evaluate_split(
         process_count=jax.process_count(),
     )
 
-    bar = ImageBar("evaluate", len(source))
+    bar, losses = ImageBar("evaluate", len(source)), []
 
     def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
         between()
+        losses.append(float(predictions.cross_entropy))
         with naming_images(lambda row: source[int(batch["index"][row])]["id"]):
             predictions = np.asarray(predictions)
         for part in (collector, counter, worst, pace, bar):
@@ -102,7 +103,12 @@ def evaluate_split(
             source.info.num_classes,
             on_batch=on_batch,
         )
-    scores = replace(scores, images=counter.result(_over_processes), image_seconds=pace.image_seconds)
+    scores = replace(
+        scores,
+        cross_entropy=float(ratio(math.fsum(losses), scores.confusion.sum())),
+        images=counter.result(_over_processes),
+        image_seconds=pace.image_seconds,
+    )
     # Without what the images were padded with.
     samples = {
         index: prediction[: source.size(index)[0], : source.size(index)[1]]

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import re
 import resource
@@ -67,9 +68,11 @@ class MetricWriter:
     def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
         """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name.
 
-        Where the images were counted, `val_boundary_miou` too.
+        Where the images were counted, `val_boundary_miou` too, and where it was measured `val_cross_entropy`.
         """
         values = {name: getattr(scores, name) for name in ("miou", "pixel_accuracy", "class_accuracy")}
+        if not math.isnan(scores.cross_entropy):
+            values["cross_entropy"] = scores.cross_entropy
         if scores.images is not None:
             values["boundary_miou"] = scores.boundary_miou
         values |= {f"iou/{name}": value for name, value in zip(class_names, scores.iou, strict=True)}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -63,10 +63,14 @@ def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
 
 
 class Rows:
-    """Predictions that stay on their devices until NumPy asks for them; NotFinite where their logits were none."""
+    """Predictions that stay on their devices until NumPy asks for them; NotFinite where their logits were none.
 
-    def __init__(self, fetch: Callable[[], np.ndarray]):
-        self._fetch = fetch
+    Attributes:
+      cross_entropy: summed over the valid pixels of all processes' rows, on the device.
+    """
+
+    def __init__(self, fetch: Callable[[], np.ndarray], cross_entropy: Float[Array, ""]):
+        self._fetch, self.cross_entropy = fetch, cross_entropy
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._fetch(), dtype)
@@ -79,8 +83,8 @@ class Parallel:
 
     Args:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
-      eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `not_finite`), rows (`prediction`,
-        `finite`).
+      eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `cross_entropy`,
+        `not_finite`), rows (`prediction`, `finite`).
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
@@ -145,7 +149,7 @@ class Parallel:
                 raise NotFinite("the logits of the model are not finite", bad)
             return self._local_rows(rows["prediction"])[: len(batch["valid"])]
 
-        return counts["confusion"], Rows(fetch)
+        return counts["confusion"], Rows(fetch, counts["cross_entropy"])
 
     def evaluation_bytes(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> int:
         """What `evaluate` of such a batch takes on each device beside the variables; compiles it, and runs nothing."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses import mean
+from attnseg_jax.ops.losses import cross_entropy, mean
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -147,14 +147,17 @@ def eval_step(
 
     Returns:
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
-      pixels, and `not_finite` int32 [], rows with a logit that is none. Rows, which stay on their devices: `prediction`
-      [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool [b].
+      pixels, `cross_entropy` float32 [], the sum over them, and `not_finite` int32 [], rows with a logit that is none.
+      Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool
+      [b].
     """
     out = model.apply(variables, *(batch[name] for name in model_inputs(model)), train=False)
     prediction = jnp.argmax(out.logits, axis=-1)
     finite = jnp.isfinite(out.logits).all((1, 2, 3)) | ~batch["valid"]
+    labels = valid_labels(batch)
     counts = {
-        "confusion": confusion_matrix(prediction, valid_labels(batch), num_classes),
+        "confusion": confusion_matrix(prediction, labels, num_classes),
+        "cross_entropy": cross_entropy(out.logits, labels)[0],
         "not_finite": jnp.sum(~finite, dtype=jnp.int32),
     }
     if axis_name is not None:

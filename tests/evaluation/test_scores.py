@@ -56,6 +56,7 @@ def test_another_step_beside_the_scores():
         "mIoU            0.3905    0.5000",
         "pixel accuracy  0.7000    absent",
         "class accuracy  0.5556    0.7500",
+        "mIoU of 3 of 4 classes: tram is absent",
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.evaluation.counts import Counter, ImageCounts
@@ -175,6 +176,7 @@ def test_an_evaluation_changes_nothing_but_its_own_folder(trained, evaluated):
         "metrics.jsonl",
         "result.json",
         "result.txt",
+        "data.json",
         "curves.png",
         "tensorboard",
         "predictions",
@@ -237,6 +239,23 @@ def test_what_the_last_evaluation_leaves(trained, predicted):
     assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
     for index in drawn:
         np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
+
+
+def test_the_validation_loss(trained):
+    """The mean over the valid pixels of all images, from the logits of one after another."""
+    workdir, result, _ = trained
+    restored = restore_run(str(workdir))
+    total, pixels = 0.0, 0
+    for record in (restored.source[i] for i in range(len(restored.source))):
+        sample = evaluation_sample(record, restored.config.data, restored.model.size_multiple)
+        logits = np.asarray(restored.model.apply(restored.variables, sample["image"][None], train=False).logits[0])
+        known = sample["label"] != 255
+        chosen = np.take_along_axis(logits, np.where(known, sample["label"], 0)[..., None], -1)[..., 0]
+        total += (np.log(np.exp(logits.astype(np.float64)).sum(-1)) - chosen)[known].sum()
+        pixels += known.sum()
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    measured = {x["step"]: x["val_cross_entropy"] for x in lines if "val_cross_entropy" in x}
+    assert measured[result["step"]] == pytest.approx(total / pixels, rel=1e-5)
 
 
 def test_only_a_training_warns_of_its_warmup(trained, caplog):

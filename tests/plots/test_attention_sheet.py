@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,16 @@ FORMS = {
     "places": (GateMap(_soft(1, 3, 5, 1)), ["gate of 3 x 5 positions"]),
     "both": (GateMap(_soft(1, 3, 5, 4)), ["mean of 4 channels"]),
 }
+
+
+def test_a_dark_image_is_brightened_and_the_header_says_so(tmp_path, monkeypatch):
+    pages = _texts(monkeypatch)
+    dark = dataclasses.replace(_scene((2, 11)), image=np.full((13, 17, 3), 17, np.uint8))
+    path = attention_sheet(dark, {"places0": FORMS["places"][0]}, tmp_path)[-1]
+    assert pages[0][0] == "a scene; drawn 15 times as bright"
+    with Image.open(path) as picture:
+        # The image itself is white now; the edges of letters have some of that gray.
+        assert (np.asarray(picture.convert("RGB")) == 17).all(-1).sum() < 1000
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -110,7 +110,7 @@ def test_confidence_matrix(drawn, tmp_path):
 def test_what_the_curves_of_a_training_show(drawn, tmp_path):
     steps = [10, 20, 30]
     series = {
-        "loss": ([5, 10, 15], [3.0, 2.0, 1.5]), "val_loss": (steps, [2.5, 1.9, 2.0]),
+        "loss": ([5, 10, 15], [3.0, 2.0, 1.5]), "val_cross_entropy": (steps, [2.5, 1.9, 2.0]),
         "miou": ([5, 10, 15], [0.0, 0.5, 1.0]), "val_miou": (steps, [0.0, 0.5, 1.0]),
         "val_pixel_accuracy": (steps, [0.5, 1.0, 1.0]), "learning_rate": ([5, 10, 15], [0.1, 0.05, 0.0]),
     }  # fmt: skip
@@ -118,7 +118,7 @@ def test_what_the_curves_of_a_training_show(drawn, tmp_path):
     charts.training_curves(series, tmp_path / "curves.png")
     loss, score, classes, rate = drawn[0].axes
     given = {line.get_label(): list(line.get_ydata()) for line in loss.lines}
-    assert given == {"train": [3.0, 2.0, 1.5], "val": [2.5, 1.9, 2.0]}
+    assert given == {"train loss": [3.0, 2.0, 1.5], "val cross-entropy": [2.5, 1.9, 2.0]}
     assert [line.get_label() for line in score.lines] == ["train mIoU", "val mIoU", "val pixel accuracy"]
     assert len(classes.lines) == 12 and len(rate.lines) == 1
     # What is 0 or 1 is whole, its marker and half of its width too.
