@@ -37,7 +37,7 @@ def _flags() -> None:
 
 
 def _train() -> None:
-    """Trains and prints where everything is."""
+    """Trains, and prints the scores and where everything is."""
     config = flags.FLAGS.config
     if _means_folder(config, config_flags.get_override_values(flags.FLAGS["config"])):
         logging.info("config.data.dir is given without a source: its images and masks are read")
@@ -47,6 +47,9 @@ def _train() -> None:
     result = loop.run(config, workdir)
     miou = tables.mean_iou(result["miou"], result.get("iou", {}))
     print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
+    # Of a run of an older version, or on another machine than the first process, it is not there.
+    if (table := workdir / "result.txt").exists():
+        print(table.read_text(), end="")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")
 

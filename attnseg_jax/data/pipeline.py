@@ -161,7 +161,8 @@ def _padding_row(row: Batch) -> Batch:
 
 def _stacked(data: grain.MapDataset, threads: int, rows: int, *, ahead: int) -> Iterator[Batch]:
     """Batches of `rows` consecutive elements; `ahead` elements are decoded ahead."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead if threads else 0)
+    # Of more threads than elements ahead the others would have nothing to do.
+    options = grain.ReadOptions(min(threads, ahead), prefetch_buffer_size=ahead if threads else 0)
     with contextlib.closing(iter(data.to_iter_dataset(options))) as elements:
         while batch := list(itertools.islice(elements, rows)):
             yield {name: _stack(name, batch) for name in dict.fromkeys(itertools.chain(*batch))}

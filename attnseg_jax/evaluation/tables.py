@@ -81,11 +81,19 @@ def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
     return _number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
 
 
-def table(scores: Scores, class_names: Sequence[str]) -> str:
+_OVERALL = {
+    "mIoU": "miou",
+    "pixel accuracy": "pixel_accuracy",
+    "class accuracy": "class_accuracy",
+    "boundary mIoU": "boundary_miou",
+}
+
+
+def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | None = None) -> str:
     """Plain text: a line per class (IoU, accuracy, share of the true pixels), then the overall scores.
 
     A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary IoU is
-    there where the images were counted.
+    there where the images were counted. The scores of the `best` step, in the form of `to_json`, stand beside those.
 
     >>> import numpy as np
     >>> print(table(Scores.from_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])), ["sky", "road", "tram"]))
@@ -103,15 +111,21 @@ def table(scores: Scores, class_names: Sequence[str]) -> str:
       ValueError: there are not as many names as classes.
     """
     _check_names(scores, class_names)
-    titles = ["class", "IoU", "accuracy", "pixels"]
-    columns = [map(_number, scores.iou), map(_number, scores.accuracy), map(_percent, scores.share)]
-    overall = {"mIoU": scores.miou, "pixel accuracy": scores.pixel_accuracy, "class accuracy": scores.class_accuracy}
-    if scores.images is not None:
-        titles.append("boundary")
-        columns.append(map(_number, scores.boundary_iou))
-        overall["boundary mIoU"] = scores.boundary_miou
-    classes = zip(class_names, *columns, strict=True)
-    lines = text_table(titles, [*classes, *([name, _number(value)] for name, value in overall.items())])
+    columns = {"IoU": map(_number, scores.iou)}
+    if best:
+        columns[f"step {best['step']}"] = [_number(best["iou"].get(name)) for name in class_names]
+    columns |= {"accuracy": map(_number, scores.accuracy), "pixels": map(_percent, scores.share)}
+    overall = dict(_OVERALL)
+    if scores.images is None:
+        del overall["boundary mIoU"]
+    else:
+        columns["boundary"] = map(_number, scores.boundary_iou)
+    totals = [
+        [title, _number(getattr(scores, key)), *([_number(best.get(key))] if best else [])]
+        for title, key in overall.items()
+    ]
+    classes = zip(class_names, *columns.values(), strict=True)
+    lines = text_table(["class", *columns], [*classes, *totals])
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
     if fewer := fewer_classes(dict(zip(class_names, scores.iou))):
         lines.append(f"mIoU of {fewer}")
@@ -145,8 +159,8 @@ def _by_name(values: Sequence[float], class_names: Sequence[str]) -> dict[str, f
     return {name: finite(value) for name, value in zip(class_names, values, strict=True)}
 
 
-def _number(value: float) -> str:
-    return "absent" if math.isnan(value) else f"{value:.4f}"
+def _number(value: float | None) -> str:
+    return "absent" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _percent(value: float) -> str:

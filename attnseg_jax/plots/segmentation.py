@@ -68,10 +68,11 @@ def prediction_sheet(
             scores = _scores(truth, dict(zip(predictions, guesses)), class_names)
             bright = f"; drawn {factor:.3g} times as bright" if factor > 1 else ""
             captions.append(f"{titles[i]}: {scores}{bright}")
-    legend = _legend([m for _, *maps in rows for m in maps], class_names, palette)
+    legend = [_legend([m for _, *maps in rows for m in maps], class_names, palette)]
     if errors:
         of = f": {class_names[1]}" if len(class_names) == 2 else " of the rarer class"
-        legend += [(f"false positive{of}", flat(FALSE_POSITIVE)), (f"false negative{of}", flat(FALSE_NEGATIVE))]
+        kinds = {"false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
+        legend.append([(f"errors: {kind}{of}", flat(color)) for kind, color in kinds.items()])
     write_png(path, compose(panels, headers, captions or None, legend, heading))
 
 
@@ -101,7 +102,7 @@ def comparison_sheet(
     if images is None:
         del rows["input"]
     legend = _legend([*labels, *(m for maps in predictions.values() for m in maps)], class_names, palette)
-    write_png(path, compose(list(rows.values()), titles, list(rows), legend))
+    write_png(path, compose(list(rows.values()), titles, list(rows), [legend]))
 
 
 def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:

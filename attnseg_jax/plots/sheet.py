@@ -1,6 +1,7 @@
 """Rows of panels with headers, captions and a legend, as one picture."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -31,10 +32,13 @@ def compose(
     panels: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]],
     headers: Sequence[str],
     captions: Sequence[str] | None,
-    legend: Sequence[Swatch],
+    legend: Sequence[Sequence[Swatch]],
     heading: str = "",
 ) -> Image.Image:
-    """One white picture: the heading, headers of columns, rows of panels below their captions, and the legend."""
+    """One white picture: the heading, headers of columns, rows of panels below their captions, and the legend.
+
+    Each part of the legend begins a line.
+    """
     widths = [max(row[c].shape[1] for row in panels) for c in range(len(headers))]
     size = int(np.clip(widths[0] / 16, 15, 26))
     font, small = _font(size), _font(max(13, round(size * 0.85)))
@@ -42,7 +46,7 @@ def compose(
     widths = [max(w, int(font.getlength(h)) + 1) for w, h in zip(widths, headers)]
     line, caption = round(size * 1.7), round(small.size * 1.6) if captions is not None else 0
     full = sum(widths) + _GAP * (len(widths) - 1)
-    places = _flow([small.getlength(name) for name, _ in legend], full, small.size)
+    places = _flow([[small.getlength(name) for name, _ in part] for part in legend], full, small.size)
     heights = [max(panel.shape[0] for panel in row) for row in panels]
     first = line if heading else 0
     height = first + line + sum(heights) + (_GAP + caption) * len(heights) + (places[-1][1] + line if places else 0)
@@ -60,7 +64,7 @@ def compose(
         for left, width, panel in zip(lefts, widths, row):
             sheet.paste(Image.fromarray(panel), (int(left) + (width - panel.shape[1]) // 2, top))
         top += heights[i] + _GAP
-    for (name, swatch), (x, y) in zip(legend, places):
+    for (name, swatch), (x, y) in zip(chain(*legend), places):
         box = Image.fromarray(swatch).resize((small.size, small.size), Image.Resampling.NEAREST)
         place = (_MARGIN + round(x), top + _GAP + y)
         sheet.paste(box, place)
@@ -69,14 +73,15 @@ def compose(
     return sheet
 
 
-def _flow(lengths: Sequence[float], width: int, size: int) -> list[tuple[float, int]]:
-    """Places of the legend's entries, as many to a line as fit."""
+def _flow(parts: Sequence[Sequence[float]], width: int, size: int) -> list[tuple[float, int]]:
+    """Places of the legend's entries by their lengths, as many to a line as fit."""
     places, x, y = [], 0.0, 0
-    for length in lengths:
-        if x and x + length + 1.5 * size > width:
-            x, y = 0.0, y + round(size * 1.7)
-        places.append((x, y))
-        x += length + 3 * size
+    for lengths in parts:
+        for i, length in enumerate(lengths):
+            if x and (i == 0 or x + length + 1.5 * size > width):
+                x, y = 0.0, y + round(size * 1.7)
+            places.append((x, y))
+            x += length + 3 * size
     return places
 
 

@@ -77,8 +77,10 @@ class Log(Hook):
         self._pause = contextlib.ExitStack()
 
     def before_step(self, step):
-        """Goes on with the clock."""
+        """Goes on with the clock, and says why the first step takes a while."""
         self._pause.close()
+        if step == self.training.start_step + 1:
+            self._progress.message("compiling the training step, which may take minutes")
 
     def after_step(self, step, metrics):
         """Adds the metrics; every `log_every` steps writes their means."""
@@ -159,6 +161,44 @@ class Pictures(Hook):
             charts.training_curves(read_series(workdir / "metrics.jsonl"), workdir / "curves.png")
 
 
+class ClassTable(Hook):
+    """The scores of every class in the end, beside those of the best checkpoint, in WORKDIR/result.txt."""
+
+    def __init__(self, training: Training):
+        super().__init__(training)
+        self._path = training.workdir / "result.txt"
+        if jax.process_index() == 0:
+            self._path.unlink(missing_ok=True)
+
+    def after_evaluation(self, step, state, evaluation):
+        """Keeps the scores."""
+        self._step, self._scores = step, evaluation.scores
+
+    def after_training(self):
+        """Writes the table, and what one might overlook in it."""
+        best = self.training.checkpoints.best_step()
+        if jax.process_index() != 0:
+            return
+        names = self.training.source.info.class_names
+        beside = None if best in (None, self._step) else _scores_of(best, self.training.workdir / "metrics.jsonl")
+        lines = [tables.table(self._scores, names, beside)]
+        if missed := [name for name, value in zip(names, self._scores.iou) if value == 0]:
+            lines.append(f"IoU 0: {', '.join(missed)}")
+        if beside:
+            lines.append(f"step {best} is the best checkpoint: eval.py --checkpoint=best")
+        elif best == self._step:
+            lines.append("the last checkpoint is also the best")
+        write_atomically(self._path, ("\n".join(lines) + "\n").encode())
+
+
+def _scores_of(step: int, path: Path) -> dict[str, Any]:
+    """The validation scores of a step in metrics.jsonl, in the form of `evaluation.tables.to_json`."""
+    found = {name: dict(zip(*points)).get(step) for name, points in read_series(path).items()}
+    values = {name.removeprefix("val_"): value for name, value in found.items() if name.startswith("val_")}
+    iou = {name.removeprefix("iou/"): value for name, value in values.items() if name.startswith("iou/")}
+    return {"step": step, "iou": iou, **values}
+
+
 class Profile(Hook):
     """A profiler trace of each step of `config.train.profile` in WORKDIR/profile, for TensorBoard or Perfetto."""
 
@@ -184,7 +224,7 @@ class Profile(Hook):
 
 
 # Of every run, in this order; those of `config.hooks` come after them.
-HOOKS = (Log, Pictures, Profile)
+HOOKS = (Log, Pictures, ClassTable, Profile)
 
 
 def hook_classes(config: ConfigDict) -> list[Callable[[Training], Hook]]:

@@ -26,7 +26,7 @@ from attnseg_jax.weights.catalogue import CATALOGUE, config_group, wanted
 from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import Fitted, fit
 from attnseg_jax.weights.locate import locate
-from attnseg_jax.weights.rename import listed
+from attnseg_jax.weights.rename import folded, listed
 
 # What is recorded in the workdir.
 RECORD = "initial.json"
@@ -183,12 +183,12 @@ class Initial:
         if fitted.resampled:
             logging.info("resampled to config.model.backbone's position_size: %s", listed(fitted.resampled))
         if fitted.unused:
-            logging.info("of the file not used: %s", listed(fitted.unused))
+            logging.info("of the file not used: %s", folded(fitted.unused))
         if fitted.unfilled:
             whole = record["key"] == "config.init_from"
             # Of a whole model that is a change of classes or of attention, which one should know of.
             report = logging.warning if whole else logging.info
-            report("not in the file, left at their initialisation: %s", listed(fitted.unfilled))
+            report("not in the file, left at their initialisation: %s", folded(fitted.unfilled))
 
 
 def write_record(workdir: Path, initial: Initial | None) -> None:
@@ -262,7 +262,8 @@ def initial_state(
         return state
     write_record(workdir, initial)
     if initial is None:
-        logging.info("initial state: from scratch")
+        logging.info("initial state: from scratch; compiling it")
         return create()
     initial.log()
+    logging.info("compiling the initial state")
     return initial.load_into(create())

@@ -123,7 +123,7 @@ class Progress:
     """A bar on a terminal, log lines elsewhere; on processes other than 0 it is silent.
 
     `batch_size` is the global one. `terminal` None asks `stream`. The speed is that of the steps since the last report,
-    without the time spent in `pause()`.
+    without the time spent in `pause()` and until the first update, whose step has the compilation.
     """
 
     def __init__(
@@ -150,19 +150,22 @@ class Progress:
                 disable=False,
             )
         self._reported_step, self._since = start_step, clock()
-        self._compiled = False
+        self._compiled = self._paced = False
 
     def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> float | None:
         """`step` steps are done; with `metrics` it reports their `loss` and `miou` (each optional) and the speed.
 
         Returns:
-          Seconds a step since the last report; None without a report, and for the first one, which has the compilation.
+          Seconds a step since the last report; None without a report, and for the first one.
         """
         if self._silent:
             return None
         report = pace = None
         if metrics is not None:
             report, pace = self._report(step, metrics)
+        elif not self._compiled:
+            self._reported_step, self._since = step, self._clock()
+        self._compiled = True
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             if report is not None:
@@ -179,9 +182,9 @@ class Progress:
         words = [f"{label} {float(metrics[name]):.3f}" for name, label in labels.items() if name in metrics]
         if absent := metrics.get("absent_classes"):
             words.append(f"({absent} absent)")
-        pace = seconds / steps if steps > 0 and self._compiled else None
-        self._compiled = True
-        if steps > 0 and seconds > 0:
+        pace = seconds / steps if steps > 0 and self._paced else None
+        self._paced = True
+        if steps > 0 and seconds > 0 and self._compiled:
             left = tqdm.format_interval((self._total - step) * seconds / steps)
             words.append(f"{steps * self._batch_size / seconds:.1f} images/s, {left} left")
         return " ".join(words), pace
@@ -251,6 +254,16 @@ class ImageBar:
     def __exit__(self, *_) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def say(text: str) -> None:
+    """A line of its own (process 0 only), above whatever bars there are."""
+    if jax.process_index() != 0:
+        return
+    if is_terminal(sys.stderr):
+        tqdm.write(text, file=sys.stderr)
+    else:
+        logging.info("%s", text)
 
 
 def peak_bytes() -> int:

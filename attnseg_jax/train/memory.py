@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.train.logging import say
 from attnseg_jax.train.parallel import Parallel
 
 Batch = Mapping[str, np.ndarray]
@@ -65,7 +66,7 @@ def _rows_that_fit(batch: Batch, parallel: Parallel, variables: PyTree) -> int:
     rows, (_, h, w, _) = len(batch["image"]), batch["image"].shape
     least = len(parallel.local_devices)
     while True:
-        logging.info("evaluate: compiling for %d images of %d x %d pixels at once", rows * jax.process_count(), h, w)
+        say(f"evaluate: compiling for {rows * jax.process_count()} images of {h} x {w} pixels at once")
         needed = parallel.evaluation_bytes(variables, _rows(batch, 0, rows))
         free = shared(min(map(free_bytes, parallel.local_devices)))
         if needed <= free:

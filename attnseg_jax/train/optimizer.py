@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
@@ -64,9 +63,7 @@ def make_schedule(config: Any, total_steps: int) -> Schedule:
     warmup, base, end, power = config.warmup_steps, config.learning_rate, config.end_factor, config.power
     if warmup < 0:
         raise UserError(f"config.optimizer.warmup_steps={warmup} must be at least 0")
-    if warmup > total_steps // 2:
-        logging.warning("config.optimizer.warmup_steps=%d is more than half of the run: %d", warmup, total_steps // 2)
-        warmup = total_steps // 2
+    warmup = min(warmup, total_steps // 2)
     decay = DECAYS[config.schedule]
 
     def schedule(step):

@@ -124,6 +124,9 @@ def make_run(
     if training:
         _check_statistics(config, model, variables, frozen)
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
+    if training and config.optimizer.warmup_steps > (half := config.train.steps // 2):
+        warmup = config.optimizer.warmup_steps
+        logging.warning("config.optimizer.warmup_steps=%d is more than half of the run: %d are taken", warmup, half)
     create = partial(create_state, model, optimizer, key, inputs, ema=config.optimizer.ema_decay > 0)
     abstract = jax.eval_shape(create)
 

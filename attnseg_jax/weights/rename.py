@@ -13,6 +13,7 @@ another table, no code; `match` tells what a table forgot.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,6 +150,23 @@ def _arrange(array, axes):
     kept = [axis for axis in axes if axis is not None]
     single = [axis for axis in range(array.ndim) if axis not in kept]
     return array.transpose(*kept, *single).reshape([1 if axis is None else array.shape[axis] for axis in axes])
+
+
+def folded(names: Sequence[str]) -> str:
+    """The names where they are few, else how many there are in each part of the model.
+
+    >>> folded(["params.head.kernel", "params.head.bias"])
+    'params.head.kernel, params.head.bias'
+    >>> folded([f"params.decoder.conv{i}.kernel" for i in range(9)] + ["params.head.bias"])
+    '9 of params.decoder, 1 of params.head'
+    """
+    if len(names) <= _SHOWN:
+        return listed(names)
+    for depth in (2, 1):
+        counts = Counter(".".join(name.split(".")[:depth]) for name in names)
+        if len(counts) <= _SHOWN:
+            break
+    return listed([f"{count} of {part}" for part, count in counts.items()])
 
 
 def listed(names: Sequence[str]) -> str:

@@ -53,6 +53,12 @@ def test_threads_and_repetition_change_nothing(source, data_config, threads):
     same(run(2), run(threads))
 
 
+def test_no_more_threads_than_samples_read_ahead(source, data_config, caplog):
+    """grain warns of the others, which have nothing to do."""
+    take(train_batches(source, data_config(threads=5), batch_size=1, seed=7), 2)
+    assert "num_threads" not in caplog.text
+
+
 def test_seeds_and_steps_differ(source, data_config):
     a = take(train_batches(source, data_config(), batch_size=4, seed=7), 3)
     b = take(train_batches(source, data_config(), batch_size=4, seed=8), 1)

@@ -44,6 +44,21 @@ def test_table_by_hand():
     ]
 
 
+def test_another_step_beside_the_scores():
+    best = {"step": 300, "miou": 0.5, "class_accuracy": 0.75, "iou": {"sky": 0.25, "tram": None, "sign": 1.0}}
+    assert table(Scores.from_confusion(CONFUSION), NAMES, best).splitlines() == [
+        "class              IoU  step 300  accuracy  pixels",
+        "sky             0.5714    0.2500    0.6667   60.0%",
+        "road            0.6000    absent    1.0000   30.0%",
+        "tram            absent    absent    absent    0.0%",
+        "sign            0.0000    1.0000    0.0000   10.0%",
+        "--------------------------------------------------",
+        "mIoU            0.3905    0.5000",
+        "pixel accuracy  0.7000    absent",
+        "class accuracy  0.5556    0.7500",
+    ]
+
+
 def test_table_says_absent_only_where_nothing_decides():
     # Class 1 is predicted and never true: its IoU is 0, its accuracy is undefined.
     lines = table(Scores.from_confusion(np.array([[3, 1], [0, 0]])), ["a", "a much longer name"]).splitlines()

@@ -174,6 +174,7 @@ def test_an_evaluation_changes_nothing_but_its_own_folder(trained, evaluated):
         "config.json",
         "metrics.jsonl",
         "result.json",
+        "result.txt",
         "curves.png",
         "tensorboard",
         "predictions",
@@ -236,6 +237,30 @@ def test_what_the_last_evaluation_leaves(trained, predicted):
     assert sorted(int(path.stem) for path in (workdir / "maps").iterdir()) == drawn
     for index in drawn:
         np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
+
+
+def test_only_a_training_warns_of_its_warmup(trained, caplog):
+    workdir, _, config = trained
+    restore_run(str(workdir))
+    assert "warmup" not in caplog.text
+    make_run(config, 5)
+    assert "config.optimizer.warmup_steps=2 is more than half of the run: 1 are taken" in caplog.text
+
+
+def test_the_class_table_at_the_end(trained):
+    """Last and best checkpoint side by side, every class."""
+    workdir, result, _ = trained
+    lines = (workdir / "result.txt").read_text().splitlines()
+    metrics = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    second = next(values for values in metrics if values["step"] == 2 and "val_miou" in values)
+    rows = {line[:15].strip(): line[15:].split() for line in lines[1:]}
+    for name, iou in result["iou"].items():
+        assert rows[name][:2] == [f"{iou:.4f}", f"{second[f'val_iou/{name}']:.4f}"]
+    assert rows["mIoU"] == [f"{result['miou']:.4f}", f"{second['val_miou']:.4f}"]
+    assert lines[0].split()[:4] == ["class", "IoU", "step", "2"]
+    assert lines[-1] == "step 2 is the best checkpoint: eval.py --checkpoint=best"
+    missed = [name for name, iou in result["iou"].items() if iou == 0]
+    assert (f"IoU 0: {', '.join(missed)}" in lines) == bool(missed)
 
 
 def test_the_worst_images_are_kept():

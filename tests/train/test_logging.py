@@ -13,7 +13,7 @@ from absl import logging as absl_logging
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import logging as module
-from attnseg_jax.train.logging import ImageBar, MetricWriter, Progress, peak_bytes
+from attnseg_jax.train.logging import ImageBar, MetricWriter, Progress, peak_bytes, say
 
 
 def _lines(workdir):
@@ -142,10 +142,10 @@ def test_peak_memory():
 def test_log_lines_without_a_terminal(log):
     clock, stream = Clock(), io.StringIO()
     progress = Progress(500, 8, start_step=100, stream=stream, clock=clock)
-    clock.now += 4
-    progress.update(110)
+    clock.now += 400  # of which no speed is made: it has the compilation
+    progress.update(100)
     assert log == []
-    clock.now += 6
+    clock.now += 10
     progress.update(120, {"loss": jnp.float32(1.2344), "miou": 0.345, "learning_rate": 0.1})
     progress.message("step 120: saved 100%")
     clock.now += 2
@@ -160,9 +160,23 @@ def test_log_lines_without_a_terminal(log):
     assert stream.getvalue() == ""
 
 
+@pytest.mark.parametrize("reported", [False, True])
+def test_the_first_estimate_has_no_compilation_in_it(log, reported):
+    """It took 100 s, a step takes 2 s; `reported`: also where every step is."""
+    clock = Clock()
+    progress = Progress(21, 4, stream=io.StringIO(), clock=clock)
+    clock.now += 102
+    progress.update(1, {"loss": 1.0} if reported else None)
+    clock.now += 2
+    progress.update(2, {"loss": 1.0})
+    first = ["step 1/21 loss 1.000"] if reported else []
+    assert log == [*first, "step 2/21 loss 1.000 2.0 images/s, 00:38 left"]
+
+
 def test_pauses_do_not_count(log):
     clock = Clock()
     progress = Progress(20, 4, stream=io.StringIO(), clock=clock)
+    progress.update(0)
     clock.now += 1
     with pytest.raises(RuntimeError), progress.pause():
         clock.now += 1000
@@ -175,6 +189,7 @@ def test_pauses_do_not_count(log):
 def test_bar_on_a_terminal_with_messages_above_it(log):
     clock, stream = Clock(), Terminal()
     progress = Progress(500, 8, start_step=100, stream=stream, terminal=True, clock=clock)
+    progress.update(100)
     clock.now += 10
     progress.update(120, {"loss": 1.2344, "miou": 0.345})
     progress.message("step 120: val mIoU 0.5")
@@ -210,6 +225,8 @@ def test_bars_only_on_terminals_with_a_size(monkeypatch):
         assert not bar()  # these tests set TQDM_DISABLE
         monkeypatch.delenv("TQDM_DISABLE")
         assert bar()
+        say("compiling")
+        assert b"compiling" in os.read(ends[0], 10_000)
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
         assert not bar()
     os.close(ends[0])
