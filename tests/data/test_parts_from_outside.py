@@ -275,6 +275,7 @@ def test_samples_that_the_survey_refuses(config, monkeypatch):
         (lambda s, rng, config: {**s, "label": s["label"] / 2}, "'toy_data:mine' returned a label of float64: it must"),
         (lambda s, rng, config: {**s, "image": s["image"] * 1j}, "'toy_data:mine' returned an image of complex128"),
         (lambda s, rng, config: {**s, "label": s["label"][:-1]}, "'toy_data:mine' returned an image (13, 17, 3) and a"),
+        (lambda s, rng, config: {**s, "label": s["label"] + 70}, "'normalise_pad') give the label 7"),
         (lambda s, rng, config: {**s, "image": None}, "'toy_data:mine' returned an image of object"),
     ],
 )
