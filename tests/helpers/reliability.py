@@ -76,6 +76,7 @@ class Runs:
         self.flags = {**FLAGS, "data.dir": str(write_data(folder / "data")), **flags}
         self.environment = dict(
             os.environ,
+            PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             JAX_PLATFORMS="cpu",
             JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
@@ -84,7 +85,8 @@ class Runs:
         )
         self.environment.pop("XLA_FLAGS", None)
         self.whole = folder / "whole"
-        self.finish(self.whole)
+        code, text = self.finish(self.whole)
+        assert code == 0, text
         # Now everything is compiled.
         shutil.rmtree(self.whole)
         process = self.start(self.whole)
