@@ -210,7 +210,7 @@ def altered(name, value):
         if name == "size":
             inner = toy_data.Stripes(config, split)
             source.__class__ = type("Mine", (Source,), {"__getitem__": lambda self, index: inner[index]})
-        if name in ("info", "size"):
+        if name in ("info", "size", "files"):
             setattr(source, name, value)
         return source
 
@@ -228,6 +228,7 @@ def altered(name, value):
         ("size", lambda: (20, 24), ".size cannot be called as it will be: too many positional arguments"),
         ("size", lambda index: (24, 20), "size(0) is (24, 20), and the image there is (h, w) = (20, 24)"),
         ("size", lambda index: None, "size(0) is None, and the image"),
+        ("files", lambda: None, "files() must return a dict of names and paths"),
         ("sample", lambda sample: None, "config.data.source gives NoneType; a sample is a dict"),
         (
             "sample",
