@@ -17,13 +17,13 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from attnseg_jax import configs
-from attnseg_jax.cli import entry, keys
+from attnseg_jax.cli import entry
 from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
-from attnseg_jax.train import loop
+from attnseg_jax.train import explain, loop
 
 DEFAULT = str(config_files.DEFAULT)
 
@@ -58,11 +58,11 @@ def _keys(topic: str) -> str:
     """What `--help` says of configs; with a topic, `--help=TOPIC`, the keys below it."""
     config = config_files.read_file(DEFAULT)
     if topic:
-        return keys.describe(config, topic, config_files.DEFAULT) + "\n"
+        return explain.describe(config, topic, config_files.DEFAULT) + "\n"
     names = ", ".join(name for name in configs.names() if not name.startswith("studies/"))
     return (
-        f"\nconfigs, in configs/ or by name:\n{keys.filled(names)}\n\n"
-        f"keys of a config, set by --config.key=value:\n{keys.overview(config)}\n\n"
+        f"\nconfigs, in configs/ or by name:\n{explain.filled(names)}\n\n"
+        f"keys of a config, set by --config.key=value:\n{explain.overview(config)}\n\n"
         "--help=train or --help=model.attention.self explains the keys of a group, --help=all every one\n"
     )
 

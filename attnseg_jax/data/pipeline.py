@@ -23,6 +23,7 @@ from attnseg_jax.data.transforms import (
     pixel_fields,
 )
 from attnseg_jax.errors import UserError
+from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Batch = dict[str, np.ndarray]
 
@@ -69,7 +70,7 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(functools.partial(_training_row, config=config, multiple=multiple))
+        .random_map(functools.partial(_training_row, config=config, classes=source.info.num_classes, multiple=multiple))
         .slice(slice(process_index + start_step * batch_size, None, process_count))
     )
     return _stacked(data, config.threads, rows, ahead=2 * rows)
@@ -139,10 +140,18 @@ def _evaluation_row(source: Source, first: int, config: Any, multiple: int, inde
     return row | {"valid": np.bool_(True), "index": np.int32(index)}
 
 
-def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, multiple: int) -> Batch:
+def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, classes: int, multiple: int) -> Batch:
     check_sample(sample)
-    sample = regions.with_regions(sample, config.regions)
-    return {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
+    name, sample = sample["id"], regions.with_regions(sample, config.regions)
+    row = {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
+    # The loss would be NaN, which has many reasons.
+    unknown = row["label"][((row["label"] < 0) | (row["label"] >= classes)) & (row["label"] != IGNORE_LABEL)]
+    if unknown.size:
+        raise UserError(
+            f"{name}: config.data.source and config.data.transforms={tuple(config.transforms)} give the label "
+            f"{unknown[0]}, and there are {classes} classes: use 0 to {classes - 1}, or {IGNORE_LABEL} to ignore it"
+        )
+    return row
 
 
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:

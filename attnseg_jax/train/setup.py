@@ -65,10 +65,12 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
         weights = median_frequency_weights(survey.pixel_counts, survey.image_pixel_counts)
         return weights**config.class_weight_power
     weights = np.asarray(config.weights, np.float32)
-    if weights.shape != (len(class_names),) or not (np.isfinite(weights).all() and (weights >= 0).all()):
+    if weights.shape != (len(class_names),) or not (
+        np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+    ):
         raise UserError(
-            f"config.loss.weights={tuple(config.weights)} must be {len(class_names)} numbers >= 0, one for each of "
-            f"{', '.join(class_names)}"
+            f"config.loss.weights={tuple(config.weights)} must be {len(class_names)} numbers >= 0, not all 0, one for "
+            f"each of {', '.join(class_names)}"
         )
     return weights
 

@@ -210,7 +210,7 @@ def altered(name, value):
         if name == "size":
             inner = toy_data.Stripes(config, split)
             source.__class__ = type("Mine", (Source,), {"__getitem__": lambda self, index: inner[index]})
-        if name in ("info", "size"):
+        if name in ("info", "size", "files"):
             setattr(source, name, value)
         return source
 
@@ -228,6 +228,7 @@ def altered(name, value):
         ("size", lambda: (20, 24), ".size cannot be called as it will be: too many positional arguments"),
         ("size", lambda index: (24, 20), "size(0) is (24, 20), and the image there is (h, w) = (20, 24)"),
         ("size", lambda index: None, "size(0) is None, and the image"),
+        ("files", lambda: None, "files() must return a dict of names and paths"),
         ("sample", lambda sample: None, "config.data.source gives NoneType; a sample is a dict"),
         (
             "sample",
@@ -275,6 +276,7 @@ def test_samples_that_the_survey_refuses(config, monkeypatch):
         (lambda s, rng, config: {**s, "label": s["label"] / 2}, "'toy_data:mine' returned a label of float64: it must"),
         (lambda s, rng, config: {**s, "image": s["image"] * 1j}, "'toy_data:mine' returned an image of complex128"),
         (lambda s, rng, config: {**s, "label": s["label"][:-1]}, "'toy_data:mine' returned an image (13, 17, 3) and a"),
+        (lambda s, rng, config: {**s, "label": s["label"] + 70}, "'normalise_pad') give the label 7"),
         (lambda s, rng, config: {**s, "image": None}, "'toy_data:mine' returned an image of object"),
     ],
 )

@@ -76,6 +76,7 @@ class Runs:
         self.flags = {**FLAGS, "data.dir": str(write_data(folder / "data")), **flags}
         self.environment = dict(
             os.environ,
+            PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
             JAX_PLATFORMS="cpu",
             JAX_COMPILATION_CACHE_DIR=str(folder / "compiled"),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
@@ -84,7 +85,8 @@ class Runs:
         )
         self.environment.pop("XLA_FLAGS", None)
         self.whole = folder / "whole"
-        self.finish(self.whole)
+        code, text = self.finish(self.whole)
+        assert code == 0, text
         # Now everything is compiled.
         shutil.rmtree(self.whole)
         process = self.start(self.whole)
@@ -126,15 +128,20 @@ class Runs:
         """Whether a run ended like the whole one, to the bit."""
         from attnseg_jax.train.checkpoint import Checkpoints
 
-        names = ("result.json", "metrics.jsonl")
-        if any((workdir / name).read_bytes() != (self.whole / name).read_bytes() for name in names):
-            return False
-        states = []
+        scores, states = [], []
         for folder in (workdir, self.whole):
+            # A step that is saved on a signal ends a line of training metrics, so that these are spread otherwise.
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            scores.append([(folder / "result.json").read_text(), *(line for line in lines if "val_miou" in line)])
             with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
                 states.append(checkpoints.restore_arrays()[:2])
         (step, one), (other_step, other) = states
-        return step == other_step and one.keys() == other.keys() and all((one[k] == other[k]).all() for k in one)
+        return (
+            scores[0] == scores[1]
+            and step == other_step
+            and one.keys() == other.keys()
+            and all((one[k] == other[k]).all() for k in one)
+        )
 
 
 def signals(runs: Runs, number: int, count: int, seed: int = 0) -> Iterator[str]:

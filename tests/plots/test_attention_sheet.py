@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from attnseg_jax.models.records import AttentionMap, DotProductMap, GateMap
@@ -114,3 +115,12 @@ def test_the_hottest_panel_part_is_where_the_weight_is(tmp_path):
     assert len(y) == pytest.approx(336 / 5 * 336 * 13 / 17 / 3, rel=0.1)
     assert x.min() == pytest.approx(336 * 4 / 5, abs=4) and x.max() == pytest.approx(336, abs=4)
     assert np.ptp(y) == pytest.approx(336 * 13 / 17 / 3, abs=3)
+
+
+def test_a_map_that_covers_more_than_the_image():
+    """Its cells stand over the pixels that they are of, and what lies outside of the image is not drawn."""
+    axes = Figure().subplots()
+    panels.heat(np.zeros((57, 75, 3), np.uint8), np.ones((4, 5)), panels.Scale("", ""), (0, 1), (), (64, 80))(axes)
+    image, heat = axes.images
+    assert image.get_extent() == [0, 75, 57, 0] and heat.get_extent() == [0, 80, 64, 0]
+    assert axes.get_xlim() == (0, 75) and axes.get_ylim() == (57, 0)

@@ -320,3 +320,20 @@ def test_meter():
     meter.reset()
     meter.add({"loss": 5.0, "learning_rate": 0.1, "confusion": np.array([[1, 0], [0, 0]])})
     assert meter.result()["loss"] == 5.0 and meter.result()["pixel_accuracy"] == 1.0
+
+
+def test_a_run_sees_crops_that_its_model_is_right_for(make_config, tmp_path, monkeypatch):
+    """Unless its images are not padded in evaluation either, as a run of before that goes on."""
+
+    class Seen(Exception):
+        pass
+
+    def batches(*_, multiple, **__):
+        raise Seen(multiple)
+
+    monkeypatch.setattr(loop, "train_batches", batches)
+    for size_multiple, wanted in {0: 4, 1: 1}.items():
+        changes = {"data__crop": (26, 31), "eval__size_multiple": size_multiple}
+        with pytest.raises(Seen) as seen:
+            loop.run(make_config(**changes), tmp_path / str(size_multiple))
+        assert seen.value.args == (wanted,)

@@ -50,3 +50,13 @@ def test_frozen_statistics_need_no_batch():
     with pytest.raises(UserError, match=r"backbone/.*one number a channel.*model.backbone.freeze='bn'"):
         make_run(config(**changes), 3)
     make_run(config(**changes, **{"model.backbone.freeze": "bn"}), 3)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0), (1.0, -1.0, 1.0), (0.0, 0.0, 0.0), (1.0, float("inf"), 1.0)])
+def test_class_weights_that_cannot_be(weights):
+    """Without any weight nothing would be trained."""
+    loss = config(**{"loss.class_weights": "given", "loss.weights": weights}).loss
+    with pytest.raises(
+        UserError, match=r"config\.loss\.weights=.* must be 3 numbers >= 0, not all 0, .* sky, road, car"
+    ):
+        setup.class_weights(loss, ("sky", "road", "car"), None)

@@ -80,6 +80,8 @@ def check_source(source: Any, named: str, split: str) -> None:
         raise UserError(f"{named}: its length cannot be taken: {error}") from error
     if length < 1:
         raise UserError(f"{named}: its split {split!r} is empty")
+    if hasattr(source, "files") and not isinstance(source.files(), dict):
+        raise UserError(f"{named}: files() must return a dict of names and paths")
     sample = source[0]
     check_sample(sample)
     check_size(source, 0, sample["label"].shape)

@@ -129,11 +129,20 @@ def test_regions_follow_the_label(config):
     assert 5 < padded < 30
 
 
+class Single(list):
+    """A source of one sample."""
+
+    def __init__(self, sample, info):
+        super().__init__([sample])
+        self.info = info
+
+
 def test_maps_are_those_of_the_image_before_its_colours_change(config):
-    sample = load_source(config, "train")[3]
+    source = load_source(config, "train")
+    sample = source[3]
     config.update(crop=(31, 26), scale=(1.0, 1.0), flip=1.0)
     config.regions.count = 99
-    batch = next(itertools.islice(train_batches([sample], config, batch_size=2, seed=1), 1))
+    batch = next(itertools.islice(train_batches(Single(sample, source.info), config, batch_size=2, seed=1), 1))
     wanted = regions.coarse_and_large_first(regions.propose(sample["image"], config.regions), 99)[:, ::-1]
     for found in batch["regions"]:
         np.testing.assert_array_equal(found, wanted)
