@@ -80,7 +80,7 @@ def restore_run(
     configs.check_values(config)
     # Not the run's own value: what a pod trained may be scored on one machine.
     processes.initialize_distributed(distributed)
-    processes.check_same_run(config, **{"--split": split, "--checkpoint": checkpoint})
+    processes.check_same_run(config, folder, **{"--split": split, "--checkpoint": checkpoint})
     if regions.used(config.data.regions):
         try:
             region_cache.check(config.data.regions.cache)

@@ -51,7 +51,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     workdir, asked = Path(workdir), configs.with_folder(config)
     config = catalogue.apply(asked, known_before(asked, workdir))
     processes.initialize_distributed(config.distributed)
-    processes.check_same_run(config, **_state_of(workdir))
+    processes.check_same_run(config, workdir)
     if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)
         return result
@@ -272,15 +272,6 @@ def _own_workdir(config: ConfigDict, workdir: Path) -> Iterator[None]:
     else:
         check_folder("--workdir", workdir)
         yield
-
-
-def _state_of(workdir: Path) -> dict[str, Any]:
-    """What a run finds in its workdir; another one where that is not on a file system that all processes share."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
-    return {
-        "the list of checkpoints in --workdir": sorted(map(int, names)),
-        "whether --workdir has a result": (workdir / "result.json").exists(),
-    }
 
 
 def _write_config(config: ConfigDict, workdir: Path) -> None:

@@ -1,52 +1,36 @@
 """Several processes of one run: they begin with the same inputs, and where one fails all end, each with the reason.
 
-By itself jax lets the others wait for minutes, in a collective or at their exit, and then aborts them without the cause.
-Here each process tells the others what it failed of, through the key-value store of jax's coordination service, which
-process 0 holds, and a thread in each looks for such notices.
+By itself jax lets the others wait for minutes, in a collective or at their exit, and then aborts them without a reason.
+All of this does nothing in a run of one process.
 """
 
-import atexit
-import ctypes
 import hashlib
 import json
 import os
 import platform
-import signal
-import socket
-import sys
-import threading
-import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
-from jax._src import distributed  # the store has no public name
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import config as configs
+from attnseg_jax.train import watch
 
-# Seconds between two looks at the others.
-_PERIOD = 1.0
-# So many looks without a sign of life, and a process is lost. A Python thread gives it, while jax compiles too.
-_LOOKS = 30
-# Seconds that a process which failed has to clean up, and that process 0 waits for the others to end before it.
-_GRACE = 10.0
-# Seconds without a heartbeat of jax's own, for what the signs of life do not notice: a host that process 0 is on.
+# Seconds without a heartbeat of jax's own, after which it ends the others of a process 0 that hangs.
 _HEARTBEAT = 50
-# Seconds that a process which is ready waits for the others.
-_PATIENCE = 300.0
-# Words of errors that may only say that another process is gone.
-_ECHOES = ("gloo", "nccl", "barrier", "coordination", "peer", "socket", "unavailable")
 # Keys of a config in which processes may differ: they belong to a host.
 _OF_A_HOST = ("data.dir", "data.threads", "data.regions.cache")
 _PACKAGES = ("attnseg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_SHOWN = 3
+
+_watch: watch.Watch | None = None
 
 
 def initialize_distributed(enabled: bool) -> None:
@@ -59,16 +43,15 @@ def initialize_distributed(enabled: bool) -> None:
     if not enabled or jax.distributed.is_initialized():
         return
     given = {"num_processes": os.environ.get("JAX_NUM_PROCESSES"), "process_id": os.environ.get("JAX_PROCESS_ID")}
-    numbers = {name: int(value) for name, value in given.items() if value}
     try:
+        numbers = {name: int(value) for name, value in given.items() if value}
         jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=_HEARTBEAT)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             "config.distributed=True, but the processes cannot be joined: set JAX_COORDINATOR_ADDRESS, "
             f"JAX_NUM_PROCESSES and JAX_PROCESS_ID, or config.distributed=False ({str(error).splitlines()[0]})"
         ) from error
-    if distributed.global_state.num_processes > 1:
-        _watch = _Watch()
+    _watch = watch.start()
 
 
 @contextmanager
@@ -106,8 +89,8 @@ def naming_process(message: str) -> str:
     return _watch.named(message) if _watch else message
 
 
-def check_same_run(config: ConfigDict, **given: Any) -> None:
-    """Refuses processes with different configs, versions or `given` values, in all of them; names what differs."""
+def check_same_run(config: ConfigDict, workdir: Path, **given: Any) -> None:
+    """Refuses processes with different configs, versions, workdirs or `given` values, in all of them."""
     if not _watch:
         return
     values = {f"config.{key}": value for key, value in flatten_dict(configs.resolve(config), sep=".").items()}
@@ -117,6 +100,10 @@ def check_same_run(config: ConfigDict, **given: Any) -> None:
     for name in _PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             values[f"the version of {name}"] = metadata.version(name)
+    # Another one where the workdir is not on a file system that all processes share.
+    names = [path.name for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
+    values["the list of checkpoints in --workdir"] = sorted(map(int, names))
+    values["whether --workdir has a result"] = (workdir / "result.json").exists()
     _watch.check_same({**values, **given})
 
 
@@ -131,194 +118,3 @@ def _listing(source: Source) -> str:
     sizes = sorted((name, path.stat().st_size) for name, path in files.items())
     digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
     return f"{len(source)} images in {len(files)} files of {sum(size for _, size in sizes)} bytes (listing {digest})"
-
-
-class _Watch:
-    """What this process knows of the others, and tells them; a thread that ends the process when another one failed.
-
-    Attributes:
-      failure: what this process failed of, as the others are told; "" before.
-    """
-
-    def __init__(self):
-        state = distributed.global_state
-        self._client, self._address = state.client, state.coordinator_address
-        self._index, self._count = state.process_id, state.num_processes
-        self._meetings = 0
-        self.failure, self._since, self._leaving = "", 0.0, False
-        # Whoever has it speaks the last words.
-        self._speaking = threading.Lock()
-        self._ready = threading.Event()
-        self._lost = _Lost(set(range(1, self._count)))
-        self._thread = threading.Thread(target=self._look, name="processes", daemon=True)
-        self._thread.start()
-        atexit.register(self._finish)
-        if self._index:
-            # Where process 0 is gone jax aborts the others; a handler of Python's would not run any more.
-            self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
-            ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
-
-    def named(self, message: str, index: int | None = None) -> str:
-        """`message` as one of a process."""
-        return f"process {self._index if index is None else index} of {self._count}: {message}"
-
-    def failed(self, error: BaseException) -> None:
-        """Tells the others, once."""
-        if self.failure or (isinstance(error, SystemExit) and not error.code):
-            return
-        if _is_echo(error):
-            # Meanwhile the thread learns what this is the echo of, and ends the process.
-            time.sleep((_LOOKS + 5) * _PERIOD)
-        if not self._speaking.acquire(blocking=False):
-            # The thread ends the process for the failure of another one.
-            time.sleep(_PATIENCE)
-        self.failure, self._since = self.named(_words(error)), time.monotonic()
-        with suppress(RuntimeError):
-            self._set(f"failed/{self._index}", self.failure)
-
-    def check_same(self, mine: Mapping[str, Any]) -> None:
-        """Raises UserError in all processes unless the values are the same in all."""
-        self._meetings += 1
-        key, first = f"same/{self._meetings}", json.dumps(mine, default=str)
-        self._set(f"{key}/{self._index}", first)
-        if self._index == 0:
-            found = [_difference(first, self._get(f"{key}/{i}"), i) for i in range(1, self._count)]
-            self._set(f"{key}/verdict", next(filter(None, found), "same"))
-        if (verdict := self._get(f"{key}/verdict")) != "same":
-            raise UserError(verdict)
-
-    def leave(self, code: int) -> None:
-        """Ends this process, process 0 after the others, which would abort without it."""
-        self._leaving = True
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with suppress(RuntimeError):
-            self._set(f"gone/{self._index}", "")
-            until = time.monotonic() + _GRACE + 2 * _PERIOD
-            while self._index == 0 and time.monotonic() < until and not self._all("gone"):
-                time.sleep(0.1)
-        os._exit(code)
-
-    def _finish(self) -> None:
-        """At the regular end: waits for the others while the thread still looks after them, then stops it."""
-        until = time.monotonic() + _PATIENCE
-        with suppress(RuntimeError):
-            self._set(f"done/{self._index}", "")
-            while time.monotonic() < until and not self._all("done"):
-                time.sleep(0.1)
-        self._ready.set()
-        self._thread.join(2 * _PERIOD)
-
-    def _look(self) -> None:
-        looks = 0
-        while not self._ready.wait(_PERIOD):
-            looks += 1
-            try:
-                self._set(f"alive/{self._index}", str(looks))
-                if self._index == 0:
-                    for index in self._lost.look(self._dir("alive")):
-                        why = f"no sign of life for {_LOOKS * _PERIOD:.0f} s: it was killed, or its host is gone"
-                        self._set(f"failed/{index}", self.named(why, index))
-                notices = self._dir("failed")
-            except RuntimeError:
-                # The service has ended: with all processes, or by `_aborted`.
-                return
-            if self.failure:
-                if not self._leaving and time.monotonic() > self._since + _GRACE:
-                    self._end(self.failure)
-            elif notices:
-                # This process may be about to find the same, and says it as its own.
-                time.sleep(_PERIOD)
-                if self._speaking.acquire(blocking=False):
-                    self._end(notices[min(notices)])
-
-    def _end(self, line: str) -> None:
-        # Not `print`, whose lock the main thread may hold.
-        os.write(2, f"error: {line}\n".encode())
-        self.leave(2)
-
-    def _aborted(self, number: int) -> None:
-        """The C handler of SIGABRT: says so if process 0 is gone, and lets every other abort go on."""
-        host, _, port = self._address.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-        except OSError:
-            why = "no sign of life: it was killed, or its host is gone"
-            if not self._leaving:
-                os.write(2, f"error: {self.failure or self.named(why, 0)}\n".encode())
-            os._exit(2)
-        ctypes.CDLL(None).signal(signal.SIGABRT, None)
-
-    def _all(self, what: str) -> bool:
-        """Whether all processes but the lost ones have set a key."""
-        return len(self._dir(what).keys() | self._lost.found) >= self._count
-
-    def _set(self, key: str, value: str) -> None:
-        # An empty value cannot be read back.
-        self._client.key_value_set(f"attnseg/{key}", value or "-", allow_overwrite=True)
-
-    def _get(self, key: str) -> str:
-        while True:
-            try:
-                return self._client.blocking_key_value_get(f"attnseg/{key}", 2000)
-            except RuntimeError as error:
-                # If that process fails the thread ends this one.
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
-
-    def _dir(self, name: str) -> dict[int, str]:
-        """The values of the processes that have set a key."""
-        found = self._client.key_value_dir_get(f"attnseg/{name}/")
-        return {int(key.rpartition("/")[2]): value for key, value in found}
-
-
-class _Lost:
-    """Which processes have given no new sign of life for many looks; looks, not seconds, since this one may sleep too.
-
-    Attributes:
-      found: all that were lost.
-    """
-
-    def __init__(self, indices: set[int]):
-        self.found: set[int] = set()
-        self._last = {index: ("", 0) for index in indices}
-
-    def look(self, signs: Mapping[int, str]) -> list[int]:
-        """The processes that this look finds lost."""
-        new = []
-        for index, (sign, looks) in self._last.items():
-            looks = looks + 1 if signs.get(index, "") == sign else 0
-            self._last[index] = signs.get(index, ""), looks
-            if looks >= _LOOKS and index not in self.found:
-                new.append(index)
-        self.found.update(new)
-        return new
-
-
-_watch: _Watch | None = None
-
-
-def _difference(first: str, other: str, index: int) -> str:
-    """In which values, as JSON, a process differs from process 0, in words; "" for none."""
-    ours, theirs = json.loads(first), json.loads(other)
-    keys = [key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
-    if not keys:
-        return ""
-    words = [f"{key} is {theirs.get(key)!r} in process {index} and {ours.get(key)!r} in process 0" for key in keys]
-    more = f", and {len(keys) - _SHOWN} more differ" if len(keys) > _SHOWN else ""
-    return f"the processes differ: {'; '.join(words[:_SHOWN])}{more}: give all the same command, data and packages"
-
-
-def _is_echo(error: BaseException) -> bool:
-    if not isinstance(error, Exception) or isinstance(error, UserError):
-        return False
-    return isinstance(error, jax.errors.JaxRuntimeError) or any(word in str(error).lower() for word in _ECHOES)
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    text = " ".join(str(error).split())
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if not isinstance(error, SystemExit) else f"ended with {error.code}"
