@@ -61,10 +61,11 @@ class Watch:
         self._thread = threading.Thread(target=self._look, name="processes", daemon=True)
         self._thread.start()
         atexit.register(self._finish)
-        if self._index:
-            # Where process 0 is gone jax aborts the others; a handler of Python's would not run any more.
-            self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
-            ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+        # A handler of Python's would not run any more.
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)
+        self._signal = ctypes.CDLL(None).signal
+        self._signal.restype, self._signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+        self._before = self._signal(signal.SIGABRT, ctypes.cast(self._handler, ctypes.c_void_p))
 
     def named(self, message: str, index: int | None = None) -> str:
         """`message` as one of a process."""
@@ -147,13 +148,19 @@ class Watch:
         self.leave(2)
 
     def _aborted(self, number: int) -> None:
-        """The C handler of SIGABRT: says so if process 0 is gone, and lets every other abort go on."""
-        if time.monotonic() > self._heard + _LOOKS * _PERIOD or not self._reachable():
-            why = "no sign of life: it was killed, or its host is gone"
-            if not self._leaving:
-                os.write(2, f"error: {self.failure or self.named(why, 0)}\n".encode())
+        """The C handler of SIGABRT, by which jax and its collectives end a process that has lost another one."""
+        if self._leaving:
             os._exit(2)
-        ctypes.CDLL(None).signal(signal.SIGABRT, None)
+        if self._index and (time.monotonic() > self._heard + _LOOKS * _PERIOD or not self._reachable()):
+            why = "no sign of life: it was killed, or its host is gone"
+            os.write(2, f"error: {self.failure or self.named(why, 0)}\n".encode())
+            os._exit(2)
+        # Meanwhile the thread learns what this is the echo of, and ends the process.
+        time.sleep((_LOOKS + 5) * _PERIOD)
+        with suppress(RuntimeError):
+            self._set(f"failed/{self._index}", self.named("aborted; its own output may tell why"))
+        self._signal(signal.SIGABRT, self._before)
+        signal.raise_signal(signal.SIGABRT)
 
     def _reachable(self) -> bool:
         host, _, port = self._address.rpartition(":")
