@@ -4,7 +4,6 @@ import functools
 import hashlib
 import importlib.util
 import json
-import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +13,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from attnseg_jax.configs import FOLDER
-from attnseg_jax.data import datasets, regions, transforms
+from attnseg_jax.data import datasets, regions
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
 from attnseg_jax.parts import is_outside
-from attnseg_jax.train.ranges import check_ranges
+from attnseg_jax.train import ranges
 from attnseg_jax.weights import catalogue
-from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Name of the groups that may hold any keys: the options of a part from outside the package.
 FREE = "custom"
@@ -279,57 +277,6 @@ def region_counts(config: ConfigDict) -> dict[str, int]:
     return {"num_regions": given.count, "num_sampled": given.sample} if regions.used(given) else {}
 
 
-def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:
-    return _all(value, kind) and len(value) == count
-
-
-def _all(value: Any, kind: Any) -> bool:
-    return isinstance(value, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
-
-
-def _colours(value: Any) -> bool:
-    return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
-
-
-def _ids(value: Any) -> bool:
-    if _all(value, int):
-        return len(value) <= 1 << 16
-    pairs = _all(value, tuple) and all(_numbers(pair, 2, int) and 0 <= pair[0] < 1 << 16 for pair in value)
-    return pairs and len({raw for raw, _ in value}) == len(value)
-
-
 def check_values(config: ConfigDict) -> None:
     """Raises UserError for a value that no part could work with; each part checks the names it knows itself."""
-    check_ranges(config, flatten_dict(_defaults(), sep="."))
-    data, train = config.data, config.train
-    crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
-    rules = [
-        ("data.crop", crop, "two integers (height, width) of at least 8"),
-        ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
-        ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
-        ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
-        ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
-        ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
-        ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
-        ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
-        ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
-        ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
-        ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
-        ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
-        ("train.profile", _all(train.profile, int), "numbers of steps"),
-        ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
-        ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
-        ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
-        ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
-        ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
-    ]
-    shares = ("flip", "brightness", "contrast", "saturation")
-    rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
-    for key, good, wanted in rules:
-        if not good:
-            group, name = key.split(".")
-            raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
-    regions.check(data.regions)
-    transforms.chosen(data)
-    if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
-        raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
+    ranges.check(config, flatten_dict(_defaults(), sep="."))

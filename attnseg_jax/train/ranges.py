@@ -1,12 +1,16 @@
 """Types and ranges of a config's keys; those of `config.model` are declared by its parts."""
 
+import math
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
+from attnseg_jax.parts import is_outside
+from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Whole numbers become int32 on the devices.
 LARGEST = 2**31 - 1
@@ -71,8 +75,8 @@ TUPLES: dict[str, Any] = {
 }
 
 
-def check_ranges(config: ConfigDict, defaults: dict[str, Any]) -> None:
-    """Raises UserError for the first value of another type than its default has, or out of its range.
+def check(config: ConfigDict, defaults: dict[str, Any]) -> None:
+    """Raises UserError for the first value of another type or form than its key has, or out of its range.
 
     Groups of options of parts from outside the package are theirs to check.
     """
@@ -81,6 +85,7 @@ def check_ranges(config: ConfigDict, defaults: dict[str, Any]) -> None:
             continue
         if refusal := _refusal(key, value, defaults[key]):
             raise UserError(f"config.{key}={value} {refusal}")
+    _check_forms(config)
 
 
 def _refusal(key: str, value: Any, default: Any) -> str:
@@ -91,3 +96,57 @@ def _refusal(key: str, value: Any, default: Any) -> str:
     if kind is int and limits.at_most is None:
         limits = Range(at_least=limits.at_least, at_most=LARGEST)
     return limits.refusal(value) if key in RANGES or kind is int else ""
+
+
+def _check_forms(config: ConfigDict) -> None:
+    data, train = config.data, config.train
+    crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
+    rules = [
+        ("data.crop", crop, "two integers (height, width) of at least 8"),
+        ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
+        ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
+        ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
+        ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
+        ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
+        ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
+        ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
+        ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
+        ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
+        ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
+        ("train.profile", _all(train.profile, int), "numbers of steps"),
+        ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
+        ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
+        ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
+        ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
+        ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
+    ]
+    shares = ("flip", "brightness", "contrast", "saturation")
+    rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
+    for key, good, wanted in rules:
+        if not good:
+            group, name = key.split(".")
+            raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+    regions.check(data.regions)
+    transforms.chosen(data)
+    if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
+        raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
+
+
+def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:
+    return _all(value, kind) and len(value) == count
+
+
+def _all(value: Any, kind: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in value)
+
+
+def _colours(value: Any) -> bool:
+    return _all(value, tuple) and all(_numbers(colour, 3, int) for colour in value)
+
+
+def _ids(value: Any) -> bool:
+    if _all(value, int):
+        return len(value) <= 1 << 16
+    pairs = _all(value, tuple) and all(_numbers(pair, 2, int) and 0 <= pair[0] < 1 << 16 for pair in value)
+    return pairs and len({raw for raw, _ in value}) == len(value)

@@ -11,7 +11,7 @@ import pytest
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.evaluation import evaluate_run
 from attnseg_jax.inference.restore import predict, predict_with_records, restore_run
-from attnseg_jax.train import loop
+from attnseg_jax.train import loop, steps
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.parallel import Parallel
 
@@ -118,12 +118,12 @@ def test_a_file_of_the_newest_checkpoint_cut_to_nothing(part, copy, finished):
 @pytest.mark.parametrize("scored", [True, False])
 def test_logits_that_are_not_finite(scored, config, copy, monkeypatch):
     """A checkpoint without a score is dropped with them; one that had a score before stays."""
-    evaluate = loop.evaluate_split
+    evaluate = steps.evaluate_split
 
-    def ruined(config, parallel, variables, source, **options):
-        return evaluate(config, parallel, jax.tree.map(lambda x: x * np.nan, variables), source, **options)
+    def ruined(config, model, parallel, variables, source, **options):
+        return evaluate(config, model, parallel, jax.tree.map(lambda x: x * np.nan, variables), source, **options)
 
-    monkeypatch.setattr(loop, "evaluate_split", ruined)
+    monkeypatch.setattr(steps, "evaluate_split", ruined)
     (copy / "result.json").unlink()
     if not scored:
         (copy / "checkpoints/2/metrics.json").unlink()

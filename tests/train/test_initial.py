@@ -22,7 +22,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import initial as initial_module
-from attnseg_jax.train import loop
+from attnseg_jax.train import loop, steps
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
 from attnseg_jax.train.initial import (
@@ -227,12 +227,12 @@ def test_a_file_is_prepared_for_as_its_layout_tells(source, make_config, monkeyp
 def arrays_of(workdir):
     """(step, arrays by path) of the newest checkpoint."""
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore_arrays()
+        return checkpoints.restore_arrays()[:2]
 
 
 def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tmp_path, caplog, monkeypatch):
     """Weight decay, clipping and an average are on; the file is gone when the run continues. Nothing is evaluated."""
-    monkeypatch.setattr(loop, "evaluate_split", lambda *_, **__: EVALUATION)
+    monkeypatch.setattr(steps, "evaluate_split", lambda *_, **__: EVALUATION)
     path = tmp_path / "backbone.npz"
     path.write_bytes(weights_bytes(read_weights(file), path))
     changes = dict(train__eval_every=2, model__backbone__pretrained=str(path), model__backbone__freeze="all")

@@ -31,8 +31,8 @@ def mechanism(name, dtype=jnp.float32, **options):
     "name, options, message",
     [
         ("nonlocal", {}, r"sub_sample=True needs a map of at least 2x2 positions, not 1x5: set it to False, or"),
-        ("efficient", {"heads": 5}, "heads=5 does not divide 64 channels: choose a divisor(?!,)"),
-        ("efficient", {"dropout": 0.1, "impl": "chunked"}, "impl='chunked' cannot drop weights"),
+        ("efficient", {"heads": 5, "reduction": 1}, "heads=5 does not divide 64 channels: choose a divisor(?!,)"),
+        ("efficient", {"dropout": 0.1, "impl": "chunked", "reduction": 1}, "impl='chunked' cannot drop weights"),
         ("efficient", {"reduction": 2}, r"reduction=2 does not fit a map of 1x5 positions: choose 1 to 1, or give"),
         ("ocr", {"scale": 2}, r"scale=2 does not fit a map of 1x5 positions: choose 1 to 1, or give larger"),
         (
