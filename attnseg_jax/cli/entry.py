@@ -11,6 +11,7 @@ from absl import app, flags, logging
 
 from attnseg_jax.errors import Stopped, UserError, UserErrors, nearest
 from attnseg_jax.parts import outside_frames
+from attnseg_jax.train import processes
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
 _PACKAGE = Path(__file__).parents[1]
@@ -57,12 +58,14 @@ def run(
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().addFilter(_ours)
-        _guarded(lambda: run_main(argv[1:]))
+        with processes.leaving_together():
+            _guarded(lambda: run_main(argv[1:]))
 
     def run_main(rest: list[str]) -> None:
         if rest:
             raise UserError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
-        action()
+        with processes.failing_together():
+            action()
 
     app.run(start, flags_parser=parse)
 
@@ -95,13 +98,13 @@ def _guarded(action: Callable[[], Any]) -> Any:
         print("error:", errors, file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        print("error:", processes.naming_process(" ".join(str(error).split())), file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print("stopped", stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(processes.naming_process("interrupted"), file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not (frames := outside_frames(error)):

@@ -23,9 +23,10 @@ from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
+from attnseg_jax.train import processes
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import naming_images
-from attnseg_jax.train.parallel import Parallel, initialize_distributed
+from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.state import eval_variables
@@ -78,7 +79,8 @@ def restore_run(
         config.data.dir = data_dir
     configs.check_values(config)
     # Not the run's own value: what a pod trained may be scored on one machine.
-    initialize_distributed(distributed)
+    processes.initialize_distributed(distributed)
+    processes.check_same_run(config, folder, **{"--split": split, "--checkpoint": checkpoint})
     if regions.used(config.data.regions):
         try:
             region_cache.check(config.data.regions.cache)
@@ -89,6 +91,7 @@ def restore_run(
             config.data.regions.cache = ""
     split = config.data.eval_split if split == "val" else split
     source = load_source(config.data, split)
+    processes.check_same_data(**{split: source})
     run = make_run(config, len(source.info.class_names), training=False)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         step, state = _restore(checkpoints, checkpoint, run.abstract)

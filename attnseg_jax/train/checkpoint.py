@@ -57,6 +57,7 @@ class Checkpoints:
         self._saving: tuple[int, dict[str, list], Mapping[str, float] | None] | None = None
         if not read_only:
             self._clean()
+            meet("clean")
         self._writer = None if read_only else self._make_writer()
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
@@ -196,7 +197,6 @@ class Checkpoints:
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in (*self.directory.glob(_UNFINISHED), *self.directory.glob(f"*{_REMOVED}")):
                 shutil.rmtree(path)
-        meet("clean")
 
     def _complete(self) -> None:
         """Called by Orbax when all files are written, before the rename that makes the checkpoint visible."""
@@ -216,6 +216,7 @@ class Checkpoints:
             if not (reason := out_of_space(error)):
                 raise
             step, self._saving = self._saving[0], None
+            # Alone: the other processes may not know of it yet.
             self._clean()
             latest = self.latest_step()
             kept = "there is none before it" if latest is None else f"that of step {latest} is kept"

@@ -21,12 +21,11 @@ from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, out_of_space, write_atomically
 from attnseg_jax.train import config as configs
-from attnseg_jax.train import continued
+from attnseg_jax.train import continued, processes
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
-from attnseg_jax.train.parallel import initialize_distributed
 from attnseg_jax.train.setup import Run, class_weights, make_run
 from attnseg_jax.train.sizes import crop_multiple
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -51,7 +50,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """
     workdir, asked = Path(workdir), configs.with_folder(config)
     config = catalogue.apply(asked, known_before(asked, workdir))
-    initialize_distributed(config.distributed)
+    processes.initialize_distributed(config.distributed)
+    processes.check_same_run(config, workdir)
     if (result := _finished(config, workdir)) is not None:
         logging.info("%s is finished; its result:", workdir)
         return result
@@ -62,6 +62,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
+    processes.check_same_data(training=train_source, validation=eval_source)
     info = train_source.info
     train = make_run(
         config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
@@ -91,6 +92,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         )  # fmt: skip
         stack.enter_context(closing(batches))
         stops = stack.enter_context(stop_requests())
+        stack.enter_context(processes.failing_together())
         steps = _Steps(config, train, eval_source, checkpoints, hooks, stops)
         evaluation = steps.run(state, batches)
         checkpoints.prune()

@@ -1,7 +1,6 @@
 """One pure step on many devices: `pmap` over all devices, or `jit` over a mesh of them."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,24 +29,6 @@ def replicated(path: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 SHARDINGS: dict[str, ShardingRule] = {"replicated": replicated}
-
-
-def initialize_distributed(enabled: bool) -> None:
-    """Join the other processes of the run when `config.distributed` asks for it; before anything else uses a device.
-
-    On Cloud TPU, Slurm and Open MPI jax finds the others itself; elsewhere JAX_COORDINATOR_ADDRESS (host:port),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say so.
-    """
-    if not enabled or jax.distributed.is_initialized():
-        return
-    given = {"num_processes": os.environ.get("JAX_NUM_PROCESSES"), "process_id": os.environ.get("JAX_PROCESS_ID")}
-    try:
-        jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            "config.distributed=True, but the processes cannot be joined: set JAX_COORDINATOR_ADDRESS, "
-            f"JAX_NUM_PROCESSES and JAX_PROCESS_ID, or config.distributed=False ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.parallel import initialize_distributed, make_parallel
+from attnseg_jax.train.parallel import make_parallel
+from attnseg_jax.train.processes import initialize_distributed
 from attnseg_jax.train.state import eval_variables
 
 

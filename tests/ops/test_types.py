@@ -129,6 +129,7 @@ CALLS = {
     window.relative_index: (((3, 2),), {}),
     window.window_keys: (((7, 5), 3, (1, 0)), {}),
     varying.varying_together: ((IMAGE, None, LABELS), {}),
+    separable.exact_product: (("jw,bhwc->bhjc", jnp.ones((3, 5)), IMAGE), {}),
     separable.apply_separable: ((IMAGE, np.ones((3, 7), np.float32), None), {}),
 }
 

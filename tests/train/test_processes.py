@@ -13,7 +13,8 @@ import tiny
 from tiny import setup
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.train.parallel import initialize_distributed, make_parallel
+from attnseg_jax.train.parallel import make_parallel
+from attnseg_jax.train.processes import initialize_distributed
 from attnseg_jax.train.state import eval_variables
 
 ROOT = Path(__file__).parents[2]
