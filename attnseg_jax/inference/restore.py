@@ -91,7 +91,7 @@ def restore_run(
             config.data.regions.cache = ""
     split = config.data.eval_split if split == "val" else split
     source = load_source(config.data, split)
-    processes.check_same_data(**{split: source})
+    processes.check_same_inputs({split: source})
     run = make_run(config, len(source.info.class_names), training=False)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         step, state = _restore(checkpoints, checkpoint, run.abstract)

@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
-    processes.check_same_data(training=train_source, validation=eval_source)
+    processes.check_same_inputs({"training": train_source, "validation": eval_source}, given and given.record)
     info = train_source.info
     train = make_run(
         config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)

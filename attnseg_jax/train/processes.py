@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -24,8 +24,9 @@ from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import watch
 
-# Seconds without a heartbeat of jax's own, after which it ends the others of a process 0 that hangs.
-_HEARTBEAT = 50
+# Of jax's own heartbeats: it ends a process that has missed another's for this many seconds, or for half of them. They
+# come after the watch, and tell of a process 0 that hangs.
+_HEARTBEAT = 58
 # Keys of a config in which processes may differ: they belong to a host.
 _OF_A_HOST = ("data.dir", "data.threads", "data.regions.cache")
 _PACKAGES = ("attnseg_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -107,10 +108,19 @@ def check_same_run(config: ConfigDict, workdir: Path, **given: Any) -> None:
     _watch.check_same({**values, **given})
 
 
-def check_same_data(**sources: Source) -> None:
-    """Refuses processes whose data are not of the same files (names and sizes), in all of them."""
-    if _watch:
-        _watch.check_same({f"the {split} data": _listing(source) for split, source in sources.items()})
+def check_same_inputs(sources: Mapping[str, Source], weights: Mapping[str, Any] | None = None) -> None:
+    """Refuses processes whose data are not of the same files (names and sizes), or whose first weights differ, in all.
+
+    Args:
+      sources: by what they are for.
+      weights: the record of the weights that the run starts from, see `initial.Given`.
+    """
+    if not _watch:
+        return
+    values: dict[str, Any] = {f"the {name} data": _listing(source) for name, source in sources.items()}
+    for name in ("sha256", "manifest_sha256"):
+        values[f"the {name} of the initial weights"] = (weights or {}).get(name)
+    _watch.check_same(values)
 
 
 def _listing(source: Source) -> str:

@@ -23,8 +23,8 @@ from attnseg_jax.errors import UserError
 
 # Seconds between two looks at the others.
 _PERIOD = 1.0
-# So many looks without a sign of life, and a process is lost. A Python thread gives it, while jax compiles too.
-_LOOKS = 30
+# So many looks without a sign of life, and a process is lost. Threads of Python give it, while jax compiles too.
+_LOOKS = 20
 # Seconds that a process which failed has to clean up, and that process 0 waits for the others to end before it.
 _GRACE = 10.0
 # Seconds that a process which is ready waits for the others.

@@ -53,7 +53,7 @@ def test_which_errors_may_be_the_end_of_another_process(error, echo):
 
 def test_one_process_is_left_alone(make_config, tmp_path):
     processes.check_same_run(make_config(), tmp_path)
-    processes.check_same_data(training=None)
+    processes.check_same_inputs({"training": None})
     assert processes.naming_process("seed") == "seed"
     with pytest.raises(ZeroDivisionError), processes.leaving_together(), processes.failing_together():
         raise ZeroDivisionError
