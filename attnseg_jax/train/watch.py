@@ -20,6 +20,7 @@ import jax
 from jax._src import distributed  # the store has no public name
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import out_of_space
 
 # Seconds between two looks at the others.
 _PERIOD = 1.0
@@ -51,7 +52,7 @@ class Watch:
         self._client, self._address = state.client, state.coordinator_address
         self._index, self._count = state.process_id, state.num_processes
         self._meetings = 0
-        self.failure, self._since, self._leaving = "", 0.0, False
+        self.failure, self._since, self._leaving, self._crash = "", 0.0, False, ""
         # When process 0 answered last.
         self._heard = time.monotonic()
         # Whoever has it speaks the last words.
@@ -128,6 +129,8 @@ class Watch:
                     for index in self._lost.look(self._dir("alive")):
                         why = f"no sign of life for {_LOOKS * _PERIOD:.0f} s: it was killed, or its host is gone"
                         self._set(f"failed/{index}", self.named(why, index))
+                if self._crash:
+                    self._set(f"failed/{self._index}", self._crash)
                 notices = self._dir("failed")
             except RuntimeError:
                 # If process 0 is gone jax aborts this one.
@@ -136,7 +139,7 @@ class Watch:
             if self.failure:
                 if not self._leaving and time.monotonic() > self._since + _GRACE:
                     self._end(self.failure)
-            elif notices:
+            elif notices and not self._crash:
                 # This process may be about to find the same, and says it as its own.
                 time.sleep(_PERIOD)
                 if self._speaking.acquire(blocking=False):
@@ -157,8 +160,10 @@ class Watch:
             os._exit(2)
         # Meanwhile the thread learns what this is the echo of, and ends the process.
         time.sleep((_LOOKS + 5) * _PERIOD)
-        with suppress(RuntimeError):
-            self._set(f"failed/{self._index}", self.named("aborted; its own output may tell why"))
+        # The thread tells the others. Here that could wait for a lock that whatever aborts holds.
+        self._crash = self.named("aborted; its own output may tell why")
+        time.sleep(2 * _PERIOD)
+        os.write(2, f"error: {self._crash}\n".encode())
         self._signal(signal.SIGABRT, self._before)
         signal.raise_signal(signal.SIGABRT)
 
@@ -236,6 +241,8 @@ def _is_echo(error: BaseException) -> bool:
 def _words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
+    if not isinstance(error, UserError) and (reason := out_of_space(error)):
+        return f"a file cannot be written ({reason}): make room"
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return text
