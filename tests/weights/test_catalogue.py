@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import skimage.data
-from attnseg_jax.configs.compare import fcn_lite0, local_lite0, self_lite0
 from PIL import Image
 
 from attnseg_jax.configs import camvid_efficientnet_lite0, default
@@ -77,9 +76,9 @@ def test_a_run_that_continues_from_another_is_normalised_as_its_backbone_was():
     assert apply(config_of("vit_s-imagenet", init_from="mit_b0-imagenet")).data.mean == IMAGENET_MEAN
 
 
-@pytest.mark.parametrize("module", [camvid_efficientnet_lite0, fcn_lite0, self_lite0, local_lite0])
-def test_configs_that_start_from_weights_leave_the_normalisation_to_these(module):
-    config = module.get_config()
+def test_a_config_that_starts_from_weights_leaves_the_normalisation_to_these():
+    """Those of the comparison do not: its figures were measured with ImageNet's."""
+    config = camvid_efficientnet_lite0.get_config()
     name = config.model.backbone.pretrained
     found = apply(config).data
     assert (found.mean, found.std) == (CATALOGUE[name].mean, CATALOGUE[name].std) == ((127.0,) * 3, (128.0,) * 3)
