@@ -33,6 +33,7 @@ _PATIENCE = 300.0
 # Words of errors that may only say that another process is gone.
 _ECHOES = ("gloo", "nccl", "barrier", "coordination", "peer", "socket", "unavailable")
 _SHOWN = 3
+_DIFFER = "the processes differ"
 
 
 def start() -> "Watch | None":
@@ -69,7 +70,9 @@ class Watch:
         self._before = self._signal(signal.SIGABRT, ctypes.cast(self._handler, ctypes.c_void_p))
 
     def named(self, message: str, index: int | None = None) -> str:
-        """`message` as one of a process."""
+        """`message` as one of a process, unless it is about all of them."""
+        if message.startswith(_DIFFER):
+            return message
         return f"process {self._index if index is None else index} of {self._count}: {message}"
 
     def failed(self, error: BaseException) -> None:
@@ -229,7 +232,7 @@ def difference(first: str, other: str, index: int) -> str:
         return ""
     words = [f"{key} is {theirs.get(key)!r} in process {index} and {ours.get(key)!r} in process 0" for key in keys]
     more = f", and {len(keys) - _SHOWN} more differ" if len(keys) > _SHOWN else ""
-    return f"the processes differ: {'; '.join(words[:_SHOWN])}{more}: give all the same command, data and packages"
+    return f"{_DIFFER}: {'; '.join(words[:_SHOWN])}{more}: give all the same command, data and packages"
 
 
 def _is_echo(error: BaseException) -> bool:
