@@ -1,5 +1,6 @@
 """How every command starts: flags, help, logging, and one clear line for a user's mistake."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def run(
     *,
     usage: str,
     check: Callable[[list[str]], list[str]] = lambda argv: argv,
-    more_help: Callable[[str], str] = str,
+    more_help: Callable[[str], str] | None = None,
 ) -> None:
     """Parses the command line, runs `action` and exits with 0, or with one line on stderr and another code.
 
@@ -45,13 +46,17 @@ def run(
     def parse(argv: list[str]) -> list[str]:
         asked = [argument.partition("=") for argument in argv[1:] if argument.partition("=")[0] in _HELP]
         if asked:
-            topic = asked[0][2]
+            topic = asked[0][2] if more_help else ""
+            text = _guarded(lambda: more_help(topic)) if more_help else ""
             if not topic:
                 # absl's own page lists the flags of every imported package.
-                print(usage.strip() + "\n\nflags:")
-                for name in own:
-                    print(f"  --{name}: {flags.FLAGS[name].help}")
-            print(_guarded(lambda: more_help(topic)), end="")
+                own_flags = "".join(f"  --{name}: {flags.FLAGS[name].help}\n" for name in own)
+                text = f"{usage.strip()}\n\nflags:\n{own_flags}{text}"
+            try:
+                print(text, end="", flush=True)
+            except BrokenPipeError:
+                # `| head` has closed the pipe, into which Python would write the rest at its end.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         return _guarded(lambda: _parse([argv[0], *check(argv[1:])]))
 
@@ -94,11 +99,9 @@ def _parse(argv: list[str]) -> list[str]:
 def _guarded(action: Callable[[], Any]) -> Any:
     try:
         return action()
-    except UserErrors as errors:
-        print("error:", errors, file=sys.stderr)
-        sys.exit(2)
     except UserError as error:
-        print("error:", processes.naming_process(" ".join(str(error).split())), file=sys.stderr)
+        message = str(error) if isinstance(error, UserErrors) else " ".join(str(error).split())
+        print("error:", processes.naming_process(message), file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print("stopped", stop, file=sys.stderr)

@@ -5,6 +5,7 @@ shows it; so is a mask, whose file rarely says so.
 """
 
 import io
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -51,7 +52,8 @@ def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> 
             f"{name}: a picture of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels is not read: cut it into tiles"
         ) from None
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        # Pillow names the object in memory that it was given.
+        reason = re.sub(r" <_io\.BytesIO.*?>", "", " ".join(str(error).split())) or type(error).__name__
         raise UserError(
             f"{name}: cannot be decoded ({reason}); the file is truncated or damaged: restore or remove it"
         ) from error
