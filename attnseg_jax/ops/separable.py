@@ -43,5 +43,9 @@ def _on_columns(x, matrix):
 
 
 def exact_product(subscripts: str, matrix: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`jnp.einsum` whose interpolation weights are not rounded to bfloat16, as matrix units would by default."""
+    """`jnp.einsum` whose interpolation weights are not rounded to bfloat16, as matrix units would by default.
+
+    >>> exact_product("jw,wc->jc", jnp.array([[0.5, 0.5]]), jnp.array([[1.0], [3.0]])).item()
+    2.0
+    """
     return jnp.einsum(subscripts, matrix, x, precision=lax.Precision.HIGHEST)

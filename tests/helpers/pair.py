@@ -1,5 +1,6 @@
 """Two processes of one run on loopback."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,6 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def listening_to_interrupts():
+    """SIGINT is not ignored here, nor by processes that are started meanwhile: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Pair:
@@ -35,19 +46,12 @@ class Pair:
             XLA_FLAGS="",
         )
         self.folder, self.processes = folder, []
-        for index in range(2):
-            with (folder / f"{index}.out").open("w") as out, (folder / f"{index}.err").open("w") as err:
-                self.processes.append(
-                    subprocess.Popen(
-                        list(map(str, command(index))),
-                        cwd=folder,
-                        env={**common, "JAX_PROCESS_ID": str(index), **environment},
-                        stdout=out,
-                        stderr=err,
-                        # A background job of a shell would have it ignored.
-                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-                    )
-                )
+        with listening_to_interrupts():
+            for index in range(2):
+                with (folder / f"{index}.out").open("w") as out, (folder / f"{index}.err").open("w") as err:
+                    environ = {**common, "JAX_PROCESS_ID": str(index), **environment}
+                    given = list(map(str, command(index)))
+                    self.processes.append(subprocess.Popen(given, cwd=folder, env=environ, stdout=out, stderr=err))
 
     def __enter__(self):
         return self

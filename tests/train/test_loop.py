@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pair import listening_to_interrupts
 from PIL import Image
 from workdirs import assert_same_run, final_state, lines
 
@@ -178,7 +179,7 @@ def test_sigterm_saves_the_step_and_stops(config, finished, killed, monkeypatch)
 def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(config, finished, killed, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(Stopped, match=r"SIGINT.*step 18 is saved") as caught:
+        with listening_to_interrupts(), pytest.raises(Stopped, match=r"SIGINT.*step 18 is saved") as caught:
             loop.run(config, killed)
     assert caught.value.signal == signal.SIGINT
     batches = []
