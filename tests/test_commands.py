@@ -257,6 +257,8 @@ def test_a_folder_without_a_source_means_that_folder(call, monkeypatch, blocks, 
     root = shutil.copytree(blocks, tmp_path / "own")
     call("train.py", f"--config.data.dir={root}", "--config.data.classes=sky, road,tree", "--config.hooks=a.b:C")
     assert seen[-1].source == "folder" and seen[-1].classes == ("sky", "road", "tree")
+    call("train.py", f"--config.data.dir={root}", "--config.data.classes", "sky, road,tree")
+    assert seen[-1].classes == ("sky", "road", "tree")
     for given in ("--config.data.source=tfds", "--config.data.name=context", "--config.data.tfds_name=other"):
         call("train.py", f"--config.data.dir={root}", given)
         assert seen[-1].source == "tfds"

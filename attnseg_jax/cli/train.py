@@ -75,7 +75,6 @@ def _with_config(argv: list[str]) -> list[str]:
         argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
     given = [argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config="))]
     rest = [argument for argument in argv if not argument.startswith(("--config=", "-config="))]
-    rest = [_spelled_out(argument) for argument in rest]
     argv = [f"--config={configs.find(given[-1]) if given else DEFAULT}", *rest]
     config_files.check_flags(argv, DEFAULT)
     argv = _overrides(argv)
@@ -106,25 +105,24 @@ def _overrides(argv: list[str]) -> list[str]:
         if not equals and left and not left[0].startswith("--"):
             equals, value = "=", left.pop(0)
         last.pop(key, None)
-        last[key] = f"--config{key}{equals}{value}"
+        last[key] = f"--config{key}{equals}{_spelled_out('.'.join(names), value)}"
     return list(last.values())
 
 
-def _spelled_out(argument: str) -> str:
-    """A flag whose value is several names or a table as a shell likes them, as the flags read it.
+def _spelled_out(key: str, value: str) -> str:
+    """Several names, or a table, as a shell likes them, in the form that the flags read.
 
     Without it `a,b` would be one name, and of a dict only the keys would count.
     """
-    flag, _, value = argument.partition("=")
-    key = flag.lstrip("-")
-    if key in ("config.data.classes", "config.data.transforms", "config.hooks") and value and value[0] not in "([\"'":
-        return f"{flag}={tuple(name.strip() for name in value.split(',') if name.strip())}"
-    if key == "config.data.ids" and value.lstrip().startswith("{"):
+    if key in ("data.classes", "data.transforms", "hooks") and value and value[0] not in "([\"'":
+        return str(tuple(name.strip() for name in value.split(",") if name.strip()))
+    if key == "data.ids" and value.lstrip().startswith("{"):
         try:
-            return f"{flag}={tuple(ast.literal_eval(value).items())}"
+            return str(tuple(ast.literal_eval(value).items()))
         except (ValueError, SyntaxError, AttributeError):
-            raise UserError(f"{argument}: write a table as '{{0: 0, 255: 1}}', raw id: train id") from None
-    return argument
+            hint = "write a table as '{0: 0, 255: 1}', raw id: train id"
+            raise UserError(f"--config.{key}={value}: {hint}") from None
+    return value
 
 
 def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:

@@ -15,14 +15,19 @@ Listing = dict[str, tuple[int, int, str]]
 _SHOWN = 3
 
 
+def files_of(source: Source) -> dict[str, Path]:
+    """The files of a source by name, image and mask of every pair; none of a source that does not tell (`files`)."""
+    return source.files() if hasattr(source, "files") else {}
+
+
 def listing(source: Source, known: Mapping[str, tuple[int, int, str]] | None = None) -> Listing:
-    """The files of a source, image and mask of every pair; nothing of one that does not tell (`files`).
+    """The files of a source, see `files_of`, and what they hold.
 
     Args:
-      source: whose `files()` is name -> path. Prepared data sets are known by the sizes of their files alone.
+      source: of a data set. Prepared data sets are known by the sizes of their files alone.
       known: an older listing, whose sums stand for files of the same size and time of change.
     """
-    files = source.files() if hasattr(source, "files") else {}
+    files = files_of(source)
     read_all = not getattr(source, "prepared", False)
     known = known or {}
 

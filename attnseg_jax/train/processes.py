@@ -19,6 +19,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
+from attnseg_jax.data.listing import files_of
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import config as configs
@@ -124,7 +125,7 @@ def check_same_inputs(sources: Mapping[str, Source], weights: Mapping[str, Any] 
 
 
 def _listing(source: Source) -> str:
-    files = source.files() if hasattr(source, "files") else {}
+    files = files_of(source)
     sizes = sorted((name, path.stat().st_size) for name, path in files.items())
     digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
     return f"{len(source)} images in {len(files)} files of {sum(size for _, size in sizes)} bytes (listing {digest})"
