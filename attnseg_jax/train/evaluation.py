@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import NotFinite
+from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.ops.metrics import mean_of_known, ratio
@@ -143,7 +144,8 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int) 
     records = [source[index] for index in titles]
     predictions = evaluation.worst | evaluation.samples
     scores = evaluation.scores
-    heading = f"step {step}: mIoU {scores.miou:.4f}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
+    miou = tables.mean_iou(scores.miou, dict(zip(source.info.class_names, scores.iou)))
+    heading = f"step {step}: mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
     segmentation.prediction_sheet(
         [record["image"] for record in records],
         [record["label"] for record in records],
