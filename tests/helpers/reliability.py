@@ -23,17 +23,13 @@ from pathlib import Path
 
 import absl.logging
 import numpy as np
+from pair import listening_to_interrupts
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 COLUMNS = ("recovered", "silent", "unclear")
 # Of one command, with other work on the machine.
 SECONDS = 300
-# A shell's background job ignores SIGINT, and with it everything that it starts.
-START = (
-    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv = sys.argv[1:]; "
-    "runpy.run_path(sys.argv[0], run_name='__main__')"
-)
 CLASSES = ("red", "green", "blue")
 FLAGS = {
     "data.source": "folder",
@@ -97,11 +93,12 @@ class Runs:
     def start(self, workdir: Path) -> subprocess.Popen:
         """Starts a training."""
         command = [
-            *(sys.executable, "-c", START, str(ROOT / "train.py"), f"--workdir={workdir}"),
+            *(sys.executable, str(ROOT / "train.py"), f"--workdir={workdir}"),
             *(f"--config.{key}={value}" for key, value in self.flags.items()),
         ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
+        with listening_to_interrupts():
+            return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
 
     def wait_for_start(self, process: subprocess.Popen, workdir: Path) -> float:
         """Waits until the process has written its config, which begins a training; the time of it."""

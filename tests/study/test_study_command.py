@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from pair import listening_to_interrupts
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import locked_workdir
@@ -113,15 +114,13 @@ def test_told_to_stop(stub, tmp_path, number, code):
             time.sleep(0.02)
         os.kill(os.getpid(), number)
 
-    # A shell starts what it puts in the background with the keyboard's interrupt ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=stop)
-    thread.start()
-    try:
-        found, out, err, records = stub([5, 4])
-    finally:
-        thread.join()
-        signal.signal(signal.SIGINT, before)
+    with listening_to_interrupts():
+        thread.start()
+        try:
+            found, out, err, records = stub([5, 4])
+        finally:
+            thread.join()
     assert (found, out) == (code, "")
     assert err.splitlines()[-1].startswith("stopped by a signal" if number == signal.SIGTERM else "interrupted")
     ((key, record),) = records.items()
