@@ -13,8 +13,9 @@ _LAZY = {
     "Features": "attnseg_jax.models",
     "Output": "attnseg_jax.models",
     "load_pretrained": "attnseg_jax.inference.pretrained",
+    "Predictor": "attnseg_jax.inference.predictor",
 }
-__all__ = ["Features", "Output", "build_model", "load_pretrained"]
+__all__ = ["Features", "Output", "Predictor", "build_model", "load_pretrained"]
 
 
 def __getattr__(name: str):

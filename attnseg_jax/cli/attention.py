@@ -40,7 +40,7 @@ def _draw() -> None:
         raise UserError("--image is missing: name an image file, or give the number of an image of the split")
     restored = restore_run(given.workdir, split=given.split, checkpoint=given.checkpoint, data_dir=given.data_dir)
     image, name, stem = _image(given.image, restored)
-    points = _points(given.at, image.shape[:2])
+    points = points_of(given.at, image.shape[:2])
     prediction, attention, covered = predict_with_records(restored, image)
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
@@ -66,10 +66,10 @@ def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
     return record["image"], record["id"], f"{restored.split}_{which}"
 
 
-def _points(text: str | None, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """The points of `--at`, inside an image of `size`.
+def points_of(text: str | None, size: tuple[int, int], flag: str = "--at") -> list[tuple[int, int]]:
+    """The points that a flag gives, inside an image of `size`; without any its centre.
 
-    >>> _points(None, (64, 96)), _points("10,20;30,40", (64, 96))
+    >>> points_of(None, (64, 96)), points_of("10,20;30,40", (64, 96))
     ([(32, 48)], [(10, 20), (30, 40)])
     """
     if text is None:
@@ -78,11 +78,11 @@ def _points(text: str | None, size: tuple[int, int]) -> list[tuple[int, int]]:
     for part in text.split(";"):
         numbers = [number.strip() for number in part.split(",")]
         if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
-            raise UserError(f"--at={text} must be y,x in whole pixels, or several points as 'y,x;y,x'")
+            raise UserError(f"{flag}={text} must be y,x in whole pixels, or several points as 'y,x;y,x'")
         y, x = map(int, numbers)
         if y >= size[0] or x >= size[1]:
             raise UserError(
-                f"--at={text}: ({y}, {x}) is outside the image of {size[0]} x {size[1]} pixels (height x width)"
+                f"{flag}={text}: ({y}, {x}) is outside the image of {size[0]} x {size[1]} pixels (height x width)"
             )
         points.append((y, x))
     return points

@@ -90,23 +90,22 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """Decode an image to RGB, upright; gray, palette and alpha images are converted.
+    """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
+    return _open(checked(data, name), name, lambda image: rgb_pixels(image, name))
+
+
+def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a PIL picture as RGB, upright; gray, palette and alpha images are converted.
 
     A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
     """
-
-    def read(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")) or _cut(image):
-            raise UserError(
-                f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
-            )
-        if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
-            logging.log_first_n(
-                logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
-            )
-        return np.asarray(image.convert("RGB"))
-
-    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
+    if image.mode.startswith(("I", "F")) or _cut(image):
+        raise UserError(f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits")
+    if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
+        logging.log_first_n(
+            logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
+        )
+    return _upright(np.asarray(image.convert("RGB")), _orientation(image))
 
 
 def decode_mask(
@@ -149,8 +148,9 @@ def decode_mask(
 
 
 def _stored(image: Image.Image) -> str:
-    """How the file stores its pixels, in Pillow's words; "" where Pillow does not say."""
-    arguments = image.tile[0][3] if image.tile else ""
+    """How the file stores its pixels, in Pillow's words; "" where Pillow does not say, or there is no file."""
+    tiles = getattr(image, "tile", ())
+    arguments = tiles[0][3] if tiles else ""
     stored = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return stored if isinstance(stored, str) else ""
 

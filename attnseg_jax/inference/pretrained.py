@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
@@ -18,7 +19,7 @@ from attnseg_jax.models import build_model
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.parts import resolve
 from attnseg_jax.train import config as configs
-from attnseg_jax.train.initial import read_run, workdir_of
+from attnseg_jax.train.initial import read_record, read_run, workdir_of
 from attnseg_jax.train.setup import abstract_inputs, make_model
 from attnseg_jax.weights.catalogue import CATALOGUE
 from attnseg_jax.weights.files import read_weights
@@ -88,7 +89,7 @@ def load_pretrained(
     if located.path.is_dir():
         if config is not None:
             raise UserError(f"source={source} is a run, which has its own config: leave config out")
-        return _load_run(located.path, source)
+        return _load_run(located.path, source)[:3]
     if source in CATALOGUE:
         if config is not None:
             raise UserError(
@@ -140,10 +141,27 @@ def _fit(located: Located, model: nn.Module, backbone: nn.Module, **options: Any
     return fitted
 
 
-def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
+def read_back(source: str | Path, checkpoint: str = "latest") -> tuple[nn.Module, PyTree, Info, ConfigDict]:
+    """Model, variables, what is known of them and config of a run; its data set is not needed.
+
+    Args:
+      source: the run's workdir, or the folder of one of its checkpoints.
+      checkpoint: `latest`, `best` (by validation mIoU) or a step.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or it is damaged.
+    """
+    source = str(source)
+    located = locate(source, key="source")
+    if not located.path.is_dir():
+        raise UserError(f"source={source} is no run: name the workdir of one, or the folder of one of its checkpoints")
+    return _load_run(located.path, source, checkpoint)
+
+
+def _load_run(folder: Path, source: str, checkpoint: str = "latest") -> tuple[nn.Module, PyTree, Info, ConfigDict]:
     workdir = workdir_of(folder) or folder
     config = configs.load(workdir)
-    arrays, record = read_run(folder, "source")
+    arrays, record = read_run(folder, "source", checkpoint)
     data = datasets.from_config(config.data)
     model = make_model(config, len(data.class_names))
     target = jax.eval_shape(model.init, jax.random.key(0), *abstract_inputs(config))
@@ -156,11 +174,12 @@ def _load_run(folder: Path, source: str) -> tuple[nn.Module, PyTree, Info]:
         config.data.std,
         config.data.channel_order or "rgb",
         config.data.crop,
+        licence=read_record(workdir).get("licence", ""),
         source=f"{workdir.absolute()}, step {record['step']}",
         sha256=record["manifest_sha256"],
         layout=OWN,
     )
-    return model, _arrays(traverse_util.unflatten_dict(arrays, sep=".")), info
+    return model, _arrays(traverse_util.unflatten_dict(arrays, sep=".")), info, config
 
 
 def _info(located: Located, fitted: Fitted) -> Info:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from attnseg_jax.data import regions
@@ -19,8 +17,8 @@ from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.models.build import PARTS, takes_regions
-from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
+from attnseg_jax.inference.attention import with_records
+from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import processes
@@ -94,7 +92,10 @@ def restore_run(
     processes.check_same_inputs({split: source})
     run = make_run(config, len(source.info.class_names), training=False)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        step, state = _restore(checkpoints, checkpoint, run.abstract)
+        restored = checkpoints.restore_named(checkpoint, run.abstract)
+    if restored is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint: train first")
+    step, state = restored
     variables = run.parallel.put_state(eval_variables(state))
     return Restored(config, split, source, run.model, run.parallel, variables, step)
 
@@ -120,24 +121,10 @@ def predict_with_records(
     Raises:
       UserError: no part of the model leaves anything to look at.
     """
-    kind, (h, w) = restored.config.model.kind, image.shape[:2]
-    if takes_regions(kind):
-        raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
-
-    def forward(variables: PyTree, image: Array) -> tuple[Array, Array, dict[str, AttentionRecord]]:
-        output, sown = restored.model.apply(variables, image, train=False, mutable=[RECORDS])
-        records = attention_records(sown.get(RECORDS, {}))
-        if not records:
-            parts = ", ".join(f"{part} {restored.config.model[part].name!r}" for part in PARTS)
-            raise UserError(
-                f"the model leaves no attention to look at; it has {parts}: train one with another "
-                "config.model.attention.name, such as 'self'"
-            )
-        return output.logits.argmax(-1)[0], jnp.isfinite(output.logits).all(), records
-
+    h, w = image.shape[:2]
     unlabelled = {"image": image, "label": np.full((h, w), IGNORE_LABEL, np.uint8), "id": ""}
     padded = _prepared(restored, unlabelled)["image"]
-    prediction, finite, records = jax.jit(forward)(restored.variables, padded[None])
+    prediction, finite, records = with_records(restored.model, restored.variables, padded, restored.config)
     if not finite:
         raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
     return np.asarray(prediction)[:h, :w], records, padded.shape[:2]
@@ -146,15 +133,3 @@ def predict_with_records(
 def _prepared(restored: Restored, record: dict[str, Any]) -> dict[str, np.ndarray]:
     """A record as the evaluation of the run sees it, without an axis for the batch."""
     return evaluation_sample(record, restored.config.data, evaluation_multiple(restored.config, restored.model))
-
-
-def _restore(checkpoints: Checkpoints, which: str, abstract: PyTree) -> tuple[int, PyTree]:
-    if which.isdecimal():
-        return int(which), checkpoints.restore(int(which), abstract)
-    choices = {"latest": checkpoints.restore_latest, "best": checkpoints.restore_best}
-    if which not in choices:
-        raise UserError(f"--checkpoint={which} must be latest, best or a step ({sorted(checkpoints.steps())})")
-    restored = choices[which](abstract)
-    if restored is None:
-        raise UserError(f"{checkpoints.directory} holds no checkpoint: train first")
-    return restored

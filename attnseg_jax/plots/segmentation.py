@@ -105,6 +105,14 @@ def comparison_sheet(
     write_png(path, compose(list(rows.values()), titles, list(rows), [legend]))
 
 
+def with_legend(
+    picture: ImageArray, mask: LabelArray, class_names: Sequence[str], palette: UInt8[np.ndarray, "k 3"]
+) -> Image.Image:
+    """A picture, upsampled where it is small, with the classes that occur in its `mask` below it."""
+    shown = _upsample(picture, _factors(picture.shape[1])[0])
+    return compose([[shown]], [""], None, [_legend([mask], class_names, palette)])
+
+
 def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path: str | os.PathLike) -> None:
     """Writes integers [h, w] below 256 as the indices of one palette PNG, which shows them in their colours."""
     picture = Image.fromarray(labels.astype(np.uint8)).convert("P")

@@ -49,14 +49,15 @@ def compose(
     places = _flow([[small.getlength(name) for name, _ in part] for part in legend], full, small.size)
     heights = [max(panel.shape[0] for panel in row) for row in panels]
     first = line if heading else 0
-    height = first + line + sum(heights) + (_GAP + caption) * len(heights) + (places[-1][1] + line if places else 0)
+    above = first + (line if any(headers) else 0)
+    height = above + sum(heights) + (_GAP + caption) * len(heights) + (places[-1][1] + line if places else 0)
     sheet = Image.new("RGB", (full + 2 * _MARGIN, height + 2 * _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((_MARGIN, _MARGIN), _cut(heading, full, font), _INK, font, anchor="la")
     lefts = _MARGIN + np.cumsum([0, *(w + _GAP for w in widths[:-1])])
     for left, width, header in zip(lefts, widths, headers):
         draw.text((left + width / 2, _MARGIN + first), header, _INK, font, anchor="ma")
-    top = _MARGIN + first + line
+    top = _MARGIN + above
     for i, row in enumerate(panels):
         if captions is not None:
             draw.text((_MARGIN, top), _cut(captions[i], full, small), _FAINT, small, anchor="la")

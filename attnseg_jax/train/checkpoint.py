@@ -129,15 +129,20 @@ class Checkpoints:
         """The checkpoint of one step; a missing or damaged one raises `UserError`."""
         return self._restore_one(step, lambda step: self._load(step, abstract_state))
 
-    def restore_arrays(self, step: int | None = None) -> tuple[int, dict[str, np.ndarray], str] | None:
+    def restore_arrays(self, which: str | int = "latest") -> tuple[int, dict[str, np.ndarray], str] | None:
         """A checkpoint as (step, arrays by path such as `params/...`, SHA-256 of its manifest), of any model.
 
-        Random keys are left out. `step` names another than the newest intact one; errors and None as in `restore` and
-        `restore_latest`.
+        Random keys are left out. `which` is `latest`, `best` or a step; errors and None as in `restore_named`.
         """
-        if step is None:
-            return self._restore_first(self._newest, self._load_arrays)
-        return self._restore_one(step, self._load_arrays)
+        return self._restore_named(which, self._load_arrays)
+
+    def restore_named(self, which: str | int, abstract_state: PyTree) -> tuple[int, PyTree] | None:
+        """What `restore_latest` or `restore_best` give, or the (step, state) of a step, as `which` says.
+
+        Raises:
+          UserError: `which` is none of these.
+        """
+        return self._restore_named(which, lambda step: (step, self._load(step, abstract_state)))
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, damaged ones included; waits for a running save."""
@@ -242,6 +247,14 @@ class Checkpoints:
         if problem == _REMOVED:
             raise _Removed
         return problem
+
+    def _restore_named(self, which: str | int, load: Callable[[int], T]) -> T | None:
+        rankings = {"latest": self._newest, "best": self._ranking}
+        if which in rankings:
+            return self._restore_first(rankings[which], load)
+        if not str(which).isdecimal():
+            raise UserError(f"--checkpoint={which} must be latest, best or a step ({self.steps()})")
+        return self._restore_one(int(which), load)
 
     def _restore_one(self, step: int, load: Callable[[int], T]) -> T:
         missing = f"{self.directory}: no checkpoint of step {step}; there are "

@@ -78,12 +78,14 @@ def read_given(config: ConfigDict) -> Given | None:
     return Given(key, part, read_weights(located.path), layout, record | {"sha256": located.sha256()}, wanted(config))
 
 
-def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_run(folder: Path, key: str, checkpoint: str = "latest") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The variables that a run is evaluated with, and what to record of them.
 
     Args:
-      folder: the run's workdir or its `checkpoints`, for the latest intact checkpoint; or the folder of one checkpoint.
+      folder: the run's workdir or its `checkpoints`; or the folder of one checkpoint, which is read whatever
+        `checkpoint` says.
       key: what named it, for messages.
+      checkpoint: `latest` (the newest intact one), `best` (by validation mIoU) or a step.
 
     Returns:
       Arrays by their names in this package's files (`params.backbone. ...`); the checkpoint's step, whether its
@@ -92,16 +94,15 @@ def read_run(folder: Path, key: str) -> tuple[dict[str, np.ndarray], dict[str, A
     Raises:
       UserError: no checkpoint is there, or it is damaged.
     """
-    step = None
     if (folder / MANIFEST).exists():
         folder = folder.absolute()
         if not folder.name.isdecimal():
             raise UserError(f"{key}={folder} is a checkpoint, whose folder has to be called by its step, such as 300")
-        folder, step = folder.parent, int(folder.name)
+        folder, checkpoint = folder.parent, folder.name
     elif (folder / "checkpoints").is_dir():
         folder = folder / "checkpoints"
     with Checkpoints(folder, read_only=True) as checkpoints:
-        restored = checkpoints.restore_arrays(step)
+        restored = checkpoints.restore_arrays(checkpoint)
     if restored is None:
         raise UserError(f"{key}={folder} holds no checkpoint: name the workdir of a run, or a file")
     step, arrays, digest = restored
@@ -229,12 +230,21 @@ def fit_given(given: Given, model: nn.Module, abstract: PyTree, num_classes: int
 def known_before(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """How the run in `workdir` prepares images for the weights that it started from, if `config` names the same."""
     try:
-        record = json.loads((workdir / RECORD).read_text())
+        record = read_record(workdir)
         same = record["source"] == (config.init_from or config.model.backbone.pretrained)
         found = record["preprocessing"].items() if same else ()
         return {key: tuple(value) if isinstance(value, list) else value for key, value in found}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         return {}
+
+
+def read_record(workdir: Path) -> dict[str, Any]:
+    """What `write_record` wrote; empty where there is nothing, or it cannot be read."""
+    try:
+        found = json.loads((workdir / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:

@@ -1,0 +1,194 @@
+"""Predicts the class of every pixel of pictures.
+
+    attnseg-predict --model=runs/camvid --input=street.jpg --output=masks
+    attnseg-predict --model=runs/camvid --checkpoint=best "--input=photos/**/*.jpg" --input=more --output=masks
+    attnseg-predict --model=runs/camvid --input=photos --output=masks --probabilities --attention=120,200
+
+The model is that of a run of train.py; its data are not needed. Below OUTPUT, with the names and subfolders of the
+pictures:
+
+    mask/           palette PNGs, whose values are the classes
+    overlay/        the picture with the colours of the classes over it, and their names
+    probabilities/  softmax of each class, float16 [h, w, k] as `probabilities` in .npz files
+    entropy/        how unsure the model is, as PNGs: 0 sure, 255 all classes alike
+    attention/      what points of the picture look at, a folder each
+    areas.csv       pixels and share of each class in each picture
+    classes.csv     value, name and colour of the classes
+
+The same command again goes on where it was stopped. A picture that cannot be read is left out and named at the end.
+"""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import flags, logging
+
+from attnseg_jax.cli import entry
+from attnseg_jax.cli.attention import points_of
+from attnseg_jax.errors import UserError, UserErrors
+from attnseg_jax.files import check_folder, expanded, write_atomically
+from attnseg_jax.inference import pictures
+from attnseg_jax.inference.prediction import KINDS, Prediction, outputs
+from attnseg_jax.inference.predictor import EXTRAS, Predictor
+from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
+from attnseg_jax.train.logging import ImageBar
+
+# What the outputs of a folder were made with.
+_RECORD = "predict.json"
+
+
+def _flags() -> None:
+    flags.DEFINE_string("model", None, "folder of a run, or of one of its checkpoints; required")
+    flags.DEFINE_multi_string("input", None, "picture, folder or pattern 'photos/**/*.jpg'; repeatable, required")
+    flags.DEFINE_string("output", None, "folder to write to; required")
+    flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
+    flags.DEFINE_bool("overlay", True, "draw the classes over the pictures (default: true)")
+    flags.DEFINE_bool("probabilities", False, "write the probabilities of the classes (default: false)")
+    flags.DEFINE_bool("entropy", False, "write how unsure the model is (default: false)")
+    flags.DEFINE_string("attention", None, "draw what the point y,x looks at, or several as 'y,x;y,x', or 'centre'")
+    flags.DEFINE_integer("batch_size", None, "pictures at once (default: config.eval.batch_size of the run)")
+    flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "of a picture that cannot be read (default: skip)")
+
+
+def _predict() -> None:
+    """Predicts and writes; what cannot be read is an error at the end."""
+    given = flags.FLAGS
+    for name in ("model", "input", "output"):
+        if not given[name].value:
+            raise UserError(f"--{name} is missing: attnseg-predict --model=RUN --input=PICTURES --output=FOLDER")
+    folder = expanded(given.output)
+    inputs = given.input if len(given.input) > 1 else given.input[0]
+    # What an earlier command wrote may lie below a folder of pictures.
+    found = [p for p in pictures.find(inputs) if folder.resolve() not in p.path.resolve().parents]
+    predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size)
+    kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]
+    check_folder("--output", folder)
+    _check_record(folder, predictor)
+    areas = Areas(folder / "areas.csv", predictor.info.class_names)
+    todo = [p for p in found if not (p.name in areas and _is_written(p, folder, kinds, given.attention))]
+    if len(todo) < len(found):
+        logging.info("%d of %d pictures are done already", len(found) - len(todo), len(found))
+    write_atomically(folder / "classes.csv", _classes(predictor).encode())
+
+    failed: list[str] = []
+
+    def on_error(picture: pictures.Picture, error: UserError) -> None:
+        if given.on_error == "raise":
+            raise error
+        logging.warning("%s", error)
+        failed.append(str(error))
+
+    start = time.monotonic()
+    extras = [kind for kind in kinds if kind in EXTRAS]
+    with ImageBar("predict", len(todo)) as bar:
+        for result in predictor.stream(todo, extras=extras, on_error=on_error):
+            _write(result, predictor, folder, kinds, given.attention)
+            areas.add(result)
+            bar({"valid": [True]}, None)
+    done, seconds = len(todo) - len(failed), time.monotonic() - start
+    pace = f" in {seconds:.1f} s, {done / seconds:.2f} a second" if done else ""
+    print(f"{folder}: {done} pictures predicted{pace}")
+    if failed:
+        raise UserErrors(f"{len(failed)} of {len(found)} pictures cannot be read:", failed)
+
+
+def _is_written(picture: pictures.Picture, folder: Path, kinds: Sequence[str], attention: str | None) -> bool:
+    paths = list(outputs(picture, folder, kinds).values())
+    return all(path.exists() for path in paths + [_sheets(folder, picture) / "sheet.png"] * bool(attention))
+
+
+def _sheets(folder: Path, picture: pictures.Picture) -> Path:
+    return folder / "attention" / picture.target
+
+
+def _write(result: Prediction, predictor: Predictor, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
+    try:
+        result.save(folder, kinds)
+        if attention:
+            points = points_of(None if attention == "centre" else attention, result.mask.shape, "--attention")
+            records, padded, _ = predictor.attention(result.image)
+            scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, padded)
+            attention_sheet(scene, records, _sheets(folder, result.picture))
+    except OSError as error:
+        raise UserError(f"--output={folder} cannot be written ({error.strerror}): the same command goes on") from error
+
+
+def _check_record(folder: Path, predictor: Predictor) -> None:
+    """Refuses a folder with outputs of another model; says in the folder what its outputs are of."""
+    record = {"model": predictor.info.source, "sha256": predictor.info.sha256}
+    path = folder / _RECORD
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        before = None
+    if before is not None and before != record:
+        of = before.get("model") if isinstance(before, dict) else before
+        raise UserError(f"--output={folder} holds predictions of {of}: give another folder, or remove it")
+    write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
+
+
+def _classes(predictor: Predictor) -> str:
+    rows = zip(predictor.info.class_names, np.asarray(predictor.info.palette).tolist(), strict=True)
+    return _lines([["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))])
+
+
+class Areas:
+    """`areas.csv`: a line for each picture, at once, so that it tells which are done.
+
+    Args:
+      path: of the file; its whole lines are kept.
+      names: of the classes.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]):
+        header = ["picture", "height", "width", *(f"{name} {what}" for name in names for what in ("pixels", "share"))]
+        rows = _rows(path)
+        if rows and rows[0] != header:
+            raise UserError(f"{path} has the columns of other classes: give another --output, or remove it")
+        self._path = path
+        self._rows = {row[0]: row for row in rows[1:] if len(row) == len(header)}
+        write_atomically(path, _lines([header, *self._rows.values()]).encode())
+
+    def __contains__(self, picture: str) -> bool:
+        return picture in self._rows
+
+    def add(self, result: Prediction) -> None:
+        """Appends the line of a picture, unless it is there."""
+        name, (h, w) = result.picture.name, result.mask.shape
+        if name in self._rows:
+            return
+        numbers = (value for count in result.areas().values() for value in (count, f"{count / (h * w):.6f}"))
+        self._rows[name] = [name, h, w, *numbers]
+        with self._path.open("a", newline="") as file:
+            file.write(_lines([self._rows[name]]))
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The whole lines of a file; a last one that was cut short has no end."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it, or give another --output") from None
+    return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+
+def _lines(rows: Sequence[Sequence]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def main() -> None:
+    """The command."""
+    entry.run(_predict, _flags, usage=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A model's prediction of an image together with what it attended to."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int, PyTree
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.models.build import PARTS, takes_regions
+from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
+
+
+def with_records(
+    model: nn.Module, variables: PyTree, image: Float[np.ndarray, "h w 3"], config: ConfigDict
+) -> tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]:
+    """The predicted classes of a prepared image, whether its logits are finite, and the attention records by name.
+
+    `config` is the run's.
+
+    Raises:
+      UserError: no part of the model leaves anything to look at.
+    """
+    if takes_regions(kind := config.model.kind):
+        raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
+    prediction, finite, records = _forward(model, variables, image[None])
+    if not records:
+        parts = ", ".join(f"{part} {config.model[part].name!r}" for part in PARTS)
+        raise UserError(
+            f"the model leaves no attention to look at; it has {parts}: train one with another "
+            "config.model.attention.name, such as 'self'"
+        )
+    return prediction, finite, records
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    model: nn.Module, variables: PyTree, image: Float[Array, "1 h w 3"]
+) -> tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]:
+    output, sown = model.apply(variables, image, train=False, mutable=[RECORDS])
+    logits = output.logits[0]
+    return logits.argmax(-1), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))

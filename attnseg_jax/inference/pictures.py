@@ -1,0 +1,156 @@
+"""The pictures that a prediction is asked for: files, folders, patterns, arrays."""
+
+import glob
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from attnseg_jax.data.decode import decode_image, rgb_pixels
+from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Endings of the files of a folder that are taken for pictures."""
+
+_THREADS, _AHEAD = 4, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture.
+
+    Attributes:
+      name: for messages.
+      path: of its file; None for one that is given as an array.
+      target: where its outputs go below a folder, without an ending.
+      pixels: uint8 `[h, w, 3]`, where they are known already.
+    """
+
+    name: str
+    path: Path | None = None
+    target: Path = Path("picture")
+    pixels: UInt8[np.ndarray, "h w 3"] | None = None
+
+
+def is_single(images: Any) -> bool:
+    """Whether one picture is asked for, not several."""
+    if isinstance(images, str | Path):
+        return expanded(images).is_file()
+    return isinstance(images, np.ndarray | Image.Image)
+
+
+def find(images: Any) -> list[Picture]:
+    """The pictures that `images` names, see `Predictor.__call__`; files of a folder or pattern in the order of names.
+
+    Raises:
+      UserError: there are none, or something is no picture.
+    """
+    if isinstance(images, str | Path):
+        return _files(images)
+    if isinstance(images, np.ndarray | Image.Image):
+        return [_given(images, "the picture", Path("picture"))]
+    if not isinstance(images, Sequence):
+        raise UserError(
+            f"{type(images).__name__} is no picture: give a file, an array, a PIL picture or a list of them"
+        )
+    found = []
+    for number, one in enumerate(images):
+        if isinstance(one, str | Path):
+            found += _files(one)
+        else:
+            found.append(_given(one, f"picture {number}", Path(f"picture_{number}")))
+    return _distinct(found)
+
+
+def decoded(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[np.ndarray, "h w 3"] | UserError]]:
+    """Every picture with its pixels, or with why it cannot be read; a few are decoded ahead by threads."""
+    waiting: deque[tuple[Picture, Future]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for picture in pictures:
+            waiting.append((picture, pool.submit(_pixels, picture)))
+            if len(waiting) > _AHEAD:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _pixels(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | UserError:
+    if picture.pixels is not None:
+        return picture.pixels
+    try:
+        return decode_image(picture.path, picture.name)
+    except UserError as error:
+        return error
+
+
+def _files(given: str | Path) -> list[Picture]:
+    path = expanded(given)
+    if path.is_file():
+        return [Picture(str(given), path, Path(path.stem))]
+    if path.is_dir():
+        base, paths = path, (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        what = f"holds no pictures ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
+    elif glob.has_magic(str(path)):
+        # What precedes the first part with a wildcard.
+        base = Path(os.path.join(*_plain(path.parts))) if _plain(path.parts) else Path()
+        paths, what = map(Path, glob.iglob(str(path), recursive=True)), "matches no file"
+    else:
+        raise UserError(f"{given}: there is no such file or folder")
+    # Hidden files are no pictures, such as those that macOS writes beside each.
+    found = sorted(p for p in paths if p.is_file() and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{given} {what}")
+    return _distinct([Picture(str(p), p, p.relative_to(base).with_suffix("")) for p in found])
+
+
+def _plain(parts: Sequence[str]) -> list[str]:
+    """The leading parts of a path without a wildcard.
+
+    >>> _plain(("photos", "2*", "a.jpg"))
+    ['photos']
+    """
+    count = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return list(parts[:count])
+
+
+def _distinct(pictures: list[Picture]) -> list[Picture]:
+    """Pictures whose outputs do not meet: those of one name keep the ending of their file in it.
+
+    Raises:
+      UserError: two have the same name, ending included.
+    """
+    counts: dict[Path, int] = {}
+    for picture in pictures:
+        counts[picture.target] = counts.get(picture.target, 0) + 1
+    found, seen = [], {}
+    for picture in pictures:
+        target = picture.target
+        if counts[target] > 1 and picture.path is not None:
+            target = target.with_name(picture.path.name)
+        if target in seen:
+            raise UserError(f"{seen[target]} and {picture.name} have one name: their outputs would meet, rename one")
+        seen[target] = picture.name
+        found.append(Picture(picture.name, picture.path, target, picture.pixels))
+    return found
+
+
+def _given(image: Any, name: str, target: Path) -> Picture:
+    if isinstance(image, Image.Image):
+        return Picture(name, None, target, rgb_pixels(image, name))
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"{name}: {type(image).__name__} is no picture: give a file, an array or a PIL picture")
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or not image.size:
+        raise UserError(
+            f"{name}: an array of {image.dtype} {list(image.shape)} is no picture: give uint8 [h, w, 3] or [h, w], "
+            "values 0 to 255"
+        )
+    return Picture(name, None, target, np.stack([image] * 3, -1) if image.ndim == 2 else image)

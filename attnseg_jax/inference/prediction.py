@@ -1,0 +1,159 @@
+"""What a model makes of one picture."""
+
+import io
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8, UInt16
+from PIL import Image
+
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import write_atomically
+from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.models.records import AttentionRecord, GateMap
+from attnseg_jax.plots import attention_maps, segmentation
+from attnseg_jax.plots.drawing import write_png
+
+Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
+"""Attention records by name; height and width of what their maps cover, and of the picture within that."""
+
+KINDS = ("mask", "overlay", "probabilities", "entropy")
+"""What a prediction can be saved as, each in a folder of its own."""
+
+
+class Prediction:
+    """The prediction of one picture.
+
+    Attributes:
+      picture: where it is from.
+      image: uint8 `[h, w, 3]`.
+      mask: class of each pixel, uint8 `[h, w]`, uint16 beyond 256 classes.
+      names: of the classes.
+      palette: their colours, uint8 `[k, 3]`.
+    """
+
+    picture: Picture
+    image: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    names: tuple[str, ...]
+    palette: UInt8[np.ndarray, "k 3"]
+
+    def __init__(
+        self,
+        picture: Picture,
+        image: UInt8[np.ndarray, "h w 3"],
+        mask: np.ndarray,
+        names: tuple[str, ...],
+        palette: UInt8[np.ndarray, "k 3"],
+        *,
+        extras: Mapping[str, np.ndarray],
+        compute: Callable[[np.ndarray, str], np.ndarray],
+        look: Callable[[np.ndarray], Look],
+    ):
+        """`extras` are at hand, `compute` gives others of a picture, `look` what the model attends to in it."""
+        self.picture, self.image, self.mask, self.names, self.palette = picture, image, mask, names, palette
+        self._extras, self._compute, self._look = dict(extras), compute, look
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "h w k"]:
+        """The softmax of the logits, float16."""
+        return self._extra("probabilities")
+
+    @property
+    def entropy(self) -> Float[np.ndarray, "h w"]:
+        """That of the probabilities, from 0 (sure) to 1 (all classes alike)."""
+        return self._extra("entropy")
+
+    def areas(self) -> dict[str, int]:
+        """The number of pixels of each class."""
+        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
+        return dict(zip(self.names, counts.tolist(), strict=True))
+
+    def overlay(self, opacity: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture with the colours of the classes over it."""
+        colours = self.palette[self.mask].astype(np.float32)
+        return np.round(self.image * np.float32(1 - opacity) + colours * np.float32(opacity)).astype(np.uint8)
+
+    def attention(self, name: str = "", at: tuple[int, int] | None = None) -> Float[np.ndarray, "a y x"]:
+        """What a point of the picture attends to, or what a gate lets through, over the whole picture.
+
+        Args:
+          name: of the record, such as `self0`; "" for the first.
+          at: the point (y, x) in pixels; by default the centre.
+
+        Returns:
+          A map for each head, on the positions that the model attends to; of a gate, for each of its channels. The
+          map covers the picture as it was padded at the bottom and right for the model.
+
+        Raises:
+          UserError: there is no such record, or it is none of positions.
+        """
+        records, padded, scaled = self._look(self.image)
+        name = name or next(iter(records))
+        if name not in records:
+            raise UserError(f"attention {name!r} is unknown: {nearest(name, records)}")
+        record = records[name]
+        if isinstance(record, GateMap):
+            return np.moveaxis(np.asarray(record.values[0]), -1, 0)
+        if record.query_size is None or record.key_size is None:
+            raise UserError(f"attention {name!r} is none between positions: attnseg-attention draws it")
+        h, w = self.mask.shape
+        y, x = (h // 2, w // 2) if at is None else at
+        if not (0 <= y < h and 0 <= x < w):
+            raise UserError(f"at={(y, x)} is outside the picture of {h} x {w} pixels")
+        # The picture may have been resized on its way to the model.
+        place = attention_maps.position((y * scaled[0] // h, x * scaled[1] // w), padded, record.query_size)
+        return attention_maps.heat_maps(record, np.array([place]))[0, :, 0]
+
+    def save(self, folder: str | Path, kinds: Collection[str] = ("mask", "overlay")) -> list[Path]:
+        """Writes `KIND/NAME.png` for each of `KINDS` that is asked for, probabilities as `.npz`; returns the paths.
+
+        A mask is a palette PNG whose values are the classes, of 16 bits gray beyond 256 classes.
+
+        Raises:
+          UserError: an unknown kind.
+        """
+        paths = outputs(self.picture, folder, kinds)
+        for kind, path in paths.items():
+            if kind == "mask":
+                self._write_mask(path)
+            elif kind == "overlay":
+                write_png(path, segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette))
+            elif kind == "probabilities":
+                buffer = io.BytesIO()
+                np.savez(buffer, probabilities=self.probabilities)
+                write_atomically(path, buffer.getvalue())
+            else:
+                write_png(path, Image.fromarray(np.round(self.entropy * 255).astype(np.uint8)))
+        return list(paths.values())
+
+    def _write_mask(self, path: Path) -> None:
+        if self.mask.dtype == np.uint8:
+            segmentation.write_label_map(self.mask, self.palette, path)
+        else:
+            write_png(path, Image.fromarray(self.mask))
+
+    def _extra(self, name: str) -> np.ndarray:
+        if name not in self._extras:
+            self._extras[name] = self._compute(self.image, name)
+        return self._extras[name]
+
+    def _repr_png_(self) -> bytes:
+        """The overlay with its legend, which notebooks show."""
+        buffer = io.BytesIO()
+        segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def outputs(picture: Picture, folder: str | Path, kinds: Collection[str]) -> dict[str, Path]:
+    """Where `Prediction.save` writes each kind.
+
+    Raises:
+      UserError: an unknown kind.
+    """
+    if unknown := set(kinds) - set(KINDS):
+        raise UserError(f"{min(unknown)!r} is no kind of output: {nearest(min(unknown), KINDS)}")
+    target = Path(folder)
+    names = {kind: picture.target.name + (".npz" if kind == "probabilities" else ".png") for kind in kinds}
+    return {kind: target / kind / picture.target.parent / name for kind, name in names.items()}

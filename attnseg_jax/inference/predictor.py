@@ -1,0 +1,274 @@
+"""Pictures in, masks out: a trained model as one object."""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import linen as nn
+from jaxtyping import Array, PyTree, UInt8
+from PIL import Image
+
+from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.transforms import scale_image
+from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.inference import pictures
+from attnseg_jax.inference.attention import with_records
+from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.prediction import Look, Prediction
+from attnseg_jax.inference.pretrained import read_back
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.resize import resize
+from attnseg_jax.train.memory import free_bytes
+from attnseg_jax.train.sizes import evaluation_multiple
+from attnseg_jax.train.step import model_inputs
+
+EXTRAS = ("probabilities", "entropy")
+"""What a prediction may hold beside the mask."""
+
+# Pixels of the pictures that are decoded and wait for their batch, at most, beyond the first.
+_WINDOW = 1 << 25
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What pictures of one batch have in common, in (height, width): as the model gets them, of that what is no
+    padding, and as the masks are to be."""
+
+    padded: tuple[int, int]
+    inside: tuple[int, int]
+    full: tuple[int, int]
+
+
+class Predictor:
+    """A trained model that turns any picture into a mask; needs neither its data set nor its optimizer.
+
+        predictor = Predictor("runs/camvid")
+        result = predictor("street.jpg")
+        result.mask, result.probabilities, result.overlay()
+
+    Pictures are prepared as those of the run's evaluation, so that masks are what was scored.
+
+    Args:
+      source: the workdir of a run, or the folder of one of its checkpoints.
+      checkpoint: `latest`, `best` (by validation mIoU) or a step.
+      batch_size: pictures of one padded size that are predicted at once, at most; by default
+        `config.eval.batch_size` of the run.
+
+    Attributes:
+      model: image -> `Output`.
+      variables: its parameters and statistics.
+      info: class names, colours, normalisation, where the weights come from.
+      config: of the run.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or it is damaged.
+    """
+
+    def __init__(self, source: str | Path, *, checkpoint: str = "latest", batch_size: int | None = None):
+        self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
+        self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        self._multiple = evaluation_multiple(self.config, self.model)
+        self._programs: dict[tuple, Callable] = {}
+
+    def __call__(
+        self, images: str | Path | np.ndarray | Image.Image | Sequence[Any], *, extras: Sequence[str] = ()
+    ) -> Prediction | list[Prediction]:
+        """The prediction of one picture; the list of those of several.
+
+        Args:
+          images: a file, an array uint8 `[h, w, 3]` or `[h, w]`, or a PIL picture; for several a folder, a pattern
+            such as `photos/**/*.jpg`, or a list of any of them.
+          extras: of `EXTRAS`, what to compute in the same pass; what is not is computed when it is asked for.
+
+        Raises:
+          UserError: there is no such file, or it is no picture; a picture does not fit into the memory.
+          NotFinite: the logits of a picture are not finite.
+        """
+        found = list(self.stream(pictures.find(images), extras=extras))
+        return found[0] if pictures.is_single(images) else found
+
+    def stream(
+        self,
+        images: Iterable[Picture],
+        *,
+        extras: Sequence[str] = (),
+        on_error: Callable[[Picture, UserError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Predictions one after another, in the order of the pictures, of which few are held at a time.
+
+        `on_error` is told of a picture that cannot be read, which is left out; without it the error is raised.
+        """
+        if unknown := set(extras) - set(EXTRAS):
+            raise UserError(f"extras={tuple(extras)}: {min(unknown)!r} is none of {', '.join(EXTRAS)}")
+        for window in _windows(_read(images, on_error), 4 * self.batch_size):
+            yield from self._predict(window, tuple(sorted(set(extras))))
+
+    def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
+        """What the model attends to in a picture.
+
+        Raises:
+          UserError: no part of the model leaves anything to look at.
+        """
+        (padded, *_), form = self._prepared(Picture("the picture", pixels=image))
+        _, _, records = with_records(self.model, self.variables, padded, self.config)
+        return records, form.padded, scale_image(image, self.config.data.resolution).shape[:2]
+
+    def _predict(self, window: list[tuple[Picture, np.ndarray]], extras: tuple[str, ...]) -> Iterator[Prediction]:
+        """Predictions of decoded pictures, those of one form in batches."""
+        prepared = [self._prepared(replace(picture, pixels=pixels)) for picture, pixels in window]
+        groups: dict[_Form, list[int]] = {}
+        for place, (_, form) in enumerate(prepared):
+            groups.setdefault(form, []).append(place)
+        found: dict[int, Prediction] = {}
+        for form, places in groups.items():
+            for start in range(0, len(places), self.batch_size):
+                part = places[start : start + self.batch_size]
+                rows = self._run([prepared[place][0] for place in part], form, extras)
+                for place, row in zip(part, rows, strict=True):
+                    found[place] = self._prediction(*window[place], row)
+        yield from (found[place] for place in range(len(window)))
+
+    def _prediction(self, picture: Picture, pixels: np.ndarray, row: Mapping[str, np.ndarray]) -> Prediction:
+        if not row["finite"]:
+            raise NotFinite(
+                f"{picture.name}: the logits of the model are not finite; the weights are ruined ({self.info.source}): "
+                "take another checkpoint"
+            )
+        h, w = pixels.shape[:2]
+        arrays = {name: x[:h, :w] for name, x in row.items() if name != "finite"}
+        return Prediction(
+            picture,
+            pixels,
+            arrays.pop("mask"),
+            self.info.class_names,
+            np.asarray(self.info.palette, np.uint8),
+            extras=arrays,
+            compute=self._again,
+            look=self.attention,
+        )
+
+    def _again(self, pixels: np.ndarray, extra: str) -> np.ndarray:
+        """An extra of a picture that was predicted without."""
+        sample, form = self._prepared(Picture("the picture", pixels=pixels))
+        h, w = pixels.shape[:2]
+        return self._run([sample], form, (extra,))[0][extra][:h, :w]
+
+    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], _Form]:
+        """What the model takes for a picture, without an axis for the batch, and its form."""
+        pixels = picture.pixels
+        scaled = scale_image(pixels, self.config.data.resolution)
+        unlabelled = np.full(scaled.shape[:2], IGNORE_LABEL, np.uint8)
+        fields = evaluation_sample(
+            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self._multiple
+        )
+        padded = fields["image"].shape[:2]
+        # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
+        same = scaled.shape == pixels.shape
+        form = _Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
+        return tuple(fields[name] for name in model_inputs(self.model)), form
+
+    def _run(
+        self, samples: Sequence[tuple[np.ndarray, ...]], form: _Form, extras: tuple[str, ...]
+    ) -> list[dict[str, np.ndarray]]:
+        """Outputs of samples of one form; a batch that the memory does not hold is divided."""
+        # Few numbers of rows, each of which is compiled: 1, 2, 4 ... and the batch size.
+        rows = min(1 << (len(samples) - 1).bit_length(), self.batch_size)
+        inputs = [np.stack([sample[i] for sample in samples]) for i in range(len(samples[0]))]
+        program, rows = self._fitting(inputs, rows, form, extras)
+        found = []
+        for start in range(0, len(samples), rows):
+            part = [_filled(x[start : start + rows], rows) for x in inputs]
+            outputs = jax.device_get(program(self.variables, *part))
+            count = min(rows, len(samples) - start)
+            found += [{name: x[row] for name, x in outputs.items()} for row in range(count)]
+        return found
+
+    def _fitting(
+        self, inputs: Sequence[np.ndarray], rows: int, form: _Form, extras: tuple[str, ...]
+    ) -> tuple[Callable, int]:
+        """A compiled program, and for how many rows at once it is: as many as the memory holds, at most `rows`."""
+        while True:
+            key = (form, rows, extras)
+            if key in self._programs:
+                return self._programs[key], rows
+            logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
+            abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
+            outputs = functools.partial(_outputs, self.model, form, extras)
+            program = jax.jit(outputs).lower(self.variables, *abstract).compile()
+            needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
+            if needed <= free:
+                self._programs[key] = program
+                return program, rows
+            if rows == 1:
+                raise UserError(
+                    f"a picture of {form.full[0]} x {form.full[1]} pixels takes about {needed / 2**30:.3g} GiB on a "
+                    f"device that has {free / 2**30:.3g} GiB left: cut it into smaller ones"
+                )
+            rows //= 2
+
+
+def _outputs(
+    model: nn.Module, form: _Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
+) -> dict[str, Array]:
+    """Mask, whether the logits are finite, and what else is asked for, of a batch."""
+    logits = model.apply(variables, *inputs, train=False).logits
+    if form.full != form.padded:
+        logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
+    classes = logits.shape[-1]
+    found = {
+        "mask": logits.argmax(-1).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
+        "finite": jnp.isfinite(logits).all((1, 2, 3)),
+    }
+    if "probabilities" in extras:
+        found["probabilities"] = jax.nn.softmax(logits).astype(jnp.float16)
+    if "entropy" in extras:
+        terms = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
+        found["entropy"] = -terms.sum(-1) / math.log(max(classes, 2))
+    return found
+
+
+def _read(
+    images: Iterable[Picture], on_error: Callable[[Picture, UserError], None] | None
+) -> Iterator[tuple[Picture, np.ndarray]]:
+    """Pictures with their pixels; files are decoded ahead by threads."""
+    for picture, outcome in pictures.decoded(images):
+        if isinstance(outcome, UserError):
+            if on_error is None:
+                raise outcome
+            on_error(picture, outcome)
+        else:
+            yield picture, outcome
+
+
+def _windows(items: Iterator[tuple[Picture, np.ndarray]], count: int) -> Iterator[list[tuple[Picture, np.ndarray]]]:
+    """Runs of at most `count` items and of a bounded number of pixels."""
+    window, size = [], 0
+    for item in items:
+        pixels = math.prod(item[1].shape[:2])
+        if window and (len(window) == count or size + pixels > _WINDOW):
+            yield window
+            window, size = [], 0
+        window.append(item)
+        size += pixels
+    if window:
+        yield window
+
+
+def _filled(x: np.ndarray, rows: int) -> np.ndarray:
+    """`x` with its first row once more for every row that is missing."""
+    return x if len(x) == rows else np.concatenate([x, np.repeat(x[:1], rows - len(x), 0)])
+
+
+def _bytes(program: Any) -> int:
+    """What a compiled program takes beside its arguments."""
+    found = program.memory_analysis()
+    return 0 if found is None else found.temp_size_in_bytes + found.output_size_in_bytes

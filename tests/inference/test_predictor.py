@@ -1,0 +1,253 @@
+"""Predictions of pictures without their data set: as they are scored, for any size, file and array."""
+
+import csv
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from attnseg_jax import Predictor
+from attnseg_jax.cli import predict as command
+from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.inference import pictures, predictor
+from attnseg_jax.inference.restore import predict, restore_run
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.setup import make_run
+
+# Padded to 24 x 32 three times, and to 28 x 20.
+SIZES = [(24, 32), (26, 19), (21, 30), (23, 31)]
+
+
+@pytest.fixture(scope="module")
+def workdir(make_config, tmp_path_factory):
+    """Two checkpoints of small random numbers; the older one has the better score."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    config = make_config(optimizer__ema_decay=0.0)
+    (folder / "config.json").write_text(configs.to_json(config))
+    rng, abstract = np.random.default_rng(0), make_run(config, 5).abstract
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step, miou in ((3, 0.5), (7, 0.2)):
+            state = jax.tree.map(
+                lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), abstract.replace(key=None)
+            )
+            state = state.replace(batch_stats=jax.tree.map(jnp.abs, state.batch_stats), key=jax.random.key(0))
+            checkpoints.save(step, state, {"miou": miou})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return Predictor(workdir, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def test_masks_are_those_that_are_scored(workdir, model, images):
+    restored = restore_run(str(workdir))
+    records = [{"image": x, "label": np.full(x.shape[:2], IGNORE_LABEL, np.uint8), "id": ""} for x in images]
+    found = model(images)
+    for result, image, scored in zip(found, images, predict(restored, records), strict=True):
+        assert result.image is image
+        np.testing.assert_array_equal(result.mask, scored)
+    assert len(np.unique(found[0].mask)) > 1
+    # Rows of a batch: 2 and 1 of the first size, 1 of the other.
+    assert sorted((form.padded, rows) for form, rows, _ in model._programs) == [
+        ((24, 32), 1),
+        ((24, 32), 2),
+        ((28, 20), 1),
+    ]
+
+
+def test_probabilities_and_entropy(model, images):
+    at_once, later = model(images[1], extras=["probabilities", "entropy"]), model(images[1])
+    p = at_once.probabilities.astype(np.float64)
+    np.testing.assert_allclose(p.sum(-1), 1, atol=2e-3)
+    np.testing.assert_array_equal(p.argmax(-1)[p.max(-1) > 0.51], at_once.mask[p.max(-1) > 0.51])
+    np.testing.assert_allclose(at_once.entropy, -(p * np.log(np.maximum(p, 1e-12))).sum(-1) / np.log(5), atol=4e-3)
+    np.testing.assert_array_equal(later.probabilities, at_once.probabilities)
+    np.testing.assert_array_equal(later.entropy, at_once.entropy)
+    assert later.areas() == {name: int((later.mask == k).sum()) for k, name in enumerate(later.names)}
+    assert sum(later.areas().values()) == 26 * 19
+
+
+def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
+    """The logits are resized, not the mask; against XLA's own interpolation."""
+    half = Predictor.__new__(Predictor)
+    half.__dict__.update(model.__dict__, config=model.config.copy_and_resolve_references(), _programs={})
+    half.config.data.resolution = 0.5
+    result = half(images[0])
+    small = np.asarray(Image.fromarray(images[0]).resize((16, 12), Image.Resampling.BILINEAR))
+    sample = {"image": small, "label": np.zeros((12, 16), np.uint8), "id": ""}
+    logits = model.model.apply(model.variables, evaluation_sample(sample, half.config.data, 4)["image"][None])
+    full = jax.image.resize(logits.logits, (1, 24, 32, 5), "bilinear", precision="highest")
+    assert result.mask.shape == (24, 32) and (result.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99
+    assert result.attention().shape[1:] == (3, 4)
+
+
+def test_checkpoints_by_name(workdir, images):
+    masks = {name: Predictor(workdir, checkpoint=name)(images[0]).mask for name in ("latest", "best", "3")}
+    np.testing.assert_array_equal(masks["best"], masks["3"])
+    assert (masks["best"] != masks["latest"]).any()
+    assert Predictor(workdir / "checkpoints" / "3").info.source.endswith("step 3")
+
+
+def test_attention_of_a_point(model, images):
+    found = model(images[2]).attention("self0", at=(20, 29))
+    # The padded picture of 24 x 32 pixels at stride 4.
+    assert found.shape == (model.config.model.attention.self.heads, 6, 8)
+    np.testing.assert_allclose(found.sum((1, 2)), 1, rtol=1e-5)
+    with pytest.raises(UserError, match="attention 'sefl0' is unknown: did you mean 'self0'"):
+        model(images[2]).attention("sefl0")
+    with pytest.raises(UserError, match=r"at=\(21, 0\) is outside the picture of 21 x 30 pixels"):
+        model(images[2]).attention(at=(21, 0))
+
+
+def test_files_folders_and_patterns(tmp_path, images):
+    for name in ("b/two.jpg", "b/two.png", "a/one.PNG", "a/._one.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = {str(p.target) for p in pictures.find(tmp_path)}
+    assert found == {"a/one", "b/two.jpg", "b/two.png"}
+    assert [str(p.target) for p in pictures.find(f"{tmp_path}/*/t*.jpg")] == ["b/two"]
+    assert [str(p.target) for p in pictures.find([tmp_path / "b" / "two.png", images[0]])] == ["two", "picture_1"]
+    gray = pictures.find(images[0][..., 0])[0].pixels
+    np.testing.assert_array_equal(gray, images[0][..., :1].repeat(3, -1))
+    turned = Image.fromarray(images[0])
+    turned.getexif()[0x0112] = 6
+    np.testing.assert_array_equal(pictures.find(turned)[0].pixels, np.rot90(images[0], -1))
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("nowhere.jpg", "nowhere.jpg: there is no such file or folder"),
+        ("*.jpg", r"\*.jpg matches no file"),
+        (".", "holds no pictures"),
+        (np.zeros((4, 4, 3)), r"an array of float64 \[4, 4, 3\] is no picture: give uint8"),
+        ([np.zeros((4, 4, 4), np.uint8)], r"picture 0: an array of uint8 \[4, 4, 4\]"),
+        (["a/x.png", "b/x.png"], "a/x.png and b/x.png have one name"),
+        (5, "int is no picture"),
+    ],
+)
+def test_what_is_no_picture(given, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if isinstance(given, list) and isinstance(given[0], str):
+        for name in given:
+            Path(name).parent.mkdir()
+            Path(name).touch()
+    with pytest.raises(UserError, match=words):
+        pictures.find(given)
+
+
+def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monkeypatch):
+    whole = Predictor(workdir, batch_size=4)
+    masks = [result.mask for result in whole([images[0]] * 4)]
+    (program,) = whole._programs.values()
+    monkeypatch.setattr(predictor, "free_bytes", lambda _: predictor._bytes(program) - 1)
+    divided = Predictor(workdir, batch_size=4)
+    for result, mask in zip(divided([images[0]] * 4), masks, strict=True):
+        np.testing.assert_array_equal(result.mask, mask)
+    assert {rows for _, rows, _ in divided._programs} <= {1, 2}
+    monkeypatch.setattr(predictor, "free_bytes", lambda _: 0)
+    with pytest.raises(UserError, match=r"picture of 24 x 32 pixels takes about .* GiB on a device that has 0 GiB"):
+        Predictor(workdir)(images[0])
+
+
+def test_logits_that_are_not_finite(workdir, images):
+    ruined = Predictor(workdir)
+    ruined.variables = jax.tree.map(lambda x: x * np.nan, ruined.variables)
+    with pytest.raises(NotFinite, match="the picture: the logits of the model are not finite"):
+        ruined(images[0])
+
+
+@pytest.fixture
+def run(call, workdir):
+    def with_flags(*inputs, **given):
+        flags = {"model": workdir, "batch_size": 2} | given
+        given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        return call("attnseg_jax/cli/predict.py", *given, *(f"--input={one}" for one in inputs))
+
+    return with_flags
+
+
+def test_the_command(run, model, images, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "photos" / "out"
+    for i, image in enumerate(images[:3]):
+        path = folder / f"street{i}" / "a.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+    (folder / "broken.png").write_bytes(b"no picture")
+    code, printed, error = run(folder, output=out, probabilities=True, entropy=True, attention="centre")
+    assert code == 2 and "3 pictures predicted" in printed
+    assert "error: 1 of 4 pictures cannot be read:" in error and "broken.png: cannot be decoded" in error
+    for i, image in enumerate(images[:3]):
+        mask = Image.open(out / "mask" / f"street{i}" / "a.png")
+        np.testing.assert_array_equal(np.asarray(mask), model(image).mask)
+        assert mask.getpalette()[:3] == list(model.info.palette[0])
+        with np.load(out / "probabilities" / f"street{i}" / "a.npz") as file:
+            # Of other numbers of rows at once the last bits differ.
+            np.testing.assert_allclose(file["probabilities"], model(image).probabilities, rtol=2e-3)
+        assert (out / "attention" / f"street{i}" / "a" / "sheet.png").exists()
+        assert np.asarray(Image.open(out / "entropy" / f"street{i}" / "a.png")).shape == image.shape[:2]
+        assert (out / "overlay" / f"street{i}" / "a.png").exists()
+    with (out / "areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["picture"]).parent.name for row in rows] == ["street0", "street1", "street2"]
+    for row, image in zip(rows, images):
+        areas = model(image).areas()
+        assert {name: int(row[f"{name} pixels"]) for name in areas} == areas
+        assert float(row["red share"]) == pytest.approx(areas["red"] / image[..., 0].size, abs=1e-6)
+
+
+def test_the_command_goes_on(run, images, tmp_path):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(images[0]).save(folder / f"{i}.png")
+    assert run(folder, output=out)[0] == 0
+    before = (out / "areas.csv").read_text()
+    # Stopped while the line of the last picture was written, and before a mask was.
+    (out / "areas.csv").write_text(before[:-9])
+    (out / "mask" / "0.png").unlink()
+    assert "2 pictures predicted" in run(folder, output=out)[1]
+    assert (out / "areas.csv").read_text() == before and (out / "mask" / "0.png").exists()
+    assert "0 pictures predicted" in run(folder, output=out)[1]
+    code, _, error = run(folder, output=out, checkpoint="best")
+    assert code == 2 and f"--output={out} holds predictions of" in error and "step 7: give another folder" in error
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"model": None}, "--model is missing"),
+        ({"output": None}, "--output is missing"),
+        ({"model": "nowhere"}, "nowhere"),
+        ({"checkpoint": "bset"}, "--checkpoint=bset must be latest, best or a step"),
+        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"attention": "30,2"}, "--attention=30,2: (30, 2) is outside the image of 24 x 32 pixels"),
+        ({"on_error": "raise"}, "broken.png: cannot be decoded"),
+    ],
+)
+def test_mistakes_are_one_line(run, given, words, images, tmp_path):
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    inputs = tmp_path if "on_error" in given else tmp_path / "a.png"
+    code, _, error = run(inputs, **{"output": tmp_path / "out"} | given)
+    assert code == 2 and words in error.splitlines()[-1] and "Traceback" not in error
+
+
+def test_areas_of_other_classes_are_refused(tmp_path):
+    (tmp_path / "areas.csv").write_text("picture,height,width,sky pixels,sky share\n")
+    with pytest.raises(UserError, match="has the columns of other classes"):
+        command.Areas(tmp_path / "areas.csv", ["road"])
