@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.models import build_model
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.parts import resolve
@@ -151,11 +152,10 @@ def read_back(source: str | Path, checkpoint: str = "latest") -> tuple[nn.Module
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
-    source = str(source)
-    located = locate(source, key="source")
-    if not located.path.is_dir():
-        raise UserError(f"source={source} is no run: name the workdir of one, or the folder of one of its checkpoints")
-    return _load_run(located.path, source, checkpoint)
+    folder = expanded(source)
+    if not folder.is_dir():
+        raise UserError(f"{source} is no run: name the workdir of one, or the folder of one of its checkpoints")
+    return _load_run(folder, str(source), checkpoint)
 
 
 def _load_run(folder: Path, source: str, checkpoint: str = "latest") -> tuple[nn.Module, PyTree, Info, ConfigDict]:
