@@ -252,6 +252,17 @@ def get_config() -> ConfigDict:
     # the least with which the model's maps fit the images, to which training crops are padded too. 1 pads nothing: maps
     # are then shifted by up to their stride. A data set of many sizes, each of which is compiled for, wants 64 or so.
     evaluation.size_multiple = 0
+    # 'whole' images, or 'slide': windows (height, width), one every `stride` pixels, averaged where they overlap, with
+    # 'uniform' weights or 'gaussian' ones, which trust the middle of a window most. () is the training crop and two
+    # thirds of the window; `windows` of them are computed at once.
+    evaluation.mode = "whole"
+    evaluation.window = ()
+    evaluation.stride = ()
+    evaluation.blend = "uniform"
+    evaluation.windows = 8
+    # Probabilities are averaged over images resized by these factors, and over their mirror images too.
+    evaluation.scales = (1.0,)
+    evaluation.flip = False
     # Validation images drawn at each evaluation: the same ones every time, and those with the lowest mIoU.
     evaluation.samples = 4
     evaluation.worst = 2

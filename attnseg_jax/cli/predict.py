@@ -3,6 +3,7 @@
     attnseg-predict --model=runs/camvid --input=street.jpg --output=masks
     attnseg-predict --model=runs/camvid --checkpoint=best "--input=photos/**/*.jpg" --input=more --output=masks
     attnseg-predict --model=runs/camvid --input=photos --output=masks --probabilities --attention=120,200
+    attnseg-predict --model=runs/camvid --input=aerial --output=masks --config.eval.mode=slide
 
 The model is that of a run of train.py; its data are not needed. Below OUTPUT, with the names and subfolders of the
 pictures:
@@ -22,13 +23,14 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags, logging
 
-from attnseg_jax.cli import entry
+from attnseg_jax.cli import changes, entry
 from attnseg_jax.cli.attention import points_of
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.files import check_folder, expanded, write_atomically
@@ -52,6 +54,7 @@ def _flags() -> None:
     flags.DEFINE_bool("entropy", False, "write how unsure the model is (default: false)")
     flags.DEFINE_string("attention", None, "draw what the point y,x looks at, or several as 'y,x;y,x', or 'centre'")
     flags.DEFINE_integer("batch_size", None, "pictures at once (default: config.eval.batch_size of the run)")
+    changes.define()
     flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "of a picture that cannot be read (default: skip)")
 
 
@@ -65,10 +68,11 @@ def _predict() -> None:
     inputs = given.input if len(given.input) > 1 else given.input[0]
     # What an earlier command wrote may lie below a folder of pictures.
     found = [p for p in pictures.find(inputs) if folder.resolve() not in p.path.resolve().parents]
-    predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size)
+    changed = changes.given()
+    predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size, changes=changed)
     kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]
     check_folder("--output", folder)
-    _check_record(folder, predictor)
+    _check_record(folder, predictor, changed)
     areas = Areas(folder / "areas.csv", predictor.info.class_names)
     todo = [p for p in found if not (p.name in areas and _is_written(p, folder, kinds, given.attention))]
     if len(todo) < len(found):
@@ -118,16 +122,18 @@ def _write(result: Prediction, predictor: Predictor, folder: Path, kinds: Sequen
         raise UserError(f"--output={folder} cannot be written ({error.strerror}): the same command goes on") from error
 
 
-def _check_record(folder: Path, predictor: Predictor) -> None:
+def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]) -> None:
     """Refuses a folder with outputs of another model; says in the folder what its outputs are of."""
-    record = {"model": predictor.info.source, "sha256": predictor.info.sha256}
+    # JSON knows no tuples.
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+    record = {"model": predictor.info.source, "sha256": predictor.info.sha256, "config": options}
     path = folder / _RECORD
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):
         before = None
     if before is not None and before != record:
-        of = before.get("model") if isinstance(before, dict) else before
+        of = " ".join(str(before.get(key)) for key in ("model", "config")) if isinstance(before, dict) else before
         raise UserError(f"--output={folder} holds predictions of {of}: give another folder, or remove it")
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
@@ -187,7 +193,7 @@ def _lines(rows: Sequence[Sequence]) -> str:
 
 def main() -> None:
     """The command."""
-    entry.run(_predict, _flags, usage=__doc__)
+    entry.run(_predict, _flags, usage=__doc__, check=changes.spelled_out)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import linen as nn
 from jaxtyping import Array, PyTree, UInt8
 from PIL import Image
 
@@ -25,6 +25,8 @@ from attnseg_jax.inference.prediction import Look, Prediction
 from attnseg_jax.inference.pretrained import read_back
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.train import config as configs
+from attnseg_jax.train.forward import Forward, make_forward
 from attnseg_jax.train.memory import free_bytes
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
@@ -60,6 +62,7 @@ class Predictor:
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       batch_size: pictures of one padded size that are predicted at once, at most; by default
         `config.eval.batch_size` of the run.
+      changes: keys of the config, such as `eval.mode`, and values that stand for the run's.
 
     Attributes:
       model: image -> `Output`.
@@ -71,11 +74,21 @@ class Predictor:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
 
-    def __init__(self, source: str | Path, *, checkpoint: str = "latest", batch_size: int | None = None):
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        checkpoint: str = "latest",
+        batch_size: int | None = None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ):
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
+        self.config.update_from_flattened_dict(dict(changes))
+        configs.check_values(self.config)
         self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
+        self._forward = make_forward(self.config, self.model)
         self._multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
 
@@ -202,7 +215,7 @@ class Predictor:
                 return self._programs[key], rows
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(_outputs, self.model, form, extras)
+            outputs = functools.partial(_outputs, self._forward, form, extras)
             program = jax.jit(outputs).lower(self.variables, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
@@ -217,10 +230,10 @@ class Predictor:
 
 
 def _outputs(
-    model: nn.Module, form: _Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
+    forward: Forward, form: _Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
 ) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch."""
-    logits = model.apply(variables, *inputs, train=False).logits
+    logits = forward(variables, *inputs)
     if form.full != form.padded:
         logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
     classes = logits.shape[-1]

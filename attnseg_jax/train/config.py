@@ -51,6 +51,7 @@ UNHASHED = (
     "train.keep",
     "train.profile",
     "eval.batch_size",
+    "eval.windows",
     "eval.samples",
     "eval.worst",
 )

@@ -53,6 +53,10 @@ RANGES: dict[str, Range] = {
     "train.accumulate": Range(at_least=1, at_most=2**20),
     "eval.batch_size": Range(at_least=1, at_most=2**16),
     "eval.size_multiple": Range(at_least=0, at_most=2**14),
+    "eval.windows": Range(at_least=1, at_most=2**16),
+    "eval.window": Range(at_least=1, at_most=2**16),
+    "eval.stride": Range(at_least=1, at_most=2**16),
+    "eval.scales": Range(at_least=0.01, at_most=100),
     "eval.samples": Range(at_least=0, at_most=2**16),
     "eval.worst": Range(at_least=0, at_most=2**16),
 }
@@ -72,6 +76,9 @@ TUPLES: dict[str, Any] = {
     "loss.jaccard.classes": _WHOLE,
     "loss.tversky.classes": _WHOLE,
     "optimizer.lr_multipliers": _TEXTS,
+    "eval.window": _WHOLE,
+    "eval.stride": _WHOLE,
+    "eval.scales": _NUMBERS,
 }
 
 
@@ -116,6 +123,9 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("train.profile", _all(train.profile, int), "numbers of steps"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
+        ("eval.window", len(config.eval.window) in (0, 2), "height and width, or ()"),
+        ("eval.stride", len(config.eval.stride) in (0, 2), "two numbers of pixels, or ()"),
+        ("eval.scales", len(config.eval.scales) > 0, "at least one factor"),
         ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
         ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
         ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),

@@ -24,6 +24,7 @@ from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.parts import resolve
 from attnseg_jax.train.config import region_counts
+from attnseg_jax.train.forward import make_forward
 from attnseg_jax.train.objective import make_objective
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import SHARDINGS, Parallel, check_batch_size, make_parallel
@@ -150,7 +151,7 @@ def make_run(
     parallel = make_parallel(
         config.parallel,
         step,
-        partial(eval_step, model=model, num_classes=num_classes),
+        partial(eval_step, model=model, num_classes=num_classes, forward=make_forward(config, model)),
         fields=fields,
         rule=resolve(SHARDINGS, config.sharding, "config.sharding"),
     )

@@ -139,11 +139,18 @@ def train_step(
 
 
 def eval_step(
-    variables: Mapping[str, PyTree], batch: Batch, *, model: nn.Module, num_classes: int, axis_name: str | None = None
+    variables: Mapping[str, PyTree],
+    batch: Batch,
+    *,
+    model: nn.Module,
+    num_classes: int,
+    forward: Callable[..., Array] | None = None,
+    axis_name: str | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Confusion and prediction of a batch, and where the logits are finite.
 
-    Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`.
+    Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`. `forward`, see
+    `train.forward`, gives the logits; by default the model does.
 
     Returns:
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
@@ -151,13 +158,14 @@ def eval_step(
       Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool
       [b].
     """
-    out = model.apply(variables, *(batch[name] for name in model_inputs(model)), train=False)
-    prediction = jnp.argmax(out.logits, axis=-1)
-    finite = jnp.isfinite(out.logits).all((1, 2, 3)) | ~batch["valid"]
+    inputs = [batch[name] for name in model_inputs(model)]
+    logits = forward(variables, *inputs) if forward else model.apply(variables, *inputs, train=False).logits
+    prediction = jnp.argmax(logits, axis=-1)
+    finite = jnp.isfinite(logits).all((1, 2, 3)) | ~batch["valid"]
     labels = valid_labels(batch)
     counts = {
         "confusion": confusion_matrix(prediction, labels, num_classes),
-        "cross_entropy": cross_entropy(out.logits, labels)[0],
+        "cross_entropy": cross_entropy(logits, labels)[0],
         "not_finite": jnp.sum(~finite, dtype=jnp.int32),
     }
     if axis_name is not None:

@@ -69,6 +69,19 @@ def test_masks_are_those_that_are_scored(workdir, model, images):
     ]
 
 
+@pytest.mark.parametrize("parallel", ["pmap", "mesh"])
+def test_windows_and_views_are_those_that_are_scored(parallel, workdir, images):
+    """Three windows a side of the padded 24 x 32 pixels, at two scales and mirrored."""
+    changes = {"mode": "slide", "window": (12, 16), "stride": (6, 8), "blend": "gaussian", "scales": (1.0, 1.5)}
+    changes = {f"eval.{key}": value for key, value in changes.items()} | {"eval.flip": True}
+    restored = restore_run(str(workdir), changes={**changes, "parallel": parallel})
+    records = [{"image": x, "label": np.full(x.shape[:2], IGNORE_LABEL, np.uint8), "id": ""} for x in images[2:]]
+    changed, plain = Predictor(workdir, changes=changes)(images[2:]), Predictor(workdir)(images[2])
+    for result, scored in zip(changed, predict(restored, records), strict=True):
+        np.testing.assert_array_equal(result.mask, scored)
+    assert 0.3 < (changed[0].mask == plain.mask).mean() < 1
+
+
 def test_probabilities_and_entropy(model, images):
     at_once, later = model(images[1], extras=["probabilities", "entropy"]), model(images[1])
     p = at_once.probabilities.astype(np.float64)
@@ -235,6 +248,9 @@ def test_the_command_goes_on(run, images, tmp_path):
         ({"model": "nowhere"}, "nowhere"),
         ({"checkpoint": "bset"}, "--checkpoint=bset must be latest, best or a step"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"config.eval.mode": "tiles"}, "config.eval.mode='tiles' is unknown: known: whole, slide"),
+        ({"config.eval.window": "30,32"}, "config.eval.window=(30, 32) is for windows"),
+        ({"config.train.steps": "3"}, "--config.train.steps: only --config.eval.* can be changed"),
         ({"attention": "30,2"}, "--attention=30,2: (30, 2) is outside the image of 24 x 32 pixels"),
         ({"on_error": "raise"}, "broken.png: cannot be decoded"),
     ],

@@ -1,0 +1,58 @@
+"""`--config.eval.KEY=VALUE` of the commands that read a run back."""
+
+import ast
+import re
+from typing import Any
+
+from absl import flags
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.train import config as config_files
+
+
+def define() -> None:
+    """The flag and its help."""
+    flags.DEFINE_multi_string(
+        "config",
+        [],
+        "--config.eval.KEY=VALUE takes the place of the run's: mode=slide, window=512,512, scales=0.75,1,1.25, "
+        "flip=true, batch_size and the others of configs/default.py",
+    )
+
+
+def spelled_out(argv: list[str]) -> list[str]:
+    """The command line, with `--config.eval.KEY=VALUE` as absl takes it, `--config=eval.KEY=VALUE`."""
+    return [re.sub(r"^--?config\.", "--config=", argument) for argument in argv]
+
+
+def given() -> dict[str, Any]:
+    """The keys and values that the command line changes."""
+    return dict(map(change, flags.FLAGS.config))
+
+
+def change(text: str) -> tuple[str, Any]:
+    """The key and value of `eval.KEY=VALUE`, of the type that the key has.
+
+    >>> change("eval.batch_size=3"), change("eval.scales=0.5,1"), change("eval.mode=slide")
+    (('eval.batch_size', 3), ('eval.scales', (0.5, 1.0)), ('eval.mode', 'slide'))
+    """
+    key, _, value = text.partition("=")
+    if not key.startswith("eval."):
+        raise UserError(f"--config.{key}: only --config.eval.* can be changed; the rest is the run's")
+    config = config_files.read_file(str(config_files.DEFAULT))
+    config_files.check_key(config, key)
+    default = config.eval[key.removeprefix("eval.")]
+    if isinstance(default, str):
+        return key, value
+    kind = {bool: "true or false", int: "a whole number", tuple: "numbers such as 1,2"}[type(default)]
+    try:
+        found = ast.literal_eval(value.capitalize() if isinstance(default, bool) else value)
+        found = found if not isinstance(default, tuple) or isinstance(found, tuple) else (found,)
+        if type(found) is not type(default):
+            raise ValueError
+        if isinstance(found, tuple):
+            # Scales are no whole numbers, windows are.
+            found = tuple(map(float if default and isinstance(default[0], float) else int, found))
+    except (ValueError, SyntaxError, TypeError):
+        raise UserError(f"--config.{text}: {value!r} is not {kind}") from None
+    return key, found

@@ -1,0 +1,78 @@
+"""How a model is applied to images when it is evaluated and when it predicts, as `config.eval` says."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
+
+from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.ops.sliding import BLENDS, average_views, slide
+from attnseg_jax.train.sizes import evaluation_multiple
+from attnseg_jax.train.step import model_inputs
+
+MODES = ("whole", "slide")
+
+Forward = Callable[..., Float[Array, "b h w k"]]
+"""(variables, *inputs of the model) -> logits of the size of the images, float32."""
+
+
+def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
+    """What `config.eval` asks for: the model on whole images or in windows, on the image alone or on several views.
+
+    Raises:
+      UserError: values that do not fit the model or one another.
+    """
+    wanted = config.eval
+    check_known("config.eval", MODES, mode=wanted.mode)
+    check_known("config.eval", BLENDS, blend=wanted.blend)
+    if wanted.mode == "whole" and (wanted.window or wanted.stride):
+        key = "window" if wanted.window else "stride"
+        raise UserError(f"config.eval.{key}={tuple(wanted[key])} is for windows: set config.eval.mode='slide', too")
+    plain = wanted.mode == "whole" and wanted.scales == (1.0,) and not wanted.flip
+    if plain:
+        return partial(_whole, model)
+    if len(model_inputs(model)) > 1:
+        raise UserError(
+            f"config.model.kind={config.model.kind!r} takes regions beside the image, which are those of the whole "
+            "image: leave config.eval.mode, scales and flip at their defaults"
+        )
+    multiple = evaluation_multiple(config, model)
+    options = {}
+    if wanted.mode == "slide":
+        options = {"blend": wanted.blend, "rows": wanted.windows, **window_and_stride(config, multiple)}
+    return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
+
+
+def window_and_stride(config: ConfigDict, multiple: int) -> Mapping[str, tuple[int, int]]:
+    """`window` and `stride` in pixels; by default the training crop, made a multiple, and two thirds of that.
+
+    Raises:
+      UserError: a window that the model's maps do not fit, or a stride that leaves gaps.
+    """
+    window, stride = tuple(config.eval.window), tuple(config.eval.stride)
+    if not window:
+        window = tuple(-(-n // multiple) * multiple for n in config.data.crop)
+    if any(n % multiple for n in window):
+        fits = tuple(max(n // multiple, 1) * multiple for n in window)
+        raise UserError(
+            f"config.eval.window={window} must be multiples of {multiple}, which the model's maps divide: take {fits}"
+        )
+    if not stride:
+        stride = tuple(max(2 * n // 3, 1) for n in window)
+    if any(s > n for s, n in zip(stride, window)):
+        raise UserError(
+            f"config.eval.stride={stride} leaves gaps between windows of {window[0]} x {window[1]} pixels: give at "
+            "most that"
+        )
+    return {"window": window, "stride": stride}
+
+
+def _whole(model: nn.Module, variables: PyTree, *inputs: Array) -> Array:
+    return model.apply(variables, *inputs, train=False).logits
+
+
+def _viewed(model: nn.Module, options: Mapping, variables: PyTree, image: Array, **views) -> Array:
+    whole = partial(_whole, model, variables)
+    return average_views(partial(slide, whole, **options) if options else whole, image, **views)

@@ -1,0 +1,62 @@
+"""How a run's model is applied to images, as `config.eval` says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.ops.sliding import slide
+from attnseg_jax.train.config import check_values
+from attnseg_jax.train.forward import make_forward, window_and_stride
+from attnseg_jax.train.setup import make_model
+
+
+def test_windows_of_the_model(make_config):
+    config = make_config(eval__mode="slide", eval__window=(12, 16), eval__stride=(8, 10))
+    model = make_model(config, 5)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 24, 32, 3)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+
+    def apply(x):
+        return model.apply(variables, x, train=False).logits
+
+    got = jax.jit(make_forward(config, model))(variables, image)
+    want = jax.jit(lambda x: slide(apply, x, window=(12, 16), stride=(8, 10)))(image)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    config.eval.update(mode="whole", window=(), stride=())
+    np.testing.assert_allclose(jax.jit(make_forward(config, model))(variables, image), apply(image), atol=1e-5)
+    assert np.abs(np.asarray(got) - apply(image)).max() > 1e-3
+
+
+def test_windows_by_default(make_config):
+    config = make_config(data__crop=(21, 32))
+    assert window_and_stride(config, 8) == {"window": (24, 32), "stride": (16, 21)}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"mode": "slid"}, "config.eval.mode='slid' is unknown: did you mean 'slide'"),
+        ({"blend": "gauss"}, "config.eval.blend='gauss' is unknown"),
+        ({"window": (10, 16)}, r"config.eval.window=\(10, 16\) must be multiples of 4, .*: take \(8, 16\)"),
+        ({"stride": (8, 40)}, r"config.eval.stride=\(8, 40\) leaves gaps between windows of 24 x 32 pixels"),
+        ({"window": (12,)}, r"config.eval.window=\(12,\) must be height and width, or \(\)"),
+        ({"window": (12, 0)}, r"config.eval.window=\(12, 0\) must be numbers of at least 1"),
+        ({"scales": ()}, r"config.eval.scales=\(\) must be at least one factor"),
+        ({"scales": (0.0,)}, r"config.eval.scales=\(0.0,\) must be numbers of at least 0.01"),
+        ({"mode": "whole", "stride": (8, 8)}, r"config.eval.stride=\(8, 8\) is for windows: set config.eval.mode"),
+        ({"windows": 0}, "config.eval.windows=0 must be at least 1"),
+    ],
+)
+def test_values_that_do_not_fit(changes, words, make_config):
+    config = make_config(**{f"eval__{key}": value for key, value in ({"mode": "slide"} | changes).items()})
+    with pytest.raises(UserError, match=words):
+        check_values(config)
+        make_forward(config, make_model(config, 5))
+
+
+def test_regions_are_those_of_the_whole_image(make_config):
+    config = make_config(model__kind="fast_rcnn", data__regions__method="slic", eval__flip=True)
+    with pytest.raises(UserError, match=r"config.model.kind='fast_rcnn' takes regions beside the image"):
+        make_forward(config, make_model(config, 5))
