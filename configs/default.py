@@ -254,11 +254,12 @@ def get_config() -> ConfigDict:
     evaluation.size_multiple = 0
     # 'whole' images, or 'slide': windows (height, width), one every `stride` pixels, averaged where they overlap, with
     # 'uniform' weights or 'gaussian' ones, which trust the middle of a window most. () is the training crop and two
-    # thirds of the window; `windows` of them are computed at once.
+    # thirds of the window.
     evaluation.mode = "whole"
     evaluation.window = ()
     evaluation.stride = ()
     evaluation.blend = "uniform"
+    # Windows that are computed at once.
     evaluation.windows = 8
     # Probabilities are averaged over images resized by these factors, and over their mirror images too.
     evaluation.scales = (1.0,)
