@@ -21,9 +21,10 @@ from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, out_of_space, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import continued, processes
+from attnseg_jax.train.built_in_hooks import HOOKS
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
-from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
+from attnseg_jax.train.hooks import Hook, Hooks, Training, classes_of
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
 from attnseg_jax.train.setup import class_weights, make_run
 from attnseg_jax.train.sizes import crop_multiple
@@ -57,7 +58,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
     # Before the data, which take longer to look at.
     configs.check_values(config)
-    classes = hook_classes(config)
+    hook_classes = [*HOOKS, *classes_of(config)]
     given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
@@ -82,7 +83,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         continued.check_config(config, workdir, start)
         continued.check_data(workdir, start, sources, read, hashed=config.data.check)
         _write_config(config, workdir)
-        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
+        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), hook_classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             multiple=crop_multiple(config, train.model),
