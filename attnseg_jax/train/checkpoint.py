@@ -49,16 +49,18 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory}: no checkpoints here; train first, or give the --workdir of a run")
-        self._keep, self._read_only = keep, read_only
+        self._keep = keep
         self.saved_step: int | None = None
         self._damaged: set[int] = set()
         self._warned: set[str] = set()
         # Of the save that runs: its step, the arrays and the metrics.
         self._saving: tuple[int, dict[str, list], Mapping[str, float] | None] | None = None
+        self._writer = None
         if not read_only:
             self._clean()
             meet("clean")
-        self._writer = None if read_only else self._make_writer()
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
+            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler("state"), async_options=options)
 
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
         """Start saving; returns as soon as `state` may be donated. `metrics` needs `miou` to count among the best.
@@ -185,12 +187,6 @@ class Checkpoints:
     def __exit__(self, *_):
         self.close()
 
-    def _make_writer(self) -> ocp.AsyncCheckpointer:
-        return ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler("state"),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._complete),
-        )
-
     def _clean(self) -> None:
         """Makes the folder, and removes what a killed process left of a save or a removal."""
         if jax.process_index() == 0:
@@ -236,7 +232,7 @@ class Checkpoints:
         problem, folder = "", self.directory / str(step)
         if jax.process_index() == 0:
             problem = manifest.find_damage(folder)
-            if problem and self._read_only and not folder.is_dir():
+            if problem and not folder.is_dir():
                 problem = _REMOVED
         problem = of_process_0(problem)
         if problem == _REMOVED:
@@ -255,12 +251,17 @@ class Checkpoints:
             raise UserError(missing + str(self.steps())) from None
 
     def _restore_first(self, ranking: Callable[[], list[int]], load: Callable[[int], T]) -> T | None:
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             try:
                 step = self._first_intact(ranking())
-                return None if step is None else load(step)
+                if step is not None:
+                    return load(step)
+                # A folder in which one replaces another while it is listed may look empty.
+                if self._writer or tried:
+                    return None
             except _Removed:
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         raise UserError(f"{self.directory}: checkpoints are removed faster than they can be read: try again later")
 
     def _first_intact(self, steps: list[int]) -> int | None:
@@ -279,10 +280,8 @@ class Checkpoints:
         try:
             manifest.check_same(manifest.read_arrays(folder), wanted, folder)
             named = read(folder, wanted)
-        except UserError:
-            raise
-        except Exception:
-            if self._read_only and not folder.is_dir():
+        except Exception as error:
+            if not isinstance(error, UserError) and not folder.is_dir():
                 raise _Removed from None
             raise
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [named[name] for name in wanted])
