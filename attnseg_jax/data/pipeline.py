@@ -62,8 +62,6 @@ def train_batches(
     """
     rows = _rows_of_process(batch_size, process_count)
     chosen(config)
-    if not 0 <= seed < 2**32:
-        raise UserError(f"config.seed={seed} is out of range; use 0 to {2**32 - 1}")
     # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
         grain.MapDataset.source(source)
