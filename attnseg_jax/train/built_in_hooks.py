@@ -16,7 +16,7 @@ from attnseg_jax.files import check_folder, read_series, write_atomically
 from attnseg_jax.plots import charts, segmentation
 from attnseg_jax.train.evaluation import draw_samples
 from attnseg_jax.train.hooks import Hook, Training
-from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes
+from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, say
 
 
 class Log(Hook):
@@ -35,7 +35,7 @@ class Log(Hook):
         """Goes on with the clock, and says why the first step takes a while."""
         self._pause.close()
         if step == self.training.start_step + 1:
-            self._progress.message("compiling the training step, which may take minutes")
+            say("compiling the training step, which may take minutes")
 
     def after_step(self, step, metrics):
         """Adds the metrics; every `log_every` steps writes their means."""
@@ -59,7 +59,7 @@ class Log(Hook):
             # A checkpoint with metrics has its line already.
             self._writer.write_scores(step, scores, self.training.source.info.class_names)
         miou = tables.mean_iou(scores.miou, dict(zip(self.training.source.info.class_names, scores.iou)))
-        self._progress.message(f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}")
+        say(f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}")
 
     def close(self):
         """Closes the files and leaves the bar as it stands."""
