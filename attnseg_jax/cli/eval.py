@@ -7,6 +7,7 @@ Outside a checkout the command is attnseg-eval. Prints a table and, as the last 
 but the workdir and the data.
 """
 
+import functools
 import re
 
 from absl import flags
@@ -66,10 +67,7 @@ def _evaluate() -> None:
     print(result.json)
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_evaluate, _flags, usage=__doc__, check=_check)
-
+main = functools.partial(entry.run, _evaluate, _flags, usage=__doc__, check=_check)
 
 if __name__ == "__main__":
     main()
