@@ -11,7 +11,7 @@ from attnseg_jax.data.transforms.fields import Sample
 
 def colour_jitter(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """Change the colours of the 'image', which becomes float32 in 0..255, by the strengths in `config`."""
-    strengths = {name: config[name] for name in ("brightness", "contrast", "saturation", "hue")}
+    strengths = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue")}
     return {**sample, "image": jittered(sample["image"], rng, **strengths)}
 
 
