@@ -1,7 +1,6 @@
 """Checkpoints: what is saved comes back bit for bit, and what is damaged is never used."""
 
 import gc
-import json
 import os
 import shutil
 import signal
@@ -176,20 +175,6 @@ def test_metrics_that_come_later(tmp_path):
         checkpoints.discard(2)
         assert checkpoints.steps() == [1] and checkpoints.saved_step == 2
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
-
-
-def test_metrics_of_an_older_version(tmp_path):
-    filled(tmp_path).close()
-    folder = tmp_path / "checkpoints/1"
-    (folder / "metrics.json").unlink()
-    (folder / "metrics").mkdir()
-    (folder / "metrics/metrics").write_text('{"miou": 0.95}')
-    manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["sha256"]
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
-        step, best = checkpoints.restore_best(toy())
-    assert step == 1 and equal(best, toy(1))
 
 
 def test_a_reader_beside_a_running_training(tmp_path, monkeypatch):
