@@ -1,6 +1,7 @@
 """The training loop: the one place that compiles, logs and saves."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -108,7 +109,8 @@ def _surveyed_weights(
         return survey(sources[split], on_read=adding_to(read[split], sources[split]))
 
     training, validation = sources["training"], sources["validation"]
-    check = config.data.check and not (workdir / "config.json").exists()
+    # `Path.exists` raises where a name is too long for the system.
+    check = config.data.check and not os.path.exists(workdir / "config.json")
     counts = None
     if config.loss.class_weights == "median_frequency" or check:
         counts = surveyed("training")
