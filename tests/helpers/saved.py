@@ -47,6 +47,7 @@ def damage(folder, how):
 def filled(path, values=(1, 2, 3), keep=9):
     checkpoints = Checkpoints(path / "checkpoints", keep=keep)
     for step in values:
-        checkpoints.save(step, toy(step), {"miou": step / 10})
+        checkpoints.save(step, toy(step))
+        checkpoints.add_metrics(step, {"miou": step / 10})
     checkpoints.wait()
     return checkpoints

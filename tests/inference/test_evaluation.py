@@ -40,8 +40,8 @@ def trained(make_config, tmp_path_factory):
     scores = iter([0.2, 0.9, 0.3])
 
     class Marked(Checkpoints):
-        def save(self, step, state, metrics=None):
-            super().save(step, state, {"miou": next(scores)})
+        def add_metrics(self, step, metrics):
+            super().add_metrics(step, {"miou": next(scores)})
 
     def train(self, state, batch):
         rng = np.random.default_rng(int(state.step))

@@ -23,7 +23,8 @@ def test_falls_back_from_a_damaged_checkpoint(how, tmp_path, caplog):
         with pytest.raises(UserError, match="3 is damaged"):
             checkpoints.restore(3, toy())
         # The run comes to the damaged step again and must leave an intact one behind.
-        checkpoints.save(3, toy(33), {"miou": 0.0})
+        checkpoints.save(3, toy(33))
+        checkpoints.add_metrics(3, {"miou": 0.0})
         checkpoints.wait()
         step, state = checkpoints.restore_latest(toy())
         assert step == 3 and equal(state, toy(33))
@@ -34,7 +35,8 @@ def test_a_damaged_later_step_does_not_stop_an_earlier_save(tmp_path):
     damage(tmp_path / "checkpoints/20", "bit")
     with Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints:
         assert checkpoints.restore_latest(toy())[0] == 10
-        checkpoints.save(15, toy(15), {"miou": 0.1})
+        checkpoints.save(15, toy(15))
+        checkpoints.add_metrics(15, {"miou": 0.1})
         checkpoints.wait()
         assert sorted(checkpoints.steps()) == [10, 15]
         assert checkpoints.restore_latest(toy())[0] == 15
