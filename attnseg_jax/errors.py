@@ -88,18 +88,6 @@ class NotFinite(UserError):
         self.rows = tuple(rows)
 
 
-def check_least(path: str, least: float, **values: float) -> None:
-    """Refuses values below `least`; `path` leads to their keys.
-
-    >>> check_least("config.model.attention.ema", 1, bases=64, stages=0)
-    Traceback (most recent call last):
-    attnseg_jax.errors.UserError: config.model.attention.ema.stages=0 must be at least 1
-    """
-    for key, value in values.items():
-        if not value >= least:
-            raise UserError(f"{path}.{key}={value} must be at least {least:g}")
-
-
 def check_known(path: str, known: Iterable[str], **values: str) -> None:
     """Refuses values that are not among the `known` ones; `path` leads to their keys.
 

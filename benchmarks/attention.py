@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -22,7 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import alternate, timed
+from timing import beside_torch, timed
 
 from attnseg_jax.ops.attention import IMPLS, dot_product_attention
 
@@ -82,14 +81,8 @@ def measure(args: argparse.Namespace, tokens: int, name: str) -> list[dict]:
         memory[impl] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         if args.repeats and memory[impl] <= args.limit_gib * 1024:
             runs[impl] = timed(compiled, arrays)
-    if not args.torch or not args.repeats:
-        times = alternate(runs, args.repeats)
-    else:
-        command = [args.torch, "-c", TORCH, *map(str, shape), str(os.cpu_count())]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as torch:
-            runs["torch"] = lambda: ask(torch, name)
-            times = alternate(runs, args.repeats)
-            torch.stdin.close()
+    arguments = list(map(str, shape))
+    times = beside_torch(runs, args.repeats, python=args.torch, script=TORCH, arguments=arguments, way=name)
     rows = []
     for way in [*args.impl, *(["torch"] if args.torch else [])]:
         row = {"tokens": tokens, "way": way, "pass": name, "temp_mib": memory.get(way), "seconds": times.get(way)}
@@ -114,12 +107,6 @@ def program(impl: str, name: str) -> Callable:
         return out, pull(g)
 
     return {"forward": forward, "gradient": gradient}[name]
-
-
-def ask(torch: subprocess.Popen, name: str) -> float:
-    """One run by the torch process."""
-    print(name, file=torch.stdin, flush=True)
-    return float(torch.stdout.readline())
 
 
 def show(row: dict) -> dict:

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from timing import alternate, timed
+from timing import beside_torch, timed
 
 from attnseg_jax.ops.conv import conv
 
@@ -94,14 +93,8 @@ def measure(args: argparse.Namespace, case: str) -> list[dict]:
     rows = []
     for name in args.passes:
         runs = {way: timed(jax.jit(program(way, name, case)).lower(*arrays).compile(), arrays) for way in WAYS}
-        if args.torch:
-            command = [args.torch, "-c", TORCH, json.dumps(CASES[case]), str(os.cpu_count())]
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as torch:
-                runs["torch"] = lambda torch=torch, name=name: ask(torch, name)
-                times = alternate(runs, args.repeats)
-                torch.stdin.close()
-        else:
-            times = alternate(runs, args.repeats)
+        arguments = [json.dumps(CASES[case])]
+        times = beside_torch(runs, args.repeats, python=args.torch, script=TORCH, arguments=arguments, way=name)
         rows.append({"case": case, "pass": name, "gflop": 2e-9 * out.size * kernel.size / o, "seconds": times})
     return rows
 
@@ -128,12 +121,6 @@ def program(way: str, name: str, case: str) -> Callable:
         return jax.vjp(convolve, x, kernel)[1](g)[PASSES.index(name) - 1]
 
     return gradient if name != "forward" else lambda x, kernel, g: convolve(x, kernel)
-
-
-def ask(torch: subprocess.Popen, name: str) -> float:
-    """One run by the torch process."""
-    print(name, file=torch.stdin, flush=True)
-    return float(torch.stdout.readline())
 
 
 def show(row: dict) -> dict:

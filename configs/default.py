@@ -91,7 +91,8 @@ def get_config() -> ConfigDict:
     data.channel_order = ""
     # Reading threads.
     data.threads = 4
-    # Read every image and mask once before a new run starts, so that a bad file is named at once.
+    # Read every image and mask once before a new run starts, so that a bad file is named at once. Without it, a later
+    # part of the run knows the files by their sizes alone when it looks for what has changed.
     data.check = True
     # Options of sources and transforms from outside the package, under whatever keys these read.
     data.custom = ConfigDict()

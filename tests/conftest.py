@@ -112,3 +112,14 @@ def call(monkeypatch, capsys, tmp_path):
         return code, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def train(call, blocks_flags):
+    """Runs train.py on the small data set with `key=value` differences."""
+
+    def run(workdir, **changes):
+        values = {**blocks_flags, **{key.replace("__", "."): value for key, value in changes.items()}}
+        return call("train.py", f"--workdir={workdir}", *(f"--config.{key}={v}" for key, v in values.items()))
+
+    return run

@@ -35,7 +35,8 @@ def workdir(make_config, tmp_path_factory):
     workdir.mkdir()
     (workdir / "config.json").write_text(configs.to_json(config))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(0, _state(make_run(config, 5)), {"miou": 0.1})
+        checkpoints.save(0, _state(make_run(config, 5)))
+        checkpoints.add_metrics(0, {"miou": 0.1})
     return workdir
 
 

@@ -7,6 +7,7 @@ Writes a PNG for each attention of the model and `sheet.png` with all of them: w
 gates do, how widely each position looks.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,7 @@ def points_of(text: str | None, size: tuple[int, int], flag: str = "--at") -> li
     return points
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_draw, _flags, usage=__doc__)
-
+main = functools.partial(entry.run, _draw, _flags, usage=__doc__)
 
 if __name__ == "__main__":
     main()

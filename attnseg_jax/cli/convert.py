@@ -7,6 +7,8 @@ Reads PyTorch's files (.pth, .pt, .bin, .ckpt) without PyTorch and runs nothing 
 .safetensors, .npz and PyTorch's. Every array keeps its name, its type and its bits.
 """
 
+import functools
+
 from absl import flags
 
 from attnseg_jax.cli import entry
@@ -45,10 +47,7 @@ def _convert() -> None:
     print(f"{path}: {len(arrays)} arrays, {elements} elements, {len(content)} bytes")
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_convert, _flags, usage=__doc__)
-
+main = functools.partial(entry.run, _convert, _flags, usage=__doc__)
 
 if __name__ == "__main__":
     main()

@@ -7,6 +7,7 @@ Each mechanism runs alone, with its default options, on one float32 map [1, heig
 """
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import re
@@ -146,10 +147,7 @@ def _document(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_measure_all, _flags, usage=__doc__)
-
+main = functools.partial(entry.run, _measure_all, _flags, usage=__doc__)
 
 if __name__ == "__main__":
     main()

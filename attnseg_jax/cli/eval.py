@@ -8,6 +8,8 @@ Outside a checkout the command is attnseg-eval. Prints a table and, as the last 
 but the workdir and the data.
 """
 
+import functools
+
 from absl import flags
 
 from attnseg_jax.cli import changes, entry
@@ -40,10 +42,7 @@ def _evaluate() -> None:
     print(result.json)
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_evaluate, _flags, usage=__doc__, check=changes.spelled_out)
-
+main = functools.partial(entry.run, _evaluate, _flags, usage=__doc__, check=changes.spelled_out)
 
 if __name__ == "__main__":
     main()

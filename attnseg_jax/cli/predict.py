@@ -20,6 +20,7 @@ The same command again goes on where it was stopped. A picture that cannot be re
 """
 
 import csv
+import functools
 import io
 import json
 import time
@@ -191,10 +192,7 @@ def _lines(rows: Sequence[Sequence]) -> str:
     return text.getvalue()
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_predict, _flags, usage=__doc__, check=changes.spelled_out)
-
+main = functools.partial(entry.run, _predict, _flags, usage=__doc__, check=changes.spelled_out)
 
 if __name__ == "__main__":
     main()

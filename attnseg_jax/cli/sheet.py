@@ -5,6 +5,8 @@
 The runs must share their data; split and images are those of the first.
 """
 
+import functools
+
 from absl import flags
 
 from attnseg_jax.cli import entry
@@ -62,10 +64,7 @@ def _draw() -> None:
     print(out)
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_draw, _flags, usage=__doc__)
-
+main = functools.partial(entry.run, _draw, _flags, usage=__doc__)
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ writes the tables and plots of a results file again and needs nothing but the fi
 """
 
 import datetime
+import functools
 import json
 import re
 import signal
@@ -39,7 +40,7 @@ from attnseg_jax.files import expanded, locked_workdir
 from attnseg_jax.study import entries, report, timing
 from attnseg_jax.study.entries import PlannedRun
 from attnseg_jax.study.records import Results
-from attnseg_jax.train.logging import is_terminal
+from attnseg_jax.train.logging import is_terminal, say
 
 
 def _flags() -> None:
@@ -160,7 +161,7 @@ def _train(
     with _Board(todo) as board:
         for number, run in enumerate(todo):
             if time.monotonic() >= deadline:
-                board.log(f"--max_minutes={max_minutes:g} are over: {len(todo) - number} runs are left")
+                say(f"--max_minutes={max_minutes:g} are over: {len(todo) - number} runs are left")
                 break
             workdir = folder / "runs" / run.name
             board.start(run, workdir)
@@ -241,14 +242,7 @@ class _Board:
         self._done += self._run.config.train.steps
         if self._bar is not None:
             self._bar.update(max(0, self._done - self._bar.n))
-        self.log(text)
-
-    def log(self, text: str) -> None:
-        """A line of its own."""
-        if self._bar is None:
-            logging.info("%s", text)
-        else:
-            self._bar.write(text, file=sys.stderr)
+        say(text)
 
     def __enter__(self) -> "_Board":
         return self
@@ -258,10 +252,7 @@ class _Board:
             self._bar.close()
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_study, _flags, usage=__doc__)
-
+main = functools.partial(entry.run, _study, _flags, usage=__doc__)
 
 if __name__ == "__main__":
     main()

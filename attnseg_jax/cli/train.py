@@ -8,6 +8,7 @@ command again continues an interrupted run and prints the result of a finished o
 """
 
 import ast
+import functools
 import keyword
 import sys
 from collections.abc import Collection
@@ -148,10 +149,7 @@ def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
     return True
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_train, _flags, usage=__doc__, check=_with_config, more_help=_keys)
-
+main = functools.partial(entry.run, _train, _flags, usage=__doc__, check=_with_config, more_help=_keys)
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,6 @@ from absl import logging
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
-from attnseg_jax.data.checksums import checked
 from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -41,8 +40,13 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
-def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> Any:
+def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any], *, verified: bool = False) -> Any:
     try:
+        if verified:
+            data = data.read_bytes() if isinstance(data, Path) else data
+            with Image.open(io.BytesIO(data)) as image:
+                # The checksums of PNG files, which Pillow leaves alone where it decodes pixels.
+                image.verify()
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return read(image)
     except UserError:
@@ -91,7 +95,7 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
-    return _open(checked(data, name), name, lambda image: rgb_pixels(image, name))
+    return _open(data, name, lambda image: rgb_pixels(image, name), verified=True)
 
 
 def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -144,7 +148,7 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
+    return _open(data, name, lambda image: _upright(read(image), _orientation(image)), verified=True)
 
 
 def _stored(image: Image.Image) -> str:

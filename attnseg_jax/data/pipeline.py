@@ -46,10 +46,10 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless augmented batches of this process: image float32 [b, h, w, 3], label int32 [b, h, w], valid bool [b].
 
-    `batch_size` is global: row r of the global batch of a step goes to process r % process_count, so that the union
-    over processes does not depend on their number.  Row and step decide everything (with `seed`): neither threads nor
-    where the run was resumed (`start_step`) change a pixel.  Every epoch has its own order; a data set smaller than a
-    batch is repeated within it.  Close the iterator to end its threads.
+    `batch_size` is global, a multiple of `process_count`: row r of the global batch of a step goes to process
+    r % process_count, so that the union over processes does not depend on their number.  Row and step decide everything
+    (with `seed`): neither threads nor where the run was resumed (`start_step`) change a pixel.  Every epoch has its own
+    order; a data set smaller than a batch is repeated within it.  Close the iterator to end its threads.
 
     Crops are padded at the end to multiples of `multiple`.  Whatever else the source and the transforms
     (`config.transforms`) put into a sample is stacked too, under its name.
@@ -58,12 +58,10 @@ def train_batches(
     only that many are drawn, with ids below that, and pixels of none of them have no label.
 
     Raises:
-      UserError: sizes that do not divide, an unknown transform, samples of a batch that do not fit together.
+      UserError: an unknown transform, samples of a batch that do not fit together.
     """
-    rows = _rows_of_process(batch_size, process_count)
+    rows = batch_size // process_count
     chosen(config)
-    if not 0 <= seed < 2**32:
-        raise UserError(f"config.seed={seed} is out of range; use 0 to {2**32 - 1}")
     # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
         grain.MapDataset.source(source)
@@ -96,7 +94,6 @@ def eval_batches(
     leaves fewer of them empty or images and labels of so many take more than `max_bytes`.  Empty rows have valid
     False, index -1, image 0, label 255, regions -1, other fields 0.  Every process gets the same number of batches.
     """
-    _rows_of_process(batch_size, process_count)
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(len(source)):
         groups.setdefault(padded_size(source.size(index), multiple), []).append(index)
@@ -108,15 +105,6 @@ def eval_batches(
         data = data.map(functools.partial(_evaluation_row, source, members[0], config, multiple))
         ahead = min(2 * rows, max(1, _AHEAD_BYTES // (_PIXEL_BYTES * math.prod(size))))
         yield from _stacked(data, config.threads, rows // process_count, ahead=ahead)
-
-
-def _rows_of_process(batch_size: int, process_count: int) -> int:
-    """Rows of a global batch that fall to one process."""
-    if batch_size < 1 or batch_size % process_count:
-        raise UserError(
-            f"batch_size={batch_size} cannot be split over {process_count} processes; use a positive multiple of that"
-        )
-    return batch_size // process_count
 
 
 def _even_rows(count: int, most: int, unit: int) -> int:

@@ -1,6 +1,7 @@
 """Scores of a whole split from the confusion counts of its batches."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -101,7 +102,7 @@ def score_batches(
     batches: Iterable[Batch],
     num_classes: int,
     *,
-    on_batch: Callable[[Batch, Array | np.ndarray], None] | None = None,
+    on_batch: Callable[[Batch, Array | np.ndarray], None] = lambda batch, predictions: None,
 ) -> Scores:
     """Scores of all batches together, counted in int64 on the host.
 
@@ -117,22 +118,12 @@ def score_batches(
       ValueError: the counts are not [num_classes, num_classes].
     """
     total = np.zeros((num_classes, num_classes), np.int64)
-    pending = None
-    for batch in batches:
-        dispatched = (batch, *eval_fn(batch))
-        # Batch n - 1 is read while the device works on batch n.
-        if pending is not None:
-            _absorb(total, on_batch, *pending)
-        pending = dispatched
-    if pending is not None:
-        _absorb(total, on_batch, *pending)
-    return Scores.from_confusion(total)
-
-
-def _absorb(total, on_batch, batch, confusion, predictions):
-    confusion = np.asarray(confusion)
-    if confusion.shape != total.shape:
-        raise ValueError(f"eval_fn returned counts of shape {confusion.shape}, expected {total.shape}")
-    total += confusion
-    if on_batch is not None:
+    dispatched = ((batch, *eval_fn(batch)) for batch in batches)
+    # Batch n - 1 is read while the device works on batch n.
+    for (batch, confusion, predictions), _ in itertools.pairwise(itertools.chain(dispatched, [None])):
+        confusion = np.asarray(confusion)
+        if confusion.shape != total.shape:
+            raise ValueError(f"eval_fn returned counts of shape {confusion.shape}, expected {total.shape}")
+        total += confusion
         on_batch(batch, predictions)
+    return Scores.from_confusion(total)

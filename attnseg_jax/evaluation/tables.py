@@ -106,11 +106,7 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     pixel accuracy  0.8750
     class accuracy  0.8750
     mIoU of 2 of 3 classes: tram is absent
-
-    Raises:
-      ValueError: there are not as many names as classes.
     """
-    _check_names(scores, class_names)
     columns = {"IoU": map(_number, scores.iou)}
     if best:
         columns[f"step {best['step']}"] = [_number(best["iou"].get(name)) for name in class_names]
@@ -136,11 +132,7 @@ def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -
     """One line: `{"split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou": {name: value}}`; NaN is null.
 
     Where the images were counted, `boundary_miou` and `boundary_iou` too.
-
-    Raises:
-      ValueError: there are not as many names as classes.
     """
-    _check_names(scores, class_names)
     values = {
         "split": split,
         "step": int(step),
@@ -165,8 +157,3 @@ def _number(value: float | None) -> str:
 
 def _percent(value: float) -> str:
     return "0.0%" if math.isnan(value) else f"{value:.1%}"
-
-
-def _check_names(scores: Scores, class_names: Sequence[str]) -> None:
-    if len(class_names) != len(scores.iou):
-        raise ValueError(f"{len(class_names)} class names for the scores of {len(scores.iou)} classes")

@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,27 +50,27 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         if read_only and not self.directory.is_dir():
             raise UserError(f"{self.directory}: no checkpoints here; train first, or give the --workdir of a run")
-        self._keep, self._read_only = keep, read_only
+        self._keep = keep
         self.saved_step: int | None = None
         self._damaged: set[int] = set()
         self._warned: set[str] = set()
-        # Of the save that runs: its step, the arrays and the metrics.
-        self._saving: tuple[int, dict[str, list], Mapping[str, float] | None] | None = None
+        # Of the save that runs: its step and the arrays.
+        self._saving: tuple[int, dict[str, list]] | None = None
+        self._writer = None
         if not read_only:
             self._clean()
             meet("clean")
-        self._writer = None if read_only else self._make_writer()
+            options = ocp.options.AsyncOptions(post_finalization_callback=self._complete)
+            self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler("state"), async_options=options)
 
-    def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
-        """Start saving; returns as soon as `state` may be donated. `metrics` needs `miou` to count among the best.
-
-        An intact checkpoint of the same step stays, unless only the new one has metrics.
+    def save(self, step: int, state: PyTree) -> None:
+        """Start saving; returns as soon as `state` may be donated. An intact checkpoint of the same step stays.
 
         Raises:
           UserError: this save, or the one before, which runs in the background, finds no space.
         """
         if step in self.steps():
-            if not self._verify(step) and (self.metrics(step) or not metrics):
+            if not self._verify(step):
                 return
             self._damaged.add(step)
         # A run that fell back to an older checkpoint would otherwise take a damaged one for its latest.
@@ -79,16 +80,13 @@ class Checkpoints:
         named = flatten(state)
         tree = traverse_util.unflatten_dict({name: saveable(x) for name, x in named.items()}, sep="/")
         self.saved_step, size = step, sum(x.nbytes for x in named.values())
-        self._saving = step, {name: manifest.describe(x) for name, x in named.items()}, metrics
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree))
-
-        def start() -> None:
+        self._saving = step, {name: manifest.describe(x) for name, x in named.items()}
+        with self._naming_space():
             # Orbax would notice too, but leave its threads in disorder.
             if shutil.disk_usage(self.directory).free < size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            arguments = ocp.args.Composite(state=ocp.args.StandardSave(tree))
             self._writer.save(self.directory / str(step), args=arguments)
-
-        self._with_space(start)
 
     def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Completes a checkpoint without metrics, when it is on disk; `miou` decides which are the best."""
@@ -172,7 +170,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Wait until the running save is on disk; errors as of `save`."""
         if self._writer is not None and self._saving is not None:
-            self._with_space(self._writer.wait_until_finished)
+            with self._naming_space():
+                self._writer.wait_until_finished()
             self._saving = None
 
     def close(self) -> None:
@@ -190,12 +189,6 @@ class Checkpoints:
     def __exit__(self, *_):
         self.close()
 
-    def _make_writer(self) -> ocp.AsyncCheckpointer:
-        return ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler("state"),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._complete),
-        )
-
     def _clean(self) -> None:
         """Makes the folder, and removes what a killed process left of a save or a removal."""
         if jax.process_index() == 0:
@@ -207,16 +200,14 @@ class Checkpoints:
         """Called by Orbax when all files are written, before the rename that makes the checkpoint visible."""
         if jax.process_index():
             return
-        _, arrays, metrics = self._saving
         (folder,) = self.directory.glob(_UNFINISHED)
-        manifest.write_manifest(folder, arrays)
-        if metrics:
-            manifest.write_metrics(folder, metrics)
+        manifest.write_manifest(folder, self._saving[1])
 
-    def _with_space(self, action: Callable[[], None]) -> None:
-        """Runs a part of a save; where the disk is full, UserError says what that leaves."""
+    @contextmanager
+    def _naming_space(self) -> Iterator[None]:
+        """Around a part of a save; where the disk is full, UserError says what that leaves."""
         try:
-            action()
+            yield
         except Exception as error:
             if not (reason := out_of_space(error)):
                 raise
@@ -241,7 +232,7 @@ class Checkpoints:
         problem, folder = "", self.directory / str(step)
         if jax.process_index() == 0:
             problem = manifest.find_damage(folder)
-            if problem and self._read_only and not folder.is_dir():
+            if problem and not folder.is_dir():
                 problem = _REMOVED
         problem = of_process_0(problem)
         if problem == _REMOVED:
@@ -268,12 +259,17 @@ class Checkpoints:
             raise UserError(missing + str(self.steps())) from None
 
     def _restore_first(self, ranking: Callable[[], list[int]], load: Callable[[int], T]) -> T | None:
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             try:
                 step = self._first_intact(ranking())
-                return None if step is None else load(step)
+                if step is not None:
+                    return load(step)
+                # A folder in which one replaces another while it is listed may look empty.
+                if self._writer or tried:
+                    return None
             except _Removed:
-                time.sleep(0.1)
+                pass
+            time.sleep(0.1)
         raise UserError(f"{self.directory}: checkpoints are removed faster than they can be read: try again later")
 
     def _first_intact(self, steps: list[int]) -> int | None:
@@ -292,10 +288,8 @@ class Checkpoints:
         try:
             manifest.check_same(manifest.read_arrays(folder), wanted, folder)
             named = read(folder, wanted)
-        except UserError:
-            raise
-        except Exception:
-            if self._read_only and not folder.is_dir():
+        except Exception as error:
+            if not isinstance(error, UserError) and not folder.is_dir():
                 raise _Removed from None
             raise
         return jax.tree.unflatten(jax.tree.structure(abstract_state), [named[name] for name in wanted])

@@ -1,6 +1,7 @@
 """What a run that goes on in its workdir is told: that nothing is left to train, what jumps, which data changed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,28 @@ def check_config(config: ConfigDict, workdir: Path, start: int) -> None:
         )  # fmt: skip
 
 
-def check_data(workdir: Path, start: int, **sources: Source) -> None:
+def check_data(
+    workdir: Path, start: int, sources: Mapping[str, Source], read: Mapping[str, Listing], *, hashed: bool
+) -> None:
     """Writes the listings of a run's splits to `DATA` and warns where they are not those of the part before.
 
-    `start` is the step that the run goes on from; a run that begins has no part before.
+    Args:
+      workdir: of the run.
+      start: the step that the run goes on from; a run that begins has no part before.
+      sources: by the names of their splits.
+      read: split -> the files that were read today.
+      hashed: whether the others are read too, where the part before does not know them.
     """
     if jax.process_index() != 0:
         return
     path = workdir / DATA
-    old = _read(path) if start else {}
-    new = {split: listing(source, old.get(split)) for split, source in sources.items()}
+    old = _read(path)
+    new = {
+        split: listing(source, old.get(split, {}) | read.get(split, {}), hashed=hashed)
+        for split, source in sources.items()
+    }
     for split, found in new.items():
-        if split in old and (words := difference(old[split], found)):
+        if start and split in old and (words := difference(old[split], found)):
             logging.warning("the %s data have changed since the last part of this run: %s", split, words)
     values: dict[str, Any] = {"sha256": {split: listing_hash(found) for split, found in new.items()}, "files": new}
     write_atomically(path, (json.dumps(values) + "\n").encode())

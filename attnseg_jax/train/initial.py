@@ -22,7 +22,7 @@ from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.manifest import MANIFEST
 from attnseg_jax.train.state import TrainState
 from attnseg_jax.weights import catalogue, preprocessing
-from attnseg_jax.weights.catalogue import CATALOGUE, config_group, wanted
+from attnseg_jax.weights.catalogue import CATALOGUE, at_path, wanted
 from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import Fitted, fit
 from attnseg_jax.weights.locate import locate
@@ -135,7 +135,7 @@ def _compare(config: ConfigDict, trained_with: dict[str, Any]) -> dict[str, Any]
     alike, unlike = {}, {}
     for key, value in trained_with.items():
         path, _, last = key.rpartition(".")
-        here = config_group(config, path)[last]
+        here = at_path(config, path)[last]
         if here == value:
             alike[f"config.{key}"] = here
         else:

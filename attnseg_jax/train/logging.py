@@ -85,12 +85,6 @@ class MetricWriter:
             self._board.close()
         self._file = self._board = None
 
-    def __enter__(self) -> "MetricWriter":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
 
 def _append(file: io.FileIO, step: int, values: Mapping[str, float | None]) -> None:
     """Writes a line, or nothing where there is no space for it."""
@@ -201,26 +195,11 @@ class Progress:
         finally:
             self._since += self._clock() - begin
 
-    def message(self, text: str) -> None:
-        """A line of its own, above the bar."""
-        if self._silent:
-            return
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-        else:
-            logging.info("%s", text)
-
     def close(self) -> None:
         """Ends the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
 
 
 class ImageBar:

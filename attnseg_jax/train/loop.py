@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,19 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from attnseg_jax.data import regions
+from attnseg_jax.data.listing import Listing, adding_to
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.regions import cache as region_cache
-from attnseg_jax.data.sources import Source, absent_classes, check_classes, load_source, survey
+from attnseg_jax.data.sources import Source, Survey, absent_classes, check_classes, load_source, survey
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, out_of_space, write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import continued, processes
+from attnseg_jax.train.built_in_hooks import HOOKS
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
-from attnseg_jax.train.hooks import Hook, Hooks, Training, hook_classes
+from attnseg_jax.train.hooks import Hook, Hooks, Training, classes_of
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
 from attnseg_jax.train.setup import class_weights, make_run
 from attnseg_jax.train.sizes import crop_multiple
@@ -57,15 +59,14 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
     # Before the data, which take longer to look at.
     configs.check_values(config)
-    classes = hook_classes(config)
+    hook_classes = [*HOOKS, *classes_of(config)]
     given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
-    processes.check_same_inputs({"training": train_source, "validation": eval_source}, given and given.record)
-    info = train_source.info
-    train = make_run(
-        config, len(info.class_names), lambda: _surveyed_weights(config, workdir, train_source, eval_source)
-    )
+    info, sources = train_source.info, {"training": train_source, "validation": eval_source}
+    processes.check_same_inputs(sources, given and given.record)
+    read: dict[str, Listing] = {split: {} for split in sources}
+    train = make_run(config, len(info.class_names), lambda: _surveyed_weights(config, workdir, sources, read))
     initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
     if initial:
         config, initial = initial.prepared(asked)
@@ -81,9 +82,9 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
         start = int(state.step)
         continued.check_config(config, workdir, start)
-        continued.check_data(workdir, start, training=train_source, validation=eval_source)
+        continued.check_data(workdir, start, sources, read, hashed=config.data.check)
         _write_config(config, workdir)
-        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), classes))
+        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), hook_classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             multiple=crop_multiple(config, train.model),
@@ -100,21 +101,26 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
 
 
 def _surveyed_weights(
-    config: ConfigDict, workdir: Path, train_source: Source, eval_source: Source
+    config: ConfigDict, workdir: Path, sources: Mapping[str, Source], read: Mapping[str, Listing]
 ) -> np.ndarray | None:
-    """Class weights, after every file was read once where the config asks for it."""
-    names = train_source.info.class_names
+    """Class weights, after every file was read once, and added to `read`, where the config asks for it."""
+
+    def surveyed(split: str) -> Survey:
+        return survey(sources[split], on_read=adding_to(read[split], sources[split]))
+
+    training, validation = sources["training"], sources["validation"]
+    # `Path.exists` raises where a name is too long for the system.
     check = config.data.check and not os.path.exists(workdir / "config.json")
     counts = None
     if config.loss.class_weights == "median_frequency" or check:
-        counts = survey(train_source)
+        counts = surveyed("training")
         if check:
-            check_classes(train_source, counts)
-        elif absent := absent_classes(train_source, counts):
+            check_classes(training, counts)
+        elif absent := absent_classes(training, counts):
             logging.warning("no pixel of the training masks is %s, which cannot be learned", absent)
-    if check and (absent := absent_classes(eval_source, survey(eval_source))):
+    if check and (absent := absent_classes(validation, surveyed("validation"))):
         logging.warning("no pixel of the %s masks is %s: no score tells of it", config.data.eval_split, absent)
-    return class_weights(config.loss, names, counts)
+    return class_weights(config.loss, training.info.class_names, counts)
 
 
 def _millions(params: Any) -> float:

@@ -13,8 +13,6 @@ MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 # Orbax writes its own again while it commits; it holds times and the kind of checkpoint, nothing that is restored.
 _UNHASHED = {MANIFEST, METRICS, "_CHECKPOINT_METADATA"}
-# Where checkpoints of older versions have their metrics.
-_OLD_METRICS = "metrics/metrics"
 
 
 def describe(array: Any) -> list:
@@ -42,11 +40,8 @@ def find_damage(folder: Path) -> str:
         actual = _hashes(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST} or a file cannot be read: {type(error).__name__}"
-    digest = manifest.pop("sha256", None)
-    # Those of older versions have no digest. Whatever else differs from both forms is one with a flipped bit.
-    if manifest.keys() != {"arrays", "files"} or digest not in (None, _digest(manifest)):
+    if manifest.pop("sha256", None) != _digest(manifest):
         return f"{MANIFEST} has changed since it was written"
-    expected.pop(_OLD_METRICS, None)
     for name in sorted(expected):
         if name not in actual:
             return f"{name} is missing"
@@ -64,18 +59,17 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """The metrics of a checkpoint, empty where it has none; UserError names a file of them that is damaged."""
-    for name in (METRICS, _OLD_METRICS):
-        try:
-            found = json.loads((folder / name).read_text())
-            metrics = {key: float(value) for key, value in (found["metrics"] if name == METRICS else found).items()}
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{folder / name} cannot be read ({type(error).__name__})") from None
-        if name == METRICS and found.get("sha256") != _digest(metrics):
-            raise UserError(f"{folder / name} has changed since it was written")
-        return metrics
-    return {}
+    path = folder / METRICS
+    try:
+        found = json.loads(path.read_text())
+        metrics = {key: float(value) for key, value in found["metrics"].items()}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__})") from None
+    if found.get("sha256") != _digest(metrics):
+        raise UserError(f"{path} has changed since it was written")
+    return metrics
 
 
 def check_same(saved: Mapping[str, list], wanted: Mapping[str, Any], folder: Path) -> None:

@@ -26,7 +26,7 @@ def make_optimizer(
     In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
     the multipliers of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient before the momentum,
     AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
-    An unknown name or a value out of range raises `UserError`.
+    An unknown name raises `UserError`.
 
     `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no
     moments, and their gradient does not count in the clipping.
@@ -34,8 +34,6 @@ def make_optimizer(
     check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)
     parts = OPTIMIZERS[config.name](config)
-    if config.clip_norm < 0:
-        raise UserError(f"config.optimizer.clip_norm={config.clip_norm} is negative: give 0 to switch clipping off")
     if config.clip_norm:
         parts = [("clip", optax.clip_by_global_norm(config.clip_norm)), *parts]
     if config.lr_multipliers:
@@ -60,10 +58,8 @@ def make_schedule(config: Any, total_steps: int) -> Schedule:
     `(1 + cos(pi u)) / 2` for cosine and 1 for constant.
     """
     check_known("config.optimizer", DECAYS, schedule=config.schedule)
-    warmup, base, end, power = config.warmup_steps, config.learning_rate, config.end_factor, config.power
-    if warmup < 0:
-        raise UserError(f"config.optimizer.warmup_steps={warmup} must be at least 0")
-    warmup = min(warmup, total_steps // 2)
+    base, end, power = config.learning_rate, config.end_factor, config.power
+    warmup = min(config.warmup_steps, total_steps // 2)
     decay = DECAYS[config.schedule]
 
     def schedule(step):

@@ -12,6 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from attnseg_jax.train.copies import global_array
+
 
 def flatten(tree: PyTree) -> dict[str, Any]:
     """Leaves by path, in the order of `jax.tree.leaves`; empty parts vanish."""
@@ -22,8 +24,7 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
     """The arrays of a checkpoint, whose names, shapes and types are `wanted`."""
     # Every process reads a whole copy; the sharding is given, since the saved one may name devices that are gone.
-    replicated = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())
-    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated) for name, x in wanted.items()}
+    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_all()) for name, x in wanted.items()}
     tree = traverse_util.unflatten_dict(abstract, sep="/")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         restored = reader.restore(folder / "state", args=ocp.args.StandardRestore(tree))
@@ -32,13 +33,8 @@ def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
 
 def saveable(x: jax.Array) -> jax.Array:
     """An array that Orbax can save: of several processes, one that belongs to all of them."""
-    if jax.process_count() > 1 and x.is_fully_addressable:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(saveable(jax.random.key_data(x)), impl=jax.random.key_impl(x))
-        # Orbax refuses the local arrays that pmap gives.
-        mesh = Mesh(np.array(jax.devices()), ("data",))
-        return multihost_utils.host_local_array_to_global_array(np.asarray(x), mesh, PartitionSpec())
-    return x
+    # It refuses the local arrays that pmap gives.
+    return global_array(x, _on_all()) if jax.process_count() > 1 and x.is_fully_addressable else x
 
 
 def of_process_0(text: str) -> str:
@@ -53,3 +49,8 @@ def meet(name: str) -> None:
     """Waits for the other processes, which see what process 0 did to the folder."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"checkpoints {name}")
+
+
+def _on_all() -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec())

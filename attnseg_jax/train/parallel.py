@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
+from attnseg_jax.train.copies import global_array, local_copy
 
 # Batch fields that go to the devices -> their value in padding rows.
 FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
@@ -189,7 +190,7 @@ class PmapParallel(Parallel):
         self._eval = pmap(functools.partial(eval_step, axis_name=DATA_AXIS), out_axes=(None, 0))
 
     def _put(self, x, sharding):
-        return _copy(_local(x), sharding)
+        return _copy(local_copy(x), sharding)
 
     def _shard(self, rows):
         return jax.device_put(rows.reshape(self._row_shape(rows.shape)), self._rows)
@@ -245,9 +246,7 @@ class MeshParallel(Parallel):
             return self._compiled(state, batch)
 
     def _put(self, x, sharding):
-        if jax.process_count() == 1:
-            return _copy(x, sharding)
-        return _to_global(x, sharding)
+        return _copy(x, sharding) if jax.process_count() == 1 else global_array(x, sharding)
 
     def _shard(self, rows):
         return jax.make_array_from_process_local_data(self._rows, rows)
@@ -282,24 +281,3 @@ def _copy(x, sharding):
     # `device_put`, even with `may_alias=False`, shares the buffer of the first device with `x`: donating the new state
     # would take it away from the old one.
     return jax.device_put(jnp.copy(x), sharding)
-
-
-def _local(x):
-    """This process's copy of a replicated array of all processes."""
-    if not isinstance(x, jax.Array) or x.is_fully_addressable:
-        return x
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = jax.random.key_data(x).addressable_data(0)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return x.addressable_data(0)
-
-
-def _to_global(x, sharding: NamedSharding):
-    """One global array from the equal copies of all processes."""
-    if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _to_global(jax.random.key_data(x), sharding)
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        return x if x.sharding.is_equivalent_to(sharding, x.ndim) else jax.device_put(x, sharding)
-    x = np.array(x)  # a copy, which the devices may share
-    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

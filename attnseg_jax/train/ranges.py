@@ -1,6 +1,5 @@
 """Types and ranges of a config's keys; those of `config.model` are declared by its parts."""
 
-import math
 from typing import Any
 
 from flax.traverse_util import flatten_dict
@@ -10,34 +9,43 @@ from attnseg_jax.data import regions, transforms
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
 from attnseg_jax.parts import is_outside
+from attnseg_jax.weights.catalogue import at_path
 from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
 # Whole numbers become int32 on the devices.
 LARGEST = 2**31 - 1
 
-_SHARE = Range(at_least=0, at_most=1)
-_BELOW_1 = Range(at_least=0, below=1)
-_NOT_NEGATIVE = Range(at_least=0)
+_SHARE, _BELOW_1, _NOT_NEGATIVE = Range(at_least=0, at_most=1), Range(at_least=0, below=1), Range(at_least=0)
 # Of a key without an entry only its type is checked; whole numbers are at most `LARGEST`, numbers finite.
 RANGES: dict[str, Range] = {
     "seed": Range(at_least=0, at_most=2**32 - 1),
     "data.resolution": Range(at_most=100),
     "data.crop": Range(at_least=8, at_most=2**14),
     "data.scale": Range(at_least=0, at_most=100),
+    **{f"data.{key}": _SHARE for key in ("flip", "brightness", "contrast", "saturation")},
+    "data.hue": Range(at_least=0, at_most=0.5),
     "data.threads": Range(at_least=0, at_most=1024),
     "data.regions.count": Range(at_least=1, at_most=2**16),
     "data.regions.sample": Range(at_least=0, at_most=2**16),
     "data.regions.felzenszwalb.sigma": Range(at_least=0, at_most=1000),
+    "data.regions.felzenszwalb.min_size": Range(at_least=1, at_most=LARGEST),
     "data.regions.slic.segments": Range(at_least=1, at_most=2**16),
+    "loss.label_smoothing": _BELOW_1,
     "loss.class_weight_power": Range(at_least=0, at_most=10),
     "loss.aux_weight": _NOT_NEGATIVE,
     "loss.presence_weight": _NOT_NEGATIVE,
     "loss.ohem.threshold": _SHARE,
     "loss.ohem.min_kept": _SHARE,
     "loss.focal.gamma": Range(at_least=0, at_most=100),
+    # Below 0 it is off.
+    "loss.focal.alpha": Range(at_most=1),
+    **{f"loss.{name}.smooth": _NOT_NEGATIVE for name in ("dice", "jaccard", "tversky")},
+    "loss.tversky.alpha": _NOT_NEGATIVE,
+    "loss.tversky.beta": _NOT_NEGATIVE,
     "loss.tversky.gamma": Range(at_least=0.01, at_most=100),
     "loss.boundary.width": Range(at_least=1, at_most=100),
     "loss.boundary.tolerance": Range(at_least=0, at_most=100),
+    "optimizer.learning_rate": _NOT_NEGATIVE,
     "optimizer.power": Range(at_least=0, at_most=100),
     "optimizer.warmup_steps": Range(at_least=0, at_most=LARGEST),
     "optimizer.end_factor": _NOT_NEGATIVE,
@@ -48,6 +56,7 @@ RANGES: dict[str, Range] = {
     # Without it a parameter without gradient would become NaN.
     "optimizer.eps": Range(at_least=1e-30, at_most=1),
     "optimizer.clip_norm": _NOT_NEGATIVE,
+    "optimizer.ema_decay": _BELOW_1,
     **{f"train.{key}": Range(at_least=1, at_most=LARGEST) for key in ("steps", "log_every", "eval_every", "keep")},
     "train.batch_size": Range(at_least=1, at_most=2**20),
     "train.accumulate": Range(at_least=1, at_most=2**20),
@@ -79,6 +88,7 @@ TUPLES: dict[str, Any] = {
     "eval.window": _WHOLE,
     "eval.stride": _WHOLE,
     "eval.scales": _NUMBERS,
+    "train.profile": _WHOLE,
 }
 
 
@@ -106,11 +116,9 @@ def _refusal(key: str, value: Any, default: Any) -> str:
 
 
 def _check_forms(config: ConfigDict) -> None:
-    data, train = config.data, config.train
-    crop = _numbers(data.crop, 2, int) and min(data.crop) >= 8
+    data = config.data
     rules = [
-        ("data.crop", crop, "two integers (height, width) of at least 8"),
-        ("data.resolution", 0 < data.resolution < math.inf, "above 0 and finite"),
+        ("data.resolution", data.resolution > 0, "above 0"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
         ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
@@ -120,27 +128,18 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
-        ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
-        ("train.profile", _all(train.profile, int), "numbers of steps"),
+        ("data.regions.slic.compactness", data.regions.slic.compactness > 0, "above 0"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
         ("eval.window", len(config.eval.window) in (0, 2), "height and width, or ()"),
         ("eval.stride", len(config.eval.stride) in (0, 2), "two numbers of pixels, or ()"),
         ("eval.scales", len(config.eval.scales) > 0, "at least one factor"),
-        ("optimizer.lr_multipliers", _all(config.optimizer.lr_multipliers, str), "texts 'regex=factor'"),
-        ("optimizer.learning_rate", 0 <= config.optimizer.learning_rate < math.inf, "at least 0 and finite"),
-        ("loss.label_smoothing", 0 <= config.loss.label_smoothing < 1, "at least 0 and below 1"),
-        ("optimizer.ema_decay", 0 <= config.optimizer.ema_decay < 1, "at least 0 and below 1"),
+        ("hooks", all(map(is_outside, config.hooks)), "names such as 'my_package.my_file:MyHook'"),
     ]
-    shares = ("flip", "brightness", "contrast", "saturation")
-    rules += [(f"data.{key}", 0 <= data[key] <= 1, "between 0 and 1") for key in shares]
     for key, good, wanted in rules:
         if not good:
-            group, name = key.split(".")
-            raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+            raise UserError(f"config.{key}={at_path(config, key)} must be {wanted}")
     regions.check(data.regions)
     transforms.chosen(data)
-    if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):
-        raise UserError(f"config.hooks={config.hooks} must be names such as 'my_package.my_file:MyHook'")
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:

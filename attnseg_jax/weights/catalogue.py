@@ -149,17 +149,17 @@ def apply(config: ConfigDict, known: Mapping[str, Any] = IMAGENET) -> ConfigDict
     config = config.copy_and_resolve_references()
     for key, value in {**IMAGENET, **known, **wanted(config)}.items():
         path, _, last = key.rpartition(".")
-        group = config_group(config, path)
+        group = at_path(config, path)
         default = None if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
         if group[last] == default or (path == "data" and not group[last]):
             group[last] = value
     return config
 
 
-def config_group(config: ConfigDict, path: str) -> ConfigDict:
-    """The group of a config at a dotted path.
+def at_path(config: ConfigDict, path: str) -> Any:
+    """What a config holds at a dotted path.
 
-    >>> config_group(ConfigDict({"a": {"b": {"c": 1}}}), "a.b").c
+    >>> at_path(ConfigDict({"a": {"b": {"c": 1}}}), "a.b").c
     1
     """
     return functools.reduce(lambda group, name: group[name], path.split("."), config)

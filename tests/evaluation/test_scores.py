@@ -86,7 +86,7 @@ def test_json_of_nothing_is_null():
 def test_names_must_fit_the_scores():
     scores = Scores.from_confusion(CONFUSION)
     for call in (lambda: table(scores, NAMES[:3]), lambda: to_json("val", 0, scores, NAMES[:3])):
-        with pytest.raises(ValueError, match="3 class names for the scores of 4 classes"):
+        with pytest.raises(ValueError, match="longer than"):
             call()
     assert finite(np.float32(np.inf)) is None
 

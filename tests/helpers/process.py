@@ -29,9 +29,11 @@ def main(mode, workdir):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         for i in range(2):
             state, metrics = parallel.train(state, parallel.shard_batch(rows(tiny.batch(i), 8)))
-        checkpoints.save(2, state, {"miou": 0.5})
+        checkpoints.save(2, state)
         parallel.train(state, parallel.shard_batch(rows(tiny.batch(7), 8)))  # its buffers are written over meanwhile
-        checkpoints.save(3, parallel.put_state(first), {"miou": 0.1})
+        checkpoints.add_metrics(2, {"miou": 0.5})
+        checkpoints.save(3, parallel.put_state(first))
+        checkpoints.add_metrics(3, {"miou": 0.1})
         checkpoints.wait()
         if mine == 0:
             file = max((workdir / "checkpoints/3").rglob("d/*"), key=lambda path: path.stat().st_size)

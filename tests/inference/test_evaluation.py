@@ -15,14 +15,14 @@ from PIL import Image
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.boundary_iou import count_image
-from attnseg_jax.evaluation.counts import Counter, ImageCounts
+from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.inference import restore
 from attnseg_jax.inference.evaluation import evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.plots.segmentation import read_label_map
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import Pace, Worst, sample_indices
+from attnseg_jax.train.evaluation import sample_indices
 from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 
@@ -40,8 +40,8 @@ def trained(make_config, tmp_path_factory):
     scores = iter([0.2, 0.9, 0.3])
 
     class Marked(Checkpoints):
-        def save(self, step, state, metrics=None):
-            super().save(step, state, {"miou": next(scores)})
+        def add_metrics(self, step, metrics):
+            super().add_metrics(step, {"miou": next(scores)})
 
     def train(self, state, batch):
         rng = np.random.default_rng(int(state.step))
@@ -208,11 +208,6 @@ def test_on_another_number_of_devices(trained):
     assert found == {key: pytest.approx(result[key], abs=2e-3) for key in found} | {"split": "val"}
 
 
-@pytest.mark.parametrize("length, samples, wanted", [(5, 2, [0, 4]), (3, 7, [0, 1, 2]), (1, 4, [0]), (9, 0, [])])
-def test_sample_indices(length, samples, wanted):
-    assert sample_indices(length, samples) == wanted
-
-
 def test_predictions_of_records_give_the_scores(trained, predicted):
     """What `cli.sheet` draws is what is scored, one image at a time."""
     result = trained[1]
@@ -282,30 +277,6 @@ def test_the_class_table_at_the_end(trained):
     assert (f"IoU 0: {', '.join(missed)}" in lines) == bool(missed)
 
 
-def test_the_worst_images_are_kept():
-    """By mIoU, over all batches; neither padding nor an image without labels is one."""
-    sizes = [(4, 5), (4, 5), (3, 5), (4, 5), (4, 5)]
-    truth = np.full((5, 4, 5), 255)
-    for index, (h, w) in enumerate(sizes[:4]):
-        truth[index, :h, :w] = 0
-        truth[index, :h, :2] = 1
-    guess = np.where(truth == 255, 0, truth)
-    wrong = {0: 2, 1: 4, 2: 4, 3: 0, 4: 5}  # pixels of class 1 that are overlooked
-    for index, count in wrong.items():
-        rows = guess[index, : sizes[index][0], :2]
-        guess[index, : sizes[index][0], :2] = np.where(np.arange(rows.size).reshape(rows.shape) < count, 0, rows)
-    counter = Counter(5, 2, sizes.__getitem__)
-    worst = Worst(2, counter, sizes.__getitem__)
-    for rows in ([3, 0], [1, 2], [4, -1]):
-        batch = {"index": np.array(rows), "label": truth[rows]}
-        for part in (counter, worst):
-            part(batch, guess[rows])
-    # mIoU of image 2: (2 / 6 + 9 / 13) / 2, of image 1: (4 / 8 + 12 / 16) / 2, of image 0: (6 / 8 + 12 / 14) / 2.
-    assert list(worst.predictions()) == [2, 1]
-    np.testing.assert_array_equal(worst.predictions()[2], guess[2, :3])
-    assert Worst(0, counter, sizes.__getitem__).predictions() == {}
-
-
 def test_what_is_timed(trained):
     lines = [json.loads(line) for line in (trained[0] / "timing.jsonl").read_text().splitlines()]
     # The first report has the compilation; all five images are one batch, which has it too.
@@ -313,12 +284,3 @@ def test_what_is_timed(trained):
     memory = [x["peak_bytes"] for x in lines if "peak_bytes" in x]
     assert len(memory) == 3 and memory == sorted(memory) and 2**26 < memory[0] < 2**40
     assert all(x.get("image_seconds") is None for x in lines)
-
-
-def test_pace():
-    now = iter([100.0, 101.0, 104.0])
-    pace = Pace(lambda: next(now))
-    assert np.isnan(pace.image_seconds)
-    for valid in ([True] * 4, [True] * 4, [True, True, False, False]):
-        pace({"valid": np.array(valid)}, None)
-    assert pace.image_seconds == 4 / 6

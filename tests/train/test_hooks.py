@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from toy_training import Notes
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.train.hooks import HOOKS, Hook, hook_classes
+from attnseg_jax.train.hooks import Hook, classes_of
 
 
 class Alone(Hook):
@@ -30,9 +30,9 @@ class Early(Hook):
 def test_what_is_no_hook(hook, words, monkeypatch):
     monkeypatch.setattr(toy_training, "Mine", hook, raising=False)
     with pytest.raises(UserError, match=r"^config\.hooks: ") as error:
-        hook_classes(ConfigDict({"hooks": ("toy_training:Mine",)}))
+        classes_of(ConfigDict({"hooks": ("toy_training:Mine",)}))
     assert words in str(error.value)
 
 
 def test_what_is_one():
-    assert hook_classes(ConfigDict({"hooks": ("toy_training:Notes",)})) == [*HOOKS, Notes]
+    assert classes_of(ConfigDict({"hooks": ("toy_training:Notes",)})) == [Notes]

@@ -4,6 +4,7 @@ import logging as std_logging
 import os
 import resource
 import sys
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def log():
 
 
 def test_writer_appends_valid_json_and_flushes_each_line(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with closing(MetricWriter(tmp_path)) as writer:
         writer.write(10, {"loss": jnp.float32(1.5), "miou": float("nan"), "grad_norm": np.inf})
         assert _lines(tmp_path) == [{"step": 10, "loss": 1.5, "miou": None, "grad_norm": None}]
         writer.write_scores(20, Scores.from_confusion(np.array([[3, 1], [0, 0]])), ["sky", "straße"])
@@ -66,7 +67,7 @@ def test_writer_appends_valid_json_and_flushes_each_line(tmp_path):
 
 
 def test_tensorboard_holds_the_scalars_and_no_nan(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with closing(MetricWriter(tmp_path)) as writer:
         writer.write(10, {"loss": 1.5, "miou": float("nan")})
     (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"loss" in path.read_bytes() and b"miou" not in path.read_bytes()
@@ -75,12 +76,12 @@ def test_tensorboard_holds_the_scalars_and_no_nan(tmp_path):
 @pytest.mark.parametrize("torn", ['{"step": 20, "lo', '{"step": 20, "loss": 0.1}', "[1]\n", "\n"])
 def test_resumed_writer_has_each_step_once(tmp_path, torn):
     path = tmp_path / "metrics.jsonl"
-    with MetricWriter(tmp_path) as writer:
+    with closing(MetricWriter(tmp_path)) as writer:
         for step in (5, 10, 15, 20):
             writer.write(step, {"loss": step})
     with path.open("a") as file:
         file.write(torn)
-    with MetricWriter(tmp_path, start_step=10) as writer:
+    with closing(MetricWriter(tmp_path, start_step=10)) as writer:
         assert [line["step"] for line in _lines(tmp_path)] == [5, 10]
         for step in (15, 20):
             writer.write(step, {"loss": -step})
@@ -89,7 +90,7 @@ def test_resumed_writer_has_each_step_once(tmp_path, torn):
 
 
 def test_a_new_run_in_an_old_folder_starts_empty(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with closing(MetricWriter(tmp_path)) as writer:
         writer.write(5, {"loss": 1})
     MetricWriter(tmp_path).close()
     assert _lines(tmp_path) == []
@@ -98,15 +99,16 @@ def test_a_new_run_in_an_old_folder_starts_empty(tmp_path):
 def test_other_processes_write_and_say_nothing(tmp_path, monkeypatch, log):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     stream = Terminal()
-    with MetricWriter(tmp_path) as writer, Progress(100, 8, stream=stream, terminal=True) as progress:
+    writer, progress = MetricWriter(tmp_path), Progress(100, 8, stream=stream, terminal=True)
+    with closing(writer), closing(progress):
         writer.write(5, {"loss": 1})
         progress.update(5, {"loss": 1})
-        progress.message("hello")
+        say("hello")
     assert list(tmp_path.iterdir()) == [] and stream.getvalue() == "" and log == []
 
 
 def test_timings_have_a_file_of_their_own(tmp_path):
-    with MetricWriter(tmp_path) as writer:
+    with closing(MetricWriter(tmp_path)) as writer:
         writer.write(5, {"loss": 1})
         writer.write_timing(5, step_seconds=None)
         assert not (tmp_path / "timing.jsonl").exists()
@@ -114,7 +116,7 @@ def test_timings_have_a_file_of_their_own(tmp_path):
         writer.write_timing(10, step_seconds=0.5)
     read = lambda: [json.loads(line) for line in (tmp_path / "timing.jsonl").read_text().splitlines()]  # noqa: E731
     assert read() == [{"step": 5, "image_seconds": None, "peak_bytes": 7}, {"step": 10, "step_seconds": 0.5}]
-    with MetricWriter(tmp_path, start_step=7) as writer:
+    with closing(MetricWriter(tmp_path, start_step=7)) as writer:
         writer.write_timing(10, step_seconds=0.25)
     assert read()[1:] == [{"step": 10, "step_seconds": 0.25}] and _lines(tmp_path) == [{"step": 5, "loss": 1}]
 
@@ -147,7 +149,7 @@ def test_log_lines_without_a_terminal(log):
     assert log == []
     clock.now += 10
     progress.update(120, {"loss": jnp.float32(1.2344), "miou": 0.345, "learning_rate": 0.1})
-    progress.message("step 120: saved 100%")
+    say("step 120: saved 100%")
     clock.now += 2
     progress.update(130, {"loss": 1.0})
     progress.close()
@@ -186,13 +188,15 @@ def test_pauses_do_not_count(log):
     assert log == ["step 10/20 loss 1.000 20.0 images/s, 00:02 left"]
 
 
-def test_bar_on_a_terminal_with_messages_above_it(log):
+def test_bar_on_a_terminal_with_messages_above_it(log, monkeypatch):
     clock, stream = Clock(), Terminal()
     progress = Progress(500, 8, start_step=100, stream=stream, terminal=True, clock=clock)
     progress.update(100)
     clock.now += 10
     progress.update(120, {"loss": 1.2344, "miou": 0.345})
-    progress.message("step 120: val mIoU 0.5")
+    monkeypatch.setattr(module.sys, "stderr", stream)
+    monkeypatch.setattr(module, "is_terminal", lambda stream: True)
+    say("step 120: val mIoU 0.5")
     progress.update(500)
     progress.close()
     text = stream.getvalue()

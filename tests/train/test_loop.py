@@ -17,8 +17,8 @@ from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.files import locked_workdir
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import loop
+from attnseg_jax.train.built_in_hooks import Meter, Pictures
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.hooks import Meter, Pictures
 from attnseg_jax.train.parallel import Parallel
 
 ROOT = Path(__file__).parents[2]
@@ -318,7 +318,7 @@ def test_meter():
     meter.add({"loss": 1.0, "learning_rate": 0.25, "confusion": np.array([[3, 0], [1, 0]])})
     # Together [[4, 1], [1, 2]]: IoU 4/6 and 2/4.
     assert meter.result() == {"loss": 2.0, "learning_rate": 0.25, "miou": pytest.approx(7 / 12), "pixel_accuracy": 0.75}
-    meter.reset()
+    meter = Meter()
     meter.add({"loss": 5.0, "learning_rate": 0.1, "confusion": np.array([[1, 0], [0, 0]])})
     assert meter.result()["loss"] == 5.0 and meter.result()["pixel_accuracy"] == 1.0
 

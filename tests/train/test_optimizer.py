@@ -143,8 +143,6 @@ def test_adamw_decay_by_hand():
     [
         ({"name": "sdg"}, ["config.optimizer.name='sdg'", "'sgd'"]),
         ({"schedule": "cosin"}, ["config.optimizer.schedule='cosin'", "'cosine'"]),
-        ({"warmup_steps": -1}, ["config.optimizer.warmup_steps=-1"]),
-        ({"clip_norm": -1.0}, ["config.optimizer.clip_norm=-1.0"]),
         ({"lr_multipliers": ("backbone/.*:0.1",)}, ["'backbone/.*:0.1'", "regex=factor"]),
         ({"lr_multipliers": ("backbone/(=0.1",)}, ["'backbone/(=0.1'", "regex=factor"]),
         # a part of a path is no match

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from attnseg_jax.errors import UserError, check_known, check_least
+from attnseg_jax.errors import UserError, check_known
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,6 @@ class Method:
 
     Attributes:
       divide: (image, value, options) -> integers [h, w], the partition of one level.
-      check: (path, options) -> None; raises UserError for options that cannot be.
       level_option: the option that has a value for each level, which `divide` gets one by one.
       kind: type of these values, which are above 0.
       rising: whether they rise strictly from fine to coarse; otherwise they fall.
@@ -25,7 +24,6 @@ class Method:
     """
 
     divide: Callable[[np.ndarray, Any, Mapping[str, Any]], np.ndarray]
-    check: Callable[[str, Mapping[str, Any]], None]
     level_option: str
     kind: Any
     rising: bool
@@ -38,27 +36,16 @@ def _felzenszwalb(image: np.ndarray, scale: float, options: Mapping[str, Any]) -
     return felzenszwalb(image, scale=scale, sigma=options["sigma"], min_size=options["min_size"])
 
 
-def _check_felzenszwalb(path: str, options: Mapping[str, Any]) -> None:
-    check_least(path, 0, sigma=options["sigma"])
-    check_least(path, 1, min_size=options["min_size"])
-
-
 def _slic(image: np.ndarray, segments: int, options: Mapping[str, Any]) -> np.ndarray:
     from skimage.segmentation import slic
 
     return slic(image, n_segments=segments, compactness=options["compactness"], start_label=0)
 
 
-def _check_slic(path: str, options: Mapping[str, Any]) -> None:
-    if not options["compactness"] > 0:
-        raise UserError(f"{path}.compactness={options['compactness']} must be above 0")
-
-
 METHODS = {
     # Merging neighbours, Felzenszwalb and Huttenlocher 2004.
     "felzenszwalb": Method(
         _felzenszwalb,
-        _check_felzenszwalb,
         level_option="scales",
         kind=int | float,
         rising=True,
@@ -67,7 +54,6 @@ METHODS = {
     # k-means on colour and position, Achanta et al. 2012.
     "slic": Method(
         _slic,
-        _check_slic,
         level_option="segments",
         kind=int,
         rising=False,
@@ -88,18 +74,15 @@ def levels(config: Any) -> int:
 
 
 def check(config: Any) -> None:
-    """Raises UserError for a `config.data.regions` that cannot be, and where scikit-image is missing."""
+    """Raises UserError for a `config.data.regions` whose values do not fit together, and without scikit-image."""
     path = "config.data.regions"
     check_known(path, ("none", *METHODS), method=config.method)
     if not used(config):
         return
     version()
-    check_least(path, 1, count=config.count)
-    check_least(path, 0, sample=config.sample)
     if config.sample > config.count:
         raise UserError(f"{path}.sample={config.sample} must be at most {path}.count={config.count}; 0 takes all")
     method, options, path = METHODS[config.method], config[config.method], f"{path}.{config.method}"
-    method.check(path, options)
     values = tuple(options[method.level_option])
     good = values and all(isinstance(v, method.kind) and v > 0 for v in values)
     if not (good and all(a < b for a, b in itertools.pairwise(values if method.rising else values[::-1]))):

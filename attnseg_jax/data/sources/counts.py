@@ -32,8 +32,12 @@ class Survey:
     sizes: tuple[tuple[int, int], ...]
 
 
-def survey(source: Source, threads: int | None = None) -> Survey:
+def survey(
+    source: Source, threads: int | None = None, *, on_read: Callable[[int], None] = lambda index: None
+) -> Survey:
     """Read every pair of `source` and count its classes, in threads (one per core by default).
+
+    `on_read` is called with the place of each pair, by the thread that has just read it.
 
     Raises one UserError of the first bad files in the order of the source, `_MOST_LISTED` at most, and one if no pixel
     has a label.
@@ -43,6 +47,7 @@ def survey(source: Source, threads: int | None = None) -> Survey:
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
         sample = source[index]
         check_sample(sample)
+        on_read(index)
         label = sample["label"]
         check_size(source, index, label.shape)
         pixels = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)

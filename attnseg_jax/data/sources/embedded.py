@@ -69,31 +69,12 @@ def _intact(folder: Path) -> bool:
         digests = json.loads((folder / DIGESTS).read_text())
         damaged = [name for name, digest in digests.items() if file_sha256(folder / name) != digest]
     except FileNotFoundError as error:
-        if error.filename and Path(error.filename).name == DIGESTS:
-            return _adopted(folder)
         damaged = [Path(error.filename).name]
     except (OSError, ValueError, AttributeError):
         damaged = [DIGESTS]
     if damaged:
         logging.warning("%s is damaged: the data set is drawn again", folder / damaged[0])
     return not damaged
-
-
-def _adopted(folder: Path) -> bool:
-    """Whether every record of a set without digests, drawn by an older version, can be read."""
-    try:
-        builder = tfds.builder_from_directory(folder)
-        skip = {key: tfds.decode.SkipDecoding() for key in ("image", "label")}
-        for split in builder.info.splits:
-            records = builder.as_data_source(split=split, decoders=skip)
-            for index in range(len(records)):
-                records[index]
-    except Exception as error:
-        logging.warning("%s is damaged (%s): the data set is drawn again", folder, str(error).splitlines()[0])
-        return False
-    with contextlib.suppress(OSError):
-        _write_digests(folder)
-    return True
 
 
 def _write_digests(folder: Path) -> None:

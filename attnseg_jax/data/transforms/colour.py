@@ -11,15 +11,8 @@ from attnseg_jax.data.transforms.fields import Sample
 
 def colour_jitter(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """Change the colours of the 'image', which becomes float32 in 0..255, by the strengths in `config`."""
-    image = jittered(
-        sample["image"],
-        rng,
-        brightness=config.brightness,
-        contrast=config.contrast,
-        saturation=config.saturation,
-        hue=config.hue,
-    )
-    return {**sample, "image": image}
+    strengths = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue")}
+    return {**sample, "image": jittered(sample["image"], rng, **strengths)}
 
 
 def jittered(

@@ -220,6 +220,7 @@ DAMAGES = {
         ("empty", "dataset_info.json"),
         ("deleted", "dataset_info.json"),
         ("empty", "digests.json"),
+        ("deleted", "digests.json"),
         *(
             pytest.param(how, "attnseg_context-val.array_record-00000-of-00001", marks=pytest.mark.slow)
             for how in DAMAGES
@@ -240,21 +241,6 @@ def test_a_damaged_context_is_drawn_again(how, name, context_config, context_dir
         draw_scene("val", i).label.tobytes() for i in range(12)
     }
     assert [path.name for path in (tmp_path / "copy").iterdir() if "drawing" in path.name] == []
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_a_context_of_an_older_version(whole, context_config, context_dir, tmp_path, caplog):
-    load_source(context_config, "val")
-    folder = shutil.copytree(context_dir, tmp_path / "copy") / "attnseg_context/small/1.0.0"
-    (folder / "digests.json").unlink()
-    file = folder / "attnseg_context-train.array_record-00000-of-00001"
-    if not whole:
-        DAMAGES["flipped"](file)
-    before = file.read_bytes()
-    context_config.dir = str(tmp_path / "copy")
-    assert len(load_source(context_config, "val")) == 12
-    assert (file.read_bytes() == before) == whole and (folder / "digests.json").exists()
-    assert ("is damaged" in caplog.text) != whole
 
 
 def test_two_processes_draw_one_context(tmp_path):
