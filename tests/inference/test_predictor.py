@@ -38,7 +38,8 @@ def workdir(make_config, tmp_path_factory):
                 lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), abstract.replace(key=None)
             )
             state = state.replace(batch_stats=jax.tree.map(jnp.abs, state.batch_stats), key=jax.random.key(0))
-            checkpoints.save(step, state, {"miou": miou})
+            checkpoints.save(step, state)
+            checkpoints.add_metrics(step, {"miou": miou})
     return folder
 
 
