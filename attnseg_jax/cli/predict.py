@@ -134,7 +134,8 @@ def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]
     except (OSError, ValueError):
         before = None
     if before is not None and before != record:
-        of = " ".join(str(before.get(key)) for key in ("model", "config")) if isinstance(before, dict) else before
+        known = before if isinstance(before, dict) else {}
+        of = " with ".join(str(known[key]) for key in ("model", "config") if known.get(key))
         raise UserError(f"--output={folder} holds predictions of {of}: give another folder, or remove it")
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
