@@ -38,26 +38,18 @@ ATTENTION = {
     ("chunked", "bfloat16"): 65536,
     ("cudnn", "bfloat16"): 65536,
 }
-NO_ATTENTION = {"name": "none"}
+# Without a word `build_model` puts no attention in.
 MODELS = {
     "resnet18_attention": {
         "backbone": {"name": "resnet18", "resnet18": {"output_stride": 8}},
         "attention": {"name": "self", "self": {"heads": 1, "channels": 128}},
         "decoder": {"name": "fcn", "fcn": {"channels": 128}},
     },
-    "fpn_resnet18": {"backbone": {"name": "resnet18"}, "attention": NO_ATTENTION, "decoder": {"name": "fpn"}},
-    "unet_resnet18": {"backbone": {"name": "resnet18"}, "attention": NO_ATTENTION, "decoder": {"name": "unet"}},
-    "fpn_efficientnet_lite0": {
-        "backbone": {"name": "efficientnet_lite0"},
-        "attention": NO_ATTENTION,
-        "decoder": {"name": "fpn"},
-    },
-    "unet_mobilenet_v3_large": {
-        "backbone": {"name": "mobilenet_v3_large"},
-        "attention": NO_ATTENTION,
-        "decoder": {"name": "unet"},
-    },
-    "segformer_b0": {"backbone": {"name": "mit_b0"}, "attention": NO_ATTENTION, "decoder": {"name": "segformer"}},
+    "fpn_resnet18": {"backbone": {"name": "resnet18"}, "decoder": {"name": "fpn"}},
+    "unet_resnet18": {"backbone": {"name": "resnet18"}, "decoder": {"name": "unet"}},
+    "fpn_efficientnet_lite0": {"backbone": {"name": "efficientnet_lite0"}, "decoder": {"name": "fpn"}},
+    "unet_mobilenet_v3_large": {"backbone": {"name": "mobilenet_v3_large"}, "decoder": {"name": "unet"}},
+    "segformer_b0": {"backbone": {"name": "mit_b0"}, "decoder": {"name": "segformer"}},
 }
 CLASSES = 11
 

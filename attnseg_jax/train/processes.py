@@ -4,8 +4,6 @@ By itself jax lets the others wait for minutes, in a collective or at their exit
 All of this does nothing in a run of one process.
 """
 
-import hashlib
-import json
 import os
 import platform
 import traceback
@@ -19,7 +17,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from attnseg_jax.data.listing import files_of
+from attnseg_jax.data.listing import listing, listing_hash
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.train import config as configs
@@ -125,7 +123,6 @@ def check_same_inputs(sources: Mapping[str, Source], weights: Mapping[str, Any] 
 
 
 def _listing(source: Source) -> str:
-    files = files_of(source)
-    sizes = sorted((name, path.stat().st_size) for name, path in files.items())
-    digest = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:8]
-    return f"{len(source)} images in {len(files)} files of {sum(size for _, size in sizes)} bytes (listing {digest})"
+    found = listing(source, hashed=False)
+    size = sum(size for size, *_ in found.values())
+    return f"{len(source)} images in {len(found)} files of {size} bytes (listing {listing_hash(found)[:8]})"

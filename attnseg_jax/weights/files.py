@@ -95,11 +95,6 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def weights_bytes(arrays: Mapping[str, np.ndarray], path: str | Path) -> bytes:
-    """The bytes of a file of `arrays` in the format that the ending of `path` names; another raises UserError."""
-    return format_of(path)[1](arrays)
-
-
 def format_of(path: str | Path) -> tuple[Callable, Callable]:
     """The reader and the writer for the ending of `path`; one that is not in `FORMATS` raises UserError."""
     suffix = Path(path).suffix.lower()

@@ -10,7 +10,10 @@ from attnseg_jax.data import transforms
 from attnseg_jax.data.datasets import DatasetInfo
 from attnseg_jax.data.pipeline import eval_batches, train_batches
 from attnseg_jax.data.sources import load_source, survey
-from attnseg_jax.data.transforms import TRANSFORMS, augment, jittered, normalise, random_window
+from attnseg_jax.data.transforms import TRANSFORMS, augment
+from attnseg_jax.data.transforms.colour import jittered
+from attnseg_jax.data.transforms.crop import random_window
+from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.errors import UserError
 
 DEFAULT = ("scale_crop", "flip", "colour_jitter", "normalise_pad")

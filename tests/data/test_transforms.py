@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.data.transforms import augment, jittered, normalise, random_window
-from attnseg_jax.data.transforms.crop import class_share
-from attnseg_jax.data.transforms.fields import pad, padding
+from attnseg_jax.data.transforms import augment
+from attnseg_jax.data.transforms.colour import jittered
+from attnseg_jax.data.transforms.crop import class_share, random_window
+from attnseg_jax.data.transforms.fields import normalise, pad, padding
 from attnseg_jax.data.transforms.flip import flip
 
 NO_JITTER = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}

@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
+from weight_files import weights_bytes
 
 from attnseg_jax import build_model, load_pretrained
 from attnseg_jax.data.datasets import DATASETS
@@ -16,7 +17,6 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.setup import make_run
-from attnseg_jax.weights.files import weights_bytes
 from attnseg_jax.weights.locate import locate
 
 SMP = {

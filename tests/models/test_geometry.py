@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from attnseg_jax.data.transforms import padded_size
+from attnseg_jax.data.transforms.fields import padded_size
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import build_model
 from attnseg_jax.models.backbones import BACKBONES

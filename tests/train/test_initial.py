@@ -14,6 +14,7 @@ import optax
 import pytest
 import weights
 from flax import traverse_util
+from weight_files import weights_bytes
 
 from attnseg_jax.configs import camvid_resnet18_attention
 from attnseg_jax.data.pipeline import train_batches
@@ -36,7 +37,7 @@ from attnseg_jax.train.initial import (
 )
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.weights import catalogue, preprocessing
-from attnseg_jax.weights.files import read_weights, weights_bytes
+from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import Fitted
 
 # Of an evaluation that is not what a test is about.

@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image
 
 from attnseg_jax.configs import camvid_efficientnet_lite0, default
-from attnseg_jax.data.transforms import normalise
+from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.inference.pretrained import load_pretrained
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, apply, wanted

@@ -7,9 +7,10 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from weight_files import weights_bytes
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.weights.files import FORMATS, read_weights, weights_bytes
+from attnseg_jax.weights.files import FORMATS, read_weights
 
 SIX = np.arange(6, dtype=np.float32).reshape(2, 3)
 DATA = SIX.tobytes()

@@ -11,38 +11,13 @@ from typing import Any
 import numpy as np
 
 from attnseg_jax.data import regions
-from attnseg_jax.data.transforms.colour import colour_jitter, jittered
-from attnseg_jax.data.transforms.crop import random_window, scale_crop
-from attnseg_jax.data.transforms.fields import (
-    Sample,
-    batch_fields,
-    normalise,
-    padded,
-    padded_size,
-    padding,
-    pixel_fields,
-    whole,
-)
+from attnseg_jax.data.transforms.colour import colour_jitter
+from attnseg_jax.data.transforms.crop import scale_crop
+from attnseg_jax.data.transforms.fields import Sample, batch_fields, whole
 from attnseg_jax.data.transforms.flip import flip
-from attnseg_jax.data.transforms.normalise_pad import normalise_pad, normalised_and_padded
+from attnseg_jax.data.transforms.normalise_pad import normalise_pad
 from attnseg_jax.errors import UserError
 from attnseg_jax.parts import check_takes, resolve
-
-__all__ = [
-    "TRANSFORMS",
-    "augment",
-    "batch_fields",
-    "chosen",
-    "jittered",
-    "normalise",
-    "normalised_and_padded",
-    "padded",
-    "padded_size",
-    "padding",
-    "pixel_fields",
-    "random_window",
-    "scale_image",
-]
 
 Transform = Callable[[Sample, np.random.Generator, Any], Sample]
 

@@ -7,7 +7,7 @@ import pytest
 
 from attnseg_jax.configs import default
 from attnseg_jax.data.context import HEIGHT, KEY_DISTANCE, WIDTH, draw_scene
-from attnseg_jax.data.transforms import normalise
+from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.models import build_model
 from attnseg_jax.weights import catalogue
 
