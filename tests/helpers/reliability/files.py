@@ -11,6 +11,7 @@ import absl.logging
 import numpy as np
 from pair import ROOT
 from PIL import Image
+
 from reliability.runs import Runs, report
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from pair import Pair
+
 from reliability.runs import Runs, report, same_run, train
 
 # From the fault to the end of both processes.
