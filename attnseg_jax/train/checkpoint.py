@@ -153,7 +153,7 @@ class Checkpoints:
         return next(iter(self._ranking()), None)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics of a step, empty where there are none; a damaged file of them counts as none, with a warning."""
+        """The metrics of a step, empty where there are none, and with a warning where their file is damaged or gone."""
         found: dict[str, float] = {}
         if jax.process_index() == 0:
             try:
@@ -205,8 +205,7 @@ class Checkpoints:
         _, arrays, metrics = self._saving
         (folder,) = self.directory.glob(_UNFINISHED)
         manifest.write_manifest(folder, arrays)
-        if metrics:
-            manifest.write_metrics(folder, metrics)
+        manifest.write_metrics(folder, metrics or {})
 
     def _with_space(self, action: Callable[[], None]) -> None:
         """Runs a part of a save; where the disk is full, UserError says what that leaves."""

@@ -56,14 +56,14 @@ def find_damage(folder: Path) -> str:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Completes a checkpoint with its metrics."""
+    """Completes a checkpoint with its metrics; none are written too, so that a file which is gone is missed."""
     content = dict(metrics)
     text = json.dumps({"metrics": content, "sha256": _digest(content)})
     write_atomically(folder / METRICS, text.encode())
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics of a checkpoint, empty where it has none; UserError names a file of them that is damaged."""
+    """The metrics of a checkpoint, empty where it has none; UserError names a file of them that is damaged or gone."""
     for name in (METRICS, _OLD_METRICS):
         try:
             found = json.loads((folder / name).read_text())
@@ -75,6 +75,9 @@ def read_metrics(folder: Path) -> dict[str, float]:
         if name == METRICS and found.get("sha256") != _digest(metrics):
             raise UserError(f"{folder / name} has changed since it was written")
         return metrics
+    # A checkpoint that is removed meanwhile has none either.
+    if folder.is_dir():
+        raise UserError(f"{folder / METRICS} is missing")
     return {}
 
 
