@@ -32,6 +32,9 @@ FLAGS = {
     "eval.batch_size": 4,
 }
 
+# For a few tries: fewer steps, and no pictures of predictions.
+SHORT = {"train.steps": 15, "eval.samples": 0, "eval.worst": 0}
+
 
 def write_data(folder: Path) -> Path:
     """Eight images and four, of blocks whose colour tells their class."""
