@@ -1,6 +1,5 @@
 """Faults in runs of two processes: both end soon, each with one line that says why, and the same command continues."""
 
-import re
 import shutil
 import signal
 import time
@@ -11,14 +10,13 @@ from pathlib import Path
 import numpy as np
 from pair import Pair
 
-from reliability.runs import Runs, report, same_run, train
+from reliability.runs import Runs, gives_one_reason, report, same_run, train
 
 # From the fault to the end of both processes.
 SECONDS = 60
 JOINED = "validation images"
 _SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 _CONFIGS = {"seed": 5, "train.steps": 31, "optimizer.learning_rate": 0.01, "data.crop": (16, 32), "data.classes": "abc"}
-_LAST = re.compile(r"error: |stopped |(process \d of \d: )?interrupted$")
 
 
 class Pairs:
@@ -150,10 +148,7 @@ def _end(
 
 
 def _is_clear(code: int, text: str) -> bool:
-    lines = text.splitlines()
-    if code == 0 or "Traceback" in text:
-        return code == 0 and "Traceback" not in text
-    return code in (2, 130, 143) and bool(_LAST.match(lines[-1])) and sum(map(bool, map(_LAST.match, lines))) == 1
+    return "Traceback" not in text and (code == 0 or (code in (2, 130, 143) and gives_one_reason(text)))
 
 
 def _continued(pairs: Pairs, workdir: Path) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from reliability.runs import Runs, report
+from reliability.runs import Runs, gives_one_reason, report
 
 
 def signals(runs: Runs, number: int, tries: range) -> Iterator[str]:
@@ -29,9 +29,7 @@ def _is_clear(runs: Runs, workdir, number: int, attempt: int) -> bool:
     code, text = runs.end(process)
     # One that came before there was anything to save just ends.
     expected = {0, -number} if number == signal.SIGKILL else {0, 128 + number, -number}
-    clear = code in expected and "Traceback" not in text
-    if code == 128 + number:
-        clear &= "stopped " in text or "interrupted" in text
+    clear = code in expected and "Traceback" not in text and (code != 128 + number or gives_one_reason(text))
     if not clear:
         report(f"{workdir}: {code}", text)
     return clear
@@ -47,8 +45,8 @@ def full_disks(runs: Runs, tries: range) -> Iterator[str]:
         runs.wait_for_start(process, workdir)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
         code, text = runs.end(process)
-        lines = [line for line in text.splitlines() if line.startswith("error: ")]
-        clear = code == 0 or (code == 2 and len(lines) == 1 and str(workdir) in lines[0] and "Traceback" not in text)
+        clear = code == 0 or (code == 2 and gives_one_reason(text) and str(workdir) in text.splitlines()[-1])
+        clear &= "Traceback" not in text
         if not clear:
             report(f"{workdir} with files of {limit} bytes at most: {code}", text)
         yield runs.finish(workdir) if clear else "unclear"

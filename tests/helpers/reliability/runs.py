@@ -1,6 +1,7 @@
 """Trainings in processes of their own, and whether two of them are the same run."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ FLAGS = {
 
 # For a few tries: fewer steps, and no pictures of predictions.
 SHORT = {"train.steps": 15, "eval.samples": 0, "eval.worst": 0}
+_REASON = re.compile(r"error: |stopped |(process \d of \d: )?interrupted$")
 
 
 def write_data(folder: Path) -> Path:
@@ -137,6 +139,12 @@ def same_run(workdir: Path, whole: Path) -> bool:
         and one.keys() == other.keys()
         and all((one[k] == other[k]).all() for k in one)
     )
+
+
+def gives_one_reason(text: str) -> bool:
+    """Whether the last line, and no other one, says why a command ended."""
+    reasons = [bool(_REASON.match(line)) for line in text.splitlines()]
+    return sum(reasons) == 1 and reasons[-1]
 
 
 def report(what, text: str) -> None:
