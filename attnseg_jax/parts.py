@@ -17,6 +17,17 @@ def is_outside(name: str) -> bool:
     return ":" in name
 
 
+def split_names(path: str, names: Any) -> list[str]:
+    """The names that "+" joins in a key of a config, to which `path` leads; UserError for what is no text.
+
+    >>> split_names("config.model.attention.name", "self+window")
+    ['self', 'window']
+    """
+    if not isinstance(names, str):
+        raise UserError(f"{path}={names!r} must be a name")
+    return names.split("+")
+
+
 def resolve(table: Mapping[str, Any], name: str, key: str) -> Any:
     """The part called `name`: an entry of `table`, or what `package.module:Name` names.
 

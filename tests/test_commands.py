@@ -3,11 +3,13 @@
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flax.traverse_util import flatten_dict
 from refusals import assert_refused
 
+from attnseg_jax import cli
 from attnseg_jax.cli import entry
 from attnseg_jax.configs import default
 from attnseg_jax.errors import Stopped, UserError, UserErrors
@@ -252,6 +254,17 @@ def test_how_a_command_ends(error, code, line, capsys):
         entry._guarded(fail)
     assert stop.value.code == code
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize(("path", "told"), [("orbax/read.py", False), ("mine.py", True)])
+def test_coroutines_of_a_read_that_failed_are_silent(path, told, monkeypatch):
+    names, shown = {}, []
+    exec(compile("async def read(): pass", path, "exec"), names)
+    reading = names["read"]()
+    reading.close()
+    monkeypatch.setattr(cli, "_unraisable", shown.append)
+    cli._told_already(SimpleNamespace(object=reading, exc_value=RuntimeError("coroutine ignored GeneratorExit")))
+    assert len(shown) == told
 
 
 def test_an_error_that_is_nobodys_fault_keeps_its_traceback():

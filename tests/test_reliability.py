@@ -1,14 +1,23 @@
-"""Attacks on runs of `train.py`, a few by default and the table of docs/reliability.md with `-m slow`."""
+"""Attacks on runs of `train.py`: a few, and with `-m slow` the whole table of docs/reliability.md."""
 
 import pytest
 import reliability
-
-FEW = {"kill": 5, "sigterm": 3, "sigint": 3, "files": 10, "full": 1, "inputs": 5}
-MANY = {"kill": 50, "sigterm": 20, "sigint": 20, "files": 200, "configs": 500, "full": 5, "inputs": 70}
+from reliability.runs import SHORT, Runs
 
 
-@pytest.mark.parametrize("counts", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
-def test_nothing_is_silent_or_unclear(counts, tmp_path):
-    found = reliability.attack(counts, tmp_path)
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    return Runs(tmp_path_factory.mktemp("runs"), **SHORT)
+
+
+@pytest.mark.parametrize(("attack", "tries"), [("kill", 5), ("files", 10), ("inputs", 5)])
+def test_nothing_is_silent_or_unclear(attack, tries, runs):
+    assert reliability.count({attack: tries}, lambda: runs) == {attack: {"recovered": tries}}
+
+
+@pytest.mark.slow
+def test_the_whole_table(tmp_path):
+    tries = {name: number for name, (_, number, _) in reliability.ATTACKS.items()}
+    found = reliability.count(tries, lambda: Runs(tmp_path))
     print(reliability.table(found))
-    assert {name: dict(ends) for name, ends in found.items()} == {n: {"recovered": c} for n, c in counts.items()}
+    assert found == {name: {"recovered": number} for name, number in tries.items()}

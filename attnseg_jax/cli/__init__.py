@@ -21,8 +21,9 @@ def _one_line(kind, error, trace) -> None:
 
 
 def _told_already(unraisable) -> None:
-    """Leaves out what the threads of a save that failed have to say when its error is known."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Leaves out what threads and coroutines of a save or a read that failed have to say when its error is known."""
+    code = getattr(unraisable.object, "cr_code", None)
+    if str(unraisable.exc_value) != "Event loop is closed" and not (code and "orbax" in code.co_filename):
         _unraisable(unraisable)
 
 

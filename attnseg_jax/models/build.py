@@ -121,7 +121,7 @@ def selected(config: Mapping[str, Any]) -> dict[str, Any]:
     check_known("config.model", KINDS, kind=kind)
     result = {key: config[key] for key in config if key not in PARTS and (key not in KINDS or key == kind)}
     for part in KINDS[kind].parts:
-        names = config[part]["name"].split("+")
+        names = parts.split_names(f"config.model.{part}.name", config[part]["name"])
         chosen = {"name", *COMMON[part], *names} | ({CUSTOM} if any(map(parts.is_outside, names)) else set())
         result[part] = {key: config[part][key] for key in config[part] if key in chosen}
     return result
@@ -178,7 +178,7 @@ def build_part(part: str, config: Mapping[str, Any], sizes: Sizes) -> nn.Module:
     """
     _check_keys(f"config.model.{part}", config, ("name", *COMMON[part], *PARTS[part], CUSTOM))
     name = config.get("name", DEFAULTS[part])
-    names = name.split("+")
+    names = parts.split_names(f"config.model.{part}.name", name)
     if len(names) > 1 and part != "attention":
         raise UserError(f"config.model.{part}.name={name!r}: only attention mechanisms stack")
     filled = {"num_classes": sizes.num_classes, "dtype": sizes.dtype}

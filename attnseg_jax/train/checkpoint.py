@@ -156,7 +156,7 @@ class Checkpoints:
         return next(iter(self._ranking()), None)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics of a step, empty where there are none; a damaged file of them counts as none, with a warning."""
+        """The metrics of a step, empty where there are none, and with a warning where their file is damaged or gone."""
         found: dict[str, float] = {}
         if jax.process_index() == 0:
             try:
@@ -202,6 +202,7 @@ class Checkpoints:
             return
         (folder,) = self.directory.glob(_UNFINISHED)
         manifest.write_manifest(folder, self._saving[1])
+        manifest.write_metrics(folder, {})
 
     @contextmanager
     def _naming_space(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from attnseg_jax.configs import FOLDER
 from attnseg_jax.data import datasets, regions
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.models.build import selected
-from attnseg_jax.parts import is_outside
+from attnseg_jax.parts import is_outside, split_names
 from attnseg_jax.train import ranges
 from attnseg_jax.weights import catalogue
 
@@ -81,15 +81,15 @@ def resolve(config: ConfigDict) -> dict[str, Any]:
     resolved = filled(config).to_dict()
     resolved["model"] = selected(resolved["model"])
     regions_, loss, objective = resolved["data"]["regions"], resolved["loss"], resolved["objective"]
-    resolved["data"]["regions"] = _chosen(regions_, regions_["method"])
-    resolved["loss"] = _chosen(loss, loss["name"])
-    resolved["objective"] = _chosen(objective, objective["name"])
+    resolved["data"]["regions"] = _chosen("data.regions.method", regions_, regions_["method"])
+    resolved["loss"] = _chosen("loss.name", loss, loss["name"])
+    resolved["objective"] = _chosen("objective.name", objective, objective["name"])
     return resolved
 
 
-def _chosen(group: dict[str, Any], names: str) -> dict[str, Any]:
+def _chosen(key: str, group: dict[str, Any], names: str) -> dict[str, Any]:
     """A group without those of its groups that `names`, joined by '+', do not choose."""
-    used = {FREE if is_outside(name) else name for name in names.split("+")}
+    used = {FREE if is_outside(name) else name for name in split_names(f"config.{key}", names)}
     return {key: value for key, value in group.items() if not isinstance(value, dict) or key in used}
 
 

@@ -173,7 +173,7 @@ class Worst:
 
     def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
         """Looks at the rows of a batch whose `index` [b] is not negative; `predictions` are [b, h, w]."""
-        for row, index in enumerate(np.asarray(batch["index"]).tolist()):
+        for row, index in enumerate(np.asarray(batch["index"]).tolist() if self._number else []):
             miou = float(mean_of_known(iou(self._counter.of(index)))) if index >= 0 else math.nan
             if not math.isnan(miou) and (len(self._kept) < self._number or (miou, index) < self._kept[-1][:2]):
                 h, w = self._size(index)

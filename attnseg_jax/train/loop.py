@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from attnseg_jax.data.listing import Listing, adding_to
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, Survey, absent_classes, check_classes, load_source, survey
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import Stopped, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import check_folder, locked_workdir, out_of_space, write_atomically
 from attnseg_jax.train import config as configs
@@ -47,7 +48,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     Raises:
       UserError: a mistake in config, data or workdir, before anything is written; a loss or an evaluation that is not
         finite, or a disk that is full, after which the last good checkpoint is still there.
-      Stopped: SIGTERM or SIGINT came; the last step is saved.
+      Stopped: SIGTERM or SIGINT came; the last step is saved, unless SIGINT came twice.
     """
     workdir, asked = Path(workdir), configs.with_folder(config)
     config = catalogue.apply(asked, known_before(asked, workdir))
@@ -77,6 +78,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     )  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(_with_space(workdir))
+        stack.enter_context(_saying_what_is_kept(workdir))
         stack.enter_context(_own_workdir(config, workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
         state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
@@ -142,18 +144,33 @@ def _with_space(workdir: Path) -> Iterator[None]:
                     "another one"
                 ) from error
             raise
+        latest = _latest(workdir)
+        where = "" if latest is None else f", step {latest}"
         raise UserError(
             f"--workdir={workdir}: a file cannot be written ({reason}): make room, and the same command continues from "
-            f"its latest checkpoint{_latest(workdir)}"
+            f"its latest checkpoint{where}"
         ) from None
 
 
-def _latest(workdir: Path) -> str:
+@contextmanager
+def _saying_what_is_kept(workdir: Path) -> Iterator[None]:
+    """Where Ctrl-C ends the training at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        latest = _latest(workdir)
+        kept = "nothing is saved yet, the same command starts anew"
+        if latest is not None:
+            kept = f"the checkpoint of step {latest} is kept, the same command continues there"
+        raise Stopped(f"at once by a signal (SIGINT); {kept}", signal.SIGINT) from None
+
+
+def _latest(workdir: Path) -> int | None:
     try:
         with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-            return f", step {latest}" if (latest := checkpoints.latest_step()) is not None else ""
+            return checkpoints.latest_step()
     except UserError:
-        return ""
+        return None
 
 
 @contextmanager

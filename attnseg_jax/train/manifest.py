@@ -51,19 +51,22 @@ def find_damage(folder: Path) -> str:
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Completes a checkpoint with its metrics."""
+    """Completes a checkpoint with its metrics; none are written too, so that a file which is gone is missed."""
     content = dict(metrics)
     text = json.dumps({"metrics": content, "sha256": _digest(content)})
     write_atomically(folder / METRICS, text.encode())
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """The metrics of a checkpoint, empty where it has none; UserError names a file of them that is damaged."""
+    """The metrics of a checkpoint, empty where it has none; UserError names a file of them that is damaged or gone."""
     path = folder / METRICS
     try:
         found = json.loads(path.read_text())
         metrics = {key: float(value) for key, value in found["metrics"].items()}
     except (FileNotFoundError, NotADirectoryError):
+        # A checkpoint that is removed meanwhile has none either.
+        if folder.is_dir():
+            raise UserError(f"{path} is missing") from None
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__})") from None

@@ -51,7 +51,7 @@ class Steps:
                 self._absorb(*pending)
             pending = (step, metrics)
 
-            stop = self._stops.at_step(step)
+            stop = self._stops.now()
             if stop or step == steps or step % every == 0:
                 self._absorb(*pending)
                 pending = None

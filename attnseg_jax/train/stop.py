@@ -23,19 +23,19 @@ class StopRequests:
     """
 
     def __init__(self):
-        self.signal = 0
+        self.signal, self._asked = 0, 0
 
-    def at_step(self, step: int) -> bool:
-        """Whether to stop after this step; the same answer on all processes."""
+    def now(self) -> bool:
+        """Whether to stop; the same answer on all processes, which ask equally often: after steps and batches."""
+        self._asked += 1
         if jax.process_count() > 1:
-            # jax listens for SIGTERM itself, and all processes agree on the step.
-            return multihost_utils.reached_preemption_sync_point(step)
+            # jax listens for SIGTERM itself, and all processes agree on the question that gets the answer.
+            return multihost_utils.reached_preemption_sync_point(self._asked)
         return bool(self.signal)
 
     def within(self, step: int) -> None:
         """Raises Stopped between two batches of an evaluation, whose step is saved."""
-        # Several processes would have to agree on the batch.
-        if self.signal and jax.process_count() == 1:
+        if self.now():
             raise self.stopped(step)
 
     def stopped(self, step: int) -> Stopped:

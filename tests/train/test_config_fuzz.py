@@ -1,5 +1,6 @@
 """Mutated configs: whatever a value is, a run is built (abstractly) or refused in words, within seconds."""
 
+import re
 import time
 
 import pytest
@@ -81,6 +82,19 @@ def test_30_mutated_configs(changes):
 @given(mutations())
 def test_500_mutated_configs(changes):
     check(changes)
+
+
+@pytest.mark.parametrize("key", [f"model.{part}.name" for part in PARTS] + ["loss.name", "objective.name"])
+@pytest.mark.parametrize("value", [None, 3.0, ("self",)])
+def test_a_name_that_is_no_text(key, value):
+    config = default.get_config()
+    with config.ignore_type():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=re.escape(f"config.{key}={value!r} ")):
+        configs.check_values(config)
+        make_run(config, 7)
+    with pytest.raises(UserError, match=re.escape(f"config.{key}={value!r} ")):
+        configs.config_hash(config)
 
 
 @pytest.mark.parametrize(

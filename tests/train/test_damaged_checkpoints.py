@@ -72,6 +72,17 @@ def test_damaged_metrics_leave_the_checkpoints_alone(content, tmp_path, caplog):
     assert "score of this checkpoint is unknown" in warning
 
 
+def test_only_metrics_that_are_gone_are_missed(tmp_path, caplog):
+    with filled(tmp_path) as checkpoints:
+        checkpoints.save(9, toy(9))
+        assert checkpoints.metrics(9) == {}
+    assert "unknown" not in caplog.text
+    (tmp_path / "checkpoints/2/metrics.json").unlink()
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.best_step() == 3
+    assert "checkpoints/2/metrics.json is missing: the score of this checkpoint is unknown" in caplog.text
+
+
 def test_another_architecture_is_said_only_where_the_manifest_is_intact(tmp_path, caplog):
     """Every fourth byte of it is flipped, one after another."""
     filled(tmp_path, (1, 2)).close()

@@ -25,15 +25,15 @@ def test_the_worst_images_are_kept():
         rows = guess[index, : sizes[index][0], :2]
         guess[index, : sizes[index][0], :2] = np.where(np.arange(rows.size).reshape(rows.shape) < count, 0, rows)
     counter = Counter(5, 2, sizes.__getitem__)
-    worst = Worst(2, counter, sizes.__getitem__)
+    worst, none = (Worst(number, counter, sizes.__getitem__) for number in (2, 0))
     for rows in ([3, 0], [1, 2], [4, -1]):
         batch = {"index": np.array(rows), "label": truth[rows]}
-        for part in (counter, worst):
+        for part in (counter, worst, none):
             part(batch, guess[rows])
     # mIoU of image 2: (2 / 6 + 9 / 13) / 2, of image 1: (4 / 8 + 12 / 16) / 2, of image 0: (6 / 8 + 12 / 14) / 2.
     assert list(worst.predictions()) == [2, 1]
     np.testing.assert_array_equal(worst.predictions()[2], guess[2, :3])
-    assert Worst(0, counter, sizes.__getitem__).predictions() == {}
+    assert none.predictions() == {}
 
 
 def test_pace():

@@ -200,6 +200,17 @@ def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(con
     assert_same_run(config, finished[0], killed)
 
 
+def test_a_second_ctrl_c_says_what_is_kept(config, killed, monkeypatch):
+    def twice(_):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    at_step(monkeypatch, 16, twice)
+    with listening_to_interrupts(), pytest.raises(Stopped, match=r"at once.*step 14 is kept") as caught:
+        loop.run(config, killed)
+    assert caught.value.signal == signal.SIGINT
+
+
 def make_smaller_batches(config):
     """Of the evaluation, so that there are several; that changes no result."""
     config = config.copy_and_resolve_references()
