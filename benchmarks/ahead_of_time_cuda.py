@@ -1,11 +1,12 @@
 """Compiles a config's train step and evaluation for an H100 on a machine without a GPU, as XLA compiles them there.
 
     pip install ".[cuda,train]"
-    python benchmarks/ahead_of_time_cuda.py --config=configs/camvid_resnet18_attention.py [train.batch_size=4 ...]
+    python benchmarks/ahead_of_time_cuda.py --config=configs/camvid_resnet18_attention.py [--set train.batch_size=4 ...]
 
-It shows aborts of XLA and what takes it long. Nothing is run, so nothing is tuned: a real GPU tries dozens of kernels
-for each Triton product and a few for each convolution of cuDNN, which is most of the time where there are many. It uses
-parts of JAX that are not public; it was tried with jax 0.10.2, 0.11.2 and 0.12.0.1.
+It shows aborts of XLA, and what takes long to compile. Nothing runs and nothing is tuned: a real GPU also compiles and
+times dozens of variants of each Triton product and times a few of each convolution, much of its time where there are
+many. It uses parts of JAX that are not public and was tried with jax 0.12.0.1. With 0.11.2 it may end with "No
+supported config", which comes after the pass that aborts.
 """
 
 import argparse
@@ -62,10 +63,10 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", default=["evaluation", "train"], choices=["evaluation", "train"])
     parser.add_argument("--classes", type=int, default=11)
     parser.add_argument("--size", type=int, nargs=2, help="of the images of the evaluation; the crop's by default")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
     config = configs.read_file(args.config)
-    for key, _, value in (change.partition("=") for change in args.changes):
+    for key, _, value in (change.partition("=") for change in args.set):
         config.update_from_flattened_dict({key: _value(value)})
     config = configs.filled(config)
 
