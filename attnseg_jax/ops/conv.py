@@ -1,9 +1,10 @@
 """Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
 
 Pointwise kernels, depthwise ones and those that reach beyond the map have forms and gradients that XLA runs many times
-faster on CPU than its own convolution; `docs/performance.md` has the figures.
+faster on CPU than its own convolution; `docs/performance.md` has the figures. GPUs get XLA's own of the first two.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
+from attnseg_jax.ops.platforms import unless_on_gpus
 from attnseg_jax.ops.pool import Pair, pair
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
@@ -69,6 +71,21 @@ def _of_patches(x, kernel, stride, sides, dilation):
     return _pointwise(jnp.concatenate(patches, axis=-1), kernel.reshape(kh * kw * c, o))
 
 
+# A matrix product on every platform but GPUs. There XLA compiles dozens of kernels for each product to choose from, and
+# up to jax 0.11 it aborts where the pixels of a product are a strided slice.
+def _pointwise_on_gpus(x, kernel):
+    return lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _input_gradient_on_gpus(kernel, g):
+    return _pointwise_on_gpus(g, kernel.T)
+
+
+def _kernel_gradient_on_gpus(x, g):
+    kernel = jnp.zeros_like(g, shape=(x.shape[-1], g.shape[-1]))
+    return jax.linear_transpose(lambda kernel: _pointwise_on_gpus(x, kernel), kernel)(g)[0]
+
+
 def _of_every_pixel(x, kernel):
     return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
 
@@ -85,7 +102,11 @@ def _kernel_gradient(x, g):
     return lax.dot_general(g, x, positions).T
 
 
-_pointwise = bilinear(_of_every_pixel, _input_gradient, _kernel_gradient)
+_pointwise = bilinear(
+    unless_on_gpus(_of_every_pixel, _pointwise_on_gpus),
+    unless_on_gpus(_input_gradient, _input_gradient_on_gpus),
+    unless_on_gpus(_kernel_gradient, _kernel_gradient_on_gpus),
+)
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
 from attnseg_jax.ops.metrics import confusion_matrix
+from attnseg_jax.ops.platforms import fence
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
 
@@ -86,7 +87,7 @@ def train_step(
         out, batch_stats = output(without_gradients(params, frozen), batch_stats, batch, key)
         terms = objective(out, batch, axis_name=axis_name)
         check_terms(terms, type(objective).__name__)
-        sums, own = terms
+        sums, own = jax.tree.map(fence, terms[0]), terms[1]
         metrics = objective.metrics(_means(sums, _over_devices(own, axis_name) if counts is None else counts))
         check_metrics(metrics, type(objective).__name__)
         return metrics["loss"], (metrics, batch_stats)

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.platforms import fence
 
 
 class Inputs(NamedTuple):
@@ -86,6 +87,7 @@ def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
 
     The collective itself is not differentiated: each device has a share of the gradient, and their sum is the gradient.
     """
+    x = fence(x)  # what is computed of a few sums is not fused into their gradient, which has all pixels
     if axis_name is None:
         return x
     fixed = lax.stop_gradient(x)
