@@ -19,8 +19,11 @@ from PIL import Image
 
 from attnseg_jax.data.checksums import checked
 from attnseg_jax.data.datasets import UNKNOWN
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
+
+MASK_VALUES = ("exact", "nearest")
+"""How the values of masks are read (`config.data.mask_values`)."""
 
 # EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
 # the rows, then the columns.
@@ -109,26 +112,34 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
 
 
+def takes_nearest(mask_values: str) -> bool:
+    """Whether masks are read by their nearest values (`config.data.mask_values`); UserError for another word."""
+    check_known("config.data", MASK_VALUES, mask_values=mask_values)
+    return mask_values == "nearest"
+
+
 def decode_mask(
-    data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
+    data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = (), *, nearest: bool = False
 ) -> Integer[np.ndarray, "h w"]:
     """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
     `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
-    Alpha is dropped.  Raises UserError naming `name` for a damaged file, a format that does not keep values, an RGB
-    mask without `colors` and a colour that is not among them.
+    Alpha is dropped.  With `nearest` any format will do, and a colour counts as the nearest one of `colors`.  Raises
+    UserError naming `name` for a damaged file, a format that does not keep values, an RGB mask without `colors` and a
+    colour that is not among them.
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+        if is_lossy(image) and not nearest:
             raise UserError(
                 f"{name}: {image.format} changes the values of a mask: save it as PNG from where it was made, since "
-                "what is in this file is no longer sure"
+                "what is in this file is no longer sure, or take the nearest of the values that are meant: "
+                "--config.data.mask_values=nearest"
             )
         if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
             raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
         if colors and image.mode != "CMYK":
-            return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+            return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors, nearest)
         if image.mode in ("RGB", "RGBA"):
             raise UserError(
                 f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
@@ -165,7 +176,14 @@ def _gray_factor(image: Image.Image) -> int:
     return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
 
-def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+def is_lossy(image: Image.Image) -> bool:
+    """Whether the file is of a kind that does not keep values."""
+    return image.format in _LOSSY or image.info.get("compression") == "jpeg"
+
+
+def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]], nearest: bool) -> np.ndarray:
+    if nearest:
+        return _nearest_colours(rgb, np.array(colors, np.int32))
     weights = np.array([1 << 16, 1 << 8, 1], np.int32)
     codes = np.array(colors, np.int32) @ weights
     order = np.argsort(codes)
@@ -182,9 +200,28 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
     return raw
 
 
-def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
-    """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
+def _nearest_colours(rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    # Of each colour once: there are far fewer than pixels.
+    codes, inverse = np.unique(rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32), return_inverse=True)
+    found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1)
+    best, raw = np.full(len(found), np.inf), np.zeros(len(found), np.int64)
+    for i, color in enumerate(colors):
+        distance = ((found - color) ** 2).sum(-1)
+        raw = np.where(distance < best, i, raw)
+        best = np.minimum(distance, best)
+    return raw[inverse].reshape(rgb.shape[:2])
+
+
+def id_table(ids: Sequence[int], *, nearest: bool = False) -> UInt8[np.ndarray, "65536"]:
+    """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far.
+
+    With `nearest` every value is taken for the nearest one that `ids` knows, the lower of two.
+    """
     table = np.full(1 << 16, UNKNOWN, np.uint8)
+    if nearest:
+        known = np.flatnonzero(np.array(ids) != UNKNOWN)
+        # Values up to half the way to the next one belong to it.
+        return np.array(ids, np.uint8)[known][np.searchsorted((known[:-1] + known[1:]) / 2, np.arange(1 << 16))]
     table[IGNORE_LABEL] = IGNORE_LABEL
     table[: len(ids)] = ids
     return table
@@ -222,10 +259,12 @@ def decode_pair(
     mask_name: str,
     table: UInt8[np.ndarray, "65536"],
     colors: Sequence[tuple[int, int, int]],
+    *,
+    nearest: bool = False,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
     """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
     pixels = decode_image(image, image_name)
-    raw = decode_mask(mask, mask_name, colors)
+    raw = decode_mask(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
         orientation = _open(image, image_name, _orientation)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""

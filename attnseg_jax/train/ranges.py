@@ -6,7 +6,8 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import regions, transforms
+from attnseg_jax.data import decode, regions, transforms
+from attnseg_jax.data.layouts import split
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
 from attnseg_jax.parts import is_outside
@@ -65,6 +66,7 @@ TUPLES: dict[str, Any] = {
     "data.mean": _NUMBERS,
     "data.std": _NUMBERS,
     "data.transforms": _TEXTS,
+    "data.leave_out": _TEXTS,
     "data.regions.felzenszwalb.scales": _NUMBERS,
     "data.regions.slic.segments": _WHOLE,
     "loss.scales": _NUMBERS,
@@ -112,6 +114,7 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
+        ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.hue", 0 <= data.hue <= 0.5, "between 0 and 0.5"),
         ("train.profile", _all(train.profile, int), "numbers of steps"),
@@ -127,6 +130,7 @@ def _check_forms(config: ConfigDict) -> None:
         if not good:
             group, name = key.split(".")
             raise UserError(f"config.{key}={config[group][name]} must be {wanted}")
+    split.check_split(data.split)
     regions.check(data.regions)
     transforms.chosen(data)
     if not (_all(config.hooks, str) and all(map(is_outside, config.hooks))):

@@ -1,0 +1,147 @@
+"""Templates for data sets whose folders have names of their own, found from the names of their pictures."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from PIL import Image
+
+from attnseg_jax.data.layouts import MASK_MARKS, Layout
+from attnseg_jax.data.layouts.templates import SUFFIXES, Form
+from attnseg_jax.data.layouts.tree import Tree
+
+SPLIT_WORDS = ("training", "train", "validation", "valid", "val", "testing", "test", "dev", "eval")
+_SPLIT = re.compile(rf"^({'|'.join(SPLIT_WORDS)})(?=[^a-zA-Z]|$)")
+# Words in the names of folders with masks, the surest first.
+_MASK_WORDS = ("manual", "annot", "label", "gt", "truth", "seg", "mask", "target")
+_MANY_FOLDERS = 24
+_SAMPLED = 200
+_FEW_COLOURS = 64
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A layout with as many pairs as it has, and how sure its masks look like masks (more is surer)."""
+
+    layout: Layout
+    pairs: int
+    looks: tuple[int, ...]
+
+
+def guesses(tree: Tree) -> list[Guess]:
+    """Layouts of templates that could be meant, the best first."""
+    folders = _folders(tree)
+    found = {}
+    for form in (*_across(folders), *_beside(folders)):
+        layout = Layout("templates", form)
+        if form in found or (form.has_splits and not layout.splits(tree)):
+            continue
+        pairings = [layout.pairing(tree, split) for split in layout.splits(tree)] or [layout.pairing(tree)]
+        count = sum(len(pairing.pairs) for pairing in pairings)
+        if count:
+            pairs = [pair for pairing in pairings for pair in pairing.pairs]
+            found[form] = Guess(layout, count, _looks(tree, form, pairs))
+    return sorted(found.values(), key=lambda guess: (guess.looks[0], guess.pairs, guess.looks), reverse=True)
+
+
+def _folders(tree: Tree) -> dict[str, list[str]]:
+    """The stems of pictures by the template of their folder, in which words of splits are `{split}`."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder in tree.below():
+        stems = [os.path.splitext(name)[0] for name in tree.entries(folder)[1] if name.lower().endswith(SUFFIXES)]
+        if stems:
+            found[_template(folder)] += stems
+    if len(found) <= _MANY_FOLDERS:
+        return found
+    # One folder for each patient, city or video.
+    collapsed: dict[str, list[str]] = defaultdict(list)
+    for template, stems in found.items():
+        collapsed[_collapsed(template)] += stems
+    return collapsed
+
+
+def _template(folder: str) -> str:
+    parts = folder.split("/") if folder else []
+    for i, part in enumerate(parts):
+        if match := _SPLIT.match(part):
+            parts[i] = "{split}" + part[match.end() :]
+            break
+    return "/".join(parts)
+
+
+def _collapsed(template: str) -> str:
+    parts = template.split("/")
+    kept = next((i for i, part in enumerate(parts) if "{split}" in part), 0) + 1
+    return "/".join([*parts[:kept], "**"]) if len(parts) > kept else template
+
+
+def _across(folders: dict[str, list[str]]) -> Iterator[Form]:
+    """Images in one folder, masks in another."""
+    for images, image_stems in folders.items():
+        for masks, mask_stems in folders.items():
+            if images == masks or ("{split}" in masks and "{split}" not in images):
+                continue
+            if "**" in masks and "**" not in images:
+                continue
+            for of_image, of_mask in {(("", ""), ("", "")), (_ends(image_stems), _ends(mask_stems))}:
+                yield Form(_named(images, of_image), _named(masks, of_mask))
+
+
+def _beside(folders: dict[str, list[str]]) -> Iterator[Form]:
+    """Both in the same folders."""
+    for folder, stems in folders.items():
+        marks = [mark for mark in MASK_MARKS if any(stem.endswith(mark) for stem in stems[:_SAMPLED])]
+        for mark in marks:
+            yield Form(_named(folder, ("", "")), _named(folder, ("", mark)))
+
+
+def _named(folder: str, ends: tuple[str, str]) -> str:
+    before, after = ends
+    return f"{folder}/{before}{{stem}}{after}.*" if folder else f"{before}{{stem}}{after}.*"
+
+
+def _ends(stems: list[str]) -> tuple[str, str]:
+    """What all names begin and end with, as far as it is a word of its own.
+
+    >>> _ends(["img_01_rgb", "img_12_rgb"]), _ends(["21", "22"])
+    (('img_', '_rgb'), ('', ''))
+    """
+    stems = stems[:_SAMPLED]
+    if len(set(stems)) < 2:
+        return "", ""
+    before = _begin(stems)
+    after = _begin([stem[len(before) :][::-1] for stem in stems])[::-1]
+    # Digits belong to the number.
+    before = before.rstrip("0123456789")
+    match = re.search(r"[^0-9A-Za-z][^0-9]*[A-Za-z].*$|[A-Za-z]+\d*$", after)
+    return before, match[0] if match else ""
+
+
+def _begin(words: list[str]) -> str:
+    """The letters with which all words begin."""
+    first, last = min(words), max(words)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))]
+
+
+def _looks(tree: Tree, form: Form, pairs: list) -> tuple[int, ...]:
+    """Whether masks have few colours and images many; how the folder of the masks is called."""
+    chosen = [pairs[0], pairs[len(pairs) // 2], pairs[-1]]
+    flat_masks = sum(_is_flat(tree, pair.mask) for pair in chosen)
+    flat_images = sum(_is_flat(tree, pair.image) for pair in chosen)
+    words = form.masks.lower()
+    word = next((len(_MASK_WORDS) - i for i, word in enumerate(_MASK_WORDS) if word in words), 0)
+    return (flat_masks > flat_images) - (flat_masks < flat_images), word
+
+
+def _is_flat(tree: Tree, path: str) -> bool:
+    """Whether most of a picture has few colours, as drawn ones have."""
+    try:
+        with Image.open(tree.root / path) as image:
+            image.draft("RGB", (256, 256))
+            if image.mode.startswith(("I", "F")):
+                return len(set(image.resize((64, 64), Image.Resampling.NEAREST).getdata())) <= _FEW_COLOURS
+            return image.convert("RGB").resize((96, 96), Image.Resampling.NEAREST).getcolors(_FEW_COLOURS) is not None
+    except (OSError, ValueError, SyntaxError):
+        return False
