@@ -28,7 +28,7 @@ MASK_VALUES = ("exact", "nearest")
 # EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
 # the rows, then the columns.
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -44,7 +44,8 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
-def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> Any:
+def opened(data: Path | bytes, name: str, read: Callable[[Image.Image], Any]) -> Any:
+    """What `read` makes of an encoded image.  Raises UserError naming `name` where Pillow cannot decode it."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return read(image)
@@ -67,12 +68,12 @@ def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
 
     Raises UserError naming `name`.
     """
-    (w, h), orientation = _open(data, name, lambda image: (image.size, _orientation(image)))
-    return (w, h) if _UPRIGHT[orientation][0] else (h, w)
+    (w, h), orientation = opened(data, name, lambda image: (image.size, orientation_of(image)))
+    return (w, h) if UPRIGHT[orientation][0] else (h, w)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of the pixels that Pillow gives: a key of `_UPRIGHT`, 1 where the file says nothing."""
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of the pixels that Pillow gives: a key of `UPRIGHT`, 1 where the file says nothing."""
     if image.format == "TIFF":
         # Pillow turns these itself.
         return 1
@@ -81,11 +82,11 @@ def _orientation(image: Image.Image) -> int:
     except _DAMAGED:
         # Damaged tags do not make the pixels unreadable.
         return 1
-    return found if found in _UPRIGHT else 1
+    return found if found in UPRIGHT else 1
 
 
 def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
-    exchange, rows, columns = _UPRIGHT[orientation]
+    exchange, rows, columns = UPRIGHT[orientation]
     if orientation == 1:
         return pixels
     pixels = pixels.swapaxes(0, 1) if exchange else pixels
@@ -99,7 +100,7 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.mode.startswith(("I", "F")) or _cut(image):
+        if image.mode.startswith(("I", "F")) or is_cut(image):
             raise UserError(
                 f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits"
             )
@@ -109,7 +110,7 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
             )
         return np.asarray(image.convert("RGB"))
 
-    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
+    return opened(checked(data, name), name, lambda image: _upright(read(image), orientation_of(image)))
 
 
 def takes_nearest(mask_values: str) -> bool:
@@ -136,7 +137,7 @@ def decode_mask(
                 "what is in this file is no longer sure, or take the nearest of the values that are meant: "
                 "--config.data.mask_values=nearest"
             )
-        if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
+        if is_cut(image) or (colors and image.mode.startswith(("I", "F"))):
             raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
         if colors and image.mode != "CMYK":
             return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors, nearest)
@@ -150,13 +151,13 @@ def decode_mask(
             return np.asarray(image).astype(np.uint8)
         if image.mode == "L":
             # Before the pixels are decoded: Pillow then forgets how the file stores them.
-            factor = _gray_factor(image)
+            factor = gray_factor(image)
             return np.asarray(image) // factor
         if image.mode == "P" or image.mode.startswith("I"):
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(checked(data, name), name, lambda image: _upright(read(image), _orientation(image)))
+    return opened(checked(data, name), name, lambda image: _upright(read(image), orientation_of(image)))
 
 
 def _stored(image: Image.Image) -> str:
@@ -166,12 +167,12 @@ def _stored(image: Image.Image) -> str:
     return stored if isinstance(stored, str) else ""
 
 
-def _cut(image: Image.Image) -> bool:
+def is_cut(image: Image.Image) -> bool:
     """Whether Pillow drops the low bytes of 16-bit channels, which it does where there are several."""
     return ";16" in _stored(image) and not image.mode.startswith("I")
 
 
-def _gray_factor(image: Image.Image) -> int:
+def gray_factor(image: Image.Image) -> int:
     """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
     return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
@@ -266,7 +267,7 @@ def decode_pair(
     pixels = decode_image(image, image_name)
     raw = decode_mask(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
-        orientation = _open(image, image_name, _orientation)
+        orientation = opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "

@@ -234,29 +234,28 @@ def without(found: Pairing, patterns: Sequence[str]) -> Pairing:
     pairs = [pair for pair in found.pairs if kept(pair.image)]
     lacking = [(image, mask) for image, mask in found.without_mask if kept(image)]
     doubles = [(path, other) for path, other in found.doubles if kept(path) and kept(other)]
-    return replace(found, pairs=pairs, images=len(pairs) + len(lacking), without_mask=lacking, doubles=doubles)
+    return replace(
+        found,
+        pairs=pairs,
+        images=len(pairs) + len(lacking),
+        without_mask=lacking,
+        doubles=doubles,
+        missing=[name for name in found.missing if kept(name)],
+    )
 
 
-def found(tree: Tree) -> Layout | None:
-    """The layout of the table that most of the pictures below a folder fit; None for none."""
+def found(tree: Tree) -> tuple[Layout | None, int]:
+    """The layout of the table that most of the pictures below a folder fit, and how many pairs it has."""
+    layouts = [Layout(name, form) for name, forms in LAYOUTS.items() for form in forms]
+    layouts += [Layout("lists", Form("", "", place)) for place in lists.PLACES]
     best, most = None, 0
-    for name, forms in LAYOUTS.items():
-        for form in forms:
-            layout = Layout(name, form)
-            # A later layout has to explain more of the files.
-            if (count := _count(tree, layout)) > most:
-                best, most = layout, count
-    for place in lists.PLACES:
-        layout = Layout("lists", Form("", "", place))
-        for split in layout.splits(tree) or [""]:
-            if (not layout.has_splits or split) and layout.fits(tree, split):
-                if (count := _count(tree, layout)) > most:
-                    best, most = layout, count
-                break
-    return best
+    for layout in layouts:
+        # A later layout has to explain more of the files.
+        if (count := _count(tree, layout)) > most:
+            best, most = layout, count
+    return best, most
 
 
 def _count(tree: Tree, layout: Layout) -> int:
-    if layout.has_splits:
-        return sum(len(layout.pairing(tree, split).pairs) for split in layout.splits(tree))
-    return len(layout.pairing(tree).pairs) if layout.fits(tree) else 0
+    splits_ = layout.splits(tree) if layout.has_splits else [""]
+    return sum(len(layout.pairing(tree, split).pairs) for split in splits_ if layout.fits(tree, split))
