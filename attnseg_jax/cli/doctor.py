@@ -71,7 +71,7 @@ def _diagnose() -> None:
             print(f"report: {path}")
     if not written:
         errors = [finding.text for finding in diagnosis.findings if finding.level == "error"]
-        raise UserError(f"no config is written: {errors[-1] if errors else 'nothing can be trained on'}")
+        raise UserError(f"no config is written: {'; '.join(errors) or 'nothing can be trained on'}")
     print(f"config: {output}\ntrain: {command}")
 
 

@@ -14,8 +14,8 @@ from attnseg_jax.data.doctor.names import find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
-from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, found, held_out
-from attnseg_jax.data.layouts.guess import guesses
+from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out
+from attnseg_jax.data.layouts.guess import Guess, guesses
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
 
@@ -73,12 +73,25 @@ def make_plan(root: Path) -> Plan:
     of_train = [pair.name for pair in pairings[train if stored else ""].pairs]
     splits = propose_splits(stored, of_train)
     pairs = {split or splits.train: list(pairing.pairs) for split, pairing in pairings.items()}
+    first = [split for split in (splits.train, splits.validation) if split in pairs]
+    pairs = _each_once({split: pairs[split] for split in [*first, *(pairs.keys() - {*first})]}, first)
     if splits.split:
         held = held_out(of_train, splits.split)
         every = pairs[splits.train]
-        pairs[splits.train] = [pair for pair in every if pair.name not in held]
-        pairs[splits.validation] = [pair for pair in every if pair.name in held]
+        others_ = {split: of for split, of in pairs.items() if split != splits.train}
+        pairs = {
+            splits.train: [pair for pair in every if pair.name not in held],
+            splits.validation: [pair for pair in every if pair.name in held],
+            **others_,
+        }
     return Plan(tree, layout, others, splits, pairings, pairs)
+
+
+def _each_once(pairs: dict[str, list[Pair]], first: list[str]) -> dict[str, list[Pair]]:
+    """Without what further splits, such as `trainval`, only list again."""
+    seen = {pair.image for split in first for pair in pairs[split]}
+    rest = {split: [p for p in of if p.image not in seen] for split, of in pairs.items() if split not in first}
+    return {split: pairs[split] for split in first} | {split: of for split, of in sorted(rest.items()) if of}
 
 
 def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
@@ -91,13 +104,23 @@ def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
         guessed = [guess for guess in guesses(tree) if guess.looks[0] >= 0]
         if guessed and guessed[0].pairs > pairs:
             best = guessed[0].layout
-            others = tuple(f"{g.layout.form.images} with {g.layout.form.masks} ({g.pairs} pairs)" for g in guessed[1:4])
+            others = _others(guessed)
     if best is None:
         raise UserError(
             f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "
             "another folder or with another ending (see the page on data), or list the pairs in pairs.csv"
         )
     return best, others
+
+
+def _others(guessed: list[Guess]) -> tuple[str, ...]:
+    """Other masks for the images of the first guess, in words."""
+    first, found_ = guessed[0], {}
+    for guess in guessed[1:]:
+        same_images = fixed_folder(guess.layout.form.images) == fixed_folder(first.layout.form.images)
+        if same_images and guess.first_mask != first.first_mask and 2 * guess.pairs >= first.pairs:
+            found_.setdefault(guess.layout.form.masks, f"{guess.layout.form.masks} ({guess.pairs} pairs)")
+    return tuple(found_.values())
 
 
 def _kinds() -> str:

@@ -22,20 +22,17 @@ class Finding:
 
 # A kind of problem in a summary: its level and what is said of it.
 _PROBLEMS = {
-    "unreadable image": ("error", "{n} image{s} cannot be read: left out"),
-    "unreadable mask": ("error", "{n} mask{s} cannot be read: left out"),
-    "sizes differ": ("error", "{n} mask{s} differ in size from their image: left out"),
+    "unreadable image": ("error", "{n} image{s} that cannot be read: left out"),
+    "unreadable mask": ("error", "{n} mask{s} that cannot be read: left out"),
+    "sizes differ": ("error", "{n} mask{s} of another size than the image: left out"),
     "mask as stored": (
         "error",
-        "{n} mask{s} lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",
+        "{n} mask{s} that lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",
     ),
-    "deep image": ("error", "{n} image{s} have more than 8 bits a channel, which are not read: save them with 8 bits"),
-    "several pages": ("warning", "{n} file{s} hold several pictures, of which the first is read"),
-    "turned by EXIF": (
-        "note",
-        "{n} photograph{s} are turned upright by their EXIF orientation, and so have their masks to be",
-    ),
-    "alpha": ("note", "{n} image{s} have a channel behind the colours (alpha), which is not used"),
+    "deep image": ("error", "{n} image{s} of more than 8 bits a channel, which are not read: save them with 8 bits"),
+    "several pages": ("warning", "{n} file{s} of several pictures, of which the first is read"),
+    "turned by EXIF": ("note", "{n} photograph{s} turned upright by their EXIF orientation, as masks have to be"),
+    "alpha": ("note", "{n} image{s} with a channel behind the colours (alpha), which is not used"),
 }
 
 

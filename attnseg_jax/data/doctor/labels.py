@@ -1,7 +1,10 @@
 """What the values of masks mean: which is which class, what is ignored, and how sure that is."""
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from attnseg_jax.data.datasets import DATASETS, MAX_CLASSES, UNKNOWN, Colour
 from attnseg_jax.data.doctor.names import Named, NameTable
@@ -13,7 +16,9 @@ _MANY_CLASSES = 60
 _FEW_BETWEEN, _SHARE_BETWEEN = 3, 0.15
 # Of colours or gray values: those nearer to a more frequent one are its shades.
 _NEAR = 32
-_PALE = 0.1
+# The least share of the pixels of the second most frequent value that another has, and one that lies between two has.
+_PALE, _MIXED = 0.2, 0.5
+_BESIDE = 4
 # Up to that value, so many of those below it make a list of classes.
 _HIGHEST_ID, _DENSE = 200, 0.6
 
@@ -60,7 +65,7 @@ def propose_labels(summary: Summary, names: NameTable | None, layout: str, train
     training = by_split[train].pixels
     centres = _centres(everything)
     nearest = summary.lossy > 0 or summary.rest > 0 or _smoothed(everything, centres)
-    raw = sorted(centres if nearest else everything, key=_order(everything))
+    raw = sorted(map(_cleaned, centres) if nearest else everything, key=_order(everything))
     if coloured:
         labels = _of_colours(raw, everything, names, nearest)
     else:
@@ -92,11 +97,29 @@ def _centres(pixels: Counter) -> list[Key]:
     """The values that others gather around: the most frequent ones that are no shade of a more frequent one."""
     chosen: list[Key] = []
     for key, count in pixels.most_common(256):
-        if all(_distance(key, other) > _NEAR for other in chosen):
-            if len(chosen) > 1 and count < _PALE * pixels[chosen[1]]:
-                break
+        if any(_distance(key, other) <= _NEAR for other in chosen):
+            continue
+        least = _MIXED if _is_mixture(key, chosen) else _PALE
+        if len(chosen) < 2 or count >= least * pixels[chosen[1]]:
             chosen.append(key)
     return chosen
+
+
+def _is_mixture(key: Key, chosen: list[Key]) -> bool:
+    """Whether a value lies between two others, as what smoothing makes of a border does."""
+    point, others = np.atleast_1d(key), [np.atleast_1d(other) for other in chosen]
+    for a, b in itertools.combinations(others, 2):
+        along = np.clip((point - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
+        if abs(a + along * (b - a) - point).max() <= _NEAR:
+            return True
+    return False
+
+
+def _cleaned(key: Key) -> Key:
+    """A value that was drawn as 0 or 255, most likely, where it came out a little beside."""
+    if isinstance(key, int):
+        return 0 if key <= _BESIDE else 255 if key >= 255 - _BESIDE else key
+    return tuple(map(_cleaned, key))
 
 
 def _smoothed(pixels: Counter, centres: list[Key]) -> bool:

@@ -75,7 +75,8 @@ class Summary:
         image, mask = facts.image, facts.mask
         for found, kind, path in ((image, "image", facts.image_path), (mask, "mask", facts.mask_path)):
             if isinstance(found, UserError):
-                self.problems[f"unreadable {kind}"].append((path, str(found)))
+                # The error begins with the whole path.
+                self.problems[f"unreadable {kind}"].append((path, str(found).rpartition(f"{path}: ")[2]))
         if isinstance(image, ImageFacts):
             self._add_image(facts, image, duplicates)
         if isinstance(mask, MaskFacts):

@@ -44,14 +44,17 @@ MASK_MARKS = (
 )
 """What names of masks end in where that of the image is before it."""
 
+EXTENSIONS = (
+    *(("jpg", "png"), ("jpeg", "png"), ("tif", "png"), ("tiff", "png"), ("bmp", "png")),
+    *(("jpg", "gif"), ("tif", "gif"), ("jpg", "bmp"), ("jpg", "tif"), ("png", "bmp"), ("png", "tif")),
+)
+"""Suffixes of an image and of its mask where both have one name."""
+
 
 def _flat() -> Iterator[Form]:
     for folder in ("", "{split}/"):
         yield from (Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}{mark}.*") for mark in MASK_MARKS)
-        for image, mask in (
-            *(("jpg", "png"), ("jpeg", "png"), ("tif", "png"), ("tiff", "png"), ("bmp", "png")),
-            *(("jpg", "gif"), ("tif", "gif"), ("jpg", "bmp"), ("jpg", "tif"), ("png", "bmp"), ("png", "tif")),
-        ):
+        for image, mask in EXTENSIONS:
             yield Form(f"{folder}{{stem}}.{image}", f"{folder}{{stem}}.{mask}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from attnseg_jax.data.layouts import MASK_MARKS, Layout
+from attnseg_jax.data.layouts import EXTENSIONS, MASK_MARKS, Layout
 from attnseg_jax.data.layouts.templates import SUFFIXES, Form
 from attnseg_jax.data.layouts.tree import Tree
 
@@ -16,65 +16,73 @@ SPLIT_WORDS = ("training", "train", "validation", "valid", "val", "testing", "te
 _SPLIT = re.compile(rf"^({'|'.join(SPLIT_WORDS)})(?=[^a-zA-Z]|$)")
 # Words in the names of folders with masks, the surest first.
 _MASK_WORDS = ("manual", "annot", "label", "gt", "truth", "seg", "mask", "target")
-_MANY_FOLDERS = 24
+_MOST_FOLDERS = 24
 _SAMPLED = 200
 _FEW_COLOURS = 64
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A layout with as many pairs as it has, and how sure its masks look like masks (more is surer)."""
+    """A layout, how many pairs it has and the mask of the first, and how much its masks look like masks."""
 
     layout: Layout
     pairs: int
+    first_mask: str
     looks: tuple[int, ...]
 
 
 def guesses(tree: Tree) -> list[Guess]:
     """Layouts of templates that could be meant, the best first."""
     folders = _folders(tree)
-    found = {}
-    for form in (*_across(folders), *_beside(folders)):
+    found: dict[Form, Guess] = {}
+    for form in dict.fromkeys((*_across(folders), *_beside(folders))):
         layout = Layout("templates", form)
-        if form in found or (form.has_splits and not layout.splits(tree)):
-            continue
-        pairings = [layout.pairing(tree, split) for split in layout.splits(tree)] or [layout.pairing(tree)]
-        count = sum(len(pairing.pairs) for pairing in pairings)
-        if count:
-            pairs = [pair for pairing in pairings for pair in pairing.pairs]
-            found[form] = Guess(layout, count, _looks(tree, form, pairs))
-    return sorted(found.values(), key=lambda guess: (guess.looks[0], guess.pairs, guess.looks), reverse=True)
+        splits = layout.splits(tree) if form.has_splits else [""]
+        pairs = [pair for split in splits for pair in layout.pairing(tree, split).pairs]
+        if pairs:
+            found[form] = Guess(layout, len(pairs), pairs[0].mask, _looks(tree, form, pairs))
+    most = max((guess.pairs for guess in found.values()), default=0)
+
+    def rank(guess: Guess) -> tuple:
+        flat, word = guess.looks
+        form = guess.layout.form
+        return flat, 2 * guess.pairs >= most, word, guess.pairs, -len(form.images) - len(form.masks)
+
+    return sorted(found.values(), key=rank, reverse=True)
 
 
 def _folders(tree: Tree) -> dict[str, list[str]]:
-    """The stems of pictures by the template of their folder, in which words of splits are `{split}`."""
+    """The stems of pictures by the template of their folder; in both, words of splits are `{split}`.
+
+    A folder counts for itself, and for the folders above it with `**`.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for folder in tree.below():
         stems = [os.path.splitext(name)[0] for name in tree.entries(folder)[1] if name.lower().endswith(SUFFIXES)]
-        if stems:
-            found[_template(folder)] += stems
-    if len(found) <= _MANY_FOLDERS:
-        return found
-    # One folder for each patient, city or video.
-    collapsed: dict[str, list[str]] = defaultdict(list)
-    for template, stems in found.items():
-        collapsed[_collapsed(template)] += stems
-    return collapsed
+        template, word = _template(folder)
+        if stems and word:
+            stems = [re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", "{split}", stem) for stem in stems]
+        for name in [template, *_collapsed(template)] if stems else ():
+            found[name] += stems
+    most = sorted(found, key=lambda name: (-len(found[name]), len(name)))
+    return {name: found[name] for name in most[:_MOST_FOLDERS]}
 
 
-def _template(folder: str) -> str:
+def _template(folder: str) -> tuple[str, str]:
+    """The template of a folder, and the word in it that is a split."""
     parts = folder.split("/") if folder else []
     for i, part in enumerate(parts):
         if match := _SPLIT.match(part):
             parts[i] = "{split}" + part[match.end() :]
-            break
-    return "/".join(parts)
+            return "/".join(parts), match[1]
+    return folder, ""
 
 
-def _collapsed(template: str) -> str:
+def _collapsed(template: str) -> list[str]:
+    """With `**` for the folders at the end: those of patients, cities, videos or classes."""
     parts = template.split("/")
-    kept = next((i for i, part in enumerate(parts) if "{split}" in part), 0) + 1
-    return "/".join([*parts[:kept], "**"]) if len(parts) > kept else template
+    least = next((i + 1 for i, part in enumerate(parts) if "{split}" in part), 0)
+    return ["/".join([*parts[:kept], "**"]) for kept in range(least, len(parts)) if template]
 
 
 def _across(folders: dict[str, list[str]]) -> Iterator[Form]:
@@ -83,18 +91,34 @@ def _across(folders: dict[str, list[str]]) -> Iterator[Form]:
         for masks, mask_stems in folders.items():
             if images == masks or ("{split}" in masks and "{split}" not in images):
                 continue
-            if "**" in masks and "**" not in images:
+            if ("**" in masks) != ("**" in images):
                 continue
-            for of_image, of_mask in {(("", ""), ("", "")), (_ends(image_stems), _ends(mask_stems))}:
-                yield Form(_named(images, of_image), _named(masks, of_mask))
+            (before, after), (mask_before, mask_after) = _ends(image_stems), _ends(mask_stems)
+            for of_image, of_mask in (
+                (("", ""), ("", "")),
+                (("", after), ("", mask_after)),
+                ((before, after), (mask_before, mask_after)),
+            ):
+                if {*_cores(image_stems, of_image)} & {*_cores(mask_stems, of_mask)}:
+                    yield Form(_named(images, of_image), _named(masks, of_mask))
+
+
+def _cores(stems: list[str], ends: tuple[str, str]) -> Iterator[str]:
+    before, after = ends
+    for stem in stems:
+        if stem.startswith(before) and stem.endswith(after):
+            yield stem[len(before) : len(stem) - len(after)]
 
 
 def _beside(folders: dict[str, list[str]]) -> Iterator[Form]:
     """Both in the same folders."""
     for folder, stems in folders.items():
-        marks = [mark for mark in MASK_MARKS if any(stem.endswith(mark) for stem in stems[:_SAMPLED])]
-        for mark in marks:
-            yield Form(_named(folder, ("", "")), _named(folder, ("", mark)))
+        prefix = f"{folder}/" if folder else ""
+        for mark in MASK_MARKS:
+            if any(stem.endswith(mark) for stem in stems):
+                yield Form(f"{prefix}{{stem}}.*", f"{prefix}{{stem}}{mark}.*")
+        for image, mask in EXTENSIONS:
+            yield Form(f"{prefix}{{stem}}.{image}", f"{prefix}{{stem}}.{mask}")
 
 
 def _named(folder: str, ends: tuple[str, str]) -> str:
