@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     # hash of each name, so that no picture changes sides when others come. A third value, such as '(.*)_', is a pattern
     # for what names of one group (a video, a patient) share; a group stays together. () takes the splits as they are.
     data.split = ()
-    # Images that are left out, by their paths below `dir` or by patterns such as 'images/train/old_*'.
+    # Files that are left out, by their paths below `dir` or by patterns such as 'images/train/old_*'.
     data.leave_out = ()
     # 'exact' refuses a mask with a value that is not in the table; 'nearest' takes every value, or colour, for the
     # nearest one in it, for masks that were saved as JPEG or resized with smoothing.

@@ -53,9 +53,9 @@ def _diagnose() -> None:
     output = _output(root)
     report = expanded(values.report) if values.report else None
     plan = examine.make_plan(root)
-    print(root, *text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
     if report:
         check_folder("--report", report)
+    print(root, *text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
     diagnosis = examine.examine(plan, threads=values.threads or None, duplicates=values.duplicates)
     print(*text.lines(diagnosis), sep="\n")
     name = re.sub(r"\W+", "_", output.stem).strip("_") or "data"

@@ -1,6 +1,7 @@
 """From a folder to a diagnosis: layout, facts of every pair, findings, decisions."""
 
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +66,8 @@ def make_plan(root: Path) -> Plan:
         raise UserError(f"--data={root}: there is no such folder")
     if not root.is_dir():
         raise UserError(f"--data={root} is a file: give the folder that holds the images and masks")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"--data={root}: the folder cannot be read: ask for the permission, or copy the files")
     tree = Tree(root)
     layout, others = _layout(tree)
     stored = layout.splits(tree)

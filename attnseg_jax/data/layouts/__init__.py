@@ -1,6 +1,6 @@
 """How data sets lie in folders: one table, for training and for the doctor."""
 
-import fnmatch
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ from attnseg_jax.data.layouts.templates import (
     paired,
     splits,
 )
-from attnseg_jax.data.layouts.tree import Tree
+from attnseg_jax.data.layouts.tree import Tree, left_out
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
 
@@ -35,7 +35,6 @@ __all__ = [
     "found",
     "held_out",
     "pairing_of",
-    "without",
 ]
 
 MASK_MARKS = (
@@ -167,7 +166,7 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
         raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
     check_split(config.split)
     layouts = _candidates(config)
-    tree = Tree(expanded(config.dir))
+    tree = Tree(expanded(config.dir), config.leave_out)
     stored = _stored_split(config, split)
     unsplit = None
     for layout in layouts:
@@ -211,7 +210,11 @@ def _stored_split(config: Any, split: str) -> str:
 def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
     """The files of a split by a `config.data`: without those that it leaves out, on its side of `config.data.split`."""
     found = layout.pairing(tree, _stored_split(config, split))
-    found = without(found, config.leave_out)
+    # A list may name what is left out, by its path or by its stem.
+    stems = {os.path.splitext(os.path.basename(path))[0] for path in config.leave_out}
+    found = replace(
+        found, missing=[name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
+    )
     if not config.split or split not in (config.train_split, config.eval_split):
         return found
     held = held_out([pair.name for pair in found.pairs], config.split)
@@ -222,29 +225,6 @@ def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
             "pairs are needed, or groups that are smaller"
         )
     return replace(found, pairs=pairs)
-
-
-def without(found: Pairing, patterns: Sequence[str]) -> Pairing:
-    """A pairing without the images that are named, by their paths below the folder or patterns such as `old/*`."""
-    if not patterns:
-        return found
-    exact = {*patterns}
-    wild = [pattern for pattern in patterns if any(mark in pattern for mark in "*?[")]
-
-    def kept(image: str) -> bool:
-        return image not in exact and not any(fnmatch.fnmatchcase(image, pattern) for pattern in wild)
-
-    pairs = [pair for pair in found.pairs if kept(pair.image)]
-    lacking = [(image, mask) for image, mask in found.without_mask if kept(image)]
-    doubles = [(path, other) for path, other in found.doubles if kept(path) and kept(other)]
-    return replace(
-        found,
-        pairs=pairs,
-        images=len(pairs) + len(lacking),
-        without_mask=lacking,
-        doubles=doubles,
-        missing=[name for name in found.missing if kept(name)],
-    )
 
 
 def found(tree: Tree) -> tuple[Layout | None, int]:

@@ -1,15 +1,23 @@
 """The names of files below a folder, read once a folder and only where somebody asks."""
 
+import fnmatch
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
 class Tree:
-    """Folders and files below a root by their paths from it, with slashes; hidden ones are left out."""
+    """Folders and files below a root by their paths from it, with slashes; hidden ones are left out.
 
-    def __init__(self, root: Path):
+    Args:
+      root: the folder.
+      leave_out: of `config.data`, see `left_out`.
+    """
+
+    def __init__(self, root: Path, leave_out: Sequence[str] = ()):
         self.root = root
+        self._exact = {*leave_out}
+        self._patterns = tuple(pattern for pattern in leave_out if any(mark in pattern for mark in "*?["))
         self._entries: dict[str, tuple[list[str], list[str]]] = {}
 
     def entries(self, folder: str = "") -> tuple[list[str], list[str]]:
@@ -24,12 +32,15 @@ class Tree:
                             continue
                         if entry.is_dir():
                             folders.append(entry.name)
-                        elif entry.is_file():
+                        elif entry.is_file() and not self._left_out(f"{folder}/{entry.name}" if folder else entry.name):
                             files.append(entry.name)
             except OSError:
                 pass
             self._entries[folder] = sorted(folders), sorted(files)
         return self._entries[folder]
+
+    def _left_out(self, path: str) -> bool:
+        return path in self._exact or (bool(self._patterns) and left_out(path, self._patterns))
 
     def below(self, folder: str = "") -> Iterator[str]:
         """A folder and all that are below it; one that a link leads back to is not visited twice."""
@@ -54,3 +65,8 @@ class Tree:
         if path.startswith(("/", "../")) or "/../" in path:
             return (self.root / path).is_file()
         return name in self.entries(folder)[1]
+
+
+def left_out(path: str, leave_out: Sequence[str]) -> bool:
+    """Whether a file is named by `config.data.leave_out`, by its path below the folder or a pattern such as `old/*`."""
+    return any(path == pattern or fnmatch.fnmatchcase(path, pattern) for pattern in leave_out)
