@@ -13,6 +13,7 @@ Key = int | Colour
 
 # Of a mask with more values than that the set of values says nothing.
 _MOST_VALUES = 64
+_MOST_COUNTED = 1 << 16
 
 
 @dataclass
@@ -29,6 +30,12 @@ class Values:
         self.pixels.update(counted)
         self.masks.update(counted.keys())
         self.shared.update(dict.fromkeys(counted, total))
+        if len(self.pixels) > _MOST_COUNTED:
+            # Only pictures saved with loss have so many; what was meant is among the frequent ones.
+            kept = {key for key, _ in self.pixels.most_common(_MOST_COUNTED // 4)}
+            for counts in (self.pixels, self.masks, self.shared):
+                for key in [key for key in counts if key not in kept]:
+                    del counts[key]
 
 
 @dataclass

@@ -212,9 +212,9 @@ def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
     found = layout.pairing(tree, _stored_split(config, split))
     # A list may name what is left out, by its path or by its stem.
     stems = {os.path.splitext(os.path.basename(path))[0] for path in config.leave_out}
-    found = replace(
-        found, missing=[name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
-    )
+    missing = [name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
+    # Masks of images that are left out have none.
+    found = replace(found, missing=missing, without_image=[] if config.leave_out else found.without_image)
     if not config.split or split not in (config.train_split, config.eval_split):
         return found
     held = held_out([pair.name for pair in found.pairs], config.split)

@@ -41,8 +41,8 @@ def held_out(names: Collection[str], split: Sequence) -> set[str]:
     Each by a hash of itself, or of the group that the pattern finds in it, such as the video that a frame is of: more
     files do not move any other to another side. Neither side stays empty where there are two groups.
 
-    >>> sorted(held_out([f"video{i % 4}_{i}" for i in range(12)], ("hash", 0.3, r"(.*)_")))
-    ['video0_0', 'video0_4', 'video0_8']
+    >>> sorted(held_out([f"video{i % 4}_{i}" for i in range(12)], ("hash", 0.3, "(.*)_")))
+    ['video0_0', 'video0_4', 'video0_8', 'video3_11', 'video3_3', 'video3_7']
     """
     _, share, *patterns = split
     places: dict[str, float] = {}
