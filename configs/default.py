@@ -50,8 +50,9 @@ def get_config() -> ConfigDict:
     # data_dir of TFDS ('' is the default of TFDS).
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
-    # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png),
-    # 'templates' and 'lists' (the keys below); 'auto' takes the first that fits. attnseg-doctor tells which that is.
+    # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
+    # (a folder for each image, with a mask for each of its objects), 'templates' and 'lists' (the keys below); 'auto'
+    # takes the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
@@ -60,7 +61,7 @@ def get_config() -> ConfigDict:
     # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
     # with `images` and `masks` their stems.
     data.lists = ""
-    # Where the data have no validation split: ('hash', 0.2) holds a fifth of `train_split` out as `eval_split`, by a
+    # Where a folder has no validation split: ('hash', 0.2) holds a fifth of `train_split` out as `eval_split`, by a
     # hash of each name, so that no picture changes sides when others come. A third value, such as '(.*)_', is a pattern
     # for what names of one group (a video, a patient) share; a group stays together. () takes the splits as they are.
     data.split = ()

@@ -160,6 +160,25 @@ def decode_mask(
     return opened(checked(data, name), name, lambda image: _upright(read(image), orientation_of(image)))
 
 
+def decode_masks(
+    masks: Sequence[Path], name: str, colors: Sequence[tuple[int, int, int]] = (), *, nearest: bool = False
+) -> Integer[np.ndarray, "h w"]:
+    """The only one of several masks as `decode_mask` gives it; of one mask an object, 1 where any of them is not 0.
+
+    Raises UserError as `decode_mask`, and for masks of different sizes.
+    """
+    if len(masks) == 1:
+        return decode_mask(masks[0], name, colors, nearest=nearest)
+    first, *others = (decode_mask(mask, str(mask), colors, nearest=nearest) > 0 for mask in masks)
+    for mask, other in zip(masks[1:], others):
+        if other.shape != first.shape:
+            raise UserError(
+                f"{mask}: the mask is {other.shape[1]}x{other.shape[0]} pixels, another one of its image "
+                f"{first.shape[1]}x{first.shape[0]}; all must have one size"
+            )
+    return np.any([first, *others], axis=0).astype(np.uint8)
+
+
 def _stored(image: Image.Image) -> str:
     """How the file stores its pixels, in Pillow's words; "" where Pillow does not say."""
     arguments = image.tile[0][3] if image.tile else ""
@@ -255,7 +274,7 @@ def _ranges(values: np.ndarray) -> str:
 
 def decode_pair(
     image: Path | bytes,
-    mask: Path | bytes,
+    mask: Path | bytes | Sequence[Path],
     image_name: str,
     mask_name: str,
     table: UInt8[np.ndarray, "65536"],
@@ -265,7 +284,8 @@ def decode_pair(
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
     """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
     pixels = decode_image(image, image_name)
-    raw = decode_mask(mask, mask_name, colors, nearest=nearest)
+    read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
+    raw = read(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
         orientation = opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""

@@ -16,7 +16,7 @@ from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
 from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out
-from attnseg_jax.data.layouts.guess import Guess, guesses
+from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
 
@@ -103,9 +103,11 @@ def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
     if not pictures:
         raise UserError(f"--data={tree.root}: there are no pictures in this folder ({_kinds()} are read)")
     others: tuple[str, ...] = ()
-    if 2 * pairs < _EXPLAINED * pictures:
+    named = best is None or not best.has_splits or any(is_split_word(split) for split in best.splits(tree))
+    if not named or 2 * pairs < _EXPLAINED * pictures:
         guessed = [guess for guess in guesses(tree) if guess.looks[0] >= 0]
-        if guessed and guessed[0].pairs > pairs:
+        # Folders that are no splits hold one data set together.
+        if guessed and guessed[0].pairs >= pairs + named:
             best = guessed[0].layout
             others = _others(guessed)
     if best is None:
@@ -159,7 +161,7 @@ def examine(
 
 def _read(root: Path, job: tuple[str, Pair]) -> PairFacts:
     split, pair = job
-    return read_pair(root, split, pair.name, pair.image, pair.mask)
+    return read_pair(root, split, pair)
 
 
 def first_pair(plan: Plan) -> PairFacts:

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,6 +13,7 @@ from PIL import Image
 from attnseg_jax.data import decode
 from attnseg_jax.data.checksums import checked
 from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
 
 _MOST_COLOURS = 4096
@@ -75,14 +78,16 @@ class PairFacts:
     mask: MaskFacts | UserError
 
 
-def read_pair(root: Path, split: str, name: str, image: str, mask: str) -> PairFacts:
+def read_pair(root: Path, split: str, pair: Pair) -> PairFacts:
     """The facts of a pair whose files are below `root`."""
-    return PairFacts(name, split, image, mask, _or_error(read_image, root / image), _or_error(read_mask, root / mask))
+    image = _or_error(read_image, root / pair.image)
+    read, mask = (read_masks, [root / mask for mask in pair.masks]) if pair.more else (read_mask, root / pair.mask)
+    return PairFacts(pair.name, split, pair.image, pair.mask, image, _or_error(read, mask))
 
 
-def _or_error(read, path: Path):
+def _or_error(read: Callable[[Any], Any], files: Any) -> Any:
     try:
-        return read(path)
+        return read(files)
     except UserError as error:
         return error
 
@@ -140,6 +145,16 @@ def read_mask(path: Path) -> MaskFacts:
         return MaskFacts(format, mode, size, lossy, *counted, pages=pages)
 
     return decode.opened(data, str(path), read)
+
+
+def read_masks(paths: Sequence[Path]) -> MaskFacts:
+    """The facts of the masks of an image's objects, as the one that training makes of them."""
+    first = read_mask(paths[0])
+    pixels = decode.decode_masks(paths, str(paths[0]))
+    ones = int(pixels.sum())
+    values = +Counter({0: pixels.size - ones, 1: ones})
+    colours = Counter({(value,) * 3: count for value, count in values.items()})
+    return MaskFacts(first.format, first.mode, pixels.shape, first.lossy, values, colours)
 
 
 def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:

@@ -77,6 +77,7 @@ LAYOUTS: dict[str, tuple[Form, ...]] = {
     ),
     "ade20k": (Form("images/{split}/{stem}.*", "annotations/{split}/{stem}.*"),),
     "flat": tuple(_flat()),
+    "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
 }
 """Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
 `config.data.images`, `.masks` and `.lists`."""

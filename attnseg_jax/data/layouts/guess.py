@@ -16,7 +16,7 @@ SPLIT_WORDS = ("training", "train", "validation", "valid", "val", "testing", "te
 _SPLIT = re.compile(rf"^({'|'.join(SPLIT_WORDS)})(?=[^a-zA-Z]|$)")
 # Words in the names of folders with masks, the surest first.
 _MASK_WORDS = ("manual", "annot", "label", "gt", "truth", "seg", "mask", "target")
-_MOST_FOLDERS = 24
+_MOST_FOLDERS = 32
 _SAMPLED = 200
 _FEW_COLOURS = 64
 
@@ -29,6 +29,15 @@ class Guess:
     pairs: int
     first_mask: str
     looks: tuple[int, ...]
+
+
+def is_split_word(name: str) -> bool:
+    """Whether a folder is called as splits are.
+
+    >>> is_split_word("train2017"), is_split_word("training"), is_split_word("site1")
+    (True, True, False)
+    """
+    return bool(_SPLIT.match(name))
 
 
 def guesses(tree: Tree) -> list[Guess]:
@@ -79,10 +88,19 @@ def _template(folder: str) -> tuple[str, str]:
 
 
 def _collapsed(template: str) -> list[str]:
-    """With `**` for the folders at the end: those of patients, cities, videos or classes."""
+    """With `**` for the folders of patients, cities, videos or classes: at the end, or all but the last.
+
+    >>> _collapsed("a/b/images")
+    ['**', '**/images', 'a/**', 'a/**/images', 'a/b/**']
+    """
     parts = template.split("/")
     least = next((i + 1 for i, part in enumerate(parts) if "{split}" in part), 0)
-    return ["/".join([*parts[:kept], "**"]) for kept in range(least, len(parts)) if template]
+    found = []
+    for kept in range(least, len(parts) if template else 0):
+        found.append("/".join([*parts[:kept], "**"]))
+        if kept < len(parts) - 1:
+            found.append("/".join([*parts[:kept], "**", parts[-1]]))
+    return found
 
 
 def _across(folders: dict[str, list[str]]) -> Iterator[Form]:

@@ -6,6 +6,7 @@ braces stands for any text without a slash, the same in both; `**` for any numbe
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,11 +31,13 @@ class Form:
       images: template of the images.
       masks: template of their masks.
       names: template of text files that list the stems of a split, one a line; "" where the folders tell.
+      objects: whether an image has a mask for each of its objects, which differ in `{stem}`.
     """
 
     images: str
     masks: str
     names: str = ""
+    objects: bool = False
 
     @property
     def has_splits(self) -> bool:
@@ -43,16 +46,26 @@ class Form:
 
     def of_split(self, split: str) -> "Form":
         """The form of one split alone."""
-        return Form(*(part.replace("{split}", split) for part in (self.images, self.masks, self.names)))
+        parts = (part.replace("{split}", split) for part in (self.images, self.masks, self.names))
+        return Form(*parts, objects=self.objects)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask, as paths below the folder of the set; `name` is what tells the pair from others."""
+    """An image and its mask, as paths below the folder of the set; `name` is what tells the pair from others.
+
+    `more` are the masks of further objects.
+    """
 
     name: str
     image: str
     mask: str
+    more: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """All masks."""
+        return self.mask, *self.more
 
 
 @dataclass
@@ -206,22 +219,25 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
       form: without `{split}`.
       names: stems, where a list tells which images belong to the split.
     """
-    shared = sorted(fields(form.masks) - {"split"})
+    shared = sorted(fields(form.masks) - ({"split", "stem"} if form.objects else {"split"}))
     found_masks, found_images = list(matches(tree, form.masks)), list(matches(tree, form.images))
     found_images, found_masks = _apart(form, found_images, found_masks)
     doubles: list[tuple[str, str]] = []
-    masks = _by_key(found_masks, shared, doubles)
+    masks = _by_key(found_masks, shared, [] if form.objects else doubles)
+    more = _further(found_masks, shared) if form.objects else {}
     # Several images may share a mask, such as those of bands; they differ in another field.
     images = _by_key(found_images, sorted({key for _, values in found_images for key in values}), doubles)
     listed = None if names is None else dict.fromkeys(names)
+    # Of several images in a folder nobody knows whose the objects are.
+    alone = Counter(_key(values, shared) for _, values in images.values())
     pairs, without, used = [], [], set()
     for path, values in images.values():
         name = _name(values)
         if listed is not None and name not in listed:
             continue
-        key = tuple(values[field] for field in shared)
-        if key in masks:
-            pairs.append(Pair(name, path, masks[key][0]))
+        key = _key(values, shared)
+        if key in masks and not (form.objects and alone[key] > 1):
+            pairs.append(Pair(name, path, masks[key][0], more.get(key, ())))
             used.add(key)
         else:
             without.append((path, _filled(form.masks, values)))
@@ -247,7 +263,7 @@ def _apart(form: Form, images: list, masks: list) -> tuple[list, list]:
 def _by_key(found: list, names: list[str], doubles: list[tuple[str, str]]) -> dict[tuple, tuple[str, dict[str, str]]]:
     by_key: dict[tuple, tuple[str, dict[str, str]]] = {}
     for path, values in found:
-        key = tuple(values.get(name, "") for name in names)
+        key = _key(values, names)
         if key not in by_key:
             by_key[key] = path, values
         elif _first(path) == _first(by_key[key][0]):
@@ -255,6 +271,18 @@ def _by_key(found: list, names: list[str], doubles: list[tuple[str, str]]) -> di
         elif _first(path):
             by_key[key] = path, values
     return by_key
+
+
+def _key(values: Mapping[str, str], names: list[str]) -> tuple[str, ...]:
+    return tuple(values.get(name, "") for name in names)
+
+
+def _further(found: list, names: list[str]) -> dict[tuple, tuple[str, ...]]:
+    """All files of each key but the first."""
+    by_key: dict[tuple, list[str]] = {}
+    for path, values in found:
+        by_key.setdefault(_key(values, names), []).append(path)
+    return {key: tuple(paths[1:]) for key, paths in by_key.items()}
 
 
 def _first(path: str) -> bool:

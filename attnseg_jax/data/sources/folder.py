@@ -28,26 +28,26 @@ class FolderSource:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._root = tree.root
         pairs = _checked(self._root, layout.form.of_split(split), layouts.pairing_of(config, split, layout, tree))
-        self._pairs = [(self._root / pair.image, self._root / pair.mask) for pair in pairs]
+        self._pairs = [(self._root / pair.image, [self._root / mask for mask in pair.masks]) for pair in pairs]
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, mask = self._pairs[index]
+        image, masks = self._pairs[index]
         pixels, label = decode.decode_pair(
-            image, mask, str(image), str(mask), self._table, self._colors, nearest=self._nearest
+            image, masks, str(image), str(masks[0]), self._table, self._colors, nearest=self._nearest
         )
         return {"image": pixels, "label": label, "id": image.stem}
 
     def files(self) -> dict[str, Path]:
         """The image and mask files by their names below the data set's folder."""
-        return {os.path.relpath(path, self._root): path for pair in self._pairs for path in pair}
+        return {os.path.relpath(path, self._root): path for image, masks in self._pairs for path in (image, *masks)}
 
     def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
         """The mask at `index` before the table of ids."""
-        _, mask = self._pairs[index]
-        return decode.decode_mask(mask, str(mask), self._colors, nearest=self._nearest)
+        _, masks = self._pairs[index]
+        return decode.decode_masks(masks, str(masks[0]), self._colors, nearest=self._nearest)
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""

@@ -88,6 +88,21 @@ def test_facts_of_files(tmp_path, save):
     assert found.colours[(1, 2, 3)] >= 1000 and found.colours.total() + found.rest == 10000
 
 
+def test_facts_of_the_masks_of_objects(tmp_path, save):
+    masks = [save(tmp_path / f"{i}.png", np.array([[0] * i + [9, 9] + [0] * (4 - i)], np.uint8)) for i in (0, 1, 4)]
+    assert facts.read_masks(masks).values == {0: 1, 1: 5}
+
+
+def test_folders_that_are_no_splits(tmp_path, save):
+    for site in "ab":
+        for i in range(6):
+            save(tmp_path / f"site_{site}/images/{i}.png", photo(40, 50))
+            save(tmp_path / f"site_{site}/masks/{i}.png", S(1, 20, (40, 50)))
+    plan = examine.make_plan(tmp_path)
+    assert plan.layout.name == "templates" and sum(map(len, plan.pairs.values())) == 12
+    assert plan.splits.split and {*plan.pairs} == {"train", "val"}
+
+
 def test_facts_of_images(tmp_path, save):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -97,6 +97,7 @@ CASES = {
         {"training": 1, "validation": 1},
     ),
     "flat": ("a.jpg a.png b.jpg b.png", {}),
+    "objects": ("s/p/images/x.png s/p/masks/1.png s/p/masks/2.png s/q/images/y.png s/q/masks/3.png", {}),
     "flat ": ("train/a.png train/a_mask.png val/b.png val/b_mask.png val/c.png", {"train": 1, "val": 1}),
 }
 
@@ -143,6 +144,26 @@ def test_lists(files, data_config, save, tmp_path, name, text):
     source = load_source(data_config(dir=str(tmp_path), layout="lists"), "train")
     assert [source[i]["id"] for i in range(len(source))] == ["a b"] and source[0]["label"].max() == 1
     assert sorted(key.replace("lists/../", "") for key in source.files()) == ["x/a b.png", "y/1.png"]
+
+
+def test_a_mask_for_each_object(data_config, save, tmp_path):
+    for name, objects in (("p", (1, 2, 4)), ("q", (3,))):
+        save(tmp_path / f"{name}/images/{name}.png", np.zeros((3, 6, 3), np.uint8))
+        for i in objects:
+            save(tmp_path / f"{name}/masks/{i}.png", np.array([[0] * i + [200] + [0] * (5 - i)] * 3, np.uint8))
+    config = data_config(dir=str(tmp_path), layout="objects", split=("hash", 0.5), ids=((0, 0), (1, 1), (200, 1)))
+    sources = [load_source(config, split) for split in ("train", "val")]
+    labels = {sample["id"]: sample["label"][1].tolist() for source in sources for sample in (source[0],)}
+    assert labels == {"p": [0, 1, 1, 0, 1, 0], "q": [0, 0, 0, 1, 0, 0]}
+    assert len(sources[0].files()) + len(sources[1].files()) == 6
+    save(tmp_path / "p/masks/2.png", np.zeros((3, 5), np.uint8))
+    source = next(source for source in sources if source.files().keys() & {"p/images/p.png"})
+    with pytest.raises(UserError, match=r"p/masks/2\.png: the mask is 5x3 pixels, another one of its image 6x3"):
+        source[0]
+    # Two images share a folder: whose are the objects?
+    save(tmp_path / "p/images/other.png", np.zeros((3, 6, 3), np.uint8))
+    found = layouts.LAYOUTS["objects"][0]
+    assert [pair.name for pair in paired(Tree(tmp_path), found).pairs] == ["q/q"]
 
 
 def test_names_of_ones_own(files):
