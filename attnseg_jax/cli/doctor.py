@@ -52,10 +52,13 @@ def _diagnose() -> None:
     root = expanded(values.data).absolute()
     output = _output(root)
     report = expanded(values.report) if values.report else None
-    plan = examine.make_plan(root)
+    examine.check_root(root)
     if report:
         check_folder("--report", report)
-    print(root, *text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
+    # The names alone take seconds where there are many.
+    print(root, flush=True)
+    plan = examine.make_plan(root)
+    print(*text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
     diagnosis = examine.examine(plan, threads=values.threads or None, duplicates=values.duplicates)
     print(*text.lines(diagnosis), sep="\n")
     name = re.sub(r"\W+", "_", output.stem).strip("_") or "data"

@@ -56,18 +56,23 @@ class Diagnosis:
     decisions: tuple[Decision, ...]
 
 
-def make_plan(root: Path) -> Plan:
-    """Finds the layout and the splits of a folder, from names alone.
-
-    Raises:
-      UserError: there is no such folder, or there are no images with masks in it.
-    """
+def check_root(root: Path) -> None:
+    """Raises UserError for what is no folder, or none that can be read."""
     if not root.exists():
         raise UserError(f"--data={root}: there is no such folder")
     if not root.is_dir():
         raise UserError(f"--data={root} is a file: give the folder that holds the images and masks")
     if not os.access(root, os.R_OK | os.X_OK):
         raise UserError(f"--data={root}: the folder cannot be read: ask for the permission, or copy the files")
+
+
+def make_plan(root: Path) -> Plan:
+    """Finds the layout and the splits of a folder, from names alone.
+
+    Raises:
+      UserError: there is no such folder, or there are no images with masks in it.
+    """
+    check_root(root)
     tree = Tree(root)
     layout, others = _layout(tree)
     stored = layout.splits(tree)

@@ -1,9 +1,10 @@
 """Templates for data sets whose folders have names of their own, found from the names of their pictures."""
 
+import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -17,6 +18,7 @@ _SPLIT = re.compile(rf"^({'|'.join(SPLIT_WORDS)})(?=[^a-zA-Z]|$)")
 # Words in the names of folders with masks, the surest first.
 _MASK_WORDS = ("manual", "annot", "label", "gt", "truth", "seg", "mask", "target")
 _MOST_FOLDERS = 32
+_MOST_FORMS = 20
 _SAMPLED = 200
 _FEW_COLOURS = 64
 
@@ -44,7 +46,8 @@ def guesses(tree: Tree) -> list[Guess]:
     """Layouts of templates that could be meant, the best first."""
     folders = _folders(tree)
     found: dict[Form, Guess] = {}
-    for form in dict.fromkeys((*_across(folders), *_beside(folders))):
+    candidates = sorted((*_across(folders), *_beside(folders)), key=lambda candidate: -candidate[0])
+    for form in [*dict.fromkeys(form for _, form in candidates)][:_MOST_FORMS]:
         layout = Layout("templates", form)
         splits = layout.splits(tree) if form.has_splits else [""]
         pairs = [pair for split in splits for pair in layout.pairing(tree, split).pairs]
@@ -61,18 +64,18 @@ def guesses(tree: Tree) -> list[Guess]:
 
 
 def _folders(tree: Tree) -> dict[str, list[str]]:
-    """The stems of pictures by the template of their folder; in both, words of splits are `{split}`.
+    """The names of pictures by the template of their folder; in both, words of splits are `{split}`.
 
     A folder counts for itself, and for the folders above it with `**`.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for folder in tree.below():
-        stems = [os.path.splitext(name)[0] for name in tree.entries(folder)[1] if name.lower().endswith(SUFFIXES)]
+        names = [name for name in tree.entries(folder)[1] if name.lower().endswith(SUFFIXES)]
         template, word = _template(folder)
-        if stems and word:
-            stems = [re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", "{split}", stem) for stem in stems]
-        for name in [template, *_collapsed(template)] if stems else ():
-            found[name] += stems
+        if names and word:
+            names = [re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", "{split}", name) for name in names]
+        for of_folder in [template, *_collapsed(template)] if names else ():
+            found[of_folder] += names
     most = sorted(found, key=lambda name: (-len(found[name]), len(name)))
     return {name: found[name] for name in most[:_MOST_FOLDERS]}
 
@@ -103,40 +106,47 @@ def _collapsed(template: str) -> list[str]:
     return found
 
 
-def _across(folders: dict[str, list[str]]) -> Iterator[Form]:
-    """Images in one folder, masks in another."""
-    for images, image_stems in folders.items():
-        for masks, mask_stems in folders.items():
-            if images == masks or ("{split}" in masks and "{split}" not in images):
-                continue
-            if ("**" in masks) != ("**" in images):
-                continue
-            (before, after), (mask_before, mask_after) = _ends(image_stems), _ends(mask_stems)
-            for of_image, of_mask in (
-                (("", ""), ("", "")),
-                (("", after), ("", mask_after)),
-                ((before, after), (mask_before, mask_after)),
-            ):
-                if {*_cores(image_stems, of_image)} & {*_cores(mask_stems, of_mask)}:
-                    yield Form(_named(images, of_image), _named(masks, of_mask))
+def _across(folders: dict[str, list[str]]) -> Iterator[tuple[float, Form]]:
+    """Images in one folder, masks in another: about how many pairs there are, and the form."""
+    stems = {folder: [os.path.splitext(name)[0] for name in names] for folder, names in folders.items()}
+    ends = {folder: _ends(of_folder) for folder, of_folder in stems.items()}
+    # Names as they are, without what all end in, and without what all begin with too.
+    ways = {folder: (("", ""), ("", after), (before, after)) for folder, (before, after) in ends.items()}
+    cores = {folder: [{*_cores(stems[folder], way)} for way in of_folder] for folder, of_folder in ways.items()}
+    for images, masks in itertools.permutations(folders, 2):
+        if ("{split}" in masks and "{split}" not in images) or ("**" in masks) != ("**" in images):
+            continue
+        least = min(len(stems[images]), len(stems[masks]))
+        for way, of_image, of_mask in zip(range(3), ways[images], ways[masks]):
+            if both := len(cores[images][way] & cores[masks][way]):
+                share = both / max(len(cores[images][way]), len(cores[masks][way]))
+                yield share * least, Form(_named(images, of_image), _named(masks, of_mask))
 
 
-def _cores(stems: list[str], ends: tuple[str, str]) -> Iterator[str]:
+def _cores(stems: Collection[str], ends: tuple[str, str]) -> Iterator[str]:
     before, after = ends
     for stem in stems:
         if stem.startswith(before) and stem.endswith(after):
             yield stem[len(before) : len(stem) - len(after)]
 
 
-def _beside(folders: dict[str, list[str]]) -> Iterator[Form]:
-    """Both in the same folders."""
-    for folder, stems in folders.items():
+def _beside(folders: dict[str, list[str]]) -> Iterator[tuple[float, Form]]:
+    """Both in the same folders, as of `_across`."""
+    for folder, names in folders.items():
         prefix = f"{folder}/" if folder else ""
+        by_suffix: dict[str, set[str]] = defaultdict(set)
+        # In several folders a name occurs several times.
+        often = len(names) / len({*names})
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            by_suffix[suffix[1:].lower()].add(stem)
+        stems = set().union(*by_suffix.values())
         for mark in MASK_MARKS:
-            if any(stem.endswith(mark) for stem in stems):
-                yield Form(f"{prefix}{{stem}}.*", f"{prefix}{{stem}}{mark}.*")
+            if both := stems & {*_cores(stems, ("", mark))}:
+                yield often * len(both), Form(f"{prefix}{{stem}}.*", f"{prefix}{{stem}}{mark}.*")
         for image, mask in EXTENSIONS:
-            yield Form(f"{prefix}{{stem}}.{image}", f"{prefix}{{stem}}.{mask}")
+            if both := by_suffix[image] & by_suffix[mask]:
+                yield often * len(both), Form(f"{prefix}{{stem}}.{image}", f"{prefix}{{stem}}.{mask}")
 
 
 def _named(folder: str, ends: tuple[str, str]) -> str:

@@ -135,12 +135,13 @@ def _splits(tree: Tree, template: str) -> set[str]:
     return {found["split"] for _, found in _descend(tree, parts[: at + 1], "", {}, folders=True)}
 
 
-def _normal(template: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def _normal(template: str) -> tuple[str, ...]:
     """The components of a template, with `{stem}` and `**` spelled out."""
     parts = ["**" if part == f"{{{_DIR}}}" else part for part in template.split("/")]
     if "{stem}" not in template and "*" in (last := parts[-1]):
         parts[-1] = "{stem}.*" if last == "*" else last.replace("*", "{stem}", 1)
-    return parts
+    return tuple(parts)
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +165,7 @@ def _pattern(part: str) -> re.Pattern | None:
 
 
 def _descend(
-    tree: Tree, parts: list[str], folder: str, found: dict[str, str], folders: bool = False
+    tree: Tree, parts: tuple[str, ...], folder: str, found: dict[str, str], folders: bool = False
 ) -> Iterator[tuple[str, dict[str, str]]]:
     part, rest = parts[0], parts[1:]
     if part == "**":
