@@ -102,7 +102,9 @@ def _list_of_findings(findings: Sequence[dict[str, Any]]) -> str:
     parts = ["<h2>What stands out</h2>"]
     for finding in findings:
         files = "".join(f"{_text(name)}\n" for name in finding["files"])
-        more = f"<details><summary>{len(finding['files'])}</summary><pre>{files}</pre></details>" if files else ""
+        more = (
+            f"<details><summary>files: {len(finding['files'])}</summary><pre>{files}</pre></details>" if files else ""
+        )
         parts.append(f'<div class="finding {finding["level"]}">{_text(finding["text"])}{more}</div>')
     return "".join(parts)
 
