@@ -49,8 +49,27 @@ def get_config() -> ConfigDict:
     # Root folder of a 'folder' source, which it means where neither source nor data set is given on the command line;
     # data_dir of TFDS ('' is the default of TFDS).
     data.dir = ""
-    # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train), 'auto'.
+    # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
+    # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
+    # (a folder for each image, with a mask for each of its objects), 'templates' and 'lists' (the keys below); 'auto'
+    # takes the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
+    # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
+    # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
+    data.images = ""
+    data.masks = ""
+    # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
+    # with `images` and `masks` their stems.
+    data.lists = ""
+    # Where a folder has no validation split: ('hash', 0.2) holds a fifth of `train_split` out as `eval_split`, by a
+    # hash of each name, so that no picture changes sides when others come. A third value, such as '(.*)_', is a pattern
+    # for what names of one group (a video, a patient) share; a group stays together. () takes the splits as they are.
+    data.split = ()
+    # Files that are left out, by their paths below `dir` or by patterns such as 'images/train/old_*'.
+    data.leave_out = ()
+    # 'exact' refuses a mask with a value that is not in the table; 'nearest' takes every value, or colour, for the
+    # nearest one in it, for masks that were saved as JPEG or resized with smoothing.
+    data.mask_values = "exact"
     # Names of the splits: to train on, and to evaluate during and after training.
     data.train_split = "train"
     data.eval_split = "val"

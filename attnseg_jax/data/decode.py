@@ -18,13 +18,16 @@ from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
 from attnseg_jax.data.datasets import UNKNOWN
-from attnseg_jax.errors import UserError
+from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
+
+MASK_VALUES = ("exact", "nearest")
+"""How the values of masks are read (`config.data.mask_values`)."""
 
 # EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
 # the rows, then the columns.
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+UPRIGHT = {
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -40,7 +43,8 @@ _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
-def _open(data: Path | bytes, name: str, read: Callable[[Image.Image], Any], *, verified: bool = False) -> Any:
+def opened(data: Path | bytes, name: str, read: Callable[[Image.Image], Any], *, verified: bool = False) -> Any:
+    """What `read` makes of an encoded image.  Raises UserError naming `name` where Pillow cannot decode it."""
     try:
         if verified:
             data = data.read_bytes() if isinstance(data, Path) else data
@@ -68,12 +72,12 @@ def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
 
     Raises UserError naming `name`.
     """
-    (w, h), orientation = _open(data, name, lambda image: (image.size, _orientation(image)))
-    return (w, h) if _UPRIGHT[orientation][0] else (h, w)
+    (w, h), orientation = opened(data, name, lambda image: (image.size, orientation_of(image)))
+    return (w, h) if UPRIGHT[orientation][0] else (h, w)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of the pixels that Pillow gives: a key of `_UPRIGHT`, 1 where the file says nothing."""
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of the pixels that Pillow gives: a key of `UPRIGHT`, 1 where the file says nothing."""
     if image.format == "TIFF":
         # Pillow turns these itself.
         return 1
@@ -82,11 +86,11 @@ def _orientation(image: Image.Image) -> int:
     except _DAMAGED:
         # Damaged tags do not make the pixels unreadable.
         return 1
-    return found if found in _UPRIGHT else 1
+    return found if found in UPRIGHT else 1
 
 
 def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
-    exchange, rows, columns = _UPRIGHT[orientation]
+    exchange, rows, columns = UPRIGHT[orientation]
     if orientation == 1:
         return pixels
     pixels = pixels.swapaxes(0, 1) if exchange else pixels
@@ -95,7 +99,7 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
-    return _open(data, name, lambda image: rgb_pixels(image, name), verified=True)
+    return opened(data, name, lambda image: rgb_pixels(image, name), verified=True)
 
 
 def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -103,35 +107,43 @@ def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
     A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
     """
-    if image.mode.startswith(("I", "F")) or _cut(image):
+    if image.mode.startswith(("I", "F")) or is_cut(image):
         raise UserError(f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits")
     if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
         logging.log_first_n(
             logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
         )
-    return _upright(np.asarray(image.convert("RGB")), _orientation(image))
+    return _upright(np.asarray(image.convert("RGB")), orientation_of(image))
+
+
+def takes_nearest(mask_values: str) -> bool:
+    """Whether masks are read by their nearest values (`config.data.mask_values`); UserError for another word."""
+    check_known("config.data", MASK_VALUES, mask_values=mask_values)
+    return mask_values == "nearest"
 
 
 def decode_mask(
-    data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = ()
+    data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = (), *, nearest: bool = False
 ) -> Integer[np.ndarray, "h w"]:
     """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
     `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
-    Alpha is dropped.  Raises UserError naming `name` for a damaged file, a format that does not keep values, an RGB
-    mask without `colors` and a colour that is not among them.
+    Alpha is dropped.  With `nearest` any format will do, and a colour counts as the nearest one of `colors`.  Raises
+    UserError naming `name` for a damaged file, a format that does not keep values, an RGB mask without `colors` and a
+    colour that is not among them.
     """
 
     def read(image: Image.Image) -> np.ndarray:
-        if image.format in _LOSSY or image.info.get("compression") == "jpeg":
+        if is_lossy(image) and not nearest:
             raise UserError(
                 f"{name}: {image.format} changes the values of a mask: save it as PNG from where it was made, since "
-                "what is in this file is no longer sure"
+                "what is in this file is no longer sure, or take the nearest of the values that are meant: "
+                "--config.data.mask_values=nearest"
             )
-        if _cut(image) or (colors and image.mode.startswith(("I", "F"))):
+        if is_cut(image) or (colors and image.mode.startswith(("I", "F"))):
             raise UserError(f"{name}: colour masks of more than 8 bits a channel are not read; use 8 bits")
         if colors and image.mode != "CMYK":
-            return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors)
+            return _ids_of_colours(np.asarray(image.convert("RGB")), name, colors, nearest)
         if image.mode in ("RGB", "RGBA"):
             raise UserError(
                 f"{name}: the mask is an RGB picture; give the colour of every raw id in config.data.colors"
@@ -142,13 +154,32 @@ def decode_mask(
             return np.asarray(image).astype(np.uint8)
         if image.mode == "L":
             # Before the pixels are decoded: Pillow then forgets how the file stores them.
-            factor = _gray_factor(image)
+            factor = gray_factor(image)
             return np.asarray(image) // factor
         if image.mode == "P" or image.mode.startswith("I"):
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return _open(data, name, lambda image: _upright(read(image), _orientation(image)), verified=True)
+    return opened(data, name, lambda image: _upright(read(image), orientation_of(image)), verified=True)
+
+
+def decode_masks(
+    masks: Sequence[Path], name: str, colors: Sequence[tuple[int, int, int]] = (), *, nearest: bool = False
+) -> Integer[np.ndarray, "h w"]:
+    """The only one of several masks as `decode_mask` gives it; of one mask an object, 1 where any of them is not 0.
+
+    Raises UserError as `decode_mask`, and for masks of different sizes.
+    """
+    if len(masks) == 1:
+        return decode_mask(masks[0], name, colors, nearest=nearest)
+    first, *others = (decode_mask(mask, str(mask), colors, nearest=nearest) > 0 for mask in masks)
+    for mask, other in zip(masks[1:], others):
+        if other.shape != first.shape:
+            raise UserError(
+                f"{mask}: the mask is {other.shape[1]}x{other.shape[0]} pixels, another one of its image "
+                f"{first.shape[1]}x{first.shape[0]}; all must have one size"
+            )
+    return np.any([first, *others], axis=0).astype(np.uint8)
 
 
 def _stored(image: Image.Image) -> str:
@@ -159,17 +190,24 @@ def _stored(image: Image.Image) -> str:
     return stored if isinstance(stored, str) else ""
 
 
-def _cut(image: Image.Image) -> bool:
+def is_cut(image: Image.Image) -> bool:
     """Whether Pillow drops the low bytes of 16-bit channels, which it does where there are several."""
     return ";16" in _stored(image) and not image.mode.startswith("I")
 
 
-def _gray_factor(image: Image.Image) -> int:
+def gray_factor(image: Image.Image) -> int:
     """The factor by which Pillow stretches gray values of 2 or 4 bits to 0..255 when it decodes them."""
     return {"L;2": 85, "L;4": 17}.get(_stored(image), 1)
 
 
-def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]]) -> np.ndarray:
+def is_lossy(image: Image.Image) -> bool:
+    """Whether the file is of a kind that does not keep values."""
+    return image.format in _LOSSY or image.info.get("compression") == "jpeg"
+
+
+def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int, int]], nearest: bool) -> np.ndarray:
+    if nearest:
+        return _nearest_colours(rgb, np.array(colors, np.int32))
     weights = np.array([1 << 16, 1 << 8, 1], np.int32)
     codes = np.array(colors, np.int32) @ weights
     order = np.argsort(codes)
@@ -186,9 +224,28 @@ def _ids_of_colours(rgb: np.ndarray, name: str, colors: Sequence[tuple[int, int,
     return raw
 
 
-def id_table(ids: Sequence[int]) -> UInt8[np.ndarray, "65536"]:
-    """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far."""
+def _nearest_colours(rgb: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    # Of each colour once: there are far fewer than pixels.
+    codes, inverse = np.unique(rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32), return_inverse=True)
+    found = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1)
+    best, raw = np.full(len(found), np.inf), np.zeros(len(found), np.int64)
+    for i, color in enumerate(colors):
+        distance = ((found - color) ** 2).sum(-1)
+        raw = np.where(distance < best, i, raw)
+        best = np.minimum(distance, best)
+    return raw[inverse].reshape(rgb.shape[:2])
+
+
+def id_table(ids: Sequence[int], *, nearest: bool = False) -> UInt8[np.ndarray, "65536"]:
+    """The lookup table raw id -> train id; raw 255 is ignored unless `ids` reaches that far.
+
+    With `nearest` every value is taken for the nearest one that `ids` knows, the lower of two.
+    """
     table = np.full(1 << 16, UNKNOWN, np.uint8)
+    if nearest:
+        known = np.flatnonzero(np.array(ids) != UNKNOWN)
+        # Values up to half the way to the next one belong to it.
+        return np.array(ids, np.uint8)[known][np.searchsorted((known[:-1] + known[1:]) / 2, np.arange(1 << 16))]
     table[IGNORE_LABEL] = IGNORE_LABEL
     table[: len(ids)] = ids
     return table
@@ -221,17 +278,20 @@ def _ranges(values: np.ndarray) -> str:
 
 def decode_pair(
     image: Path | bytes,
-    mask: Path | bytes,
+    mask: Path | bytes | Sequence[Path],
     image_name: str,
     mask_name: str,
     table: UInt8[np.ndarray, "65536"],
     colors: Sequence[tuple[int, int, int]],
+    *,
+    nearest: bool = False,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
     """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
     pixels = decode_image(image, image_name)
-    raw = decode_mask(mask, mask_name, colors)
+    read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
+    raw = read(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
-        orientation = _open(image, image_name, _orientation)
+        orientation = opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "

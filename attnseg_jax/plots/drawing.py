@@ -27,9 +27,14 @@ def write_png(path: str | os.PathLike, picture: Image.Image | Figure, *, optimiz
     """Writes one PNG, whole or not at all; `optimize` takes longer for a smaller file."""
     if isinstance(picture, Figure):
         picture = rendered(picture)
+    write_atomically(path, png_bytes(picture, optimize=optimize))
+
+
+def png_bytes(picture: Image.Image, *, optimize: bool = False) -> bytes:
+    """The bytes of a PNG file."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=optimize)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def brightened(image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w 3"], float]:

@@ -5,7 +5,8 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import regions, transforms
+from attnseg_jax.data import decode, regions, transforms
+from attnseg_jax.data.layouts import split
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
 from attnseg_jax.parts import is_outside
@@ -78,6 +79,7 @@ TUPLES: dict[str, Any] = {
     "data.mean": _NUMBERS,
     "data.std": _NUMBERS,
     "data.transforms": _TEXTS,
+    "data.leave_out": _TEXTS,
     "data.regions.felzenszwalb.scales": _NUMBERS,
     "data.regions.slic.segments": _WHOLE,
     "loss.scales": _NUMBERS,
@@ -127,6 +129,7 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
+        ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.regions.slic.compactness", data.regions.slic.compactness > 0, "above 0"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
@@ -138,6 +141,7 @@ def _check_forms(config: ConfigDict) -> None:
     for key, good, wanted in rules:
         if not good:
             raise UserError(f"config.{key}={at_path(config, key)} must be {wanted}")
+    split.check_split(data.split)
     regions.check(data.regions)
     transforms.chosen(data)
 

@@ -279,3 +279,33 @@ def test_no_flipped_bit_of_a_png_gives_other_pixels():
             assert str(error).startswith("m.png: ")
     # Lengths, and the last chunk, which holds nothing.
     assert silent <= 16
+
+
+@pytest.mark.parametrize(
+    "known, raw, expected", [((0, 1, 2), 1, 1), ((0, 9), 4, 0), ((0, 9), 5, 9), ((3, 200), 255, 200)]
+)
+def test_the_nearest_known_value(known, raw, expected):
+    ids = [decode.UNKNOWN] * (max(known) + 1)
+    for train, value in enumerate(known):
+        ids[value] = train
+    table = decode.id_table(ids, nearest=True)
+    assert known[table[raw]] == expected and table[65535] == len(known) - 1
+
+
+def test_masks_of_lossy_files_by_their_nearest_values():
+    raw = np.kron(RNG.integers(0, 2, (4, 4)), np.ones((16, 16), int))
+    data = encoded((255 * raw).astype(np.uint8), "JPEG")
+    table = decode.id_table([0, *[decode.UNKNOWN] * 254, 1], nearest=True)
+    label = decode.to_train_ids(decode.decode_mask(data, "m", nearest=True), table, "m")
+    np.testing.assert_array_equal(label, raw)
+    colours = ((0, 0, 0), (200, 30, 30), (30, 200, 30))
+    rgb = np.array(colours, np.int64)[label.astype(int)] + RNG.integers(-9, 10, (64, 64, 3))
+    rgb = rgb.clip(0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(decode.decode_mask(encoded(rgb), "m", colours, nearest=True), raw)
+    with pytest.raises(UserError, match="which is not in config"):
+        decode.decode_mask(encoded(rgb), "m", colours)
+
+
+def test_an_unknown_way_to_read_masks():
+    with pytest.raises(UserError, match=r"config\.data\.mask_values='near' is unknown: did you mean 'nearest'\?"):
+        decode.takes_nearest("near")

@@ -1,21 +1,18 @@
 """Class counts and image sizes of a whole split, found by reading every pair of it."""
 
-import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from attnseg_jax.data.reading import in_threads
 from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
-_BAR_FROM = 500
+_CHECKING = "checking the data"
 _MOST_LISTED = 20
 
 
@@ -60,7 +57,7 @@ def survey(
         return pixels[:k], label.shape
 
     counts, sizes, bad = [], [], []
-    for found in _in_threads(count, len(source), threads):
+    for found in in_threads(count, range(len(source)), _CHECKING, threads):
         if isinstance(found, UserError):
             bad.append(str(found))
             if len(bad) == _MOST_LISTED:
@@ -106,7 +103,7 @@ def _values(source: Source) -> str:
     if not hasattr(source, "raw"):
         return ""
     pixels: Counter[int] = Counter()
-    for found in _in_threads(lambda index: np.unique_counts(source.raw(index)), len(source)):
+    for found in in_threads(lambda index: np.unique_counts(source.raw(index)), range(len(source)), _CHECKING):
         if not isinstance(found, UserError):
             pixels.update(dict(zip(found.values.tolist(), found.counts.tolist())))
     total = sum(pixels.values())
@@ -118,28 +115,3 @@ def _values(source: Source) -> str:
         f"; the masks hold the values {', '.join(shown)}{', ...' if len(pixels) > len(shown) else ''}, and "
         f"config.data.ids says which is which class{example}"
     )
-
-
-def _in_threads(function: Callable[[int], Any], length: int, threads: int | None = None) -> Iterator[Any]:
-    """`function(index)` of every index, in order; a UserError is given instead of raised."""
-
-    def call(index: int) -> Any:
-        try:
-            return function(index)
-        except UserError as error:
-            return error
-
-    executor = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="survey")
-    try:
-        # In order whatever the timing.
-        yield from _progress(executor.map(call, range(length)), length)
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _progress(items: Iterator, total: int) -> Iterator:
-    if total <= _BAR_FROM or not sys.stderr.isatty():
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc="checking the data", unit="image", leave=False)

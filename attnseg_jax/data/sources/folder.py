@@ -1,6 +1,6 @@
 """A source of image and mask files in folders."""
 
-from collections.abc import Iterable
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,47 +8,46 @@ import numpy as np
 from absl import logging
 from jaxtyping import Integer
 
-from attnseg_jax.data import datasets, decode
-from attnseg_jax.errors import UserError, nearest
-from attnseg_jax.files import expanded
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-LAYOUTS = {"camvid": ("{split}", "{split}annot"), "images_masks": ("images/{split}", "masks/{split}")}
-"""Folder layouts (`config.data.layout`): where the images and the masks of a split are."""
+from attnseg_jax.data import datasets, decode, layouts
+from attnseg_jax.errors import UserError
 
 
 class FolderSource:
-    """Images and masks of one split, paired by file name without suffix, in the order of those names.
+    """Images and masks of one split, paired as their layout says (`layouts.LAYOUTS`), in the order of their names.
 
     Raises UserError when made, for missing folders, an image without a mask and an empty split, and when read, for bad
     files.
     """
 
     def __init__(self, config: Any, split: str):
-        images, masks = _folders(config, split)
+        layout, tree = layouts.chosen(config, split)
         self.info = datasets.info(config)
-        self._table = decode.id_table(datasets.from_config(config).ids)
+        self._nearest = decode.takes_nearest(config.mask_values)
+        self._table = decode.id_table(datasets.from_config(config).ids, nearest=self._nearest)
         self._colors = datasets.raw_colours(config)
-        self._pairs = _pair(images, masks)
         self._sizes: dict[int, tuple[int, int]] = {}
-        self._root = expanded(config.dir)
+        self._root = tree.root
+        pairs = _checked(self._root, layout.form.of_split(split), layouts.pairing_of(config, split, layout, tree))
+        self._pairs = [(self._root / pair.image, [self._root / mask for mask in pair.masks]) for pair in pairs]
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, mask = self._pairs[index]
-        pixels, label = decode.decode_pair(image, mask, str(image), str(mask), self._table, self._colors)
+        image, masks = self._pairs[index]
+        pixels, label = decode.decode_pair(
+            image, masks, str(image), str(masks[0]), self._table, self._colors, nearest=self._nearest
+        )
         return {"image": pixels, "label": label, "id": image.stem}
 
     def files(self) -> dict[str, Path]:
         """The image and mask files by their names below the data set's folder."""
-        return {str(path.relative_to(self._root)): path for pair in self._pairs for path in pair}
+        return {os.path.relpath(path, self._root): path for image, masks in self._pairs for path in (image, *masks)}
 
     def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
         """The mask at `index` before the table of ids."""
-        _, mask = self._pairs[index]
-        return decode.decode_mask(mask, str(mask), self._colors)
+        _, masks = self._pairs[index]
+        return decode.decode_masks(masks, str(masks[0]), self._colors, nearest=self._nearest)
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
@@ -58,52 +57,28 @@ class FolderSource:
         return self._sizes[index]
 
 
-def _folders(config: Any, split: str) -> tuple[Path, Path]:
-    if not config.dir:
-        raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
-    root = expanded(config.dir)
-    if config.layout not in ("auto", *LAYOUTS):
-        known = ("auto", *LAYOUTS)
-        raise UserError(f"config.data.layout={config.layout!r} is not a layout ({nearest(config.layout, known)})")
-    names = tuple(LAYOUTS) if config.layout == "auto" else (config.layout,)
-    expected = []
-    for name in names:
-        images, masks = (root / part.format(split=split) for part in LAYOUTS[name])
-        if images.is_dir() and masks.is_dir():
-            return images, masks
-        expected.append(f"{images} with {masks}")
-    what = "there is no such folder" if not root.is_dir() else f"no split {split!r} in it"
-    raise UserError(f"config.data.dir={config.dir}: {what}; expected {' or '.join(expected)}")
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    # Hidden files such as the `._x.png` of macOS archives are no images.
-    found = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _files(folder):
-        if path.stem in found:
-            raise UserError(f"{path}: {found[path.stem].name} has the same name without suffix; remove one of the two")
-        found[path.stem] = path
-    return found
-
-
-def _pair(images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    by_stem, masks_by_stem = _by_stem(images), _by_stem(masks)
-    if not by_stem:
-        raise UserError(f"{images}: no images in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read)")
-    missing = [stem for stem in by_stem if stem not in masks_by_stem]
-    if missing:
-        others = f" (and {len(missing) - 1} more images)" if len(missing) > 1 else ""
+def _checked(root: Path, form: layouts.Form, found: layouts.Pairing) -> list[layouts.Pair]:
+    """The pairs of a split.  Raises UserError for images that cannot be paired, and where there are none."""
+    if found.doubles:
+        path, other = found.doubles[0]
+        raise UserError(f"{root / path}: {Path(other).name} has the same name without suffix; remove one of the two")
+    if found.missing:
+        raise UserError(f"{root}: a list names {found.missing[0]}, of which there is no image; restore it")
+    if found.without_mask:
+        path, mask = found.without_mask[0]
+        others = f" (and {len(found.without_mask) - 1} more images)" if len(found.without_mask) > 1 else ""
         raise UserError(
-            f"{by_stem[missing[0]]}: the image has no mask{others}; "
-            f"put it at {masks / missing[0]}.png, or remove the image"
+            f"{root / path}: the image has no mask{others}; put it at {root / mask}, or remove the image, or leave it "
+            "out by config.data.leave_out"
         )
-    if without := sorted(masks_by_stem.keys() - by_stem.keys()):
+    if not found.pairs:
+        where = root / layouts.fixed_folder(form.images)
+        raise UserError(f"{where}: no images in this folder ({', '.join(s[1:] for s in layouts.SUFFIXES)} are read)")
+    if unused := found.without_image:
         logging.warning(
-            "%s: %d mask(s) without an image are left out, such as %s", masks, len(without), masks_by_stem[without[0]]
+            "%s: %d mask(s) without an image are left out, such as %s",
+            root / layouts.fixed_folder(form.masks),
+            len(unused),
+            root / unused[0],
         )
-    return [(path, masks_by_stem[stem]) for stem, path in sorted(by_stem.items())]
+    return found.pairs

@@ -23,7 +23,8 @@ class TfdsSource:
     def __init__(self, config: Any, split: str):
         self.info = datasets.info(config)
         dataset = datasets.from_config(config)
-        self._table = decode.id_table(dataset.ids)
+        self._nearest = decode.takes_nearest(config.mask_values)
+        self._table = decode.id_table(dataset.ids, nearest=self._nearest)
         self._colors = datasets.raw_colours(config)
         builder = _builder(dataset.tfds_name, config.dir)
         features = builder.info.features
@@ -49,6 +50,7 @@ class TfdsSource:
             f"{name} {self._label}",
             self._table,
             self._colors,
+            nearest=self._nearest,
         )
         return {"image": image, "label": label, "id": name}
 
@@ -59,7 +61,7 @@ class TfdsSource:
     def raw(self, index: int) -> np.ndarray:
         """The mask at `index` before the table of ids."""
         data = _bytes(self._read(index)[self._label])
-        return decode.decode_mask(data, f"{self._place}[{index}] {self._label}", self._colors)
+        return decode.decode_mask(data, f"{self._place}[{index}] {self._label}", self._colors, nearest=self._nearest)
 
     def _read(self, index: int) -> dict[str, Any]:
         try:

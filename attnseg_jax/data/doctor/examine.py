@@ -1,0 +1,199 @@
+"""From a folder to a diagnosis: layout, facts of every pair, findings, decisions."""
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from attnseg_jax.data.doctor import findings as said
+from attnseg_jax.data.doctor.facts import PairFacts, read_pair
+from attnseg_jax.data.doctor.findings import Finding
+from attnseg_jax.data.doctor.labels import Labels, propose_labels
+from attnseg_jax.data.doctor.names import find_names
+from attnseg_jax.data.doctor.proposal import Decision, propose
+from attnseg_jax.data.doctor.splits import Splits, propose_splits
+from attnseg_jax.data.doctor.summary import Summary
+from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out
+from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
+from attnseg_jax.data.reading import in_threads
+from attnseg_jax.errors import UserError
+
+# A layout of the table that explains fewer of the pictures than this may not be what is meant.
+_EXPLAINED = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to read: pairs of every split, and what their names alone tell.
+
+    Attributes:
+      tree: the files.
+      layout: how they are named.
+      others: further layouts that fit, in words.
+      splits: those to train and evaluate on.
+      pairings: the files by the splits that are stored; "" for a set without.
+      pairs: by the splits of the run.
+    """
+
+    tree: Tree
+    layout: Layout
+    others: tuple[str, ...]
+    splits: Splits
+    pairings: dict[str, Pairing]
+    pairs: dict[str, list[Pair]]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that the doctor has to say; `decisions` are empty where nothing can be trained."""
+
+    plan: Plan
+    summary: Summary
+    labels: Labels
+    findings: tuple[Finding, ...]
+    decisions: tuple[Decision, ...]
+
+
+def check_root(root: Path) -> None:
+    """Raises UserError for what is no folder, or none that can be read."""
+    if not root.exists():
+        raise UserError(f"--data={root}: there is no such folder")
+    if not root.is_dir():
+        raise UserError(f"--data={root} is a file: give the folder that holds the images and masks")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise UserError(f"--data={root}: the folder cannot be read: ask for the permission, or copy the files")
+
+
+def make_plan(root: Path) -> Plan:
+    """Finds the layout and the splits of a folder, from names alone.
+
+    Raises:
+      UserError: there is no such folder, or there are no images with masks in it.
+    """
+    check_root(root)
+    tree = Tree(root)
+    layout, others = _layout(tree)
+    stored = layout.splits(tree)
+    pairings = {split: layout.pairing(tree, split) for split in stored or [""]}
+    train = propose_splits(stored, []).train
+    of_train = [pair.name for pair in pairings[train if stored else ""].pairs]
+    splits = propose_splits(stored, of_train)
+    pairs = {split or splits.train: list(pairing.pairs) for split, pairing in pairings.items()}
+    first = [split for split in (splits.train, splits.validation) if split in pairs]
+    pairs = _each_once({split: pairs[split] for split in [*first, *(pairs.keys() - {*first})]}, first)
+    if splits.split:
+        held = held_out(of_train, splits.split)
+        every = pairs[splits.train]
+        others_ = {split: of for split, of in pairs.items() if split != splits.train}
+        pairs = {
+            splits.train: [pair for pair in every if pair.name not in held],
+            splits.validation: [pair for pair in every if pair.name in held],
+            **others_,
+        }
+    return Plan(tree, layout, others, splits, pairings, pairs)
+
+
+def _each_once(pairs: dict[str, list[Pair]], first: list[str]) -> dict[str, list[Pair]]:
+    """Without what further splits, such as `trainval`, only list again."""
+    seen = {pair.image for split in first for pair in pairs[split]}
+    rest = {split: [p for p in of if p.image not in seen] for split, of in pairs.items() if split not in first}
+    return {split: pairs[split] for split in first} | {split: of for split, of in sorted(rest.items()) if of}
+
+
+def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
+    best, pairs = found(tree)
+    pictures = _pictures(tree)
+    if not pictures:
+        raise UserError(f"--data={tree.root}: there are no pictures in this folder ({_kinds()} are read)")
+    others: tuple[str, ...] = ()
+    named = best is None or not best.has_splits or any(is_split_word(split) for split in best.splits(tree))
+    if not named or 2 * pairs < _EXPLAINED * pictures:
+        guessed = [guess for guess in guesses(tree) if guess.looks[0] >= 0]
+        # Folders that are no splits hold one data set together.
+        if guessed and guessed[0].pairs >= pairs + named:
+            best = guessed[0].layout
+            others = _others(guessed)
+    if best is None:
+        raise UserError(
+            f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "
+            "another folder or with another ending (see the page on data), or list the pairs in pairs.csv"
+        )
+    return best, others
+
+
+def _others(guessed: list[Guess]) -> tuple[str, ...]:
+    """Other masks for the images of the first guess, in words."""
+    first, found_ = guessed[0], {}
+    for guess in guessed[1:]:
+        same_images = fixed_folder(guess.layout.form.images) == fixed_folder(first.layout.form.images)
+        if same_images and guess.first_mask != first.first_mask and 2 * guess.pairs >= first.pairs:
+            found_.setdefault(guess.layout.form.masks, f"{guess.layout.form.masks} ({guess.pairs} pairs)")
+    return tuple(found_.values())
+
+
+def _kinds() -> str:
+    return ", ".join(suffix[1:] for suffix in SUFFIXES)
+
+
+def _pictures(tree: Tree) -> int:
+    return sum(name.lower().endswith(SUFFIXES) for folder in tree.below() for name in tree.entries(folder)[1])
+
+
+def examine(
+    plan: Plan,
+    *,
+    threads: int | None = None,
+    duplicates: bool = True,
+    on_pair: Callable[[PairFacts], None] = lambda facts: None,
+) -> Diagnosis:
+    """Reads every pair of a plan, in threads, and draws the conclusions.
+
+    Args:
+      plan: what to read.
+      threads: one for each core by default.
+      duplicates: whether images of the same bytes are looked for.
+      on_pair: is told of every pair as it comes.
+    """
+    summary = Summary()
+    jobs = [(split, pair) for split, pairs in plan.pairs.items() for pair in pairs]
+    for facts in in_threads(partial(_read, plan.tree.root), jobs, "reading images and masks", threads):
+        summary.add(facts, duplicates=duplicates)
+        on_pair(facts)
+    return conclude(plan, summary)
+
+
+def _read(root: Path, job: tuple[str, Pair]) -> PairFacts:
+    split, pair = job
+    return read_pair(root, split, pair)
+
+
+def first_pair(plan: Plan) -> PairFacts:
+    """The facts of one pair."""
+    return _read(plan.tree.root, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
+
+
+def conclude(plan: Plan, summary: Summary) -> Diagnosis:
+    """The findings and decisions that follow from what was read."""
+    splits = plan.splits
+    labels = propose_labels(summary, find_names(plan.tree), plan.layout.name, splits.train)
+    used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
+    lacking = itertools.chain.from_iterable(
+        [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()
+    )
+    left_out = sorted({*lacking, *summary.unusable})
+    found_ = [*said.of_pairings(plan.pairings), *said.of_files(summary)]
+    found_ += said.of_labels(summary, labels, splits.validation)
+    if splits.doubt:
+        found_.append(Finding("warning", splits.doubt))
+    if plan.others:
+        found_.append(Finding("warning", "other files could be meant as masks too", plan.others))
+    for split, role in ((splits.train, "to train on"), (splits.validation, "to validate on")):
+        if not summary.pairs[split] and not labels.refusal:
+            found_.append(Finding("error", f"no pair of {split!r} is left {role}"))
+    order = ("error", "warning", "note")
+    found_.sort(key=lambda finding: order.index(finding.level))
+    trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
+    decisions = propose(plan.tree.root, plan.layout, splits, labels, summary, left_out) if trainable else []
+    return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

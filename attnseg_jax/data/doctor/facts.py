@@ -1,0 +1,187 @@
+"""What the files of one pair are: formats, sizes, and the values or colours of the mask. No judgement."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from attnseg_jax.data import decode
+from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.layouts import Pair
+from attnseg_jax.errors import UserError
+
+_MOST_COLOURS = 4096
+# Of a mask with more colours than that: the most frequent ones are those that were meant.
+_KEPT_COLOURS = 48
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """An image file: format, mode and orientation as Pillow names them, bits of a channel, (h, w) upright and stored.
+
+    `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file.
+    """
+
+    format: str
+    mode: str
+    bits: int
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    orientation: int
+    pages: int
+    alpha: bool
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """A mask file.
+
+    Attributes:
+      format: as Pillow names it, as is `mode`.
+      mode: of the pixels.
+      size: (h, w) upright.
+      lossy: whether the format changes values.
+      values: pixels of every gray value or palette index; None for a colour picture.
+      colours: pixels of every colour; None where the values have more than 8 bits.
+      rest: pixels of colours beyond those.
+      palette: colour of every index that is used, in a palette picture.
+      pages: of a file of several pictures.
+    """
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    lossy: bool
+    values: Counter[int] | None
+    colours: Counter[Colour] | None
+    rest: int = 0
+    palette: dict[int, Colour] = field(default_factory=dict)
+    pages: int = 1
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """An image and its mask, each as its facts or as the error that reading it gave."""
+
+    name: str
+    split: str
+    image_path: str
+    mask_path: str
+    image: ImageFacts | UserError
+    mask: MaskFacts | UserError
+
+
+def read_pair(root: Path, split: str, pair: Pair) -> PairFacts:
+    """The facts of a pair whose files are below `root`."""
+    image = _or_error(read_image, root / pair.image)
+    read, mask = (read_masks, [root / mask for mask in pair.masks]) if pair.more else (read_mask, root / pair.mask)
+    return PairFacts(pair.name, split, pair.image, pair.mask, image, _or_error(read, mask))
+
+
+def _or_error(read: Callable[[Any], Any], files: Any) -> Any:
+    try:
+        return read(files)
+    except UserError as error:
+        return error
+
+
+def read_image(path: Path) -> ImageFacts:
+    """The facts of an image file; its pixels are decoded only where nothing less tells that they can be.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): restore or remove it") from None
+
+    def read(image: Image.Image) -> ImageFacts:
+        png = image.format == "PNG"
+        bits = data[24] if png else 16 if decode.is_cut(image) else _BITS.get(image.mode, 8)
+        mode, (w, h) = image.mode, image.size
+        # Pillow would decode a PNG for its EXIF data.
+        orientation = 1 if png and b"eXIf" not in data and b"exif" not in data else decode.orientation_of(image)
+        alpha = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        pages = getattr(image, "n_frames", 1)
+        if not png or b"IEND" not in data[-16:]:
+            # A JPEG is decoded to an eighth of its size, which reads all of the file.
+            image.draft("RGB", (max(1, w // 8), max(1, h // 8)))
+            image.load()
+        size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        return ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, digest)
+
+    return decode.opened(data, str(path), read, verified=True)
+
+
+_BITS = {"1": 1, "I;16": 16, "I;16B": 16, "I;16L": 16, "I": 32, "F": 32}
+
+
+def read_mask(path: Path) -> MaskFacts:
+    """The facts of a mask file.
+
+    Raises:
+      UserError: it is damaged, or no mask can be read from pixels of its kind.
+    """
+
+    def read(image: Image.Image) -> MaskFacts:
+        mode, format, lossy = image.mode, image.format, decode.is_lossy(image)
+        orientation, factor = decode.orientation_of(image), decode.gray_factor(image)
+        (w, h), pages = image.size, getattr(image, "n_frames", 1)
+        size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
+        if decode.is_cut(image) or mode in ("F", "CMYK"):
+            raise UserError(
+                f"{path}: a mask of mode {mode} with more than 8 bits a channel is not read: save it as PNG"
+            )
+        counted = _count(image, factor)
+        return MaskFacts(format, mode, size, lossy, *counted, pages=pages)
+
+    return decode.opened(path, str(path), read, verified=True)
+
+
+def read_masks(paths: Sequence[Path]) -> MaskFacts:
+    """The facts of the masks of an image's objects, as the one that training makes of them."""
+    first = read_mask(paths[0])
+    pixels = decode.decode_masks(paths, str(paths[0]))
+    ones = int(pixels.sum())
+    values = +Counter({0: pixels.size - ones, 1: ones})
+    colours = Counter({(value,) * 3: count for value, count in values.items()})
+    return MaskFacts(first.format, first.mode, pixels.shape, first.lossy, values, colours)
+
+
+def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:
+    """Values, colours, pixels of further colours, palette."""
+    if image.mode in ("LA", "PA"):
+        image = image.getchannel(0) if image.mode == "LA" else image.convert("P")
+    if image.mode in ("L", "1", "P"):
+        pixels = {value: count for value, count in enumerate(image.histogram()) if count}
+        if image.mode == "P":
+            palette = image.getpalette("RGB") or []
+            palette += [0] * (768 - len(palette))
+            used = {index: tuple(palette[3 * index : 3 * index + 3]) for index in pixels}
+            colours: Counter[Colour] = Counter()
+            for index, count in pixels.items():
+                colours[used[index]] += count
+            return Counter(pixels), colours, 0, used
+        divisor = 255 if image.mode == "1" else factor
+        values = Counter({value // divisor: count for value, count in pixels.items()})
+        return values, Counter({(value,) * 3: count for value, count in pixels.items()}), 0, {}
+    if image.mode.startswith("I"):
+        found, counts = np.unique(np.asarray(image), return_counts=True)
+        return Counter(dict(zip(found.tolist(), counts.tolist()))), None, 0, {}
+    rgb = image.convert("RGB")
+    found = rgb.getcolors(_MOST_COLOURS)
+    if found is not None:
+        return None, Counter({colour: count for count, colour in found}), 0, {}
+    codes = np.asarray(rgb).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    found, counts = np.unique(codes, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:_KEPT_COLOURS]
+    kept = {(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255): int(n) for c, n in zip(found[most], counts[most])}
+    return None, Counter(kept), int(counts.sum() - counts[most].sum()), {}

@@ -1,0 +1,164 @@
+"""Findings to a config: every decision with its reason."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attnseg_jax.data.doctor.labels import Labels
+from attnseg_jax.data.doctor.splits import Splits
+from attnseg_jax.data.doctor.summary import Summary
+from attnseg_jax.data.layouts import Layout
+from attnseg_jax.ops.labels import IGNORE_LABEL
+
+# Height and width of a training crop at most, and pixels of a batch of them, which suit 8 GB of memory.
+_CROP, _BATCH_PIXELS = 512, 3 << 19
+_BATCHES = (16, 8, 4, 2)
+_EPOCHS, _STEPS = 40, (400, 8000)
+_RARE = 10
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A key of the config below `config`, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def propose(
+    root: Path, layout: Layout, splits: Splits, labels: Labels, summary: Summary, leave_out: Sequence[str]
+) -> list[Decision]:
+    """The differences of a config from the default one, in the order in which they are read."""
+    return [
+        *_of_folder(root, layout, splits, leave_out),
+        *_of_labels(labels),
+        *_of_sizes(summary, splits),
+        *_of_training(summary, splits, labels),
+    ]
+
+
+def _of_folder(root: Path, layout: Layout, splits: Splits, leave_out: Sequence[str]) -> list[Decision]:
+    form = layout.form
+    where = f"images are {form.images}, masks {form.masks}" if form.images else f"pairs are listed in {form.names}"
+    found = [
+        Decision("data.source", "folder", "image and mask files, and where they are"),
+        Decision("data.dir", str(root), ""),
+        Decision("data.layout", layout.name, where),
+    ]
+    if layout.name == "templates":
+        found += [
+            Decision("data.images", form.images, "names of the images, found by comparing names"),
+            Decision("data.masks", form.masks, "and of their masks"),
+        ]
+    if layout.name == "lists":
+        found.append(Decision("data.lists", form.names, "the list that was found"))
+    reason = splits.reason
+    found += [Decision("data.train_split", splits.train, reason), Decision("data.eval_split", splits.validation, "")]
+    if splits.split:
+        found.append(Decision("data.split", splits.split, "" if reason else "no validation split"))
+    if leave_out:
+        reason = f"{len(leave_out)} image{'s' if len(leave_out) > 1 else ''} that cannot be trained on, see the report"
+        found.append(Decision("data.leave_out", tuple(leave_out), reason))
+    return found
+
+
+def _of_labels(labels: Labels) -> list[Decision]:
+    reasons = labels.reasons
+    if labels.known:
+        return [Decision("data.name", labels.known, reasons["name"])]
+    found = [
+        Decision("data.name", "", "no data set that is known by name"),
+        Decision("data.classes", labels.names, reasons.get("classes", "")),
+    ]
+    if labels.palette:
+        found.append(Decision("data.palette", labels.palette, "the colours that the masks have, for pictures"))
+    if labels.coloured:
+        colours = tuple(labels.table)
+        found.append(Decision("data.colors", colours, "masks are pictures: the colour of each raw id"))
+        pairs = tuple(enumerate(labels.table.values()))
+    else:
+        pairs = tuple(labels.table.items())
+    ids = [(raw, train) for raw, train in pairs if not raw == train == IGNORE_LABEL]
+    ignored = reasons.get("ignored", "")
+    if any(raw != train for raw, train in ids):
+        what = "place in data.colors, class" if labels.coloured else "raw value of the masks, class"
+        reason = "; ".join(filter(None, [reasons.get("ids", ""), f"{what} (255 is ignored)", ignored]))
+        found.append(Decision("data.ids", tuple(pairs), reason))
+    else:
+        reason = "; ".join(filter(None, ["the values of the masks are the classes already", ignored]))
+        found.append(Decision("data.ids", (), reason))
+    if labels.nearest:
+        found.append(Decision("data.mask_values", "nearest", reasons.get("mask_values", "")))
+    return found
+
+
+def crop_of(sizes: Counter) -> tuple[int, int]:
+    """Height and width of the training crops: those of most images, at most `_CROP`.
+
+    >>> crop_of(Counter({(360, 480): 9, (1000, 2000): 1}))
+    (360, 480)
+    """
+    images = list(sizes.elements())
+    return tuple(min(_CROP, max(8, int(statistics.median_low(size[axis] for size in images)))) for axis in (0, 1))
+
+
+def _of_sizes(summary: Summary, splits: Splits) -> list[Decision]:
+    crop = crop_of(summary.sizes)
+    sizes = f"{len(summary.sizes)} sizes" if len(summary.sizes) > 1 else "all images have one size"
+    (h, w), _ = summary.sizes.most_common(1)[0]
+    reason = f"{sizes}, most of {w}x{h}; crops of training are at most {_CROP}x{_CROP}"
+    found = [Decision("data.crop", crop, reason)]
+    if len(summary.sizes) > 8:
+        reason = f"{len(summary.sizes)} sizes, each of which would be compiled for"
+        found.append(Decision("eval.size_multiple", 64, reason))
+    return found
+
+
+def _of_training(summary: Summary, splits: Splits, labels: Labels) -> list[Decision]:
+    crop, pairs = crop_of(summary.sizes), summary.pairs[splits.train]
+    fitting = [n for n in _BATCHES if n * math.prod(crop) <= _BATCH_PIXELS] or [_BATCHES[-1]]
+    batch = next((n for n in fitting if n <= pairs), fitting[-1])
+    steps = _rounded(min(max(_EPOCHS * pairs // batch, _STEPS[0]), _STEPS[1]))
+    found = [
+        Decision(
+            "train.batch_size", batch, f"{batch} crops of {math.prod(crop):,} pixels; halve it where memory is short"
+        ),
+        Decision("train.steps", steps, f"{steps * batch / max(pairs, 1):.0f} passes over {pairs} training pairs"),
+        Decision("train.eval_every", max(1, steps // 8), "eight evaluations"),
+        Decision("eval.batch_size", batch, "as many as in training"),
+    ]
+    if spread := _spread(summary, splits, labels):
+        if spread > _RARE:
+            reason = f"weights by frequency would differ by a factor of {spread:.0f}: their square roots are taken"
+            found.insert(0, Decision("loss.class_weight_power", 0.5, reason))
+        else:
+            reason = f"weights by frequency differ by a factor of {spread:.1f}"
+            found.insert(0, Decision("loss.class_weight_power", 1.0, reason))
+    return found
+
+
+def _spread(summary: Summary, splits: Splits, labels: Labels) -> float:
+    """The largest median-frequency weight over the smallest; 0 where the classes were not counted."""
+    values = (summary.colours if labels.coloured else summary.values).get(splits.train)
+    if not values or labels.nearest:
+        return 0.0
+    pixels, shared = np.zeros(len(labels.names)), np.zeros(len(labels.names))
+    for raw, train in labels.table.items():
+        if train != IGNORE_LABEL:
+            pixels[train] += values.pixels[raw]
+            shared[train] += values.shared[raw]
+    if not pixels.all():
+        return 0.0
+    frequency = pixels / shared
+    return float(frequency.max() / frequency.min())
+
+
+def _rounded(steps: int) -> int:
+    return math.ceil(steps / 100) * 100

@@ -1,0 +1,75 @@
+"""Which splits of a data set are trained on and evaluated, where it has none too."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attnseg_jax.data.layouts import held_out
+
+TRAIN = ("train", "training", "trainaug", "trainval")
+VALIDATION = ("val", "validation", "valid", "dev", "eval")
+SHARE = 0.2
+# A number at the end, behind a word that it counts.
+SEQUENCE = r"^(.*[^0-9])[0-9]+$"
+_LEAST_GROUPS, _LEAST_OF_GROUP = 5, 3
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The names of the splits, `config.data.split`, why, and what is not sure."""
+
+    train: str
+    validation: str
+    split: tuple = ()
+    reason: str = ""
+    doubt: str = ""
+
+
+def propose_splits(names: Sequence[str], names_of_train: Sequence[str]) -> Splits:
+    """The splits to train and to evaluate on.
+
+    Args:
+      names: of the splits that the files tell; () where they tell none.
+      names_of_train: of the pairs that there are to train on, whose groups a split keeps together.
+
+    >>> propose_splits(["test", "train", "valid"], ["a"]).validation
+    'valid'
+    """
+    train = next((name for name in TRAIN if name in names), "")
+    if not train:
+        train = next((name for name in names if name.startswith("train")), names[0] if names else "train")
+    validation = next((name for name in VALIDATION if name in names and name != train), "")
+    if validation:
+        return Splits(train, validation, reason=f"splits that are there: {', '.join(names)}")
+    share, pattern, doubt = SHARE, _groups(names_of_train), ""
+    split = ("hash", share, pattern) if pattern else ("hash", share)
+    held = len(held_out(names_of_train, split)) if names_of_train else 0
+    kept = " The split 'test' is left for the end." if "test" in names else ""
+    how = "whole sequences" if pattern else "pictures"
+    reason = f"no validation split: {held} of {len(names_of_train)} pairs, {how} by a hash of their names.{kept}"
+    if not pattern and (count := _sequences(names_of_train)):
+        doubt = (
+            f"names look like {count} sequences of numbered pictures: where neighbours are alike, validation by single "
+            "pictures is too kind; hold out a whole sequence by a third value of data.split"
+        )
+    return Splits(train, "val" if train != "val" else "validation", split, reason, doubt)
+
+
+def _counted(names: Sequence[str]) -> Counter:
+    found = (re.search(SEQUENCE, name) for name in names)
+    return Counter(match[1] for match in found if match)
+
+
+def _groups(names: Sequence[str]) -> str:
+    """The pattern of sequences where there are several of some length and the hash divides them fairly; or ""."""
+    counts = _counted(names)
+    if len(counts) < _LEAST_GROUPS or counts.total() < len(names) or counts.total() < _LEAST_OF_GROUP * len(counts):
+        return ""
+    share = len(held_out(names, ("hash", SHARE, SEQUENCE))) / len(names)
+    return SEQUENCE if 0.5 * SHARE <= share <= 2 * SHARE else ""
+
+
+def _sequences(names: Sequence[str]) -> int:
+    counts = _counted(names)
+    return len(counts) if len(counts) > 1 and counts.total() >= _LEAST_OF_GROUP * len(counts) else 0

@@ -1,0 +1,245 @@
+"""How data sets lie in folders: one table, for training and for the doctor."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from attnseg_jax.data.layouts import lists
+from attnseg_jax.data.layouts.split import check_split, held_out
+from attnseg_jax.data.layouts.templates import (
+    SUFFIXES,
+    Form,
+    Pair,
+    Pairing,
+    check,
+    fixed_folder,
+    matches,
+    paired,
+    splits,
+)
+from attnseg_jax.data.layouts.tree import Tree, left_out
+from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.files import expanded
+
+__all__ = [
+    "LAYOUTS",
+    "SUFFIXES",
+    "Form",
+    "Layout",
+    "Pair",
+    "Pairing",
+    "Tree",
+    "chosen",
+    "fixed_folder",
+    "found",
+    "held_out",
+    "pairing_of",
+]
+
+MASK_MARKS = (
+    *("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation", "_L", "_labelIds"),
+    *("-mask", "-label", "-gt", ".mask", ".label"),
+)
+"""What names of masks end in where that of the image is before it."""
+
+EXTENSIONS = (
+    *(("jpg", "png"), ("jpeg", "png"), ("tif", "png"), ("tiff", "png"), ("bmp", "png")),
+    *(("jpg", "gif"), ("tif", "gif"), ("jpg", "bmp"), ("jpg", "tif"), ("png", "bmp"), ("png", "tif")),
+)
+"""Suffixes of an image and of its mask where both have one name."""
+
+
+def _flat() -> Iterator[Form]:
+    for folder in ("", "{split}/"):
+        yield from (Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}{mark}.*") for mark in MASK_MARKS)
+        for image, mask in EXTENSIONS:
+            yield Form(f"{folder}{{stem}}.{image}", f"{folder}{{stem}}.{mask}")
+
+
+_CITY = "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.*"
+_VOC = "ImageSets/Segmentation/{split}.txt"
+
+LAYOUTS: dict[str, tuple[Form, ...]] = {
+    "camvid": (Form("{split}/{stem}.*", "{split}annot/{stem}.*"),),
+    "images_masks": (
+        Form("images/{split}/{stem}.*", "masks/{split}/{stem}.*"),
+        Form("{split}/images/{stem}.*", "{split}/masks/{stem}.*"),
+        Form("images/{stem}.*", "masks/{stem}.*"),
+    ),
+    "cityscapes": (
+        Form(_CITY, "gtFine/{split}/{city}/{stem}_gtFine_labelIds.*"),
+        Form(_CITY, "gtCoarse/{split}/{city}/{stem}_gtCoarse_labelIds.*"),
+    ),
+    "voc": (
+        Form("JPEGImages/{stem}.*", "SegmentationClassAug/{stem}.*", _VOC),
+        Form("JPEGImages/{stem}.*", "SegmentationClass/{stem}.*", _VOC),
+    ),
+    "ade20k": (Form("images/{split}/{stem}.*", "annotations/{split}/{stem}.*"),),
+    "flat": tuple(_flat()),
+    "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
+}
+"""Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
+`config.data.images`, `.masks` and `.lists`."""
+
+# These folders alone tell what is meant, even where a file is missing in them.
+_SURE = (*LAYOUTS["camvid"], LAYOUTS["images_masks"][0])
+_OTHERS = ("templates", "lists")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A layout of the table, or of the config's own templates and lists, in the form that a data set has it."""
+
+    name: str
+    form: Form
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the files tell the split."""
+        return self.form.has_splits
+
+    def pairing(self, tree: Tree, split: str = "") -> Pairing:
+        """Images and masks of a split; of all where the files do not tell it."""
+        form = self.form.of_split(split)
+        if not form.images:
+            return lists.listed_pairs(tree, form.names, split)
+        if not form.names:
+            return paired(tree, form)
+        stems = [row.image for row in lists.read_list(tree, form.names)]
+        return paired(tree, form, stems)
+
+    def splits(self, tree: Tree) -> list[str]:
+        """The splits that the files tell, each with a pair; [] where they tell none."""
+        if not self.has_splits:
+            return lists.splits_of(tree, self.form.names) if not self.form.images else []
+        if not self.form.images:
+            return sorted({values["split"] for _, values in matches(tree, self.form.names)})
+        return [name for name in splits(tree, self.form) if self.fits(tree, name)]
+
+    def fits(self, tree: Tree, split: str = "") -> bool:
+        """Whether there are files of a split, see `pairing`."""
+        form = self.form.of_split(split)
+        if not form.images:
+            return lists.is_pairs(tree, form.names)
+        if form.names and not tree.has(form.names):
+            return False
+        folders = tree.is_folder(fixed_folder(form.images)) and tree.is_folder(fixed_folder(form.masks))
+        return folders and (self.form in _SURE or bool(self.pairing(tree, split).pairs))
+
+
+def _candidates(config: Any) -> list[Layout]:
+    """The layouts that a `config.data` leaves open.  Raises UserError for keys that do not go together."""
+    names = ("auto", *LAYOUTS, *_OTHERS)
+    if config.layout not in names:
+        raise UserError(f"config.data.layout={config.layout!r} is not a layout ({nearest(config.layout, names)})")
+    if bool(config.images) != bool(config.masks):
+        given, other = ("images", "masks") if config.images else ("masks", "images")
+        raise UserError(f"config.data.{given} is given without config.data.{other}: give both")
+    if config.images or config.layout == "templates":
+        if config.layout not in ("auto", "templates"):
+            raise UserError(
+                f"config.data.images is of layout='templates', not {config.layout!r}: leave one of them out"
+            )
+        if not config.images:
+            raise UserError(
+                "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
+                "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
+            )
+        form = Form(config.images, config.masks, config.lists)
+        check(form)
+        return [Layout("templates", form)]
+    if config.lists and config.layout in ("auto", "lists"):
+        return [Layout("lists", Form("", "", config.lists))]
+    if config.layout == "lists":
+        return [Layout("lists", Form("", "", place)) for place in lists.PLACES]
+    wanted = LAYOUTS if config.layout == "auto" else (config.layout,)
+    return [Layout(name, form) for name in wanted for form in LAYOUTS[name]]
+
+
+def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
+    """The layout in which the folder of a `config.data` holds a split.
+
+    Raises:
+      UserError: there is no such folder, or nothing of the split in it.
+    """
+    if not config.dir:
+        raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
+    check_split(config.split)
+    layouts = _candidates(config)
+    tree = Tree(expanded(config.dir), config.leave_out)
+    stored = _stored_split(config, split)
+    unsplit = None
+    for layout in layouts:
+        if layout.has_splits or not layout.form.images:
+            if layout.fits(tree, stored):
+                return layout, tree
+        elif unsplit is None and layout.fits(tree):
+            unsplit = layout
+    if unsplit and config.split and split in (config.train_split, config.eval_split):
+        return unsplit, tree
+    if unsplit:
+        raise UserError(
+            f"config.data.dir={config.dir}: its images are not divided into splits, and there is no {split!r}; "
+            "--config.data.split=\"('hash',0.2)\" holds a fifth out as the validation split"
+        )
+    what = "there is no such folder" if not tree.root.is_dir() else f"no split {stored!r} in it"
+    expected = " or ".join(_expected(tree, layout.form.of_split(stored)) for layout in _shown(layouts))
+    more = "" if config.layout != "auto" or config.images else f"; attnseg-doctor {config.dir} tells what is there"
+    raise UserError(f"config.data.dir={config.dir}: {what}; expected {expected}{more}")
+
+
+def _shown(layouts: Sequence[Layout]) -> list[Layout]:
+    return [layout for layout in layouts if layout.form in _SURE] or list(layouts[:3])
+
+
+def _expected(tree: Tree, form: Form) -> str:
+    """Where a form has its files, in words."""
+    if not form.images:
+        return f"a list {tree.root / form.names}"
+    where = [tree.root / fixed_folder(part) for part in (form.images, form.masks)]
+    if where[0] == where[1] or "/" not in form.images:
+        where = [tree.root / part for part in (form.images, form.masks)]
+    return f"{where[0]} with {where[1]}"
+
+
+def _stored_split(config: Any, split: str) -> str:
+    """The split of the files that a split of the run is taken from."""
+    return config.train_split if config.split and split == config.eval_split else split
+
+
+def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
+    """The files of a split by a `config.data`: without those that it leaves out, on its side of `config.data.split`."""
+    found = layout.pairing(tree, _stored_split(config, split))
+    # A list may name what is left out, by its path or by its stem.
+    stems = {os.path.splitext(os.path.basename(path))[0] for path in config.leave_out}
+    missing = [name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
+    # Masks of images that are left out have none.
+    found = replace(found, missing=missing, without_image=[] if config.leave_out else found.without_image)
+    if not config.split or split not in (config.train_split, config.eval_split):
+        return found
+    held = held_out([pair.name for pair in found.pairs], config.split)
+    pairs = [pair for pair in found.pairs if (pair.name in held) == (split == config.eval_split)]
+    if found.pairs and not pairs:
+        raise UserError(
+            f"config.data.split={config.split}: nothing of the {len(found.pairs)} pairs is left for {split!r}: more "
+            "pairs are needed, or groups that are smaller"
+        )
+    return replace(found, pairs=pairs)
+
+
+def found(tree: Tree) -> tuple[Layout | None, int]:
+    """The layout of the table that most of the pictures below a folder fit, and how many pairs it has."""
+    layouts = [Layout(name, form) for name, forms in LAYOUTS.items() for form in forms]
+    layouts += [Layout("lists", Form("", "", place)) for place in lists.PLACES]
+    best, most = None, 0
+    for layout in layouts:
+        # A later layout has to explain more of the files.
+        if (count := _count(tree, layout)) > most:
+            best, most = layout, count
+    return best, most
+
+
+def _count(tree: Tree, layout: Layout) -> int:
+    splits_ = layout.splits(tree) if layout.has_splits else [""]
+    return sum(len(layout.pairing(tree, split).pairs) for split in splits_ if layout.fits(tree, split))
