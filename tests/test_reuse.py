@@ -37,10 +37,11 @@ def test_each_step_brings_in_no_more_than_it_needs(tmp_path):
 
 def test_lazy_names_are_those_of_their_modules():
     from attnseg_jax import models
-    from attnseg_jax.inference import pretrained
+    from attnseg_jax.inference import predictor, pretrained
 
+    homes = {"load_pretrained": pretrained, "Predictor": predictor}
     for name in attnseg_jax.__all__:
-        assert getattr(attnseg_jax, name) is getattr(pretrained if name == "load_pretrained" else models, name)
+        assert getattr(attnseg_jax, name) is getattr(homes.get(name, models), name)
     with pytest.raises(AttributeError, match="has no attribute 'build_modle'"):
         attnseg_jax.build_modle  # noqa: B018
 

@@ -15,8 +15,7 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "config",
         [],
-        "--config.eval.KEY=VALUE takes the place of the run's: mode=slide, window=512,512, scales=0.75,1,1.25, "
-        "flip=true, batch_size and the others of configs/default.py",
+        "--config.eval.KEY=VALUE takes the place of the run's: mode=slide, scales=0.5,1, flip=true, batch_size=2 ...",
     )
 
 

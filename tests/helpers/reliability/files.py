@@ -68,7 +68,7 @@ def _contents(folder: Path, latest: bool = False) -> tuple[dict[int, dict], dict
     from attnseg_jax.train.checkpoint import Checkpoints
 
     with Checkpoints(folder, read_only=True) as checkpoints:
-        wanted = [None] if latest else checkpoints.steps()
+        wanted = ["latest"] if latest else checkpoints.steps()
         found = dict(checkpoints.restore_arrays(step)[:2] for step in wanted)
         return found, {step: checkpoints.metrics(step) for step in checkpoints.steps()}
 
