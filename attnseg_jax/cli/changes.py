@@ -51,7 +51,10 @@ def change(text: str) -> tuple[str, Any]:
             raise ValueError
         if isinstance(found, tuple):
             # Scales are no whole numbers, windows are.
-            found = tuple(map(float if default and isinstance(default[0], float) else int, found))
+            kinds = (int, float) if default and isinstance(default[0], float) else (int,)
+            if not all(type(number) in kinds for number in found):
+                raise ValueError
+            found = tuple(map(kinds[-1], found))
     except (ValueError, SyntaxError, TypeError):
         raise UserError(f"--config.{text}: {value!r} is not {kind}") from None
     return key, found

@@ -23,6 +23,7 @@ import csv
 import functools
 import io
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,10 @@ from attnseg_jax.train.logging import ImageBar
 
 # What the outputs of a folder were made with.
 _RECORD = "predict.json"
+# Keys of `config.eval` that change no mask.
+_FREE = ("eval.batch_size", "eval.windows", "eval.samples", "eval.worst")
+# Larger than any picture, to look at the form of points alone.
+_ANY_SIZE = (1 << 31, 1 << 31)
 
 
 def _flags() -> None:
@@ -68,17 +73,38 @@ def _predict() -> None:
     folder = expanded(given.output)
     inputs = given.input if len(given.input) > 1 else given.input[0]
     # What an earlier command wrote may lie below a folder of pictures.
-    found = [p for p in pictures.find(inputs) if folder.resolve() not in p.path.resolve().parents]
+    written = {(folder / name).resolve() for name in (*KINDS, "attention")}
+    found = [p for p in pictures.find(inputs) if not written.intersection(p.path.resolve().parents)]
+    if not found:
+        raise UserError(f"--input={inputs} holds only what was written to --output={folder}: name other pictures")
+    if given.attention:
+        _points(given.attention, _ANY_SIZE)
     changed = changes.given()
     predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size, changes=changed)
     kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]
     check_folder("--output", folder)
+    try:
+        _predict_all(found, predictor, folder, kinds, changed)
+    except OSError as error:
+        raise UserError(f"--output={folder} cannot be written ({error.strerror}): the same command goes on") from error
+
+
+def _predict_all(
+    found: Sequence[pictures.Picture],
+    predictor: Predictor,
+    folder: Path,
+    kinds: Sequence[str],
+    changed: Mapping[str, Any],
+) -> None:
+    given = flags.FLAGS
     _check_record(folder, predictor, changed)
     areas = Areas(folder / "areas.csv", predictor.info.class_names)
-    todo = [p for p in found if not (p.name in areas and _is_written(p, folder, kinds, given.attention))]
+    for picture in found:
+        areas.check_free(picture)
+    todo = [p for p in found if not (p in areas and _is_written(p, folder, kinds, given.attention))]
     if len(todo) < len(found):
         logging.info("%d of %d pictures are done already", len(found) - len(todo), len(found))
-    write_atomically(folder / "classes.csv", _classes(predictor).encode())
+    write_atomically(folder / "classes.csv", _classes(predictor))
 
     failed: list[str] = []
 
@@ -92,19 +118,25 @@ def _predict() -> None:
     extras = [kind for kind in kinds if kind in EXTRAS]
     with ImageBar("predict", len(todo)) as bar:
         for result in predictor.stream(todo, extras=extras, on_error=on_error):
-            _write(result, predictor, folder, kinds, given.attention)
-            areas.add(result)
+            try:
+                _write(result, predictor, folder, kinds, given.attention)
+            except UserError as error:
+                # The point of --attention lies outside this picture.
+                on_error(result.picture, error)
+            else:
+                areas.add(result)
             bar({"valid": [True]}, None)
     done, seconds = len(todo) - len(failed), time.monotonic() - start
     pace = f" in {seconds:.1f} s, {done / seconds:.2f} a second" if done else ""
     print(f"{folder}: {done} pictures predicted{pace}")
     if failed:
-        raise UserErrors(f"{len(failed)} of {len(found)} pictures cannot be read:", failed)
+        raise UserErrors(f"{len(failed)} of {len(found)} pictures cannot be predicted:", failed)
 
 
 def _is_written(picture: pictures.Picture, folder: Path, kinds: Sequence[str], attention: str | None) -> bool:
-    paths = list(outputs(picture, folder, kinds).values())
-    return all(path.exists() for path in paths + [_sheets(folder, picture) / "sheet.png"] * bool(attention))
+    """Whether all its outputs are there and newer than the picture."""
+    paths = [*outputs(picture, folder, kinds).values(), *[_sheets(folder, picture) / "sheet.png"] * bool(attention)]
+    return all(path.exists() and path.stat().st_mtime >= picture.path.stat().st_mtime for path in paths)
 
 
 def _sheets(folder: Path, picture: pictures.Picture) -> Path:
@@ -112,21 +144,26 @@ def _sheets(folder: Path, picture: pictures.Picture) -> Path:
 
 
 def _write(result: Prediction, predictor: Predictor, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
-    try:
-        result.save(folder, kinds)
-        if attention:
-            points = points_of(None if attention == "centre" else attention, result.mask.shape, "--attention")
-            records, padded, _ = predictor.attention(result.image)
-            scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, padded)
-            attention_sheet(scene, records, _sheets(folder, result.picture))
-    except OSError as error:
-        raise UserError(f"--output={folder} cannot be written ({error.strerror}): the same command goes on") from error
+    points = _points(attention, result.mask.shape) if attention else []
+    result.save(folder, kinds)
+    if points:
+        records, padded, scaled = predictor.attention(result.image)
+        # In pixels of the picture, which may have been resized on its way to the model.
+        covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape, scaled))
+        scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, covered)
+        attention_sheet(scene, records, _sheets(folder, result.picture))
+
+
+def _points(attention: str, size: tuple[int, int]) -> list[tuple[int, int]]:
+    return points_of(None if attention == "centre" else attention, size, "--attention")
 
 
 def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]) -> None:
     """Refuses a folder with outputs of another model; says in the folder what its outputs are of."""
     # JSON knows no tuples.
-    options = {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+    options = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in changed.items() if key not in _FREE
+    }
     record = {"model": predictor.info.source, "sha256": predictor.info.sha256, "config": options}
     path = folder / _RECORD
     try:
@@ -140,9 +177,11 @@ def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]
     write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())
 
 
-def _classes(predictor: Predictor) -> str:
+def _classes(predictor: Predictor) -> bytes:
     rows = zip(predictor.info.class_names, np.asarray(predictor.info.palette).tolist(), strict=True)
-    return _lines([["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))])
+    return _encoded(
+        [["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))]
+    )
 
 
 class Areas:
@@ -154,43 +193,62 @@ class Areas:
     """
 
     def __init__(self, path: Path, names: Sequence[str]):
-        header = ["picture", "height", "width", *(f"{name} {what}" for name in names for what in ("pixels", "share"))]
+        header = [
+            "picture",
+            "output",
+            "height",
+            "width",
+            *(f"{name} {what}" for name in names for what in ("pixels", "share")),
+        ]
         rows = _rows(path)
         if rows and rows[0] != header:
             raise UserError(f"{path} has the columns of other classes: give another --output, or remove it")
-        self._path = path
-        self._rows = {row[0]: row for row in rows[1:] if len(row) == len(header)}
-        write_atomically(path, _lines([header, *self._rows.values()]).encode())
+        self._path, self._header = path, header
+        self._rows = {row[1]: row for row in rows[1:] if len(row) == len(header)}
+        self._write_all()
 
-    def __contains__(self, picture: str) -> bool:
-        return picture in self._rows
+    def __contains__(self, picture: pictures.Picture) -> bool:
+        return str(picture.target) in self._rows
+
+    def check_free(self, picture: pictures.Picture) -> None:
+        """Raises UserError where another picture has the outputs that this one would have."""
+        row = self._rows.get(str(picture.target))
+        if row and Path(row[0]).resolve() != picture.path.resolve():
+            raise UserError(
+                f"{picture.name}: its outputs would replace those of {row[0]} in {self._path.parent}: give another "
+                "--output"
+            )
 
     def add(self, result: Prediction) -> None:
-        """Appends the line of a picture, unless it is there."""
-        name, (h, w) = result.picture.name, result.mask.shape
-        if name in self._rows:
-            return
+        """Appends the line of a picture; one that is there is replaced."""
+        name, target, (h, w) = result.picture.name, str(result.picture.target), result.mask.shape
+        known = target in self._rows
         numbers = (value for count in result.areas().values() for value in (count, f"{count / (h * w):.6f}"))
-        self._rows[name] = [name, h, w, *numbers]
-        with self._path.open("a", newline="") as file:
-            file.write(_lines([self._rows[name]]))
+        self._rows[target] = [name, target, h, w, *numbers]
+        if known:
+            self._write_all()
+        else:
+            with self._path.open("ab") as file:
+                file.write(_encoded([self._rows[target]]))
+
+    def _write_all(self) -> None:
+        write_atomically(self._path, _encoded([self._header, *self._rows.values()]))
 
 
 def _rows(path: Path) -> list[list[str]]:
     """The whole lines of a file; a last one that was cut short has no end."""
     try:
-        text = path.read_text()
+        text = path.read_bytes().decode(errors="surrogateescape")
     except FileNotFoundError:
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it, or give another --output") from None
     return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
 
 
-def _lines(rows: Sequence[Sequence]) -> str:
+def _encoded(rows: Sequence[Sequence]) -> bytes:
+    """The rows as lines; names of files that are no UTF-8 stay as they are."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 main = functools.partial(entry.run, _predict, _flags, usage=__doc__, check=changes.spelled_out)

@@ -106,7 +106,7 @@ def _files(given: str | Path) -> list[Picture]:
     else:
         raise UserError(f"{given}: there is no such file or folder")
     # Hidden files are no pictures, such as those that macOS writes beside each.
-    found = sorted(p for p in paths if p.is_file() and not p.name.startswith("."))
+    found = sorted({p for p in paths if p.is_file() and not any(q.startswith(".") for q in p.relative_to(base).parts)})
     if not found:
         raise UserError(f"{given} {what}")
     return _distinct([Picture(str(p), p, p.relative_to(base).with_suffix("")) for p in found])
@@ -128,6 +128,9 @@ def _distinct(pictures: list[Picture]) -> list[Picture]:
     Raises:
       UserError: two have the same name, ending included.
     """
+    # Several inputs may name one file.
+    files = {picture.path.resolve(): picture for picture in reversed(pictures) if picture.path is not None}
+    pictures = [p for p in pictures if p.path is None or files[p.path.resolve()] is p]
     counts: dict[Path, int] = {}
     for picture in pictures:
         counts[picture.target] = counts.get(picture.target, 0) + 1

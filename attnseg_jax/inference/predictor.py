@@ -209,17 +209,19 @@ class Predictor:
         self, inputs: Sequence[np.ndarray], rows: int, form: _Form, extras: tuple[str, ...]
     ) -> tuple[Callable, int]:
         """A compiled program, and for how many rows at once it is: as many as the memory holds, at most `rows`."""
+        wanted = (form, rows, extras)
         while True:
             key = (form, rows, extras)
             if key in self._programs:
-                return self._programs[key], rows
+                return self._programs[key]
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
             outputs = functools.partial(_outputs, self._forward, form, extras)
             program = jax.jit(outputs).lower(self.variables, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
-                self._programs[key] = program
+                # For the next batch as large as this one, too.
+                self._programs[key] = self._programs[wanted] = program, rows
                 return program, rows
             if rows == 1:
                 raise UserError(

@@ -57,8 +57,9 @@ def slide(
     """The logits of every window, averaged where windows overlap; float32.
 
     The windows begin every `stride` pixels, the last ones moved back inside; an image smaller than a window is one.
-    `rows` of them are given to `apply` at once, in one program whatever their number. As in MMSegmentation's
-    `slide_inference` (uniform) and MONAI's `sliding_window_inference` (Gaussian; that pads smaller images).
+    `rows` of them are given to `apply` at once, in a program that does not grow with their number. As in
+    MMSegmentation's `slide_inference` (uniform) and MONAI's `sliding_window_inference` (Gaussian; that pads smaller
+    images).
 
     Args:
       apply: images -> logits.

@@ -1,6 +1,9 @@
 """Predictions of pictures without their data set: as they are scored, for any size, file and array."""
 
 import csv
+import json
+import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,6 +19,7 @@ from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference import pictures, predictor
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.plots import attention_sheet
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.setup import make_run
@@ -167,12 +171,12 @@ def test_what_is_no_picture(given, words, tmp_path, monkeypatch):
 def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monkeypatch):
     whole = Predictor(workdir, batch_size=4)
     masks = [result.mask for result in whole([images[0]] * 4)]
-    (program,) = whole._programs.values()
+    ((program, _),) = whole._programs.values()
     monkeypatch.setattr(predictor, "free_bytes", lambda _: predictor._bytes(program) - 1)
     divided = Predictor(workdir, batch_size=4)
     for result, mask in zip(divided([images[0]] * 4), masks, strict=True):
         np.testing.assert_array_equal(result.mask, mask)
-    assert {rows for _, rows, _ in divided._programs} <= {1, 2}
+    assert {rows for _, rows in divided._programs.values()} <= {1, 2}
     monkeypatch.setattr(predictor, "free_bytes", lambda _: 0)
     with pytest.raises(UserError, match=r"picture of 24 x 32 pixels takes about .* GiB on a device that has 0 GiB"):
         Predictor(workdir)(images[0])
@@ -204,7 +208,7 @@ def test_the_command(run, model, images, tmp_path):
     (folder / "broken.png").write_bytes(b"no picture")
     code, printed, error = run(folder, output=out, probabilities=True, entropy=True, attention="centre")
     assert code == 2 and "3 pictures predicted" in printed
-    assert "error: 1 of 4 pictures cannot be read:" in error and "broken.png: cannot be decoded" in error
+    assert "error: 1 of 4 pictures cannot be predicted:" in error and "broken.png: cannot be decoded" in error
     for i, image in enumerate(images[:3]):
         mask = Image.open(out / "mask" / f"street{i}" / "a.png")
         np.testing.assert_array_equal(np.asarray(mask), model(image).mask)
@@ -264,7 +268,41 @@ def test_mistakes_are_one_line(run, given, words, images, tmp_path):
     assert code == 2 and words in error.splitlines()[-1] and "Traceback" not in error
 
 
+def test_pictures_of_one_name_do_not_replace_one_another(run, images, tmp_path):
+    for name, image in zip("ab", images):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / name / "x.png")
+    assert "1 pictures predicted" in run(tmp_path / "a" / "x.png", output=tmp_path)[1]
+    code, _, error = run(tmp_path / "b" / "x.png", output=tmp_path)
+    assert code == 2 and "b/x.png: its outputs would replace those of" in error
+    # Another picture under the same path is predicted again, and has one line.
+    Image.fromarray(images[1]).save(tmp_path / "a" / "x.png")
+    os.utime(tmp_path / "a" / "x.png", (2e9, 2e9))
+    assert "1 pictures predicted" in run(tmp_path / "a" / "x.png", output=tmp_path)[1]
+    with (tmp_path / "areas.csv").open() as file:
+        assert [(row["height"], row["width"]) for row in csv.DictReader(file)] == [("26", "19")]
+    # Several inputs may name one file, and outputs are no inputs.
+    assert "1 pictures predicted" in run(tmp_path / "b", tmp_path / "b" / "x.png", output=tmp_path / "out")[1]
+    assert "holds only what was written" in run(tmp_path / "mask", output=tmp_path)[2]
+
+
+def test_sheets_of_resized_pictures_cover_the_picture(workdir, images, tmp_path, monkeypatch, run):
+    """24 x 32 pixels are padded for a model that gets half of them: the maps cover what they did in the picture."""
+    config = json.loads((workdir / "config.json").read_text())
+    half = tmp_path / "half"
+    shutil.copytree(workdir, half)
+    config["data"]["resolution"] = 0.5
+    (half / "config.json").write_text(json.dumps(config))
+    Image.fromarray(images[2]).save(tmp_path / "a.png")
+    scenes = []
+    monkeypatch.setattr(attention_sheet, "attention_sheet", lambda scene, records, folder: scenes.append(scene))
+    code, _, error = run(tmp_path / "a.png", model=half, output=tmp_path / "out", attention="20,29")
+    # 21 x 30 pixels become 10 x 15 (of 10.5), padded to 12 x 16.
+    assert code == 0, error
+    assert scenes[0].padded_size == (26, 32) and scenes[0].points == [(20, 29)]
+
+
 def test_areas_of_other_classes_are_refused(tmp_path):
-    (tmp_path / "areas.csv").write_text("picture,height,width,sky pixels,sky share\n")
+    (tmp_path / "areas.csv").write_text("picture,output,height,width,sky pixels,sky share\n")
     with pytest.raises(UserError, match="has the columns of other classes"):
         command.Areas(tmp_path / "areas.csv", ["road"])
