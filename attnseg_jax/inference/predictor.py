@@ -133,7 +133,7 @@ class Predictor:
         """
         (padded, *_), form = self._prepared(Picture("the picture", pixels=image))
         _, _, records = with_records(self.model, self.variables, padded, self.config)
-        return records, form.padded, scale_image(image, self.config.data.resolution).shape[:2]
+        return records, form.padded, image.shape[:2] if form.inside == form.full else form.inside
 
     def _predict(self, window: list[tuple[Picture, np.ndarray]], extras: tuple[str, ...]) -> Iterator[Prediction]:
         """Predictions of decoded pictures, those of one form in batches."""
@@ -236,7 +236,7 @@ def _outputs(
 ) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch."""
     logits = forward(variables, *inputs)
-    if form.full != form.padded:
+    if form.full != form.inside:
         logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
     classes = logits.shape[-1]
     found = {

@@ -105,12 +105,21 @@ def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     half.__dict__.update(model.__dict__, config=model.config.copy_and_resolve_references(), _programs={})
     half.config.data.resolution = 0.5
     result = half(images[0])
+    (result_form,) = {form for form, *_ in half._programs}
     small = np.asarray(Image.fromarray(images[0]).resize((16, 12), Image.Resampling.BILINEAR))
     sample = {"image": small, "label": np.zeros((12, 16), np.uint8), "id": ""}
     logits = model.model.apply(model.variables, evaluation_sample(sample, half.config.data, 4)["image"][None])
     full = jax.image.resize(logits.logits, (1, 24, 32, 5), "bilinear", precision="highest")
     assert result.mask.shape == (24, 32) and (result.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99
     assert result.attention().shape[1:] == (3, 4)
+    # Half a picture, padded to the size that the whole one has.
+    half.config.eval.size_multiple, half._multiple = 32, 32
+    padded = half(np.resize(images[0], (32, 32, 3)))
+    (form,) = {form for form, *_ in half._programs} - {result_form}
+    assert form.padded == form.full == (32, 32)
+    logits = model.model.apply(model.variables, half._prepared(padded.picture)[0][0][None]).logits[:, :16, :16]
+    full = jax.image.resize(logits, (1, 32, 32, 5), "bilinear", precision="highest")
+    assert (padded.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99
 
 
 def test_checkpoints_by_name(workdir, images):
