@@ -6,6 +6,7 @@
 Nothing in the folder is changed.
 """
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -130,10 +131,7 @@ def _report(
     return page, plain
 
 
-def main() -> None:
-    """The command."""
-    entry.run(_diagnose, _flags, usage=__doc__, check=_with_data)
-
+main = functools.partial(entry.run, _diagnose, _flags, usage=__doc__, check=_with_data)
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from attnseg_jax.files import write_atomically
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, segmentation
-from attnseg_jax.plots.drawing import write_png
+from attnseg_jax.plots.drawing import png_bytes, write_png
 
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
 """Attention records by name; height and width of what their maps cover, and of the picture within that."""
@@ -119,7 +119,7 @@ class Prediction:
             if kind == "mask":
                 self._write_mask(path)
             elif kind == "overlay":
-                write_png(path, segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette))
+                write_png(path, self._with_legend())
             elif kind == "probabilities":
                 buffer = io.BytesIO()
                 np.savez(buffer, probabilities=self.probabilities)
@@ -141,9 +141,10 @@ class Prediction:
 
     def _repr_png_(self) -> bytes:
         """The overlay with its legend, which notebooks show."""
-        buffer = io.BytesIO()
-        segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette).save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_bytes(self._with_legend())
+
+    def _with_legend(self) -> Image.Image:
+        return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)
 
 
 def outputs(picture: Picture, folder: str | Path, kinds: Collection[str]) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 import logging.handlers
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from pair import ROOT
 from PIL import Image
 
 from reliability.runs import Runs, report
+
+# The lines of the package's warnings so far.
+Warned = Callable[[], list[str]]
 
 
 def damage(file: Path, how: int, rng: np.random.Generator) -> None:
@@ -33,7 +36,6 @@ def damage(file: Path, how: int, rng: np.random.Generator) -> None:
 
 def damaged_files(runs: Runs, tries: range) -> Iterator[str]:
     """A file of one of the two checkpoints of a run."""
-    from attnseg_jax.errors import UserError
 
     whole = runs.whole / "checkpoints"
     states, metrics = _contents(whole)
@@ -43,23 +45,15 @@ def damaged_files(runs: Runs, tries: range) -> Iterator[str]:
         rng = np.random.default_rng((1, attempt))
         file, how = files[rng.integers(len(files))], int(rng.integers(5))
         damage(copy / file, how, rng)
-        end = "recovered"
-        try:
-            with _warnings() as warned:
-                found, scores = _contents(copy, latest=True)
+
+        def is_right(warned: Warned, copy: Path = copy) -> bool:
+            found, scores = _contents(copy, latest=True)
             right = all(_equal(arrays, states[step]) for step, arrays in found.items())
             same = found.keys() == {max(states)} and scores == metrics
             # An older checkpoint, or an unknown score, is said.
-            if not right or not (same or any(str(copy) in line for line in warned())):
-                end = "silent"
-        except UserError as error:
-            if str(copy) not in str(error) or "architecture" in str(error):
-                end = "unclear"
-        except Exception as error:
-            end = f"unclear: {error!r}"
-        if end != "recovered":
-            report((file, how), end)
-        yield end[:9].rstrip(":")
+            return right and (same or any(str(copy) in line for line in warned()))
+
+        yield _judged((file, how), is_right, lambda text, copy=copy: str(copy) in text and "architecture" not in text)
         shutil.rmtree(copy)
 
 
@@ -71,6 +65,22 @@ def _contents(folder: Path, latest: bool = False) -> tuple[dict[int, dict], dict
         wanted = ["latest"] if latest else checkpoints.steps()
         found = dict(checkpoints.restore_arrays(step)[:2] for step in wanted)
         return found, {step: checkpoints.metrics(step) for step in checkpoints.steps()}
+
+
+def _judged(what: tuple[Path, int], is_right: Callable[[Warned], bool], is_clear: Callable[[str], bool]) -> str:
+    """How reading damaged files ended: rightly, or with an error that is clear."""
+    from attnseg_jax.errors import UserError
+
+    try:
+        with _warnings() as warned:
+            end = "recovered" if is_right(warned) else "silent"
+    except UserError as error:
+        end = "recovered" if is_clear(str(error)) else "unclear"
+    except Exception as error:
+        end = f"unclear: {error!r}"
+    if end != "recovered":
+        report(what, end)
+    return end[:9].rstrip(":")
 
 
 def _equal(one: dict, other: dict) -> bool:
@@ -92,7 +102,6 @@ def corrupt_inputs(runs: Runs, tries: range) -> Iterator[str]:
     """An image or a mask; all are read, as before a training."""
     from attnseg_jax.configs import default
     from attnseg_jax.data.sources import load_source, survey
-    from attnseg_jax.errors import UserError
 
     data = Path(runs.flags["data.dir"])
     files = sorted(path.relative_to(data) for path in data.rglob("train/*.png"))
@@ -103,22 +112,14 @@ def corrupt_inputs(runs: Runs, tries: range) -> Iterator[str]:
         rng = np.random.default_rng((2, attempt))
         file, how = files[rng.integers(len(files))], int(rng.integers(5))
         damage(copy / file, how, rng)
-        end = "recovered"
-        try:
-            with _warnings() as warned:
-                source = load_source(config.data, "train")
-                survey(source)
+
+        def is_right(warned: Warned, file: Path = file) -> bool:
+            source = load_source(config.data, "train")
+            survey(source)
             # Bits that no decoder looks at may change.
-            if not _same_images(source, data) and not any(file.stem in line for line in warned()):
-                end = "silent"
-        except UserError as error:
-            if file.stem not in str(error):
-                end = "unclear"
-        except Exception as error:
-            end = f"unclear: {error!r}"
-        if end != "recovered":
-            report((file, how), end)
-        yield end[:9].rstrip(":")
+            return _same_images(source, data) or any(file.stem in line for line in warned())
+
+        yield _judged((file, how), is_right, lambda text, file=file: file.stem in text)
         shutil.rmtree(copy)
 
 
