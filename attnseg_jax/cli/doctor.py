@@ -3,7 +3,7 @@
     python -m attnseg_jax.cli.doctor path/to/data
     python -m attnseg_jax.cli.doctor --data=path/to/data --output=mine.py --report=report
 
-Nothing in the folder is changed.
+Images and masks are only read.
 """
 
 import functools

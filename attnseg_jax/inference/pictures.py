@@ -14,11 +14,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from attnseg_jax.data.decode import decode_image, rgb_pixels
+from attnseg_jax.data.layouts import SUFFIXES
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""Endings of the files of a folder that are taken for pictures."""
 
 _THREADS, _AHEAD = 4, 8
 
