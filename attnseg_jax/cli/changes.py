@@ -29,13 +29,22 @@ def given() -> dict[str, Any]:
     return dict(map(change, flags.FLAGS.config))
 
 
+def given_with_file() -> tuple[dict[str, Any], str | None]:
+    """The same of a command that takes `--config=FILE`, too, and the last such file."""
+    texts = flags.FLAGS.config
+    files = [text for text in texts if "=" not in text]
+    return dict(change(text) for text in texts if "=" in text), files[-1] if files else None
+
+
 def change(text: str) -> tuple[str, Any]:
     """The key and value of `eval.KEY=VALUE`, of the type that the key has.
 
     >>> change("eval.batch_size=3"), change("eval.scales=0.5,1"), change("eval.mode=slide")
     (('eval.batch_size', 3), ('eval.scales', (0.5, 1.0)), ('eval.mode', 'slide'))
     """
-    key, _, value = text.partition("=")
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--config={text}: a run has its own config, of which --config.eval.KEY=VALUE changes a key")
     if not key.startswith("eval."):
         raise UserError(f"--config.{key}: only --config.eval.* can be changed; the rest is the run's")
     config = config_files.read_file(str(config_files.DEFAULT))

@@ -1,48 +1,112 @@
-"""Scores a run of train.py on a split.
+"""Scores a run of train.py, or masks on disk, on a split; compares several.
 
     python eval.py --workdir=runs/camvid
     python eval.py --workdir=runs/camvid --split=test --checkpoint=best --config.eval.batch_size=2
     python eval.py --workdir=runs/camvid --config.eval.scales=0.75,1,1.25 --config.eval.flip=true
+    python eval.py --predictions=masks --workdir=runs/camvid
+    python eval.py --predictions=masks --config=camvid.py --data_dir=path/to/camvid
+    python eval.py --compare runs/fcn runs/self
+    python eval.py --compare 'runs/fcn_*' 'runs/self_*' masks --split=test
 
-Outside a checkout the command is attnseg-eval. Prints a table and, as the last line, the same as JSON. Needs nothing
-but the workdir and the data.
+Outside a checkout the command is attnseg-eval. Prints a table and, as the last line, the same as JSON; beside the
+picture of samples it draws the confusion of classes and the calibration, and lists the scores of each image. Needs
+nothing but the workdir and the data.
+
+--predictions scores masks of any tool: pictures named like the images, whose values are classes. --compare scores runs,
+or folders of masks, on the same images, and says for each pair by how much it differs and how sure that is; several
+folders of one name, by a pattern or with commas, are the seeds of one system.
 """
 
 import functools
+from pathlib import Path
 
 from absl import flags
 
+from attnseg_jax import configs
 from attnseg_jax.cli import changes, entry
+from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.inference import evaluation
+from attnseg_jax.inference.evaluation import Result
+from attnseg_jax.study import compare
+from attnseg_jax.train import config as config_files
 
 
 def _flags() -> None:
-    flags.DEFINE_string("workdir", None, "folder of the run; required")
+    flags.DEFINE_string("workdir", None, "folder of the run; required, but for --compare and with --config=FILE")
     flags.DEFINE_string("split", "val", "split to score (default: val, the run's validation split)")
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
     flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")
     flags.DEFINE_bool("distributed", False, "join the other processes of a pod (default: false)")
     flags.DEFINE_string("picture", None, "PNG to draw samples to (default: WORKDIR/eval/SPLIT_STEP.png)")
+    flags.DEFINE_string("predictions", None, "folder of masks to score in the place of a model's")
+    flags.DEFINE_bool("raw_ids", False, "the masks have the values, or colours, of the data set's own (default: false)")
+    flags.DEFINE_multi_string("compare", None, "folders of runs or of masks to compare: --compare runs/a runs/b")
     changes.define()
 
 
 def _evaluate() -> None:
     """Evaluates and prints."""
     given = flags.FLAGS
-    result = evaluation.evaluate_run(
-        given.workdir,
-        given.split,
-        given.checkpoint,
-        given.data_dir,
-        given.picture,
-        given.distributed,
-        changes.given(),
+    if given.compare:
+        if given.workdir or given.predictions or given.picture:
+            raise UserError("--compare names all folders itself: leave out --workdir, --predictions and --picture")
+        systems = compare.members(given.compare)
+        runs = [folder for folders in systems.values() for folder in folders if _is_run(folder)]
+        table, line = compare.compare_systems(systems, lambda folder: _scored(folder, runs))
+    elif given.predictions:
+        result = _of_masks(given.predictions, given.workdir)
+        table, line = result.table, result.json
+    else:
+        result = _of_run(given.workdir)
+        table, line = result.table, result.json
+    print(table)
+    print(line)
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.json").exists()
+
+
+def _scored(folder: Path, runs: list[Path]) -> Result:
+    """A folder of several to compare; the data of masks are those of the first run, where no config names any."""
+    return _of_run(str(folder)) if folder in runs else _of_masks(str(folder), str(runs[0]) if runs else None)
+
+
+def _of_run(workdir: str | None) -> Result:
+    given = flags.FLAGS
+    return evaluation.evaluate_run(
+        workdir, given.split, given.checkpoint, given.data_dir, given.picture, given.distributed, changes.given()
     )
-    print(result.table)
-    print(result.json)
 
 
-main = functools.partial(entry.run, _evaluate, _flags, usage=__doc__, check=changes.spelled_out)
+def _of_masks(folder: str, workdir: str | None) -> Result:
+    given = flags.FLAGS
+    changed, file = changes.given_with_file()
+    if file:
+        config = config_files.filled(config_files.read_file(configs.find(file)))
+    elif workdir:
+        config = config_files.load(expanded(workdir))
+    else:
+        raise UserError("--predictions needs the data: --workdir of a run on them, or --config=FILE of a config")
+    config.update_from_flattened_dict(changed)
+    if given.data_dir is not None:
+        config.data.dir = given.data_dir
+    config_files.check_values(config)
+    return evaluation.evaluate_predictions(folder, config, given.split, given.picture, raw_ids=given.raw_ids)
+
+
+def _spelled_out(argv: list[str]) -> list[str]:
+    """The command line as absl takes it, with each folder after `--compare` in a flag of its own."""
+    found, comparing = [], False
+    for argument in changes.spelled_out(argv):
+        comparing = argument == "--compare" or (comparing and not argument.startswith("-"))
+        if argument != "--compare":
+            found.append(f"--compare={argument}" if comparing else argument)
+    return found
+
+
+main = functools.partial(entry.run, _evaluate, _flags, usage=__doc__, check=_spelled_out)
 
 if __name__ == "__main__":
     main()

@@ -82,10 +82,11 @@ def eval_batches(
     Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
 
     As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
-    int32 [b], the place in the source.  No transform is applied.  Images of one padded size share batches, sizes in the
-    order in which they first occur.  The batches of a size have one number of rows: `batch_size`, or fewer where that
-    leaves fewer of them empty or images and labels of so many take more than `max_bytes`.  Empty rows have valid
-    False, index -1, image 0, label 255, regions -1, other fields 0.  Every process gets the same number of batches.
+    int32 [b], the place in the source, and 'id' [b], the name there.  No transform is applied.  Images of one padded
+    size share batches, sizes in the order in which they first occur.  The batches of a size have one number of
+    rows: `batch_size`, or fewer where that leaves fewer of them empty or images and labels of so many take more
+    than `max_bytes`.  Empty rows have valid False, index -1, id "", image 0, label 255, regions -1, other fields 0.
+    Every process gets the same number of batches.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index in range(len(source)):
@@ -115,10 +116,11 @@ def _even_rows(count: int, most: int, unit: int) -> int:
 
 def _evaluation_row(source: Source, first: int, config: Any, multiple: int, index: int) -> Batch:
     """The row of an image, or an empty one like that of the image `first` where `index` is below 0."""
-    row = evaluation_sample(source[first if index < 0 else index], config, multiple)
+    sample = source[first if index < 0 else index]
+    row = evaluation_sample(sample, config, multiple)
     if index < 0:
-        return _padding_row(row)
-    return row | {"valid": np.bool_(True), "index": np.int32(index)}
+        return _padding_row(row) | {"id": np.str_("")}
+    return row | {"valid": np.bool_(True), "index": np.int32(index), "id": np.str_(sample["id"])}
 
 
 def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, classes: int, multiple: int) -> Batch:

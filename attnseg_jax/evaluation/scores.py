@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
+from attnseg_jax.evaluation.calibration import calibration
 from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.ops import metrics
 
@@ -23,20 +24,30 @@ class Scores:
       miou: mean of `iou` over the classes that are not NaN.
       pixel_accuracy: share of the pixels that are correct.
       class_accuracy: mean accuracy over the classes that occur in the truth.
+      frequency_weighted_iou: mean of `iou`, each weighted by its class's share of the true pixels.
+      mean_dice: mean of `dice` over the classes that are not NaN.
       iou: intersection over union of each class.
+      dice: Dice score (F1) of each class.
+      precision: share of the pixels predicted as each class that are of it.
       confusion: int64 pixel counts, rows truth, columns prediction.
       cross_entropy: mean over the pixels; NaN where that was not measured.
       images: the counts of each image, or None where they were not taken.
+      confidence: pixels by how sure the prediction is (see `ops.metrics.confidence_counts`), or None.
       image_seconds: seconds that an image took; NaN where that was not measured.
     """
 
     miou: float
     pixel_accuracy: float
     class_accuracy: float
+    frequency_weighted_iou: float
+    mean_dice: float
     iou: Float[np.ndarray, "k"]
+    dice: Float[np.ndarray, "k"]
+    precision: Float[np.ndarray, "k"]
     confusion: Int[np.ndarray, "k k"]
     cross_entropy: float = float("nan")
     images: ImageCounts | None = None
+    confidence: Int[np.ndarray, "c n 2"] | None = None
     image_seconds: float = float("nan")
 
     @classmethod
@@ -47,14 +58,7 @@ class Scores:
         0.875
         """
         confusion = np.asarray(confusion, np.int64)
-        values = metrics.scores(confusion)
-        return cls(
-            miou=float(values["miou"]),
-            pixel_accuracy=float(values["pixel_accuracy"]),
-            class_accuracy=float(values["class_accuracy"]),
-            iou=np.asarray(values["iou"], np.float64),
-            confusion=confusion,
-        )
+        return cls(**metrics.scores(confusion), confusion=confusion)
 
     @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
@@ -65,6 +69,11 @@ class Scores:
     def boundary_miou(self) -> float:
         """Mean boundary IoU over the classes that have one."""
         return metrics.mean_of_known(self.boundary_iou)
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (see `evaluation.calibration`); NaN without `confidence`."""
+        return float("nan") if self.confidence is None else calibration(self.confidence).error
 
     @property
     def accuracy(self) -> Float[np.ndarray, "k"]:

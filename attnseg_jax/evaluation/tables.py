@@ -83,39 +83,54 @@ def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
 
 _OVERALL = {
     "mIoU": "miou",
+    "frequency-weighted IoU": "frequency_weighted_iou",
+    "mean Dice": "mean_dice",
     "pixel accuracy": "pixel_accuracy",
     "class accuracy": "class_accuracy",
     "boundary mIoU": "boundary_miou",
+    "calibration error": "calibration_error",
 }
+
+_MEANS = ("miou", "pixel_accuracy", "class_accuracy", "frequency_weighted_iou", "mean_dice")
 
 
 def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | None = None) -> str:
-    """Plain text: a line per class (IoU, accuracy, share of the true pixels), then the overall scores.
+    """Plain text: a line per class (IoU, Dice, precision, accuracy, share of the true pixels), then the overall scores.
 
-    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary IoU is
-    there where the images were counted. The scores of the `best` step, in the form of `to_json`, stand beside those.
+    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary IoU and
+    calibration error are there where they were measured. The scores of the `best` step, in the form of `to_json`, stand
+    beside those.
 
     >>> import numpy as np
     >>> print(table(Scores.from_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])), ["sky", "road", "tram"]))
-    class              IoU  accuracy  pixels
-    sky             0.7500    0.7500   50.0%
-    road            0.8000    1.0000   50.0%
-    tram            absent    absent    0.0%
-    ----------------------------------------
-    mIoU            0.7750
-    pixel accuracy  0.8750
-    class accuracy  0.8750
+    class                      IoU    Dice  precision  accuracy  pixels
+    sky                     0.7500  0.8571     1.0000    0.7500   50.0%
+    road                    0.8000  0.8889     0.8000    1.0000   50.0%
+    tram                    absent  absent     absent    absent    0.0%
+    -------------------------------------------------------------------
+    mIoU                    0.7750
+    frequency-weighted IoU  0.7750
+    mean Dice               0.8730
+    pixel accuracy          0.8750
+    class accuracy          0.8750
     mIoU of 2 of 3 classes: tram is absent
     """
     columns = {"IoU": map(_number, scores.iou)}
     if best:
         columns[f"step {best['step']}"] = [_number(best["iou"].get(name)) for name in class_names]
-    columns |= {"accuracy": map(_number, scores.accuracy), "pixels": map(_percent, scores.share)}
+    columns |= {
+        "Dice": map(_number, scores.dice),
+        "precision": map(_number, scores.precision),
+        "accuracy": map(_number, scores.accuracy),
+        "pixels": map(_percent, scores.share),
+    }
     overall = dict(_OVERALL)
     if scores.images is None:
         del overall["boundary mIoU"]
     else:
         columns["boundary"] = map(_number, scores.boundary_iou)
+    if scores.confidence is None:
+        del overall["calibration error"]
     totals = [
         [title, _number(getattr(scores, key)), *([_number(best.get(key))] if best else [])]
         for title, key in overall.items()
@@ -128,22 +143,23 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     return "\n".join(lines)
 
 
-def to_json(split: str, step: int, scores: Scores, class_names: Sequence[str]) -> str:
-    """One line: `{"split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou": {name: value}}`; NaN is null.
+def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[str]) -> str:
+    """One line of JSON: split, step (null of masks without a model), the overall scores, those of each class by name.
 
-    Where the images were counted, `boundary_miou` and `boundary_iou` too.
+    `boundary_miou` and `boundary_iou` are there where the images were counted, `calibration_error` where it was
+    measured. NaN is null.
     """
     values = {
         "split": split,
-        "step": int(step),
-        "miou": finite(scores.miou),
-        "pixel_accuracy": finite(scores.pixel_accuracy),
-        "class_accuracy": finite(scores.class_accuracy),
-        "iou": _by_name(scores.iou, class_names),
+        "step": None if step is None else int(step),
+        **{name: finite(getattr(scores, name)) for name in _MEANS},
+        **{name: _by_name(getattr(scores, name), class_names) for name in ("iou", "dice", "precision", "accuracy")},
     }
     if scores.images is not None:
         values["boundary_miou"] = finite(scores.boundary_miou)
         values["boundary_iou"] = _by_name(scores.boundary_iou, class_names)
+    if scores.confidence is not None:
+        values["calibration_error"] = finite(scores.calibration_error)
     return json.dumps(values, allow_nan=False, ensure_ascii=False)
 
 

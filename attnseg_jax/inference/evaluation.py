@@ -1,5 +1,7 @@
-"""Scores of a run that is read back, on any split."""
+"""Scores of a run that is read back, or of masks on disk, on any split, and what is drawn of them."""
 
+import csv
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,22 +9,50 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+from ml_collections import ConfigDict
 
+from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
-from attnseg_jax.files import expanded, target
+from attnseg_jax.evaluation.calibration import calibration, thresholds
+from attnseg_jax.evaluation.counts import iou
+from attnseg_jax.files import expanded, target, write_atomically
+from attnseg_jax.inference.masks import evaluate_masks
 from attnseg_jax.inference.restore import restore_run
-from attnseg_jax.train.evaluation import draw_samples, evaluate_split
+from attnseg_jax.ops.metrics import mean_of_known, ratio
+from attnseg_jax.plots import score_charts
+from attnseg_jax.train.evaluation import Evaluation, draw_samples, evaluate_split
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
-    """What `evaluate_run` found: scores as a table and as one line of JSON, and where the samples were drawn."""
+    """What was found of a split.
 
-    table: str
-    json: str
+    Attributes:
+      evaluation: scores, and the predictions of some images.
+      source: the split.
+      split: its name.
+      step: of the checkpoint; None of masks.
+      picture: where the samples were drawn; the other files lie beside it.
+    """
+
+    evaluation: Evaluation
+    source: Source
+    split: str
+    step: int | None
     picture: Path
+
+    @property
+    def table(self) -> str:
+        """The scores as a table."""
+        return tables.table(self.evaluation.scores, self.source.info.class_names)
+
+    @property
+    def json(self) -> str:
+        """The scores as one line of JSON."""
+        return tables.to_json(self.split, self.step, self.evaluation.scores, self.source.info.class_names)
 
 
 def evaluate_run(
@@ -38,22 +68,76 @@ def evaluate_run(
 
     Args:
       workdir, split, checkpoint, data_dir, distributed, changes: as in `restore_run`.
-      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`.
+      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`. Beside it are drawn the confusion of
+        classes (`_confusion.png`) and the calibration (`_calibration.png`), and the scores of each image are listed
+        (`.csv`); nothing at all where the config asks for no samples.
     """
     run = restore_run(
         workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed, changes=changes
     )
     path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
-    drawn = run.config.eval.samples + run.config.eval.worst > 0
-    if drawn:
-        target("--picture", path)
+    _check_target(run.config, path)
     try:
         found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
     except NotFinite as error:
         raise UserError(f"step {run.step} of {workdir}: {error}") from None
-    if drawn and jax.process_index() == 0:
-        draw_samples(found, run.source, path, run.step)
-        logging.info("picture: %s", path)
-    scores = found.scores
-    names = run.source.info.class_names
-    return Result(tables.table(scores, names), tables.to_json(run.split, run.step, scores, names), path)
+    result = Result(found, run.source, run.split, run.step, path)
+    _draw(run.config, result)
+    return result
+
+
+def evaluate_predictions(
+    folder: str, config: ConfigDict, split: str = "val", picture: str | None = None, *, raw_ids: bool = False
+) -> Result:
+    """Scores the masks of a folder, see `masks.evaluate_masks`, against a split of the data of `config`.
+
+    `picture` is as in `evaluate_run`, by default `FOLDER_scores/SPLIT.png`.
+    """
+    split = config.data.eval_split if split == "val" else split
+    # Not among the masks.
+    folder = expanded(folder)
+    path = expanded(picture or folder.with_name(f"{folder.name}_scores") / f"{split}.png")
+    source = load_source(config.data, split)
+    _check_target(config, path)
+    result = Result(evaluate_masks(folder, config, source, raw_ids=raw_ids), source, split, None, path)
+    _draw(config, result)
+    return result
+
+
+def _draws(config: ConfigDict) -> bool:
+    return config.eval.samples + config.eval.worst > 0
+
+
+def _check_target(config: ConfigDict, path: Path) -> None:
+    if _draws(config):
+        target("--picture", path)
+
+
+def _draw(config: ConfigDict, result: Result) -> None:
+    if not _draws(config) or jax.process_index() != 0:
+        return
+    found, names, path = result.evaluation, result.source.info.class_names, result.picture
+    draw_samples(found, result.source, path, result.step)
+    beside = {ending: path.with_name(path.stem + ending) for ending in (".csv", "_confusion.png", "_calibration.png")}
+    write_atomically(beside[".csv"], _images_csv(result).encode())
+    score_charts.confusion_matrix(found.scores.confusion, names, beside["_confusion.png"])
+    counts = found.scores.confidence
+    if counts is not None:
+        sweep = thresholds(counts) if len(counts) == 2 else None
+        score_charts.calibration_chart(calibration(counts), beside["_calibration.png"], sweep)
+    logging.info("pictures and the scores of each image: %s", path.with_suffix(".*"))
+
+
+def _images_csv(result: Result) -> str:
+    """A line for each image: name, mIoU over the classes in truth or prediction, pixel accuracy, IoU of each class."""
+    counts, ids = result.evaluation.scores.images.everywhere, result.evaluation.ids
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "miou", "pixel_accuracy", *result.source.info.class_names])
+    for index, image in enumerate(counts):
+        values = iou(image)
+        right, missed = image[:, 0].sum(), image[:, 2].sum()
+        row = [mean_of_known(values), float(ratio(right, right + missed)), *values]
+        name = ids.get(index) or result.source[index]["id"]
+        writer.writerow([name, *("" if np.isnan(value) else f"{value:.6f}" for value in row)])
+    return file.getvalue()

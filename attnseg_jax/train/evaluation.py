@@ -48,12 +48,14 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 class Evaluation:
     """Scores of a split, and for some images, by their index, the train ids `[h, w]` that were predicted.
 
-    `samples` are the same images every time, `worst` those with the lowest mIoU, the lowest first.
+    `samples` are the same images every time, `worst` those with the lowest mIoU, the lowest first. `ids` are the names
+    of the images by their index; with several processes, those of the process's own rows.
     """
 
     scores: Scores
     samples: dict[int, np.ndarray]
     worst: dict[int, np.ndarray] = field(default_factory=dict)
+    ids: dict[int, str] = field(default_factory=dict)
 
 
 def evaluate_split(
@@ -74,9 +76,6 @@ def evaluate_split(
       UserError: an image is too large for the memory; smaller batches than `config.eval.batch_size` were tried.
       NotFinite: the logits of an image, which it names, are not finite.
     """
-    counter, pace = Counter(len(source), source.info.num_classes, source.size), Pace()
-    collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
-    worst = Worst(config.eval.worst, counter, source.size)
     batches = eval_batches(
         source,
         config.data,
@@ -87,35 +86,59 @@ def evaluate_split(
         process_count=jax.process_count(),
     )
 
-    bar, losses = ImageBar("evaluate", len(source)), []
+    recorder, losses, confidence = Recorder(config, source), [], None
 
     def on_batch(batch: Mapping[str, Any], predictions: Any) -> None:
+        nonlocal confidence
         between()
         losses.append(float(predictions.cross_entropy))
-        with naming_images(lambda row: source[int(batch["index"][row])]["id"]):
+        counts = np.asarray(predictions.confidence, np.int64)
+        confidence = counts if confidence is None else confidence + counts
+        with naming_images(lambda row: batch["id"][row]):
             predictions = np.asarray(predictions)
-        for part in (collector, counter, worst, pace, bar):
-            part(batch, predictions)
+        recorder(batch, predictions)
 
-    with bar:
+    with recorder.bar:
         scores = score_batches(
             lambda batch: parallel.evaluate(variables, batch),
             fitting(batches, parallel, variables),
             source.info.num_classes,
             on_batch=on_batch,
         )
-    scores = replace(
-        scores,
-        cross_entropy=float(ratio(math.fsum(losses), scores.confusion.sum())),
-        images=counter.result(_over_processes),
-        image_seconds=pace.image_seconds,
-    )
-    # Without what the images were padded with.
-    samples = {
-        index: prediction[: source.size(index)[0], : source.size(index)[1]]
-        for index, prediction in sorted(collector.predictions.items())
-    }
-    return Evaluation(scores, samples, worst.predictions())
+    cross_entropy = float(ratio(math.fsum(losses), scores.confusion.sum()))
+    return recorder.evaluation(replace(scores, cross_entropy=cross_entropy, confidence=confidence))
+
+
+class Recorder:
+    """An `on_batch` of `score_batches` that takes down what an `Evaluation` holds of the images.
+
+    Attributes:
+      bar: says how far it is where it is used as a context.
+    """
+
+    def __init__(self, config: ConfigDict, source: Source):
+        self._size, self._ids = source.size, {}
+        self._counter, self._pace = Counter(len(source), source.info.num_classes, source.size), Pace()
+        self._collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
+        self._worst = Worst(config.eval.worst, self._counter, source.size)
+        self.bar = ImageBar("evaluate", len(source))
+
+    def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
+        """Takes down the rows of a batch of `eval_batches` whose `index` is not negative."""
+        self._ids.update((int(i), str(name)) for i, name in zip(batch["index"], batch["id"]) if i >= 0)
+        for part in (self._collector, self._counter, self._worst, self._pace, self.bar):
+            part(batch, predictions)
+
+    def evaluation(self, scores: Scores) -> Evaluation:
+        """The `scores` of all batches with those of the images, when all were seen."""
+        images = self._counter.result(_over_processes)
+        # Without what the images were padded with.
+        samples = {
+            index: prediction[: self._size(index)[0], : self._size(index)[1]]
+            for index, prediction in sorted(self._collector.predictions.items())
+        }
+        scores = replace(scores, images=images, image_seconds=self._pace.image_seconds)
+        return Evaluation(scores, samples, self._worst.predictions(), self._ids)
 
 
 @contextmanager
@@ -133,10 +156,10 @@ def naming_images(name: Callable[[int], str]) -> Iterator[None]:
         ) from None
 
 
-def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int) -> None:
+def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int | None) -> None:
     """Draws the predictions of an evaluation beside image and truth into one PNG; without any, nothing.
 
-    `source` is the split and `step` the model's, for the heading.
+    `source` is the split and `step` the model's, for the heading; None of masks without a model.
     """
     titles = dict.fromkeys(evaluation.samples, "") | dict.fromkeys(evaluation.worst, "among the worst, ")
     if not titles:
@@ -145,7 +168,9 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int) 
     predictions = evaluation.worst | evaluation.samples
     scores = evaluation.scores
     miou = tables.mean_iou(scores.miou, dict(zip(source.info.class_names, scores.iou)))
-    heading = f"step {step}: mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
+    heading = f"mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
+    if step is not None:
+        heading = f"step {step}: {heading}"
     segmentation.prediction_sheet(
         [record["image"] for record in records],
         [record["label"] for record in records],

@@ -73,7 +73,7 @@ def _rows_that_fit(batch: Batch, parallel: Parallel, variables: PyTree) -> int:
             return rows
         if rows <= least:
             raise UserError(
-                f"to evaluate an image of {h} x {w} pixels (number {batch['index'][0]} of the split) takes about "
+                f"to evaluate an image of {h} x {w} pixels ({batch['id'][0]}) takes about "
                 f"{needed / 2**30:.3g} GiB on a device that has {free / 2**30:.3g} GiB left: lower "
                 "config.data.resolution, or cut such images into smaller ones"
             )

@@ -49,10 +49,13 @@ class Rows:
 
     Attributes:
       cross_entropy: summed over the valid pixels of all processes' rows, on the device.
+      confidence: `ops.metrics.confidence_counts` of those pixels, on the device.
     """
 
-    def __init__(self, fetch: Callable[[], np.ndarray], cross_entropy: Float[Array, ""]):
-        self._fetch, self.cross_entropy = fetch, cross_entropy
+    def __init__(
+        self, fetch: Callable[[], np.ndarray], cross_entropy: Float[Array, ""], confidence: Int[Array, "c n 2"]
+    ):
+        self._fetch, self.cross_entropy, self.confidence = fetch, cross_entropy, confidence
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._fetch(), dtype)
@@ -66,7 +69,7 @@ class Parallel:
     Args:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
       eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `cross_entropy`,
-        `not_finite`), rows (`prediction`, `finite`).
+        `confidence`, `not_finite`), rows (`prediction`, `finite`).
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
@@ -131,7 +134,7 @@ class Parallel:
                 raise NotFinite("the logits of the model are not finite", bad)
             return self._local_rows(rows["prediction"])[: len(batch["valid"])]
 
-        return counts["confusion"], Rows(fetch, counts["cross_entropy"])
+        return counts["confusion"], Rows(fetch, counts["cross_entropy"], counts["confidence"])
 
     def evaluation_bytes(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> int:
         """What `evaluate` of such a batch takes on each device beside the variables; compiles it, and runs nothing."""

@@ -15,7 +15,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
-from attnseg_jax.ops.metrics import confusion_matrix
+from attnseg_jax.ops.metrics import confidence_counts, confusion_matrix
 from attnseg_jax.ops.platforms import fence
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -155,7 +155,8 @@ def eval_step(
 
     Returns:
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
-      pixels, `cross_entropy` float32 [], the sum over them, and `not_finite` int32 [], rows with a logit that is none.
+      pixels, `cross_entropy` float32 [], the sum over them, `confidence` int32 (see
+      `ops.metrics.confidence_counts`), and `not_finite` int32 [], rows with a logit that is none.
       Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool
       [b].
     """
@@ -167,6 +168,7 @@ def eval_step(
     counts = {
         "confusion": confusion_matrix(prediction, labels, num_classes),
         "cross_entropy": cross_entropy(logits, labels)[0],
+        "confidence": confidence_counts(logits, labels),
         "not_finite": jnp.sum(~finite, dtype=jnp.int32),
     }
     if axis_name is not None:

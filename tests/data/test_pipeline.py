@@ -156,9 +156,10 @@ def test_evaluation_sees_every_image_once_at_full_size(source, data_config):
     batches = list(eval_batches(source, data_config(), batch_size=2))
     assert [b["index"].tolist() for b in batches] == [[0, 2], [4, -1], [1], [3]]
     for batch in batches:
-        assert {k: v.dtype.name for k, v in batch.items()} == {
+        assert {k: v.dtype.name for k, v in batch.items() if k != "id"} == {
             "image": "float32", "label": "int32", "valid": "bool", "index": "int32",
         }  # fmt: skip
+        assert batch["id"].tolist() == [source[i]["id"] if i >= 0 else "" for i in batch["index"].tolist()]
         np.testing.assert_array_equal(batch["valid"], batch["index"] >= 0)
         for row, index in enumerate(batch["index"]):
             if index < 0:

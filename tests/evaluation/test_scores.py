@@ -31,15 +31,17 @@ def test_scores_of_nothing_are_nan():
 
 def test_table_by_hand():
     assert table(Scores.from_confusion(CONFUSION), NAMES).splitlines() == [
-        "class              IoU  accuracy  pixels",
-        "sky             0.5714    0.6667   60.0%",
-        "road            0.6000    1.0000   30.0%",
-        "tram            absent    absent    0.0%",
-        "sign            0.0000    0.0000   10.0%",
-        "----------------------------------------",
-        "mIoU            0.3905",
-        "pixel accuracy  0.7000",
-        "class accuracy  0.5556",
+        "class                      IoU    Dice  precision  accuracy  pixels",
+        "sky                     0.5714  0.7273     0.8000    0.6667   60.0%",
+        "road                    0.6000  0.7500     0.6000    1.0000   30.0%",
+        "tram                    absent  absent     absent    absent    0.0%",
+        "sign                    0.0000  0.0000     absent    0.0000   10.0%",
+        "-------------------------------------------------------------------",
+        "mIoU                    0.3905",
+        "frequency-weighted IoU  0.5229",
+        "mean Dice               0.4924",
+        "pixel accuracy          0.7000",
+        "class accuracy          0.5556",
         "mIoU of 3 of 4 classes: tram is absent",
     ]
 
@@ -47,15 +49,17 @@ def test_table_by_hand():
 def test_another_step_beside_the_scores():
     best = {"step": 300, "miou": 0.5, "class_accuracy": 0.75, "iou": {"sky": 0.25, "tram": None, "sign": 1.0}}
     assert table(Scores.from_confusion(CONFUSION), NAMES, best).splitlines() == [
-        "class              IoU  step 300  accuracy  pixels",
-        "sky             0.5714    0.2500    0.6667   60.0%",
-        "road            0.6000    absent    1.0000   30.0%",
-        "tram            absent    absent    absent    0.0%",
-        "sign            0.0000    1.0000    0.0000   10.0%",
-        "--------------------------------------------------",
-        "mIoU            0.3905    0.5000",
-        "pixel accuracy  0.7000    absent",
-        "class accuracy  0.5556    0.7500",
+        "class                      IoU  step 300    Dice  precision  accuracy  pixels",
+        "sky                     0.5714    0.2500  0.7273     0.8000    0.6667   60.0%",
+        "road                    0.6000    absent  0.7500     0.6000    1.0000   30.0%",
+        "tram                    absent    absent  absent     absent    absent    0.0%",
+        "sign                    0.0000    1.0000  0.0000     absent    0.0000   10.0%",
+        "-----------------------------------------------------------------------------",
+        "mIoU                    0.3905    0.5000",
+        "frequency-weighted IoU  0.5229    absent",
+        "mean Dice               0.4924    absent",
+        "pixel accuracy          0.7000    absent",
+        "class accuracy          0.5556    0.7500",
         "mIoU of 3 of 4 classes: tram is absent",
     ]
 
@@ -63,7 +67,7 @@ def test_another_step_beside_the_scores():
 def test_table_says_absent_only_where_nothing_decides():
     # Class 1 is predicted and never true: its IoU is 0, its accuracy is undefined.
     lines = table(Scores.from_confusion(np.array([[3, 1], [0, 0]])), ["a", "a much longer name"]).splitlines()
-    assert lines[2].split()[-3:] == ["0.0000", "absent", "0.0%"]
+    assert lines[2].split()[-4:] == ["0.0000", "0.0000", "absent", "0.0%"]
     assert len({len(line) for line in lines[:4]}) == 1
     assert "absent" in table(Scores.from_confusion(np.zeros((1, 1), int)), ["a"]).splitlines()[-1]
 
@@ -72,7 +76,8 @@ def test_json_is_one_valid_line_with_exactly_the_agreed_keys():
     text = to_json("val", 500, Scores.from_confusion(CONFUSION), NAMES)
     assert "\n" not in text and "NaN" not in text
     values = json.loads(text, parse_constant=pytest.fail)
-    assert list(values) == ["split", "step", "miou", "pixel_accuracy", "class_accuracy", "iou"]
+    means = ["miou", "pixel_accuracy", "class_accuracy", "frequency_weighted_iou", "mean_dice"]
+    assert list(values) == ["split", "step", *means, "iou", "dice", "precision", "accuracy"]
     assert (values["split"], values["step"]) == ("val", 500)
     assert values["iou"] == {"sky": 4 / 7, "road": 3 / 5, "tram": None, "sign": 0.0}
     assert values["pixel_accuracy"] == 0.7

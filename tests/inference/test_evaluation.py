@@ -1,5 +1,6 @@
 """eval.py finds what train.py reported, from the workdir alone."""
 
+import csv
 import json
 import os
 import shutil
@@ -17,9 +18,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.inference import restore
-from attnseg_jax.inference.evaluation import evaluate_run
+from attnseg_jax.inference.evaluation import evaluate_predictions, evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
-from attnseg_jax.plots.segmentation import read_label_map
+from attnseg_jax.plots.segmentation import read_label_map, write_label_map
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import sample_indices
@@ -202,9 +203,9 @@ def test_on_another_number_of_devices(trained):
     assert run.returncode == 0, run.stderr
     *table, last = run.stdout.splitlines()
     found = json.loads(last)
-    assert table[0].split() == ["class", "IoU", "accuracy", "pixels", "boundary"]
-    assert found.pop("iou") == pytest.approx(result["iou"], abs=2e-3)
-    assert found.pop("boundary_iou") == pytest.approx(result["boundary_iou"], abs=2e-3)
+    assert table[0].split() == ["class", "IoU", "Dice", "precision", "accuracy", "pixels", "boundary"]
+    for name in ("iou", "dice", "precision", "accuracy", "boundary_iou"):
+        assert found.pop(name) == pytest.approx(result[name], abs=2e-3)
     assert found == {key: pytest.approx(result[key], abs=2e-3) for key in found} | {"split": "val"}
 
 
@@ -236,11 +237,40 @@ def test_what_the_last_evaluation_leaves(trained, predicted):
         np.testing.assert_array_equal(read_label_map(workdir / "maps" / f"{index}.png"), predictions[index])
 
 
-def test_the_validation_loss(trained):
-    """The mean over the valid pixels of all images, from the logits of one after another."""
+def test_masks_on_disk_score_as_the_run_that_made_them(trained, predicted, evaluated, tmp_path):
+    """The same images drawn, too; without a model nothing is known of its confidence."""
+    for record, prediction in zip(*predicted, strict=True):
+        write_label_map(prediction, evaluated.source.info.palette, tmp_path / "masks/mask" / f"{record['id']}.png")
+    found = evaluate_predictions(str(tmp_path / "masks"), trained[2])
+    expected = json.loads(evaluated.json)
+    del expected["calibration_error"]
+    assert json.loads(found.json) == expected | {"step": None}
+    assert {path.name for path in found.picture.parent.iterdir()} == {"val.png", "val.csv", "val_confusion.png"}
+    assert found.picture.with_suffix(".csv").read_text() == evaluated.picture.with_suffix(".csv").read_text()
+
+
+def test_the_scores_of_each_image(trained, predicted, evaluated):
+    header, *lines = csv.reader(evaluated.picture.with_suffix(".csv").read_text().splitlines())
+    assert header == ["image", "miou", "pixel_accuracy", *evaluated.source.info.class_names]
+    for line, record, prediction in zip(lines, *predicted, strict=True):
+        truth = record["label"]
+        known = truth != 255
+        assert line[0] == record["id"]
+        assert float(line[2]) == pytest.approx((truth == prediction)[known].mean(), abs=1e-6)
+        ious = []
+        for k, cell in enumerate(line[3:]):
+            union = ((truth == k) | (prediction == k))[known].sum()
+            ious.append(((truth == k) & (prediction == k))[known].sum() / union if union else np.nan)
+            assert cell == ("" if np.isnan(ious[-1]) else f"{ious[-1]:.6f}")
+        assert float(line[1]) == pytest.approx(np.nanmean(ious), abs=1e-6)
+
+
+def test_the_validation_loss_and_the_calibration(trained):
+    """From the logits of one image after another, over the valid pixels of all."""
     workdir, result, _ = trained
     restored = restore_run(str(workdir))
     total, pixels = 0.0, 0
+    confidence, right = [], []
     for record in (restored.source[i] for i in range(len(restored.source))):
         sample = evaluation_sample(record, restored.config.data, restored.model.size_multiple)
         logits = np.asarray(restored.model.apply(restored.variables, sample["image"][None], train=False).logits[0])
@@ -248,6 +278,13 @@ def test_the_validation_loss(trained):
         chosen = np.take_along_axis(logits, np.where(known, sample["label"], 0)[..., None], -1)[..., 0]
         total += (np.log(np.exp(logits.astype(np.float64)).sum(-1)) - chosen)[known].sum()
         pixels += known.sum()
+        probabilities = np.exp(logits.astype(np.float64))
+        confidence.append((probabilities.max(-1) / probabilities.sum(-1))[known])
+        right.append((logits.argmax(-1) == sample["label"])[known])
+    confidence, right = np.concatenate(confidence), np.concatenate(right)
+    bins = np.minimum((confidence * 15).astype(int), 14)
+    gaps = [abs(confidence[bins == i].mean() - right[bins == i].mean()) * (bins == i).mean() for i in set(bins)]
+    assert result["calibration_error"] == pytest.approx(sum(gaps), abs=1e-4)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     measured = {x["step"]: x["val_cross_entropy"] for x in lines if "val_cross_entropy" in x}
     assert measured[result["step"]] == pytest.approx(total / pixels, rel=1e-5)

@@ -250,11 +250,24 @@ def test_confusion_and_scores():
         "mmseg/aAcc": scores["pixel_accuracy"],
         "mmseg/IoU": scores["iou"],
         "mIoU": scores["miou"],
+        "mmseg/Dice": scores["dice"],
+        "fwIoU": scores["frequency_weighted_iou"],
         "mAcc": scores["class_accuracy"],
         "smp/recall/micro": scores["pixel_accuracy"],
     }
     for name, value in found.items():
         assert_golden(case, name, value)
+
+
+def test_dice_and_precision():
+    """mmsegmentation's, from the totals over all images."""
+    case = load("metrics_dice")
+    inputs = case.inputs()
+    confusion = metrics.confusion_matrix(jnp.asarray(inputs["pred"]), jnp.asarray(inputs["labels"]), 7)
+    scores = metrics.scores(np.asarray(confusion, np.int64))
+    names = {"mmseg/IoU": "iou", "mmseg/Dice": "dice", "mmseg/Precision": "precision"}
+    for name, ours in (names | {"fwIoU": "frequency_weighted_iou", "mmseg/aAcc": "pixel_accuracy"}).items():
+        assert_golden(case, name, scores[ours])
 
 
 def project(x, weight, bias, heads=4):

@@ -1,0 +1,118 @@
+"""Scores of masks on disk, of any tool's making, against the truth of a split."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+
+from attnseg_jax.data import datasets, decode
+from attnseg_jax.data.layouts import SUFFIXES
+from attnseg_jax.data.sources import Source
+from attnseg_jax.errors import UserError
+from attnseg_jax.evaluation.scores import score_batches
+from attnseg_jax.files import expanded
+from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.train.evaluation import Evaluation, Recorder
+
+
+def evaluate_masks(folder: str | Path, config: ConfigDict, source: Source, *, raw_ids: bool = False) -> Evaluation:
+    """Scores the masks of `folder` for the images of `source`, by their names; `config` is a run's, for its samples.
+
+    A mask is a gray or palette picture whose values are classes, named like its image, in any subfolder; of the outputs
+    of `attnseg-predict` that is `mask/`.
+
+    Args:
+      folder: of the masks.
+      config: `data` and `eval` of it are used.
+      source: the split.
+      raw_ids: the values, or colours, are those of the data set's own masks, before its table of ids.
+
+    Raises:
+      UserError: a mask is missing, damaged, of another size, or holds what is no class.
+    """
+    paths = _masks(expanded(folder))
+    recorder = Recorder(config, source)
+    with recorder.bar:
+        scores = score_batches(
+            lambda batch: (_confusion(batch, source.info.num_classes), batch["prediction"]),
+            _rows(paths, folder, config, source, raw_ids),
+            source.info.num_classes,
+            on_batch=recorder,
+        )
+    return recorder.evaluation(scores)
+
+
+def _masks(folder: Path) -> dict[str, list[Path]]:
+    """The masks of a folder by their names without ending."""
+    if not folder.is_dir():
+        raise UserError(f"--predictions={folder}: there is no such folder")
+    inner = folder / "mask"
+    folder = inner if inner.is_dir() else folder
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in SUFFIXES and not hidden:
+            found.setdefault(path.stem, []).append(path)
+    if not found:
+        raise UserError(f"--predictions={folder} holds no masks ({', '.join(suffix[1:] for suffix in SUFFIXES)})")
+    return found
+
+
+def _rows(
+    paths: Mapping[str, list[Path]], folder: str | Path, config: ConfigDict, source: Source, raw_ids: bool
+) -> Iterator[dict[str, Any]]:
+    """Batches of one image, as `eval_batches` has them, without the image and with `prediction`."""
+    for index in range(len(source)):
+        sample = source[index]
+        name, label = sample["id"], sample["label"]
+        candidates = paths.get(Path(name).name, [])
+        if len(candidates) > 1:
+            # Of one name in several subfolders.
+            candidates = [path for path in candidates if path.with_suffix("").as_posix().endswith(f"/{name}")]
+        if len(candidates) != 1:
+            some = next(iter(paths.values()))[0].name
+            found = "several masks" if candidates else "no mask"
+            raise UserError(f"{folder} holds {found} for the image {name!r}: each needs one of its name, as in {some}")
+        prediction = _read(candidates[0], config, source, raw_ids)
+        if prediction.shape != label.shape:
+            raise UserError(
+                f"{candidates[0]}: the mask is {prediction.shape[1]}x{prediction.shape[0]} pixels, the truth of "
+                f"{name!r} {label.shape[1]}x{label.shape[0]}; both must have one size"
+            )
+        undecided = (prediction == IGNORE_LABEL) & (label != IGNORE_LABEL)
+        if undecided.any():
+            raise UserError(
+                f"{candidates[0]}: {int(undecided.sum())} pixels have no class (value {IGNORE_LABEL}) where the truth "
+                "has one: every pixel needs a class"
+            )
+        yield {
+            **{"label": label[None], "prediction": prediction[None], "valid": np.ones(1, bool)},
+            **{"index": np.array([index], np.int32), "id": np.array([name])},
+        }
+
+
+def _read(path: Path, config: ConfigDict, source: Source, raw_ids: bool) -> UInt8[np.ndarray, "h w"]:
+    if raw_ids:
+        nearest = decode.takes_nearest(config.data.mask_values)
+        raw = decode.decode_mask(path, str(path), datasets.raw_colours(config.data), nearest=nearest)
+        table = decode.id_table(datasets.from_config(config.data).ids, nearest=nearest)
+        return decode.to_train_ids(raw, table, str(path))
+    ids = decode.decode_mask(path, str(path))
+    classes = source.info.num_classes
+    wrong = ids[(ids < 0) | ((ids >= classes) & (ids != IGNORE_LABEL))]
+    if wrong.size:
+        raise UserError(
+            f"{path}: the value {wrong[0]} is none of the {classes} classes, 0 to {classes - 1}; for values, or "
+            "colours, as in the masks of the data set itself: --raw_ids"
+        )
+    return ids.astype(np.uint8)
+
+
+def _confusion(batch: Mapping[str, Any], classes: int) -> np.ndarray:
+    label, prediction = batch["label"].astype(np.int64), batch["prediction"]
+    known = label != IGNORE_LABEL
+    cells = label[known] * classes + prediction[known]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
