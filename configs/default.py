@@ -261,7 +261,10 @@ def get_config() -> ConfigDict:
     train.eval_every = 100
     # Checkpoints kept by validation mIoU, beside the latest.
     train.keep = 1
-
+    # Evaluations in a row without a higher validation mIoU after which the training ends before its last step; 0: none.
+    train.patience = 0
+    # Minutes after which a training stops as if by SIGTERM: saved, and the same command continues; 0: no limit.
+    train.max_minutes = 0.0
     # Steps of which a profiler trace is kept in WORKDIR/profile, such as (20,).
     train.profile = ()
 

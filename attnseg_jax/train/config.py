@@ -49,6 +49,7 @@ UNHASHED = (
     "data.regions.cache",
     "train.log_every",
     "train.keep",
+    "train.max_minutes",
     "train.profile",
     "eval.batch_size",
     "eval.windows",

@@ -93,13 +93,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
             process_index=jax.process_index(), process_count=jax.process_count(),
         )  # fmt: skip
         stack.enter_context(closing(batches))
-        stops = stack.enter_context(stop_requests())
+        stops = stack.enter_context(stop_requests(config.train.max_minutes))
         stack.enter_context(processes.failing_together())
         steps = Steps(config, train, eval_source, checkpoints, hooks, stops)
-        evaluation = steps.run(state, batches)
+        last, evaluation = steps.run(state, batches)
         checkpoints.prune()
         hooks(Hook.after_training)
-        return _finish(config, workdir, max(start, config.train.steps), info.class_names, evaluation)
+        return _finish(config, workdir, last, info.class_names, evaluation)
 
 
 def _surveyed_weights(

@@ -59,6 +59,8 @@ RANGES: dict[str, Range] = {
     "optimizer.clip_norm": _NOT_NEGATIVE,
     "optimizer.ema_decay": _BELOW_1,
     **{f"train.{key}": Range(at_least=1, at_most=LARGEST) for key in ("steps", "log_every", "eval_every", "keep")},
+    "train.patience": Range(at_least=0, at_most=LARGEST),
+    "train.max_minutes": _NOT_NEGATIVE,
     "train.batch_size": Range(at_least=1, at_most=2**20),
     "train.accumulate": Range(at_least=1, at_most=2**20),
     "eval.batch_size": Range(at_least=1, at_most=2**16),

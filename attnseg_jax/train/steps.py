@@ -1,6 +1,8 @@
 """The steps of a run, and what comes between them: checkpoints, evaluations, signals, a loss that is not finite."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,9 +12,12 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.files import read_series
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation, evaluate_split
 from attnseg_jax.train.hooks import Hook, Hooks
+from attnseg_jax.train.logging import say
+from attnseg_jax.train.orbax_arrays import of_process_0
 from attnseg_jax.train.setup import Run
 from attnseg_jax.train.state import TrainState, eval_variables
 from attnseg_jax.train.stop import StopRequests
@@ -33,8 +38,8 @@ class Steps:
         self._config, self._train, self._source = config, train, source
         self._checkpoints, self._hooks, self._stops = checkpoints, hooks, stops
 
-    def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> Evaluation:
-        """Runs the steps that remain after `state`; returns the last evaluation."""
+    def run(self, state: TrainState, batches: Iterator[dict[str, np.ndarray]]) -> tuple[int, Evaluation]:
+        """Runs the steps that remain after `state`, fewer by `config.train.patience`; returns the last, evaluated."""
         start, steps, every = int(state.step), self._config.train.steps, self._config.train.eval_every
         parallel = self._train.parallel
         state = parallel.put_state(state)
@@ -43,6 +48,8 @@ class Steps:
         if start and start % every == 0 and not self._checkpoints.metrics(start):
             # The run ended before this step was evaluated.
             evaluation = self._save_and_evaluate(start, state)
+        if start and self._is_in_vain(start):
+            steps = start
         for step in range(start + 1, steps + 1):
             self._hooks(Hook.before_step, step)
             state, metrics = parallel.train(state, parallel.shard_batch(next(batches)))
@@ -60,8 +67,25 @@ class Steps:
                     self._checkpoints.wait()
                     raise self._stops.stopped(step)
                 evaluation = self._save_and_evaluate(step, state)
+                if step < steps and self._is_in_vain(step):
+                    return step, evaluation
         # All steps may have been there already, and only the result was missing.
-        return evaluation or self._save_and_evaluate(start, state)
+        return max(start, steps), evaluation or self._save_and_evaluate(start, state)
+
+    def _is_in_vain(self, step: int) -> bool:
+        """Whether so many evaluations up to `step` as `config.train.patience` says did not raise the best mIoU."""
+        if not (patience := self._config.train.patience):
+            return False
+        # Process 0 writes the scores.
+        path = self._checkpoints.directory.parent / "metrics.jsonl"
+        found = json.dumps(_without_gain(path) if jax.process_index() == 0 else None)
+        evaluations = json.loads(of_process_0(found))
+        if evaluations >= patience:
+            say(
+                f"step {step}: val mIoU has not risen for {evaluations} evaluations (config.train.patience={patience}): "
+                "the training ends"
+            )
+        return evaluations >= patience
 
     def _absorb(self, step: int, metrics: dict) -> None:
         metrics = jax.device_get(metrics)
@@ -116,6 +140,14 @@ class Steps:
         return UserError(
             f"{what}: training stops, {kept}; lower config.optimizer.learning_rate, or set config.optimizer.clip_norm"
         )
+
+
+def _without_gain(path: Path) -> int:
+    """How many evaluations there were after the first one with the best mIoU; 0 where there is no file."""
+    if not path.exists():
+        return 0
+    scores = read_series(path).get("val_miou", ([], []))[1]
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
 @jax.jit

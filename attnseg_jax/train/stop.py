@@ -1,10 +1,11 @@
-"""Stopping a training: SIGTERM, which schedulers send before they take a machine away, and SIGINT (Ctrl-C)."""
+"""Stopping a training: SIGTERM, which schedulers send before they take a machine away, SIGINT (Ctrl-C), a time limit."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,18 +17,27 @@ from attnseg_jax.errors import Stopped
 
 
 class StopRequests:
-    """Whether a signal has come that ends the training; the second SIGINT interrupts at once.
+    """Whether a signal has come that ends the training, or its time is up; the second SIGINT interrupts at once.
+
+    Args:
+      max_minutes: from now on; 0 is no limit.
+      clock: in seconds.
 
     Attributes:
-      signal: its number, 0 before.
+      signal: its number, 0 before; that of SIGTERM when the time is up.
     """
 
-    def __init__(self):
+    def __init__(self, max_minutes: float = 0, clock: Callable[[], float] = time.monotonic):
         self.signal, self._asked = 0, 0
+        self._clock, self._limit = clock, max_minutes
+        self._until, self._late = clock() + 60 * max_minutes, False
 
     def now(self) -> bool:
         """Whether to stop; the same answer on all processes, which ask equally often: after steps and batches."""
         self._asked += 1
+        if self._limit and not self._late and self._clock() >= self._until:
+            self._late = True
+            self.handle(signal.SIGTERM, None)
         if jax.process_count() > 1:
             # jax listens for SIGTERM itself, and all processes agree on the question that gets the answer.
             return multihost_utils.reached_preemption_sync_point(self._asked)
@@ -41,8 +51,10 @@ class StopRequests:
     def stopped(self, step: int) -> Stopped:
         """The end of a training that has saved this step."""
         number = self.signal or signal.SIGTERM
-        name = signal.Signals(number).name
-        return Stopped(f"by a signal ({name}); step {step} is saved, the same command continues there", number)
+        why = f"a signal ({signal.Signals(number).name})"
+        if self._late:
+            why = f"config.train.max_minutes={self._limit:g}"
+        return Stopped(f"by {why}; step {step} is saved, the same command continues there", number)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """A handler of signals."""
@@ -57,9 +69,9 @@ class StopRequests:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
-    """Listens for the signals."""
-    requests, before = StopRequests(), {}
+def stop_requests(max_minutes: float = 0) -> Iterator[StopRequests]:
+    """Listens for the signals, and stops after some minutes; 0 is no limit."""
+    requests, before = StopRequests(max_minutes), {}
     # Only a main thread may set handlers.
     if threading.current_thread() is threading.main_thread():
         # A shell starts its background jobs with SIGINT ignored, and means it.
