@@ -28,6 +28,7 @@ from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
 from attnseg_jax.train.hooks import Hook, Hooks, Training, classes_of
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
+from attnseg_jax.train.orbax_arrays import of_process_0
 from attnseg_jax.train.setup import class_weights, make_run
 from attnseg_jax.train.sizes import crop_multiple
 from attnseg_jax.train.steps import Steps
@@ -212,8 +213,11 @@ def _finished(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """The result of a finished run of this very config, or None."""
     try:
         same = (workdir / "config.json").read_text() == configs.to_json(config)
-        result = json.loads((workdir / "result.json").read_text()) if same else None
+        result = json.loads((workdir / "result.json").read_text())
     except (OSError, ValueError):
+        same, result = False, None
+    # Other processes may have other values in keys that belong to a host; all have to go the same way.
+    if of_process_0(str(same)) != "True":
         return None
     # A damaged one is found again.
     return result if isinstance(result, dict) and {"split", "step", "miou", "iou"} <= result.keys() else None

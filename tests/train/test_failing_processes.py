@@ -8,6 +8,8 @@ import sys
 import pytest
 from pair import ROOT, Pair
 
+from attnseg_jax.train import config as configs
+
 SECONDS = 60
 
 
@@ -22,15 +24,24 @@ def last_lines(pair):
     return [pair.errors(index).splitlines()[-1] for index in range(2)]
 
 
-def test_different_configs_and_a_failure_while_the_other_waits(blocks_flags, tmp_path):
-    """Two pairs at once; neither compiles a model."""
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
+def test_what_needs_no_model(blocks_flags, make_config, copies, tmp_path):
+    """Different configs, a failure while the other one waits, a run that is finished: three pairs at once."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    done = tmp_path / "c/run"
+    done.mkdir()
+    # Each process has its data in a folder of its own; process 0 has left its config.
+    config = make_config(distributed=True, data__dir=str(copies[0]))
+    (done / "config.json").write_text(configs.to_json(config))
+    (done / "result.json").write_text('{"split": "val", "step": 6, "miou": 0.25, "iou": {}}')
     seeds = Pair(lambda i: train("run", {**blocks_flags, "seed": 5 * i}), tmp_path / "a")
     broken = Pair(lambda i: [sys.executable, ROOT / "tests/helpers/meeting.py"], tmp_path / "b")
-    with seeds, broken:
+    finished = Pair(lambda i: train("run", {**blocks_flags, "data.dir": copies[i]}), tmp_path / "c")
+    with seeds, broken, finished:
         assert seeds.end(SECONDS) == [2, 2]
         assert broken.end(SECONDS) == [2, 2]
+        assert finished.end(SECONDS) == [0, 0], finished.errors(0) + finished.errors(1)
+    assert all("run is finished; its result" in finished.errors(index) for index in range(2))
     what = "the processes differ: config.seed is 5 in process 1 and 0 in process 0: give all the same command"
     assert all(line.startswith(f"error: {what}") for line in last_lines(seeds))
     assert not (tmp_path / "a/run").exists()
