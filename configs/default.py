@@ -27,8 +27,8 @@ def get_config() -> ConfigDict:
     # Join the other processes of a pod before anything else (jax.distributed.initialize).
     config.distributed = False
 
-    # Hooks of yours, such as ('my_package.my_file:MyHook',): subclasses of attnseg_jax.train.hooks.Hook. Logs, pictures
-    # and profiler traces are always there.
+    # 'wandb' or 'mlflow', which send logs and pictures there, and hooks of yours, such as 'my_package.my_file:MyHook':
+    # subclasses of attnseg_jax.train.hooks.Hook. Logs, pictures and profiler traces are always there.
     config.hooks = ()
 
     # Weights of the whole model to start from: a file (.safetensors, .npz, .pth), the workdir of a run,

@@ -33,6 +33,10 @@ class Hook:
     def __init__(self, training: Training):
         self.training = training
 
+    @classmethod
+    def check(cls) -> None:
+        """Raises UserError where it cannot be used here; called before the run reads or writes anything."""
+
     def before_step(self, step: int) -> None:
         """Step `step` (the first is 1) is about to be dispatched."""
 
@@ -55,9 +59,17 @@ class Hook:
         """The training ends: finished, stopped or by an error."""
 
 
+NAMED: dict[str, str] = {
+    "wandb": "attnseg_jax.train.trackers:WandB",
+    "mlflow": "attnseg_jax.train.trackers:MLflow",
+}
+"""Hooks that `config.hooks` may name without their module; named, not imported, since they need further packages."""
+
+
 def classes_of(config: ConfigDict) -> list[Callable[[Training], Hook]]:
     """The hooks that `config.hooks` names, not made yet; a name that leads nowhere, or to none, raises UserError."""
-    classes = [resolve({}, name, "config.hooks") for name in config.hooks]
+    found = [resolve(NAMED, name, "config.hooks") for name in config.hooks]
+    classes = [resolve({}, place, "config.hooks") if isinstance(place, str) else place for place in found]
     for name, found in zip(config.hooks, classes):
         check_subclass(found, Hook, f"config.hooks: {name!r}")
         check_takes(found, f"config.hooks: {name!r}", None)
@@ -65,6 +77,7 @@ def classes_of(config: ConfigDict) -> list[Callable[[Training], Hook]]:
             if callable(method) and not event.startswith("_"):
                 given = [None] * len(inspect.signature(method).parameters)
                 check_takes(getattr(found, event), f"config.hooks: {name!r}.{event}", *given)
+        found.check()
     return classes
 
 

@@ -9,7 +9,6 @@ from attnseg_jax.data import decode, regions, transforms
 from attnseg_jax.data.layouts import split
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
-from attnseg_jax.parts import is_outside
 from attnseg_jax.weights.catalogue import at_path
 from attnseg_jax.weights.preprocessing import CHANNEL_ORDERS
 
@@ -138,7 +137,6 @@ def _check_forms(config: ConfigDict) -> None:
         ("eval.window", len(config.eval.window) in (0, 2), "height and width, or ()"),
         ("eval.stride", len(config.eval.stride) in (0, 2), "two numbers of pixels, or ()"),
         ("eval.scales", len(config.eval.scales) > 0, "at least one factor"),
-        ("hooks", all(map(is_outside, config.hooks)), "names such as 'my_package.my_file:MyHook'"),
     ]
     for key, good, wanted in rules:
         if not good:

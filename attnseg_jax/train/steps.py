@@ -82,8 +82,8 @@ class Steps:
         evaluations = json.loads(of_process_0(found))
         if evaluations >= patience:
             say(
-                f"step {step}: val mIoU has not risen for {evaluations} evaluations (config.train.patience={patience}): "
-                "the training ends"
+                f"step {step}: val mIoU has not risen for {evaluations} evaluations: the training ends, as "
+                f"config.train.patience={patience} says"
             )
         return evaluations >= patience
 

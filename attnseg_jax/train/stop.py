@@ -1,4 +1,4 @@
-"""Stopping a training: SIGTERM, which schedulers send before they take a machine away, SIGINT (Ctrl-C), a time limit."""
+"""Stopping a training: by SIGTERM, as schedulers send it before they take a machine away, SIGINT (Ctrl-C), or time."""
 
 import os
 import signal

@@ -1,18 +1,20 @@
-"""Hooks that send what a run logs to an experiment tracker: `config.hooks=('attnseg_jax.train.trackers:WandB',)`.
+"""Hooks that send what a run logs to an experiment tracker: `config.hooks=('wandb',)` or `('mlflow',)`.
 
-They send the lines of WORKDIR/metrics.jsonl, the pictures of evaluations and the config. A run that goes on in its workdir
-goes on there; the tracker's name of it is in a file of the workdir. Servers, projects and keys are set by the trackers'
-own environment variables.
+They send the lines of WORKDIR/metrics.jsonl, the pictures of evaluations and the config. A run that goes on in its
+workdir goes on there, too: the tracker's name of it is in WORKDIR/wandb.json or mlflow.json. Servers, projects and keys
+are set by the trackers' own environment variables.
 """
 
-import importlib
+import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
+from absl import logging
 from flax.traverse_util import flatten_dict
 
 from attnseg_jax.errors import UserError
@@ -25,50 +27,59 @@ class Tracker(Hook):
     """What both have in common; process 0 sends."""
 
     package: str
-    """To import."""
-    extra: str
-    """Of this project, which installs it."""
+    """To import; also the name of this project's extra that installs it, and of the hook."""
 
     def __init__(self, training: Training):
         super().__init__(training)
         self._active = False
         if jax.process_index() != 0:
             return
-        try:
-            self._library = importlib.import_module(self.package)
-        except ImportError:
-            name = f"attnseg_jax.train.trackers:{type(self).__name__}"
-            raise UserError(
-                f"config.hooks: {name} needs the package {self.package}: pip install 'attnseg_jax[{self.extra}]'"
-            ) from None
+        self._library = importlib.import_module(self.package)
         self._metrics = training.workdir / "metrics.jsonl"
         # Lines of an earlier part of the run are there already.
         self._sent = self._metrics.stat().st_size if self._metrics.exists() else 0
-        known = training.workdir / f"{self.extra}.json"
+        known = training.workdir / f"{self.package}.json"
         name = json.loads(known.read_text())["run"] if known.exists() and training.start_step else None
         values = flatten_dict(configs.resolve(training.config), sep=".")
-        name = self.start(self._library, name, values)
+        try:
+            name = self.start(self._library, name, values)
+        except Exception as error:
+            raise UserError(f"config.hooks: {self.package!r} cannot begin a run: {_one_line(error)}") from error
         write_atomically(known, (json.dumps({"run": name}) + "\n").encode())
         self._active = True
 
+    @classmethod
+    def check(cls):
+        """The package has to be there."""
+        if importlib.util.find_spec(cls.package) is None:
+            raise UserError(f"config.hooks: {cls.package!r} needs a package: pip install 'attnseg_jax[{cls.package}]'")
+
     def after_step(self, step, metrics):
         """Sends the lines that were written since the last time."""
-        if self._active and step % self.training.config.train.log_every == 0:
-            self._send()
+        if step % self.training.config.train.log_every == 0:
+            self._going_on(self._send)
 
     def after_evaluation(self, step, state, evaluation):
         """Sends the scores, and the picture of the samples."""
-        if self._active:
-            self._send()
-            picture = self.training.workdir / "predictions" / f"step_{step}.png"
-            if picture.exists():
-                self.send_picture(step, picture)
+        self._going_on(self._send)
+        picture = self.training.workdir / "predictions" / f"step_{step}.png"
+        if picture.exists():
+            self._going_on(self.send_picture, step, picture)
 
     def close(self):
         """Ends the tracker's run, which another part of this one may go on with."""
-        if self._active:
-            self._active = False
-            self.end()
+        self._going_on(self.end)
+        self._active = False
+
+    def _going_on(self, action: Callable[..., None], *given: Any) -> None:
+        """Does something in process 0; a server that does not answer is no reason to end a training."""
+        try:
+            if self._active:
+                action(*given)
+        except Exception as error:
+            logging.warning(
+                "%s cannot be reached: %s; the files of the run have it all", self.package, _one_line(error)
+            )
 
     def _send(self) -> None:
         with self._metrics.open("rb") as file:
@@ -100,7 +111,7 @@ class Tracker(Hook):
 class WandB(Tracker):
     """Weights & Biases; `WANDB_PROJECT`, `WANDB_MODE=offline` and others are read by its own library."""
 
-    package, extra = "wandb", "wandb"
+    package = "wandb"
 
     def start(self, library, name, config):
         """As of `Tracker`."""
@@ -124,7 +135,7 @@ class WandB(Tracker):
 class MLflow(Tracker):
     """MLflow; `MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` are read by its own library."""
 
-    package, extra = "mlflow", "mlflow"
+    package = "mlflow"
 
     def start(self, library, name, config):
         """As of `Tracker`."""
@@ -147,3 +158,7 @@ class MLflow(Tracker):
     def end(self):
         """As of `Tracker`."""
         self._library.end_run()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -80,7 +80,7 @@ def test_evaluation_has_its_fields_too(config, count):
     ]
     seen = []
     for batch in itertools.chain(*parts):
-        assert set(batch) == {"image", "label", "valid", "index", "depth", "place"}
+        assert set(batch) == {"image", "label", "valid", "index", "id", "depth", "place"}
         for row, index in enumerate(batch["index"]):
             if index < 0:
                 assert not batch["valid"][row] and not batch["depth"][row].any() and not batch["place"][row].any()
