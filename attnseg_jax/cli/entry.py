@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from logging import WARNING, LogRecord
 from pathlib import Path
@@ -63,6 +64,8 @@ def run(
     def start(argv: list[str]) -> None:
         logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().addFilter(_ours)
+        # What a save that failed has left undone, which its error says.
+        warnings.filterwarnings("ignore", r"coroutine 'async_serialize\S* was never awaited", RuntimeWarning)
         with processes.leaving_together():
             _guarded(lambda: run_main(argv[1:]))
 
