@@ -188,7 +188,7 @@ def test_an_evaluation_with_other_settings(call, monkeypatch):
 
     def run(*arguments):
         seen.append(arguments[-1])
-        return evaluation.Result("table", "{}", Path("picture.png"))
+        return SimpleNamespace(table="table", json="{}")
 
     monkeypatch.setattr(evaluation, "evaluate_run", run)
     given = ["--config.eval.batch_size=3", "--config.eval.size_multiple=64"]

@@ -65,7 +65,6 @@ DEFAULT = str(ROOT / "configs/default.py")
         ("train.eval_every", 0),
         ("train.keep", 0),
         ("train.profile", (2.5,)),
-        ("hooks", ("Mine",)),
         ("seed", -1),
         ("seed", 2**32),
     ],
