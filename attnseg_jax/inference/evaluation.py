@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from attnseg_jax.data.sources import Source, load_source
@@ -23,6 +24,7 @@ from attnseg_jax.inference.masks import evaluate_masks
 from attnseg_jax.inference.restore import restore_run
 from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import score_charts
+from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.train.evaluation import Evaluation, draw_samples, evaluate_split
 
 
@@ -31,6 +33,7 @@ class Result:
     """What was found of a split.
 
     Attributes:
+      config: of the run; of masks, of the data.
       evaluation: scores, and the predictions of some images.
       source: the split.
       split: its name.
@@ -38,6 +41,7 @@ class Result:
       picture: where the samples were drawn; the other files lie beside it.
     """
 
+    config: ConfigDict
     evaluation: Evaluation
     source: Source
     split: str
@@ -81,7 +85,7 @@ def evaluate_run(
         found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
     except NotFinite as error:
         raise UserError(f"step {run.step} of {workdir}: {error}") from None
-    result = Result(found, run.source, run.split, run.step, path)
+    result = Result(run.config, found, run.source, run.split, run.step, path)
     _draw(run.config, result)
     return result
 
@@ -99,9 +103,20 @@ def evaluate_predictions(
     path = expanded(picture or folder.with_name(f"{folder.name}_scores") / f"{split}.png")
     source = load_source(config.data, split)
     _check_target(config, path)
-    result = Result(evaluate_masks(folder, config, source, raw_ids=raw_ids), source, split, None, path)
+    found = evaluate_masks(folder, config, source, raw_ids=raw_ids)
+    result = Result(config, found, source, split, None, path)
     _draw(config, result)
     return result
+
+
+def charts(result: Result) -> dict[str, Figure]:
+    """The confusion of classes and, of a model, its calibration, by these names."""
+    scores = result.evaluation.scores
+    found = {"confusion": score_charts.confusion_matrix(scores.confusion, result.source.info.class_names)}
+    if scores.confidence is not None:
+        sweep = thresholds(scores.confidence) if len(scores.confidence) == 2 else None
+        found["calibration"] = score_charts.calibration_chart(calibration(scores.confidence), sweep)
+    return found
 
 
 def _draws(config: ConfigDict) -> bool:
@@ -116,15 +131,11 @@ def _check_target(config: ConfigDict, path: Path) -> None:
 def _draw(config: ConfigDict, result: Result) -> None:
     if not _draws(config) or jax.process_index() != 0:
         return
-    found, names, path = result.evaluation, result.source.info.class_names, result.picture
-    draw_samples(found, result.source, path, result.step)
-    beside = {ending: path.with_name(path.stem + ending) for ending in (".csv", "_confusion.png", "_calibration.png")}
-    write_atomically(beside[".csv"], _images_csv(result).encode())
-    score_charts.confusion_matrix(found.scores.confusion, names, beside["_confusion.png"])
-    counts = found.scores.confidence
-    if counts is not None:
-        sweep = thresholds(counts) if len(counts) == 2 else None
-        score_charts.calibration_chart(calibration(counts), beside["_calibration.png"], sweep)
+    path = result.picture
+    draw_samples(result.evaluation, result.source, path, result.step)
+    write_atomically(path.with_suffix(".csv"), _images_csv(result).encode())
+    for ending, figure in charts(result).items():
+        write_png(path.with_name(f"{path.stem}_{ending}.png"), figure)
     logging.info("pictures and the scores of each image: %s", path.with_suffix(".*"))
 
 

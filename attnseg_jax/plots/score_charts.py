@@ -1,6 +1,5 @@
 """Charts of scores: which classes are taken for which, how sure a model is against how right, thresholds."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,14 +8,14 @@ from matplotlib.figure import Figure
 
 from attnseg_jax.evaluation.calibration import Calibration, Thresholds
 from attnseg_jax.ops.metrics import ratio
-from attnseg_jax.plots.drawing import plain_axes, write_png
+from attnseg_jax.plots.drawing import plain_axes
 
 # From so many classes on, numbers in the cells could not be read; from so many on, names of the axes neither.
 _NUMBERS, _NAMES = 32, 80
 
 
-def confusion_matrix(confusion: Int[np.ndarray, "k k"], names: Sequence[str], path: str | os.PathLike) -> None:
-    """Writes one PNG: of the pixels of each true class (row), the share that was predicted as each class (column)."""
+def confusion_matrix(confusion: Int[np.ndarray, "k k"], names: Sequence[str]) -> Figure:
+    """Of the pixels of each true class (row), the share that was predicted as each class (column)."""
     k = len(names)
     shares = 100 * ratio(confusion, confusion.sum(1, keepdims=True))
     side = 3 + min(0.42 * k, 14)
@@ -37,11 +36,11 @@ def confusion_matrix(confusion: Int[np.ndarray, "k k"], names: Sequence[str], pa
     axes.set_title("% of the pixels of each true class", fontsize=10)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, shrink=0.7)
-    write_png(path, figure)
+    return figure
 
 
-def calibration_chart(found: Calibration, path: str | os.PathLike, sweep: Thresholds | None = None) -> None:
-    """Writes one PNG: how often pixels are right by how sure the model is, and of two classes the scores by threshold.
+def calibration_chart(found: Calibration, sweep: Thresholds | None = None) -> Figure:
+    """How often pixels are right by how sure the model is, and of two classes the scores by threshold.
 
     Below the line of equal confidence and accuracy the model is too sure.
     """
@@ -61,4 +60,4 @@ def calibration_chart(found: Calibration, path: str | os.PathLike, sweep: Thresh
     for axes in (first, *others):
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(frameon=False)
-    write_png(path, figure)
+    return figure

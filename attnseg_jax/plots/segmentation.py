@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -31,12 +32,24 @@ def prediction_sheet(
     class_names: Sequence[str],
     palette: UInt8[np.ndarray, "k 3"],
     path: str | os.PathLike,
+    **options: Any,
+) -> None:
+    """Writes `prediction_picture`, which takes the same arguments but the path, to one PNG."""
+    write_png(path, prediction_picture(images, labels, predictions, class_names, palette, **options))
+
+
+def prediction_picture(
+    images: Sequence[ImageArray],
+    labels: Sequence[LabelArray],
+    predictions: Sequence[LabelArray] | Mapping[str, Sequence[LabelArray]],
+    class_names: Sequence[str],
+    palette: UInt8[np.ndarray, "k 3"],
     *,
     titles: Sequence[str] | None = None,
     errors: bool = True,
     heading: str = "",
-) -> None:
-    """Writes one PNG: a row per sample with the columns input, truth, prediction and errors, and a legend below.
+) -> Image.Image:
+    """A row per sample with the columns input, truth, prediction and errors, and a legend below.
 
     `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
     A mapping of predictions draws a column for each of its names ("without attention", "with attention"). Where
@@ -73,7 +86,7 @@ def prediction_sheet(
         of = f": {class_names[1]}" if len(class_names) == 2 else " of the rarer class"
         kinds = {"false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
         legend.append([(f"errors: {kind}{of}", flat(color)) for kind, color in kinds.items()])
-    write_png(path, compose(panels, headers, captions or None, legend, heading))
+    return compose(panels, headers, captions or None, legend, heading)
 
 
 def comparison_sheet(
