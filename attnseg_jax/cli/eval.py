@@ -3,6 +3,7 @@
     python eval.py --workdir=runs/camvid
     python eval.py --workdir=runs/camvid --split=test --checkpoint=best --config.eval.batch_size=2
     python eval.py --workdir=runs/camvid --config.eval.scales=0.75,1,1.25 --config.eval.flip=true
+    python eval.py --workdir=runs/camvid --report=report
     python eval.py --predictions=masks --workdir=runs/camvid
     python eval.py --predictions=masks --config=camvid.py --data_dir=path/to/camvid
     python eval.py --compare runs/fcn runs/self
@@ -25,10 +26,10 @@ from absl import flags
 from attnseg_jax import configs
 from attnseg_jax.cli import changes, entry
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import expanded
+from attnseg_jax.files import check_folder, expanded
 from attnseg_jax.inference import evaluation
 from attnseg_jax.inference.evaluation import Result
-from attnseg_jax.study import compare
+from attnseg_jax.study import compare, score_report
 from attnseg_jax.train import config as config_files
 
 
@@ -39,6 +40,7 @@ def _flags() -> None:
     flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")
     flags.DEFINE_bool("distributed", False, "join the other processes of a pod (default: false)")
     flags.DEFINE_string("picture", None, "PNG to draw samples to (default: WORKDIR/eval/SPLIT_STEP.png)")
+    flags.DEFINE_string("report", None, "folder to write a page about the scores to, index.html, and scores.json")
     flags.DEFINE_string("predictions", None, "folder of masks to score in the place of a model's")
     flags.DEFINE_bool("raw_ids", False, "the masks have the values, or colours, of the data set's own (default: false)")
     flags.DEFINE_multi_string("compare", None, "folders of runs or of masks to compare: --compare runs/a runs/b")
@@ -48,18 +50,20 @@ def _flags() -> None:
 def _evaluate() -> None:
     """Evaluates and prints."""
     given = flags.FLAGS
+    if given.report:
+        check_folder("--report", expanded(given.report))
     if given.compare:
-        if given.workdir or given.predictions or given.picture:
-            raise UserError("--compare names all folders itself: leave out --workdir, --predictions and --picture")
+        if given.workdir or given.predictions or given.picture or given.report:
+            raise UserError("--compare names all folders: leave out --workdir, --predictions, --picture and --report")
         systems = compare.members(given.compare)
         runs = [folder for folders in systems.values() for folder in folders if _is_run(folder)]
         table, line = compare.compare_systems(systems, lambda folder: _scored(folder, runs))
-    elif given.predictions:
-        result = _of_masks(given.predictions, given.workdir)
-        table, line = result.table, result.json
     else:
-        result = _of_run(given.workdir)
+        result = _of_masks(given.predictions, given.workdir) if given.predictions else _of_run(given.workdir)
         table, line = result.table, result.json
+        if given.report:
+            workdir = None if given.predictions else expanded(given.workdir)
+            score_report.write_report(result, expanded(given.report), workdir)
     print(table)
     print(line)
 

@@ -19,7 +19,8 @@ pre { background: #f4f4f5; padding: .7rem; overflow-x: auto } table { border-col
 .wide { overflow-x: auto }
 td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; font-weight: normal }
 th { color: #55555a; border-bottom: 1px solid #d8d8dc } .bar { background: #30638e; height: .7rem; min-width: 1px }
-tbody th { color: inherit; border: 0 } .number { text-align: right; font-variant-numeric: tabular-nums }
+tbody th { color: inherit; border: 0; white-space: nowrap }
+.number { text-align: right; font-variant-numeric: tabular-nums }
 .error { border-left: 4px solid #d1344b } .warning { border-left: 4px solid #e0a100 }
 .note { border-left: 4px solid #a8a8ad } .finding { padding: .2rem .8rem; margin: .5rem 0 }
 details { color: #55555a } figure { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: 100% }

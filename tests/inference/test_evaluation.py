@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from attnseg_jax.inference import restore
 from attnseg_jax.inference.evaluation import evaluate_predictions, evaluate_run
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.plots.segmentation import read_label_map, write_label_map
+from attnseg_jax.study import bootstrap
+from attnseg_jax.study.score_report import write_report
 from attnseg_jax.train import evaluation, loop
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import sample_indices
@@ -263,6 +266,28 @@ def test_the_scores_of_each_image(trained, predicted, evaluated):
             ious.append(((truth == k) & (prediction == k))[known].sum() / union if union else np.nan)
             assert cell == ("" if np.isnan(ious[-1]) else f"{ious[-1]:.6f}")
         assert float(line[1]) == pytest.approx(np.nanmean(ious), abs=1e-6)
+
+
+def test_the_report_stands_alone(trained, evaluated, tmp_path):
+    workdir, result, _ = trained
+    write_report(evaluated, tmp_path / "report", workdir)
+    page = (tmp_path / "report/index.html").read_text()
+    assert json.loads((tmp_path / "report/scores.json").read_text()) == result
+    counts = evaluated.evaluation.scores.images.everywhere
+    low, high = bootstrap.interval(counts)
+    assert low <= result["miou"] <= high
+    assert f"<strong>{result['miou']:.4f}</strong>" in page and f"{low:.4f} and {high:.4f}" in page
+    for name, value in result["iou"].items():
+        assert name in page and ("absent" if value is None else f"{value:.4f}") in page
+    ids = [evaluated.source[i]["id"] for i in (*evaluated.evaluation.worst, *evaluated.evaluation.samples)]
+    assert all(f'alt="{name}, ' in page for name in ids)
+    # The curves, the confusion, the calibration; photographs are JPEG files.
+    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == len({*ids})
+    assert not re.search(r"https?://|<script|<link", page)
+    assert page.count("<h1>") == 1 and 'name="viewport"' in page
+
+    write_report(evaluated, tmp_path / "masks", None)
+    assert "<h1>masks, val</h1>" in (tmp_path / "masks/index.html").read_text()
 
 
 def test_the_validation_loss_and_the_calibration(trained):

@@ -105,7 +105,7 @@ def test_the_command_compares_folders_of_masks(call, make_config, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"data.py", "good", "bad"}
 
     for argv, message in (
-        (("--compare", "bad", "good", "--workdir=bad"), "--compare names all folders itself"),
+        (("--compare", "bad", "good", "--workdir=bad"), "--compare names all folders: leave out"),
         (("--compare", "bad", "good"), "--predictions needs the data: --workdir of a run on them, or --config=FILE"),
         (("--workdir=bad", "--config=data.py"), "--config=data.py: a run has its own config"),
         (("--predictions=bad", "--config=dat"), "--config=dat is neither a file whose name ends in .py nor a name"),
