@@ -67,9 +67,11 @@ class Log(Hook):
         self._writer.close()
 
     def _write(self, step: int) -> None:
-        metrics, self._meter = self._meter.result(), Meter()
+        steps, metrics, self._meter = self._meter.steps, self._meter.result(), Meter()
         self._writer.write(step, metrics)
-        self._writer.write_timing(step, step_seconds=self._progress.update(step, metrics))
+        seconds, waited = self._progress.update(step, metrics), self.training.waits.take()
+        wait = waited / (seconds * steps) if seconds else None
+        self._writer.write_timing(step, step_seconds=seconds, data_wait=wait)
 
 
 class Pictures(Hook):

@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,23 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.parts import check_subclass, check_takes, resolve
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.evaluation import Evaluation
+from attnseg_jax.train.logging import Waits
 from attnseg_jax.train.state import TrainState
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a hook may know of the run: `source` is the evaluated split, `start_step` is 0 for a new run."""
+    """What a hook may know of the run.
+
+    `source` is the evaluated split, `start_step` is 0 for a new run, `waits` tells how long steps wait for batches.
+    """
 
     config: ConfigDict
     workdir: Path
     source: Source
     checkpoints: Checkpoints
     start_step: int
+    waits: Waits = field(default_factory=Waits)
 
 
 class Hook:

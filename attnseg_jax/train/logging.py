@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,8 @@ from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.evaluation.tables import finite
 from attnseg_jax.files import write_atomically
 from attnseg_jax.train.board import Board
+
+T = TypeVar("T")
 
 
 class MetricWriter:
@@ -200,6 +202,28 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Waits:
+    """Seconds in which the loop waits for batches, since they were last asked for."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock, self._seconds = clock, 0.0
+
+    def __call__(self, batches: Iterator[T]) -> Iterator[T]:
+        """The batches, with the time counted that each takes to come."""
+        while True:
+            begin = self._clock()
+            batch = next(batches, None)
+            self._seconds += self._clock() - begin
+            if batch is None:
+                return
+            yield batch
+
+    def take(self) -> float:
+        """The seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 class ImageBar:

@@ -87,7 +87,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         continued.check_config(config, workdir, start)
         continued.check_data(workdir, start, sources, read, hashed=config.data.check)
         _write_config(config, workdir)
-        hooks = stack.enter_context(Hooks(Training(config, workdir, eval_source, checkpoints, start), hook_classes))
+        training = Training(config, workdir, eval_source, checkpoints, start)
+        hooks = stack.enter_context(Hooks(training, hook_classes))
         batches = train_batches(
             train_source, config.data, batch_size=config.train.batch_size, seed=config.seed, start_step=start,
             multiple=crop_multiple(config, train.model),
@@ -97,7 +98,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         stops = stack.enter_context(stop_requests(config.train.max_minutes))
         stack.enter_context(processes.failing_together())
         steps = Steps(config, train, eval_source, checkpoints, hooks, stops)
-        last, evaluation = steps.run(state, batches)
+        last, evaluation = steps.run(state, training.waits(batches))
         checkpoints.prune()
         hooks(Hook.after_training)
         return _finish(config, workdir, last, info.class_names, evaluation)

@@ -343,6 +343,7 @@ def test_what_is_timed(trained):
     lines = [json.loads(line) for line in (trained[0] / "timing.jsonl").read_text().splitlines()]
     # The first report has the compilation; all five images are one batch, which has it too.
     assert [x["step"] for x in lines if "step_seconds" in x] == [2, 3]
+    assert all(0 <= x["data_wait"] <= 1 for x in lines if "step_seconds" in x)
     memory = [x["peak_bytes"] for x in lines if "peak_bytes" in x]
     assert len(memory) == 3 and memory == sorted(memory) and 2**26 < memory[0] < 2**40
     assert all(x.get("image_seconds") is None for x in lines)

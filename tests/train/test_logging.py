@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.train import logging as module
-from attnseg_jax.train.logging import ImageBar, MetricWriter, Progress, peak_bytes, say
+from attnseg_jax.train.logging import ImageBar, MetricWriter, Progress, Waits, peak_bytes, say
 
 
 def _lines(workdir):
@@ -234,3 +234,13 @@ def test_bars_only_on_terminals_with_a_size(monkeypatch):
         monkeypatch.setattr(os, "get_terminal_size", lambda fd: os.terminal_size((0, 0)))
         assert not bar()
     os.close(ends[0])
+
+
+def test_waiting_for_batches():
+    """2 s for the first, 3 s for the second, 5 s to learn that there is no third; what is done meanwhile is not."""
+    times = iter([0, 2, 10, 13, 20, 25])
+    waits = Waits(clock=lambda: next(times))
+    seconds = []
+    for _ in waits(iter("ab")):
+        seconds.append(waits.take())
+    assert seconds == [2, 3] and waits.take() == 5 and waits.take() == 0
