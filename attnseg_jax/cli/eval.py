@@ -93,10 +93,9 @@ def _of_masks(folder: str, workdir: str | None) -> Result:
         config = config_files.load(expanded(workdir))
     else:
         raise UserError("--predictions needs the data: --workdir of a run on them, or --config=FILE of a config")
-    config.update_from_flattened_dict(changed)
     if given.data_dir is not None:
         config.data.dir = given.data_dir
-    config_files.check_values(config)
+    config_files.apply_changes(config, changed)
     return evaluation.evaluate_predictions(folder, config, given.split, given.picture, raw_ids=given.raw_ids)
 
 

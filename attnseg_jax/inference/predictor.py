@@ -83,8 +83,7 @@ class Predictor:
         changes: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
-        self.config.update_from_flattened_dict(dict(changes))
-        configs.check_values(self.config)
+        configs.apply_changes(self.config, changes)
         self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")

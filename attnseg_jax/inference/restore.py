@@ -72,10 +72,9 @@ def restore_run(
         raise UserError("--workdir is missing: name the folder of a run of train.py")
     folder = expanded(workdir)
     config = configs.load(folder)
-    config.update_from_flattened_dict(dict(changes))
     if data_dir is not None:
         config.data.dir = data_dir
-    configs.check_values(config)
+    configs.apply_changes(config, changes)
     # Not the run's own value: what a pod trained may be scored on one machine.
     processes.initialize_distributed(distributed)
     processes.check_same_run(config, folder, **{"--split": split, "--checkpoint": checkpoint})

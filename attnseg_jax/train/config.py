@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +271,15 @@ def _check_keys(config: ConfigDict, known: ConfigDict, path: str) -> None:
         # The keys of a free group are those of parts from outside.
         if groups[0] and key != FREE:
             _check_keys(config[key], known[key], f"{path}.{key}")
+
+
+def apply_changes(config: ConfigDict, changes: Mapping[str, Any]) -> None:
+    """Sets keys of a run's config, such as `eval.mode`, to other values; whole images need none of a run's windows."""
+    changes = dict(changes)
+    if changes.get("eval.mode") == "whole":
+        changes = {"eval.window": (), "eval.stride": ()} | changes
+    config.update_from_flattened_dict(changes)
+    check_values(config)
 
 
 def region_counts(config: ConfigDict) -> dict[str, int]:

@@ -268,3 +268,14 @@ def test_a_free_group_holds_what_it_likes(tmp_path):
     assert configs.load(tmp_path).objective.custom.weight == 0.5
     config.objective.custom.weight = 0.25
     assert configs.config_hash(config) != before
+
+
+def test_whole_images_of_a_run_with_windows(make_config):
+    """What is asked for beside it counts, and is refused where it does not fit."""
+    config = make_config(eval__mode="slide", eval__window=(24, 32), eval__stride=(12, 16))
+    configs.apply_changes(config, {"eval.mode": "whole", "eval.flip": True})
+    assert (config.eval.mode, config.eval.window, config.eval.stride, config.eval.flip) == ("whole", (), (), True)
+    configs.apply_changes(config, {"eval.mode": "whole", "eval.window": (24, 32)})
+    assert config.eval.window == (24, 32)
+    with pytest.raises(UserError, match="config.eval.batch_size"):
+        configs.apply_changes(config, {"eval.batch_size": 0})
