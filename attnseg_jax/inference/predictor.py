@@ -36,6 +36,8 @@ EXTRAS = ("probabilities", "entropy")
 
 # Pixels of the pictures that are decoded and wait for their batch, at most, beyond the first.
 _WINDOW = 1 << 25
+# Compiled programs that are kept, the newest.
+_PROGRAMS = 32
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,13 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predictions one after another, in the order of the pictures, of which few are held at a time.
 
-        `on_error` is told of a picture that cannot be read, which is left out; without it the error is raised.
+        `on_error` is told of a picture that cannot be read or that the memory does not hold, which is left out; without
+        it the error is raised.
         """
         if unknown := set(extras) - set(EXTRAS):
             raise UserError(f"extras={tuple(extras)}: {min(unknown)!r} is none of {', '.join(EXTRAS)}")
         for window in _windows(_read(images, on_error), 4 * self.batch_size):
-            yield from self._predict(window, tuple(sorted(set(extras))))
+            yield from self._predict(window, tuple(sorted(set(extras))), on_error)
 
     def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
         """What the model attends to in a picture.
@@ -134,7 +137,12 @@ class Predictor:
         _, _, records = with_records(self.model, self.variables, padded, self.config)
         return records, form.padded, image.shape[:2] if form.inside == form.full else form.inside
 
-    def _predict(self, window: list[tuple[Picture, np.ndarray]], extras: tuple[str, ...]) -> Iterator[Prediction]:
+    def _predict(
+        self,
+        window: list[tuple[Picture, np.ndarray]],
+        extras: tuple[str, ...],
+        on_error: Callable[[Picture, UserError], None] | None,
+    ) -> Iterator[Prediction]:
         """Predictions of decoded pictures, those of one form in batches."""
         prepared = [self._prepared(replace(picture, pixels=pixels)) for picture, pixels in window]
         groups: dict[_Form, list[int]] = {}
@@ -144,10 +152,17 @@ class Predictor:
         for form, places in groups.items():
             for start in range(0, len(places), self.batch_size):
                 part = places[start : start + self.batch_size]
-                rows = self._run([prepared[place][0] for place in part], form, extras)
+                try:
+                    rows = self._run([prepared[place][0] for place in part], form, extras)
+                except UserError as error:
+                    if on_error is None:
+                        raise
+                    for place in part:
+                        on_error(window[place][0], error)
+                    continue
                 for place, row in zip(part, rows, strict=True):
                     found[place] = self._prediction(*window[place], row)
-        yield from (found[place] for place in range(len(window)))
+        yield from (found[place] for place in sorted(found))
 
     def _prediction(self, picture: Picture, pixels: np.ndarray, row: Mapping[str, np.ndarray]) -> Prediction:
         if not row["finite"]:
@@ -221,6 +236,8 @@ class Predictor:
             if needed <= free:
                 # For the next batch as large as this one, too.
                 self._programs[key] = self._programs[wanted] = program, rows
+                while len(self._programs) > _PROGRAMS:
+                    self._programs.pop(next(iter(self._programs)))
                 return program, rows
             if rows == 1:
                 raise UserError(

@@ -189,6 +189,18 @@ def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monk
     monkeypatch.setattr(predictor, "free_bytes", lambda _: 0)
     with pytest.raises(UserError, match=r"picture of 24 x 32 pixels takes about .* GiB on a device that has 0 GiB"):
         Predictor(workdir)(images[0])
+    # One that is too large is left out like one that cannot be read.
+    told = []
+    small = pictures.Picture("small", pixels=np.zeros((8, 8, 3), np.uint8))
+    large = pictures.Picture("large", pixels=np.zeros((64, 80, 3), np.uint8))
+    limited = Predictor(workdir, batch_size=1)
+    monkeypatch.setattr(predictor, "free_bytes", lambda _: 1e12)
+    assert len(list(limited.stream([small]))) == 1
+    ((program, _),) = limited._programs.values()
+    monkeypatch.setattr(predictor, "free_bytes", lambda _: predictor._bytes(program))
+    found = list(limited.stream([large, small], on_error=lambda one, error: told.append((one.name, str(error)))))
+    assert [result.picture.name for result in found] == ["small"]
+    assert [name for name, _ in told] == ["large"] and "a picture of 64 x 80 pixels takes about" in told[0][1]
 
 
 def test_logits_that_are_not_finite(workdir, images):

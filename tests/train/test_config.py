@@ -277,5 +277,5 @@ def test_whole_images_of_a_run_with_windows(make_config):
     assert (config.eval.mode, config.eval.window, config.eval.stride, config.eval.flip) == ("whole", (), (), True)
     configs.apply_changes(config, {"eval.mode": "whole", "eval.window": (24, 32)})
     assert config.eval.window == (24, 32)
-    with pytest.raises(UserError, match="config.eval.batch_size"):
+    with pytest.raises(UserError, match=r"config\.eval\.batch_size"):
         configs.apply_changes(config, {"eval.batch_size": 0})
