@@ -39,7 +39,7 @@ _WINDOW = 1 << 25
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """What pictures of one batch have in common, in (height, width): as the model gets them, of that what is no
     padding, and as the masks are to be."""
 
@@ -88,8 +88,8 @@ class Predictor:
         self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        self._forward = make_forward(self.config, self.model)
-        self._multiple = evaluation_multiple(self.config, self.model)
+        self.forward = make_forward(self.config, self.model)
+        self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
 
     def __call__(
@@ -138,7 +138,7 @@ class Predictor:
     def _predict(self, window: list[tuple[Picture, np.ndarray]], extras: tuple[str, ...]) -> Iterator[Prediction]:
         """Predictions of decoded pictures, those of one form in batches."""
         prepared = [self._prepared(replace(picture, pixels=pixels)) for picture, pixels in window]
-        groups: dict[_Form, list[int]] = {}
+        groups: dict[Form, list[int]] = {}
         for place, (_, form) in enumerate(prepared):
             groups.setdefault(form, []).append(place)
         found: dict[int, Prediction] = {}
@@ -175,22 +175,22 @@ class Predictor:
         h, w = pixels.shape[:2]
         return self._run([sample], form, (extra,))[0][extra][:h, :w]
 
-    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], _Form]:
+    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], Form]:
         """What the model takes for a picture, without an axis for the batch, and its form."""
         pixels = picture.pixels
         scaled = scale_image(pixels, self.config.data.resolution)
         unlabelled = np.full(scaled.shape[:2], IGNORE_LABEL, np.uint8)
         fields = evaluation_sample(
-            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self._multiple
+            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self.multiple
         )
         padded = fields["image"].shape[:2]
         # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
         same = scaled.shape == pixels.shape
-        form = _Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
+        form = Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
         return tuple(fields[name] for name in model_inputs(self.model)), form
 
     def _run(
-        self, samples: Sequence[tuple[np.ndarray, ...]], form: _Form, extras: tuple[str, ...]
+        self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]
     ) -> list[dict[str, np.ndarray]]:
         """Outputs of samples of one form; a batch that the memory does not hold is divided."""
         # Few numbers of rows, each of which is compiled: 1, 2, 4 ... and the batch size.
@@ -206,7 +206,7 @@ class Predictor:
         return found
 
     def _fitting(
-        self, inputs: Sequence[np.ndarray], rows: int, form: _Form, extras: tuple[str, ...]
+        self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]
     ) -> tuple[Callable, int]:
         """A compiled program, and for how many rows at once it is: as many as the memory holds, at most `rows`."""
         wanted = (form, rows, extras)
@@ -216,7 +216,7 @@ class Predictor:
                 return self._programs[key]
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(_outputs, self._forward, form, extras)
+            outputs = functools.partial(model_outputs, self.forward, form, extras)
             program = jax.jit(outputs).lower(self.variables, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
@@ -231,8 +231,8 @@ class Predictor:
             rows //= 2
 
 
-def _outputs(
-    forward: Forward, form: _Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
+def model_outputs(
+    forward: Forward, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
 ) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch."""
     logits = forward(variables, *inputs)
