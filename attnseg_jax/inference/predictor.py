@@ -18,11 +18,12 @@ from PIL import Image
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.attention import with_records
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
-from attnseg_jax.inference.pretrained import read_back
+from attnseg_jax.inference.pretrained import read_back, read_card
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.train import config as configs
@@ -58,7 +59,7 @@ class Predictor:
     Pictures are prepared as those of the run's evaluation, so that masks are what was scored.
 
     Args:
-      source: the workdir of a run, or the folder of one of its checkpoints.
+      source: the workdir of a run, or the folder of one of its checkpoints; or what `attnseg-export` wrote.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       batch_size: pictures of one padded size that are predicted at once, at most; by default
         `config.eval.batch_size` of the run.
@@ -69,10 +70,20 @@ class Predictor:
       variables: its parameters and statistics.
       info: class names, colours, normalisation, where the weights come from.
       config: of the run.
+      forward: (variables, inputs of the model) -> logits, as `config.eval` says.
+      multiple: of which height and width are once the pictures are padded.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
+
+    def __new__(cls, source: str | Path, **options: Any) -> "Predictor":
+        """Of an exported program an `ExportedPredictor`."""
+        if cls is Predictor and (read_card(expanded(source)) or {}).get("format") == "stablehlo":
+            from attnseg_jax.inference.exported import ExportedPredictor
+
+            cls = ExportedPredictor
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -84,9 +84,9 @@ def interpolation_matrix(
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
     step = n / out if step is None else step
-    position = np.arange(out, dtype=np.float64)
     if antialias:
-        return _antialiased(n, position, step, method).astype(np.float32)
+        return antialiased_matrix(n, out, method, step).astype(np.float32)
+    position = np.arange(out, dtype=np.float64)
     if align_corners:
         source = position * ((n - 1) / (out - 1) if out > 1 else 0.0)
     else:
@@ -131,11 +131,18 @@ def _symbolic_matrix(n, out, method, align_corners):
     return weights
 
 
-def _antialiased(n, position, step, method):
-    """Weights whose kernel is as wide as an output pixel, cut at the border and normalised (as Pillow does)."""
+def antialiased_matrix(n: int, out: int, method: str, step: float | None = None) -> np.ndarray:
+    """`interpolation_matrix` float64 whose kernel is as wide as an output pixel, cut at the border and normalised.
+
+    As Pillow has it.
+
+    >>> antialiased_matrix(4, 2, "bilinear").round(3).tolist()
+    [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
+    """
     kernel, radius = _KERNELS[method]
+    step = n / out if step is None else step
     stretch = max(step, 1.0)
-    centre = (position + 0.5) * step
+    centre = (np.arange(out, dtype=np.float64) + 0.5) * step
     first = np.floor((centre - radius * stretch + 0.5).clip(0, None))
     last = np.floor((centre + radius * stretch + 0.5).clip(None, n))
     j = np.arange(n)

@@ -1,9 +1,12 @@
 """Sizes that are symbols, as in exported programs that take images of any size."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import export
 
 
@@ -14,6 +17,15 @@ def is_symbolic(*sizes: Any) -> bool:
     (False, True)
     """
     return any(map(export.is_symbolic_dim, sizes))
+
+
+def numpy_of(*sizes: Any) -> ModuleType:
+    """The NumPy that tables for these sizes are made with: jax's where the program itself has to make them.
+
+    >>> numpy_of(3, 5).__name__, numpy_of(*export.symbolic_shape("h, 5")).__name__
+    ('numpy', 'jax.numpy')
+    """
+    return jnp if is_symbolic(*sizes) else np
 
 
 def any_below(least: int, *sizes: Any) -> bool:

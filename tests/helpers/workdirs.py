@@ -3,8 +3,10 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from attnseg_jax.train import config as configs
 from attnseg_jax.train import setup
 from attnseg_jax.train.checkpoint import Checkpoints
 
@@ -33,3 +35,16 @@ def assert_same_run(config, one, other):
         np.testing.assert_array_equal(state[name], other_state[name], err_msg=name, strict=True)
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     assert (one / "result.json").read_text() == (other / "result.json").read_text()
+
+
+def save_random_run(config, folder, classes=5, step=7):
+    """A workdir with the config and one checkpoint of small random numbers."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(configs.to_json(config))
+    rng, abstract = np.random.default_rng(0), setup.make_run(config, classes).abstract
+    state = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), abstract.replace(key=None))
+    state = state.replace(batch_stats=jax.tree.map(jnp.abs, state.batch_stats), key=jax.random.key(0))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(step, state)
+        checkpoints.add_metrics(step, {"miou": 0.5})
+    return folder

@@ -103,8 +103,8 @@ def readme(card: Mapping[str, Any]) -> str:
     lines = [
         f"# {weights['run']}",
         "",
-        f"Semantic segmentation into {len(card['classes'])} classes ({names}). {parts[0].upper() + parts[1:]}; weights of step "
-        f"{weights['step']}.",
+        f"Semantic segmentation into {len(card['classes'])} classes ({names}). {parts[0].upper() + parts[1:]}; "
+        f"weights of step {weights['step']}.",
         "",
         *_USAGE[card["format"]](card),
         "",

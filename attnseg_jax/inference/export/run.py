@@ -32,6 +32,15 @@ def read(path: Path) -> np.ndarray:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
+def check_size(size: tuple[int, int], card: dict, path: Path) -> None:
+    """Ends with a message for a picture that the model does not take."""
+    wanted, least = card["input"]["size"], card["input"]["least"]
+    if wanted and list(size) != wanted:
+        sys.exit(f"{path}: this model takes pictures of {wanted[0]} x {wanted[1]} pixels, not {size[0]} x {size[1]}")
+    if any(n < m for n, m in zip(size, least)):
+        sys.exit(f"{path}: this model takes pictures of at least {least[0]} x {least[1]} pixels")
+
+
 def write(mask: np.ndarray, card: dict, path: Path) -> None:
     """A PNG whose values are the classes, shown in their colours; of 16 bits and gray beyond 256 classes."""
     image = Image.fromarray(mask)
@@ -52,9 +61,7 @@ def main() -> None:
         files = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
         for path in files:
             image = read(path)
-            size, wanted = list(image.shape[:2]), card["input"]["size"]
-            if wanted and size != wanted:
-                sys.exit(f"{path}: this model takes pictures of {wanted[0]} x {wanted[1]} pixels, not {size}")
+            check_size(image.shape[:2], card, path)
             outputs = model(image[None])
             if not outputs["finite"][0]:
                 sys.exit(f"{path}: the numbers of the model are not finite")

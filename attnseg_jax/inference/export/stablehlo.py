@@ -4,6 +4,7 @@ import importlib.util
 import re
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.inference.predictor import Form, Predictor, model_outputs
 from attnseg_jax.models.build import takes_regions
 from attnseg_jax.ops.attention import portable
+from attnseg_jax.ops.pillow import resize_picture
 
 FILE = "model.stablehlo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -95,7 +97,7 @@ def make(
     notes: list[str] = []
     for attempt in _attempts(predictor, size, usual):
         try:
-            with portable():
+            with portable(), _without_paths():
                 exported = _export(predictor, platforms, attempt)
         except Exception as error:
             # Whatever part wants to know a size says so in its own way.
@@ -113,9 +115,9 @@ def _attempts(predictor: Predictor, size: tuple[int, int] | None, usual: tuple[i
     if size is None and (least := _least(predictor)):
         yield _Attempt(mapped=False, least=least)
         # Parts compare the sizes of their maps with windows and tables, which those of training crops fill.
-        if (crop := _first_padded_to(predictor.config.data.crop, predictor.multiple)) != least:
-            yield _Attempt(mapped=False, least=tuple(map(max, crop, least)))
-        yield _Attempt(mapped=True, least=tuple(map(max, crop, least)))
+        crop = _first_padded_to(predictor.config.data.crop, predictor.multiple)
+        if (larger := tuple(map(max, crop, least))) != least:
+            yield _Attempt(mapped=False, least=larger)
     for mapped in (False, True):
         yield _Attempt(mapped, size or usual)
 
@@ -152,14 +154,24 @@ def _export(predictor: Predictor, platforms: Sequence[str], attempt: _Attempt) -
     return export.export(jax.jit(program), platforms=tuple(platforms))(shape)
 
 
+@contextmanager
+def _without_paths() -> Iterator[None]:
+    """Leaves the source lines out of programs, which would tell the folders of this machine."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
 def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
     """`mask`, `probabilities` and `finite` of pictures as they are."""
     config, full = predictor.config.data, image.shape[1:3]
     inside = full if config.resolution == 1 else scaled_size(full, config.resolution)
-    if inside != full:
-        raise NotImplementedError
+    x = image if inside == full else resize_picture(image, inside)
     mean, std = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 3) for x in (config.mean, config.std))
-    x = (image.astype(jnp.float32) - mean) / std
+    x = (x.astype(jnp.float32) - mean) / std
     x = x[..., ::-1] if config.channel_order == "bgr" else x
     # In this form it is known of symbols, too, that the multiple divides them.
     padded = tuple(predictor.multiple * ((n + predictor.multiple - 1) // predictor.multiple) for n in inside)

@@ -11,7 +11,7 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.records import DotProductMap, Size, sow_record
 from attnseg_jax.ops import attention as attention_ops
-from attnseg_jax.ops.symbolic import any_below, is_symbolic
+from attnseg_jax.ops.symbolic import any_below, numpy_of
 
 
 def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray, "h w c"]:
@@ -24,9 +24,9 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     (2, 3, 10)
     """
     quarter = channels // 4
-    frequency = 1.0 / 10000.0 ** (np.arange(quarter) / max(quarter, 1))
+    frequency = 1.0 / 10000.0 ** (np.arange(quarter) / max(quarter, 1)).reshape(1, 1, quarter)
     # The program itself has to compute those of a map whose size is not known.
-    xp = jnp if is_symbolic(height, width) else np
+    xp = numpy_of(height, width)
     y = xp.arange(height)[:, None, None] * frequency
     x = xp.arange(width)[None, :, None] * frequency
     parts = [xp.broadcast_to(f(t), (height, width, quarter)) for t in (y, x) for f in (xp.sin, xp.cos)]
