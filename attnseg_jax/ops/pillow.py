@@ -13,6 +13,8 @@ _BITS = 22
 def resize_picture(x: UInt8[Array, "b h w c"], size: tuple[int, int]) -> UInt8[Array, "b i j c"]:
     """Pillow's bilinear resize to `size` (h, w), antialiased where it shrinks: the columns first, then the rows.
 
+    Where the height shrinks much more than the width Pillow begins with the rows, and numbers are off by one.
+
     >>> resize_picture(jnp.array([0, 10, 255, 255], jnp.uint8).reshape(1, 1, 4, 1), (1, 2)).ravel().tolist()
     [41, 220]
     """

@@ -9,7 +9,9 @@ from attnseg_jax.ops.symbolic import surely
 
 
 def apply_separable(
-    x: Float[Array, "b h w c"], rows: Float[np.ndarray, "i h"] | None, columns: Float[np.ndarray, "j w"] | None
+    x: Float[Array, "b h w c"],
+    rows: Float[np.ndarray | Array, "i h"] | None,
+    columns: Float[np.ndarray | Array, "j w"] | None,
 ) -> Float[Array, "b i j c"]:
     """`rows @ x @ columns.T` in every channel; None leaves that axis alone. Computed in float32, returned in x's dtype.
 

@@ -27,7 +27,7 @@ from attnseg_jax.inference.export.proof import Runner, prove, without_project
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import CARD, WEIGHTS
-from attnseg_jax.ops.attention import portable
+from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.train.initial import workdir_of
 
 SCRIPT = "run.py"

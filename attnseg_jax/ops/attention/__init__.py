@@ -11,7 +11,7 @@ The modules of the mechanisms are `axial`, `criss_cross`, `danet`, `ema`, `encne
 from attnseg_jax.ops.attention.criss_cross import criss_cross_attention, criss_cross_weights
 from attnseg_jax.ops.attention.danet import channel_attention, channel_weights
 from attnseg_jax.ops.attention.dense import attention_weights
-from attnseg_jax.ops.attention.dispatch import IMPLS, check_impl, dot_product_attention, portable
+from attnseg_jax.ops.attention.dispatch import IMPLS, check_impl, dot_product_attention
 from attnseg_jax.ops.attention.ema import em_attention
 from attnseg_jax.ops.attention.linear import linear_attention
 from attnseg_jax.ops.attention.local import local_average, local_weights
@@ -32,7 +32,6 @@ __all__ = [
     "linear_attention",
     "local_average",
     "local_weights",
-    "portable",
     "region_means",
     "region_weights",
 ]
