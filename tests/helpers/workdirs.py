@@ -38,12 +38,17 @@ def assert_same_run(config, one, other):
 
 
 def save_random_run(config, folder, classes=5, step=7):
-    """A workdir with the config and one checkpoint of small random numbers."""
+    """A workdir with the config and one checkpoint of random numbers, which keep the size of what goes through."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(configs.to_json(config))
     rng, abstract = np.random.default_rng(0), setup.make_run(config, classes).abstract
-    state = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), abstract.replace(key=None))
-    state = state.replace(batch_stats=jax.tree.map(jnp.abs, state.batch_stats), key=jax.random.key(0))
+
+    def draw(path, x):
+        scale = 1.5 / np.sqrt(np.prod(x.shape[:-1])) if len(x.shape) > 1 else 0.2
+        around = 1.0 if jax.tree_util.keystr(path).endswith(("['scale']", "['var']")) else 0.0
+        return jnp.asarray(around + scale * rng.uniform(-1, 1, x.shape), x.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, abstract.replace(key=None)).replace(key=jax.random.key(0))
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(step, state)
         checkpoints.add_metrics(step, {"miou": 0.5})

@@ -223,9 +223,10 @@ def _until_proven(folder: Path) -> Iterator[Path]:
 
 
 def _pictures(predictor: Predictor, compare: str, scratch: Path) -> list[Picture]:
-    if os.sep in compare or glob.has_magic(compare) or expanded(compare).exists():
-        return pictures.find(compare)
     data = predictor.config.data.copy_and_resolve_references()
+    known = ("val", data.eval_split, data.train_split)
+    if os.sep in compare or glob.has_magic(compare) or (compare not in known and expanded(compare).exists()):
+        return pictures.find(compare)
     # As they are: the model resizes them.
     data.resolution = 1.0
     try:

@@ -78,7 +78,7 @@ def without_project(script: Path, platform: str | None) -> Runner:
         done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True)
         if done.returncode:
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
-            raise UserError(f"the artefact does not run in a process without attnseg_jax: {last}")
+            raise UserError(f"the export fails in a process without attnseg_jax: {last}")
 
     return run
 
@@ -97,11 +97,17 @@ def prove(predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratc
     """
     inputs, outputs = scratch / "pictures", scratch / "masks"
     inputs.mkdir()
-    names = [_stage(picture, inputs, number) for number, picture in enumerate(pictures)]
-    run(inputs, outputs)
+    staged = [_stage(picture, inputs / f"{number:06d}") for number, picture in enumerate(pictures)]
+    try:
+        run(inputs, outputs)
+    except UserError as error:
+        message = str(error)
+        for path, picture in zip(staged, pictures):
+            message = message.replace(str(path), picture.name)
+        raise UserError(message) from None
     sizes, pixels, differing, gap = set(), 0, 0, 0.0
-    for name, result in zip(names, predictor.stream(pictures), strict=True):
-        differs = _mask(outputs / f"{name}.png", result) != result.mask
+    for path, result in zip(staged, predictor.stream(pictures), strict=True):
+        differs = _mask(outputs / f"{path.stem}.png", result) != result.mask
         sizes.add(result.mask.shape)
         pixels += differs.size
         if count := int(differs.sum()):
@@ -111,20 +117,20 @@ def prove(predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratc
                 result.picture.name, count, differs.size, here,
             )  # fmt: skip
             differing, gap = differing + count, max(gap, here)
-    proof = Proof(len(names), len(sizes), pixels, differing, gap)
+    proof = Proof(len(staged), len(sizes), pixels, differing, gap)
     if proof.share > LIMIT:
         raise UserError(f"the export is not the model, so that it is not kept: {proof}; at most {LIMIT:g} may")
     return proof
 
 
-def _stage(picture: Picture, folder: Path, number: int) -> str:
-    """Puts a picture into the folder under a name that no other has; returns that."""
-    name = f"{number:06d}"
+def _stage(picture: Picture, path: Path) -> Path:
+    """Puts a picture there, with the ending of its file; returns the path."""
     if picture.pixels is None:
-        (folder / f"{name}{picture.path.suffix.lower()}").symlink_to(picture.path.resolve())
+        path = path.with_suffix(picture.path.suffix.lower())
+        path.symlink_to(picture.path.resolve())
     else:
-        Image.fromarray(picture.pixels).save(folder / f"{name}.png")
-    return name
+        Image.fromarray(picture.pixels).save(path := path.with_suffix(".png"))
+    return path
 
 
 def _mask(path: Path, result: Prediction) -> np.ndarray:
