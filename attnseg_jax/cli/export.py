@@ -58,8 +58,11 @@ def _export() -> None:
     proof, path = card["proof"], folder / card["file"]
     print(f"{path}: {path.stat().st_size:,} bytes")
     if "input" in card:
-        taken = "{} x {} pixels".format(*card["input"]["size"] or card["input"]["least"])
-        print(f"takes pictures of {'' if card['input']['size'] else 'any size, at least '}{taken}")
+        size, least = card["input"]["size"], card["input"]["least"]
+        taken = "{} x {} pixels".format(*size or least)
+        print(
+            f"takes pictures of {'any size' if not size and max(least) == 1 else taken if size else f'at least {taken}'}"
+        )
     print(f"compared on {proof['pictures']} pictures: {proof['differing']} of {proof['pixels']:,} pixels differ")
     if "input" in card:
         print(f"masks: python {folder / 'run.py'} PICTURE --output=masks")
