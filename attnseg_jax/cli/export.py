@@ -15,13 +15,12 @@ card.json and README.md beside it say what it is.
 
 import functools
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from absl import flags
 
 from attnseg_jax.cli import changes, entry
 from attnseg_jax.errors import UserError
+from attnseg_jax.inference.export.card import taken
 from attnseg_jax.inference.export.exporting import FORMATS, export
 
 _USE = "attnseg-export --model=RUN --format=" + "|".join(FORMATS)
@@ -60,22 +59,10 @@ def _export() -> None:
     proof, path = card["proof"], folder / card["file"]
     print(f"{path}: {path.stat().st_size:,} bytes")
     if "input" in card:
-        print(f"takes pictures {_taken(card['input'])}")
+        print(f"takes pictures {taken(card['input'])}")
     print(f"compared on {proof['pictures']} pictures: {proof['differing']} of {proof['pixels']:,} pixels differ")
     if "input" in card:
         print(f"masks: python {folder / 'run.py'} PICTURE --output=masks")
-
-
-def _taken(about: Mapping[str, Any]) -> str:
-    """Which sizes the program takes, in words.
-
-    >>> _taken({"size": None, "least": [1, 1]}), _taken({"size": [360, 480], "least": [1, 1]})
-    ('of any size', 'of 360 x 480 pixels')
-    """
-    size, least = about["size"], about["least"]
-    if not size and max(least) == 1:
-        return "of any size"
-    return "of {}{} x {} pixels".format("" if size else "at least ", *size or least)
 
 
 def _size(given: str | None) -> tuple[int, int] | None:

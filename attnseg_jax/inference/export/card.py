@@ -130,14 +130,23 @@ def readme(card: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items())]) + "\n"
 
 
+def taken(about: Mapping[str, Any]) -> str:
+    """Which sizes the program takes, in words.
+
+    >>> taken({"size": None, "least": [1, 1]}), taken({"size": [360, 480], "least": [1, 1]})
+    ('of any size', 'of 360 x 480 pixels')
+    """
+    size, least = about["size"], about["least"]
+    if not size and max(least) == 1:
+        return "of any size"
+    return "of {}{} x {} pixels".format("" if size else "at least ", *size or least)
+
+
 def _use_of_stablehlo(card: Mapping[str, Any]) -> list[str]:
-    size = card["input"]["size"]
-    taken = f"of {size[0]} x {size[1]} pixels" if size else "of any size"
-    if not size and max(least := card["input"]["least"]) > 1:
-        taken = f"of at least {least[0]} x {least[1]} pixels"
     return [
         f"`{card['file']}` is a program of StableHLO for {', '.join(card['platforms'])}: uint8 RGB pictures "
-        f"`[b, h, w, 3]` {taken} in, `mask` `[b, h, w]`, `probabilities` `[b, h, w, k]` and `finite` `[b]` out.",
+        f"`[b, h, w, 3]` {taken(card['input'])} in, `mask` `[b, h, w]`, `probabilities` `[b, h, w, k]` and "
+        "`finite` `[b]` out.",
         "All preprocessing is inside.",
         "",
         "    pip install jax flatbuffers numpy pillow",
