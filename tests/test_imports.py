@@ -53,7 +53,11 @@ MAY_IMPORT = {
     "weights": {"models", "ops", "files", "parts", "errors"},
     "train.checkpoint": {"train.manifest", "train.orbax_arrays", "files", "errors"},
     "train": {"configs", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
-    "inference": {"train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
+    "inference": {
+        *("train", "weights", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"),
+        # Exported models say by which version.
+        "__version__",
+    },
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "cli": {
         *("study", "inference", "train", "cost", "weights", "plots", "evaluation"),

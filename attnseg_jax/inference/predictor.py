@@ -18,11 +18,12 @@ from PIL import Image
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.attention import with_records
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
-from attnseg_jax.inference.pretrained import read_back
+from attnseg_jax.inference.pretrained import read_back, read_card
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.train import config as configs
@@ -41,7 +42,7 @@ _PROGRAMS = 32
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """What pictures of one batch have in common, in (height, width): as the model gets them, of that what is no
     padding, and as the masks are to be."""
 
@@ -60,7 +61,7 @@ class Predictor:
     Pictures are prepared as those of the run's evaluation, so that masks are what was scored.
 
     Args:
-      source: the workdir of a run, or the folder of one of its checkpoints.
+      source: the workdir of a run, or the folder of one of its checkpoints; or what `attnseg-export` wrote.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       batch_size: pictures of one padded size that are predicted at once, at most; by default
         `config.eval.batch_size` of the run.
@@ -71,10 +72,20 @@ class Predictor:
       variables: its parameters and statistics.
       info: class names, colours, normalisation, where the weights come from.
       config: of the run.
+      forward: (variables, inputs of the model) -> logits, as `config.eval` says.
+      multiple: of which height and width are once the pictures are padded.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
+
+    def __new__(cls, source: str | Path, **options: Any) -> "Predictor":
+        """Of an exported program an `ExportedPredictor`."""
+        if cls is Predictor and (read_card(expanded(source)) or {}).get("format") == "stablehlo":
+            from attnseg_jax.inference.exported import ExportedPredictor
+
+            cls = ExportedPredictor
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -89,8 +100,8 @@ class Predictor:
         self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
         if self.batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1")
-        self._forward = make_forward(self.config, self.model)
-        self._multiple = evaluation_multiple(self.config, self.model)
+        self.forward = make_forward(self.config, self.model)
+        self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
 
     def __call__(
@@ -145,7 +156,7 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Predictions of decoded pictures, those of one form in batches."""
         prepared = [self._prepared(replace(picture, pixels=pixels)) for picture, pixels in window]
-        groups: dict[_Form, list[int]] = {}
+        groups: dict[Form, list[int]] = {}
         for place, (_, form) in enumerate(prepared):
             groups.setdefault(form, []).append(place)
         found: dict[int, Prediction] = {}
@@ -189,22 +200,22 @@ class Predictor:
         h, w = pixels.shape[:2]
         return self._run([sample], form, (extra,))[0][extra][:h, :w]
 
-    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], _Form]:
+    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], Form]:
         """What the model takes for a picture, without an axis for the batch, and its form."""
         pixels = picture.pixels
         scaled = scale_image(pixels, self.config.data.resolution)
         unlabelled = np.full(scaled.shape[:2], IGNORE_LABEL, np.uint8)
         fields = evaluation_sample(
-            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self._multiple
+            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self.multiple
         )
         padded = fields["image"].shape[:2]
         # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
         same = scaled.shape == pixels.shape
-        form = _Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
+        form = Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
         return tuple(fields[name] for name in model_inputs(self.model)), form
 
     def _run(
-        self, samples: Sequence[tuple[np.ndarray, ...]], form: _Form, extras: tuple[str, ...]
+        self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]
     ) -> list[dict[str, np.ndarray]]:
         """Outputs of samples of one form; a batch that the memory does not hold is divided."""
         # Few numbers of rows, each of which is compiled: 1, 2, 4 ... and the batch size.
@@ -220,7 +231,7 @@ class Predictor:
         return found
 
     def _fitting(
-        self, inputs: Sequence[np.ndarray], rows: int, form: _Form, extras: tuple[str, ...]
+        self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]
     ) -> tuple[Callable, int]:
         """A compiled program, and for how many rows at once it is: as many as the memory holds, at most `rows`."""
         wanted = (form, rows, extras)
@@ -230,7 +241,7 @@ class Predictor:
                 return self._programs[key]
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(_outputs, self._forward, form, extras)
+            outputs = functools.partial(model_outputs, self.forward, form, extras)
             program = jax.jit(outputs).lower(self.variables, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
@@ -247,8 +258,8 @@ class Predictor:
             rows //= 2
 
 
-def _outputs(
-    forward: Forward, form: _Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
+def model_outputs(
+    forward: Forward, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
 ) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch."""
     logits = forward(variables, *inputs)

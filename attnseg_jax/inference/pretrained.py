@@ -1,5 +1,6 @@
 """A model with weights in one line: published ones, those of a file, or those of a run."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import expanded
+from attnseg_jax.files import expanded, file_sha256
 from attnseg_jax.models import build_model
 from attnseg_jax.models.backbones import BACKBONES
 from attnseg_jax.parts import resolve
@@ -29,6 +30,9 @@ from attnseg_jax.weights.locate import Located, locate
 from attnseg_jax.weights.preprocessing import of_layout
 from attnseg_jax.weights.rename import listed, match
 
+# Of an exported model, beside its config.
+WEIGHTS = "model.safetensors"
+CARD = "card.json"
 # Any that a backbone takes; shapes of parameters do not depend on it.
 _SIZE = (64, 64)
 
@@ -49,6 +53,7 @@ class Info:
       source: where they come from.
       sha256: of the file, or of the manifest of a checkpoint.
       layout: of the names in the file.
+      step: of the training, where they are a run's.
     """
 
     class_names: tuple[str, ...] = ()
@@ -62,6 +67,7 @@ class Info:
     source: str = ""
     sha256: str = ""
     layout: str = ""
+    step: int | None = None
 
 
 def load_pretrained(
@@ -76,8 +82,8 @@ def load_pretrained(
 
     Args:
       source: a name of `weights.catalogue.CATALOGUE`, which gives a backbone (image -> `Features`); the workdir of a
-        run, or the folder of one of its checkpoints, which gives the run's model without its data set; a file, or
-        `hf://owner/name[@revision]/file`.
+        run, or the folder of one of its checkpoints, which gives the run's model without its data set, as does what
+        `attnseg-export --format=safetensors` wrote; a file, or `hf://owner/name[@revision]/file`.
       config: for a file: the name of a backbone, or the `model` part of a config for a whole model, as `build_model`
         takes it.
       num_classes: for a file of a whole model.
@@ -87,10 +93,10 @@ def load_pretrained(
     """
     source = str(source)
     located = locate(source, key="source")
-    if located.path.is_dir():
+    if located.path.is_dir() or (config is None and read_card(located.path.parent)):
         if config is not None:
             raise UserError(f"source={source} is a run, which has its own config: leave config out")
-        return _load_run(located.path, source)[:3]
+        return read_back(source)[:3]
     if source in CATALOGUE:
         if config is not None:
             raise UserError(
@@ -146,22 +152,62 @@ def read_back(source: str | Path, checkpoint: str = "latest") -> tuple[nn.Module
     """Model, variables, what is known of them and config of a run; its data set is not needed.
 
     Args:
-      source: the run's workdir, or the folder of one of its checkpoints.
+      source: the run's workdir, or the folder of one of its checkpoints; an exported model, or the file in it.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
     folder = expanded(source)
+    if folder.is_file() and read_card(folder.parent):
+        folder = folder.parent
     if not folder.is_dir():
         raise UserError(f"{source} is no run: name the workdir of one, or the folder of one of its checkpoints")
-    return _load_run(folder, str(source), checkpoint)
-
-
-def _load_run(folder: Path, source: str, checkpoint: str = "latest") -> tuple[nn.Module, PyTree, Info, ConfigDict]:
+    if card := read_card(folder):
+        return _load_exported(folder, str(source), card, checkpoint)
     workdir = workdir_of(folder) or folder
     config = configs.load(workdir)
     arrays, record = read_run(folder, "source", checkpoint)
+    known = {
+        "licence": read_record(workdir).get("licence", ""),
+        "source": f"{workdir.absolute()}, step {record['step']}",
+        "sha256": record["manifest_sha256"],
+        "step": record["step"],
+    }
+    return _build(config, arrays, str(source), known)
+
+
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """What is known of an exported model; None where there is none in the folder."""
+    try:
+        card = json.loads((folder / CARD).read_text())
+        return card if isinstance(card["format"], str) and isinstance(card["weights"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _load_exported(
+    folder: Path, source: str, card: Mapping[str, Any], checkpoint: str
+) -> tuple[nn.Module, PyTree, Info, ConfigDict]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"source={source} is a model exported as {card['format']}, which runs as it is: see its run.py")
+    if checkpoint != "latest":
+        raise UserError(f"source={source} is an exported model, which has no checkpoints: leave checkpoint out")
+    weights = card["weights"]
+    known = {
+        "licence": weights.get("licence") or "",
+        "source": f"{folder.absolute()}, step {weights.get('step')}",
+        "sha256": file_sha256(path),
+        "step": weights.get("step"),
+    }
+    return _build(configs.load(folder), read_weights(path), source, known)
+
+
+def _build(
+    config: ConfigDict, arrays: Mapping[str, Any], source: str, known: Mapping[str, Any]
+) -> tuple[nn.Module, PyTree, Info, ConfigDict]:
+    """The model of a config with these arrays, and what is known of it."""
     data = datasets.from_config(config.data)
     model = make_model(config, len(data.class_names))
     target = jax.eval_shape(model.init, jax.random.key(0), *abstract_inputs(config))
@@ -174,10 +220,8 @@ def _load_run(folder: Path, source: str, checkpoint: str = "latest") -> tuple[nn
         config.data.std,
         config.data.channel_order or "rgb",
         config.data.crop,
-        licence=read_record(workdir).get("licence", ""),
-        source=f"{workdir.absolute()}, step {record['step']}",
-        sha256=record["manifest_sha256"],
         layout=OWN,
+        **known,
     )
     return model, _arrays(traverse_util.unflatten_dict(arrays, sep=".")), info, config
 

@@ -14,6 +14,7 @@ from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.platforms import unless_on_gpus
 from attnseg_jax.ops.pool import Pair, pair
+from attnseg_jax.ops.symbolic import surely
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -49,7 +50,8 @@ def conv(
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
     reach = (kh - 1) * dh + 1, (kw - 1) * dw + 1
-    if groups == 1 and kh * kw <= _MOST_TAPS and x.shape[1] < reach[0] and x.shape[2] < reach[1]:
+    beyond = surely(lambda: x.shape[1] < reach[0] and x.shape[2] < reach[1])
+    if groups == 1 and kh * kw <= _MOST_TAPS and beyond:
         return _of_patches(x, kernel, (sh, sw), sides, (dh, dw))
     return lax.conv_general_dilated(
         x,

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from attnseg_jax.ops.axis import Axis, pad
 from attnseg_jax.ops.separable import apply_separable
+from attnseg_jax.ops.symbolic import numpy_of
 
 Pair = int | tuple[int, int]
 
@@ -98,8 +99,8 @@ def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b
     """
     matrices = []
     for n, s in zip(x.shape[1:3], pair(size)):
-        bins = [(i * n // s, -(-(i + 1) * n // s)) for i in range(s)]
-        inside = np.array([[low <= j < high for j in range(n)] for low, high in bins])
+        j = numpy_of(n).arange(n)
+        inside = numpy_of(n).stack([(j >= i * n // s) & (j < ((i + 1) * n + s - 1) // s) for i in range(s)])
         matrices.append((inside / inside.sum(axis=1, keepdims=True)).astype(np.float32))
     return apply_separable(x, *matrices)
 

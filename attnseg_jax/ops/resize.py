@@ -6,6 +6,7 @@ from jaxtyping import Array, Shaped
 
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.separable import apply_separable
+from attnseg_jax.ops.symbolic import is_symbolic
 
 METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 
@@ -44,7 +45,8 @@ def resize(
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}, known: {', '.join(METHODS)}")
-    if x.ndim != 4 or len(size) != 2 or min(size) < 1:
+    symbolic = is_symbolic(*x.shape[1:3], *size)
+    if x.ndim != 4 or len(size) != 2 or (not symbolic and min(size) < 1):
         raise ValueError(f"needs x [b, h, w, c] and a size of two positive numbers, got {x.shape} and {size}")
     if method not in ("bilinear", "bicubic") and (align_corners or antialias):
         raise ValueError(f"align_corners and antialias are for bilinear and bicubic, not {method!r}")
@@ -53,6 +55,10 @@ def resize(
     if method == "area":
         return adaptive_avg_pool(x, size)
     scales = scale if isinstance(scale, tuple) else (scale, scale)
+    if symbolic:
+        if scale or antialias:
+            raise ValueError("scale and antialias are for sizes that are known")
+        return _resize_symbols(x, size, method, align_corners)
     # Input pixels per output pixel.
     steps = [1 / s if s else n / o for s, n, o in zip(scales, x.shape[1:3], size)]
     if method.startswith("nearest"):
@@ -78,9 +84,9 @@ def interpolation_matrix(
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
     step = n / out if step is None else step
-    position = np.arange(out, dtype=np.float64)
     if antialias:
-        return _antialiased(n, position, step, method).astype(np.float32)
+        return antialiased_matrix(n, out, method, step).astype(np.float32)
+    position = np.arange(out, dtype=np.float64)
     if align_corners:
         source = position * ((n - 1) / (out - 1) if out > 1 else 0.0)
     else:
@@ -96,11 +102,47 @@ def interpolation_matrix(
     return weights.astype(np.float32)
 
 
-def _antialiased(n, position, step, method):
-    """Weights whose kernel is as wide as an output pixel, cut at the border and normalised (as Pillow does)."""
+def _resize_symbols(x, size, method, align_corners):
+    """`resize` between sizes that are symbols, whose weights are computed where the program runs."""
+    pairs = list(zip(x.shape[1:3], size))
+    if method.startswith("nearest"):
+        for axis, (n, out) in enumerate(pairs, start=1):
+            step = jnp.asarray(n, jnp.float32) / jnp.asarray(out, jnp.float32)
+            place = (jnp.arange(out, dtype=jnp.float32) + (0.5 if method == "nearest-exact" else 0.0)) * step
+            index = jnp.minimum(jnp.floor(place).astype(jnp.int32), n - 1)
+            x = x if n == out else jnp.take(x, index, axis=axis)
+        return x
+    matrices = (None if n == out else _symbolic_matrix(n, out, method, align_corners) for n, out in pairs)
+    return apply_separable(x, *matrices)
+
+
+def _symbolic_matrix(n, out, method, align_corners):
+    """`interpolation_matrix` of symbols; positions are fractions of whole numbers, so that nothing is lost."""
+    i = jnp.arange(out)
+    above, below = (i * (n - 1), jnp.maximum(out - 1, 1)) if align_corners else ((2 * i + 1) * n - out, 2 * out)
+    if method == "bilinear":
+        above = jnp.clip(above, 0, below * (n - 1))
+    base, rest = jnp.floor_divide(above, below), jnp.remainder(above, below)
+    fraction = rest.astype(jnp.float32) / jnp.asarray(below, jnp.float32)
+    weights = 0.0
+    for tap in (0, 1) if method == "bilinear" else (-1, 0, 1, 2):
+        there = jnp.clip(base + tap, 0, n - 1)[:, None] == jnp.arange(n)[None]
+        weights = weights + _KERNELS[method][0](fraction - tap, -0.75)[:, None] * there
+    return weights
+
+
+def antialiased_matrix(n: int, out: int, method: str, step: float | None = None) -> np.ndarray:
+    """`interpolation_matrix` float64 whose kernel is as wide as an output pixel, cut at the border and normalised.
+
+    As Pillow has it.
+
+    >>> antialiased_matrix(4, 2, "bilinear").round(3).tolist()
+    [[0.429, 0.429, 0.143, 0.0], [0.0, 0.143, 0.429, 0.429]]
+    """
     kernel, radius = _KERNELS[method]
+    step = n / out if step is None else step
     stretch = max(step, 1.0)
-    centre = (position + 0.5) * step
+    centre = (np.arange(out, dtype=np.float64) + 0.5) * step
     first = np.floor((centre - radius * stretch + 0.5).clip(0, None))
     last = np.floor((centre + radius * stretch + 0.5).clip(None, n))
     j = np.arange(n)
@@ -110,15 +152,15 @@ def _antialiased(n, position, step, method):
 
 
 def _triangle(t, _):
-    return (1 - np.abs(t)).clip(0, None)
+    return (1 - abs(t)).clip(0)
 
 
 def _cubic(t, a):
     """Cubic convolution kernel (Keys 1981)."""
-    t = np.abs(t)
+    t = abs(t)
     near = ((a + 2) * t - (a + 3)) * t * t + 1
     far = ((t - 5) * t + 8) * t * a - 4 * a
-    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+    return near * (t <= 1) + far * ((t > 1) & (t < 2))
 
 
 _KERNELS = {"bilinear": (_triangle, 1.0), "bicubic": (_cubic, 2.0)}

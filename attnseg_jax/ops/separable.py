@@ -5,9 +5,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.symbolic import surely
+
 
 def apply_separable(
-    x: Float[Array, "b h w c"], rows: Float[np.ndarray, "i h"] | None, columns: Float[np.ndarray, "j w"] | None
+    x: Float[Array, "b h w c"],
+    rows: Float[np.ndarray | Array, "i h"] | None,
+    columns: Float[np.ndarray | Array, "j w"] | None,
 ) -> Float[Array, "b i j c"]:
     """`rows @ x @ columns.T` in every channel; None leaves that axis alone. Computed in float32, returned in x's dtype.
 
@@ -18,24 +22,24 @@ def apply_separable(
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))
     # The axis that grows more goes last: the other product then reads less.
-    if rows is not None and columns is not None and _growth(rows) < _growth(columns):
+    if rows is not None and columns is not None and surely(lambda: _grows_less(rows, columns)):
         x = _on_columns(_on_rows(x, rows), columns)
     else:
         x = _on_rows(_on_columns(x, columns), rows)
     return x.astype(dtype)
 
 
-def _growth(matrix):
-    return matrix.shape[0] / matrix.shape[1]
+def _grows_less(rows, columns):
+    return rows.shape[0] * columns.shape[1] < columns.shape[0] * rows.shape[1]
 
 
 def _on_rows(x, matrix):
     if matrix is None:
         return x
-    b, _, w, c = x.shape
+    b, h, w, c = x.shape
     # One copy of the matrix for each image makes the product leave its result in place; without, XLA transposes it.
     copies = jnp.broadcast_to(jnp.asarray(matrix, x.dtype), (b, *matrix.shape))
-    return exact_product("bih,bhx->bix", copies, x.reshape(b, -1, w * c)).reshape(b, -1, w, c)
+    return exact_product("bih,bhx->bix", copies, x.reshape(b, h, w * c)).reshape(b, matrix.shape[0], w, c)
 
 
 def _on_columns(x, matrix):

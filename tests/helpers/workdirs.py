@@ -3,8 +3,10 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from attnseg_jax.train import config as configs
 from attnseg_jax.train import setup
 from attnseg_jax.train.checkpoint import Checkpoints
 
@@ -33,3 +35,21 @@ def assert_same_run(config, one, other):
         np.testing.assert_array_equal(state[name], other_state[name], err_msg=name, strict=True)
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     assert (one / "result.json").read_text() == (other / "result.json").read_text()
+
+
+def save_random_run(config, folder, classes=5, step=7):
+    """A workdir with the config and one checkpoint of random numbers, which keep the size of what goes through."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(configs.to_json(config))
+    rng, abstract = np.random.default_rng(0), setup.make_run(config, classes).abstract
+
+    def draw(path, x):
+        scale = 1.5 / np.sqrt(np.prod(x.shape[:-1])) if len(x.shape) > 1 else 0.2
+        around = 1.0 if jax.tree_util.keystr(path).endswith(("['scale']", "['var']")) else 0.0
+        return jnp.asarray(around + scale * rng.uniform(-1, 1, x.shape), x.dtype)
+
+    state = jax.tree_util.tree_map_with_path(draw, abstract.replace(key=None)).replace(key=jax.random.key(0))
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        checkpoints.save(step, state)
+        checkpoints.add_metrics(step, {"miou": 0.5})
+    return folder

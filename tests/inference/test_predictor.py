@@ -113,7 +113,7 @@ def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     assert result.mask.shape == (24, 32) and (result.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99
     assert result.attention().shape[1:] == (3, 4)
     # Half a picture, padded to the size that the whole one has.
-    half.config.eval.size_multiple, half._multiple = 32, 32
+    half.config.eval.size_multiple, half.multiple = 32, 32
     padded = half(np.resize(images[0], (32, 32, 3)))
     (form,) = {form for form, *_ in half._programs} - {result_form}
     assert form.padded == form.full == (32, 32)

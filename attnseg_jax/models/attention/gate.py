@@ -10,6 +10,7 @@ from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dtype
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import GateMap, sow_record
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.ops.symbolic import any_below
 
 FORMS = ("oktay", "leejunhyun")
 
@@ -36,7 +37,7 @@ class Gate(Attention):
     ) -> Float[Array, "b h w c"]:
         """Returns the gated skip; the gate `[b, h, w, 1]` is recorded as `gate4_` at stride 4."""
         height, width = skip.shape[1:3]
-        if self.form == "oktay" and min(height, width) < 2:
+        if self.form == "oktay" and any_below(2, height, width):
             hint = (
                 f"halves the skip of stride {stride}, which is {height} x {width} pixels only: use larger images, a "
                 "finer skip or the form 'leejunhyun'"

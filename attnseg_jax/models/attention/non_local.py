@@ -11,6 +11,7 @@ from attnseg_jax.models.records import DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention.non_local import dot_product_average
 from attnseg_jax.ops.pool import max_pool
+from attnseg_jax.ops.symbolic import any_below
 
 FORMS = ("embedded_gaussian", "gaussian", "dot_product")
 
@@ -39,7 +40,7 @@ class NonLocal(Attention):
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """Returns the map with what every position gathers; its weights are recorded as `nonlocal`."""
         b, h, w, c = x.shape
-        if self.sub_sample and min(h, w) < 2:
+        if self.sub_sample and any_below(2, h, w):
             hint = f"needs a map of at least 2x2 positions, not {h}x{w}: set it to False, or give larger images"
             raise OptionError("sub_sample", True, hint)
         channels = self.channels or max(c // 2, 1)

@@ -15,6 +15,7 @@ from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention.ocr import region_means, region_weights
 from attnseg_jax.ops.pool import max_pool
 from attnseg_jax.ops.resize import resize
+from attnseg_jax.ops.symbolic import any_below
 
 
 class OCR(Attention):
@@ -83,7 +84,7 @@ class OCR(Attention):
     ) -> Float[Array, "b h w c"]:
         """Every position attends to the regions: `up(attend(pixel(x), object(regions), down(regions)))`."""
         b, h, w, c = x.shape
-        if self.scale > min(h, w):
+        if any_below(self.scale, h, w):
             hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
             raise OptionError("scale", self.scale, hint)
         key_channels = self.key_channels or max(c // 2, 1)

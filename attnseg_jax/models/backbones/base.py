@@ -11,6 +11,7 @@ from attnseg_jax.models.features import Features
 from attnseg_jax.models.geometry import stride_multiple
 from attnseg_jax.models.layers.conv import Dtype
 from attnseg_jax.models.options import option
+from attnseg_jax.ops.symbolic import any_below
 
 # Of an option that dilates the later stages.
 OUTPUT_STRIDES = (8, 16, 32)
@@ -51,7 +52,7 @@ class Backbone(nn.Module):
           OptionError: the image has fewer than `least`, or `least_size`, pixels in height or width.
         """
         least, (h, w) = least or self.least_size, image.shape[1:3]
-        if min(h, w) < least:
+        if any_below(least, h, w):
             hint = f"needs images of at least {least}x{least} pixels, not {h}x{w}: give larger images or choose another"
             raise OptionError("", type(self).__name__, f"{hint} backbone")
 

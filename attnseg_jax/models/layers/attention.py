@@ -11,6 +11,7 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.records import DotProductMap, Size, sow_record
 from attnseg_jax.ops import attention as attention_ops
+from attnseg_jax.ops.symbolic import any_below, numpy_of
 
 
 def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray, "h w c"]:
@@ -23,12 +24,14 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     (2, 3, 10)
     """
     quarter = channels // 4
-    frequency = 1.0 / 10000.0 ** (np.arange(quarter) / max(quarter, 1))
-    y = np.arange(height)[:, None, None] * frequency
-    x = np.arange(width)[None, :, None] * frequency
-    parts = [np.broadcast_to(f(t), (height, width, quarter)) for t in (y, x) for f in (np.sin, np.cos)]
-    parts.append(np.zeros((height, width, channels - 4 * quarter)))
-    return np.concatenate(parts, axis=-1).astype(np.float32)
+    frequency = 1.0 / 10000.0 ** (np.arange(quarter) / max(quarter, 1)).reshape(1, 1, quarter)
+    # The program itself has to compute those of a map whose size is not known.
+    xp = numpy_of(height, width)
+    y = xp.arange(height)[:, None, None] * frequency
+    x = xp.arange(width)[None, :, None] * frequency
+    parts = [xp.broadcast_to(f(t), (height, width, quarter)) for t in (y, x) for f in (xp.sin, xp.cos)]
+    parts.append(xp.zeros((height, width, channels - 4 * quarter)))
+    return xp.concatenate(parts, axis=-1).astype(np.float32)
 
 
 def head_width(channels: int, heads: int, head_dim: int | None = None) -> int:
@@ -160,7 +163,7 @@ def reduced_multi_head(
       OptionError: as in `multi_head`; a reduction larger than the map.
     """
     b, h, w, c = x.shape
-    if not 1 <= reduction <= min(h, w):
+    if reduction < 1 or any_below(reduction, h, w):
         hint = f"does not fit a map of {h}x{w} positions: choose 1 to {min(h, w)}, or give larger images"
         raise OptionError("reduction", reduction, hint)
     reduced = x

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attnseg_jax.ops.linear_map import linear_map
+from attnseg_jax.ops.symbolic import is_symbolic
 from attnseg_jax.ops.varying import varying_together
 
 # Scores computed at once. On CPU they stay in the cache; elsewhere a loop of larger steps has less to launch.
@@ -27,10 +28,12 @@ def chunked(q, k, v, bias=None, mask=None, scale=None, rows=None):
     (b, n, _, d), m = q.shape, k.shape[1]
     if rows is None:
         scores = _SCORES.get(jax.default_backend(), _SCORES_ELSEWHERE)
-        blocks = -(-n // max(_MIN_ROWS, scores // (b * m)))
+        # Of a batch of any size, as exported programs have, one image is what counts.
+        blocks = -(-n // max(_MIN_ROWS, scores // ((b if isinstance(b, int) else 1) * m)))
         rows = -(-n // blocks)
     arrays = varying_together(q, k, v, bias, mask)
-    return _attend(*arrays, d**-0.5 if scale is None else float(scale), min(rows, n))[0]
+    rows = rows if is_symbolic(n) else min(rows, n)
+    return _attend(*arrays, d**-0.5 if scale is None else float(scale), rows)[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(5, 6))

@@ -1,8 +1,12 @@
 """How attention is computed: as it is asked for, or in the best way for this backend, type and size."""
 
+import contextlib
+import contextvars
 import logging
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
@@ -11,6 +15,7 @@ from attnseg_jax.ops.attention.accelerators import cudnn, cudnn_refusal, knows_i
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
 from attnseg_jax.ops.attention.shapes import check_shapes
+from attnseg_jax.ops.symbolic import is_symbolic
 
 _FUNCTIONS = {"dense": dense, "chunked": chunked, "cudnn": cudnn, "splash": splash}
 IMPLS = ("auto", *_FUNCTIONS)
@@ -19,8 +24,24 @@ _DENSE_SCORES = {"cpu": 2**20}
 _DENSE_SCORES_ELSEWHERE = 2**26
 # A kernel's tile is 128 tokens long: below that it mostly computes padding.
 _KERNEL_TOKENS = 128
+# Queries at a time where their number is not known.
+_CHUNK = 256
 _LOG = logging.getLogger("attnseg_jax.ops.attention")
 _REPORTED = set()
+_PORTABLE = contextvars.ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Within it attention is computed without the kernels of accelerators, whatever `impl` asks for.
+
+    For programs that are exported: these kernels are custom calls, which no other version has to know.
+    """
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
 
 
 def dot_product_attention(
@@ -58,6 +79,8 @@ def dot_product_attention(
     [0, 1, 2]
     """
     check_shapes(q, k, v, bias, mask)
+    if _PORTABLE.get():
+        return _portable(q, k, v, bias, mask, scale)
     if impl == "auto":
         impl = _choose(q, k, v, bias, mask)
     else:
@@ -115,13 +138,31 @@ def _refusal(impl, dtype, widths, tokens, bias, mask_shape):
     return splash_refusal(bias, mask_shape) if impl == "splash" else None
 
 
+def _portable(q, k, v, bias, mask, scale):
+    """Attention in the form that suits any platform: dense where it is small, else by chunks."""
+    n, m = q.shape[1], k.shape[1]
+    if not is_symbolic(n, m):
+        return (chunked if _is_large(q, k, _DENSE_SCORES["cpu"]) else dense)(q, k, v, bias, mask, scale)
+    if bias is not None or mask is not None:
+        return dense(q, k, v, bias, mask, scale)
+    # There may be fewer queries than a chunk has.
+    padded = jnp.pad(q, [(0, 0), (0, _CHUNK * ((n + _CHUNK - 1) // _CHUNK) - n), (0, 0), (0, 0)])
+    return chunked(padded, k, v, scale=scale, rows=_CHUNK)[:, :n]
+
+
+def _is_large(q, k, limit):
+    """Whether there are more scores than `limit`; of a batch of any size those of one image count."""
+    (b, n, a, _), m = q.shape, k.shape[1]
+    return (b if isinstance(b, int) else 1) * a * n * m > limit
+
+
 def _choose(q, k, v, bias, mask):
     """The kernel of an accelerator if it can serve, else dense attention if it is small, else chunked."""
     backend = jax.default_backend()
-    (b, n, a, _), m = q.shape, k.shape[1]
+    n, m = q.shape[1], k.shape[1]
     impl = {"gpu": "cudnn", "tpu": "splash" if knows_its_device(q) else None}.get(backend)
     if impl is None or min(n, m) < _KERNEL_TOKENS or _refusal(impl, **_facts(q, k, v, bias, mask)):
-        impl = "dense" if b * a * n * m <= _DENSE_SCORES.get(backend, _DENSE_SCORES_ELSEWHERE) else "chunked"
+        impl = "chunked" if _is_large(q, k, _DENSE_SCORES.get(backend, _DENSE_SCORES_ELSEWHERE)) else "dense"
     choice = (impl, backend, q.dtype.name)
     if choice not in _REPORTED:
         _REPORTED.add(choice)

@@ -14,7 +14,8 @@ def pad_to_multiple(x: Shaped[Array, "b h w c"], factors: Pair, value: float = 0
     >>> pad_to_multiple(jnp.ones((1, 3, 4, 1), int), (2, 3))[0, :, :, 0].tolist()
     [[0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]]
     """
-    extra = [-n % f for n, f in zip(x.shape[1:3], pair(factors))]
+    # In this form it is known of symbols, too, that the factor divides the sum.
+    extra = [(n + f - 1) // f * f - n for n, f in zip(x.shape[1:3], pair(factors))]
     return jnp.pad(x, ((0, 0), *((e // 2, e - e // 2) for e in extra), (0, 0)), constant_values=value)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped
 
 from attnseg_jax.ops.pool import Pair, pair
+from attnseg_jax.ops.symbolic import numpy_of
 
 
 def partition(x: Shaped[Array, "b h w c"], window: Pair, shift: Pair = 0) -> Shaped[Array, "b g s c"]:
@@ -61,7 +62,8 @@ def window_mask(size: tuple[int, int], window: Pair, shift: Pair) -> Bool[Array,
     """
     (wh, ww), shifts = pair(window), pair(shift)
     padded = [_count(n, w) * w for n, w in zip(size, (wh, ww))]
-    rows, columns = (np.arange(n) >= n - s for n, s in zip(padded, shifts))
+    xp = numpy_of(*size)
+    rows, columns = (xp.arange(n) >= n - s for n, s in zip(padded, shifts))
     side = jnp.asarray(2 * rows[:, None] + columns[None])
     windows = partition(side[None, :, :, None], window)[0, :, :, 0]
     return windows[:, :, None] == windows[:, None]
@@ -93,4 +95,4 @@ def window_keys(size: tuple[int, int], window: Pair, shift: Pair = 0) -> Int[Arr
 
 
 def _count(n, window):
-    return -(-n // window)
+    return (n + window - 1) // window

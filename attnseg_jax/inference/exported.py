@@ -1,0 +1,102 @@
+"""`Predictor` of a model that was exported as a program."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+from jaxtyping import UInt8
+
+from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded, file_sha256
+from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.prediction import Look
+from attnseg_jax.inference.predictor import Form, Predictor
+from attnseg_jax.inference.pretrained import Info, read_card
+
+
+class ExportedPredictor(Predictor):
+    """What `Predictor` makes of a folder that `attnseg-export --format=stablehlo` wrote.
+
+    It has no `model`, `variables` and `config`: all of that is in the program.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        checkpoint: str = "latest",
+        batch_size: int | None = None,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        folder = expanded(source)
+        card = read_card(folder)
+        if checkpoint != "latest" or changes:
+            raise UserError(
+                f"{source} is an exported program, in which checkpoint and config are fixed: leave them out, or export "
+                "the run again"
+            )
+        self.batch_size = 1 if batch_size is None else batch_size
+        if self.batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        self._input = card["input"]
+        self._program = _read(folder / card["file"])
+        weights, prepared, classes = card["weights"], card["preprocessing"], card["classes"]
+        self.info = Info(
+            tuple(one["name"] for one in classes),
+            tuple(tuple(one["colour"]) for one in classes),
+            tuple(prepared["mean"]),
+            tuple(prepared["std"]),
+            prepared["channel_order"],
+            licence=weights["licence"] or "",
+            source=f"{folder.absolute()}, step {weights['step']}",
+            sha256=file_sha256(folder / card["file"]),
+            step=weights["step"],
+        )
+
+    def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
+        """Raises UserError: a program has none to look at."""
+        raise UserError(
+            f"{self.info.source} is an exported program, which leaves no attention to look at: take the run"
+        )
+
+    def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], Form]:
+        size, fixed, least = picture.pixels.shape[:2], self._input["size"], self._input["least"]
+        if fixed and list(size) != fixed:
+            raise UserError(
+                f"{picture.name}: the exported program takes pictures of {fixed[0]} x {fixed[1]} pixels, not "
+                f"{size[0]} x {size[1]}: export the run again with that --size"
+            )
+        if any(n < m for n, m in zip(size, least)):
+            raise UserError(
+                f"{picture.name}: the exported program takes pictures of at least {least[0]} x {least[1]} pixels, not "
+                f"{size[0]} x {size[1]}"
+            )
+        return (picture.pixels,), Form(size, size, size)
+
+    def _run(
+        self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]
+    ) -> list[dict[str, np.ndarray]]:
+        outputs = jax.device_get(self._program(np.stack([pixels for (pixels,) in samples])))
+        if "entropy" in extras:
+            p = outputs["probabilities"].astype(np.float32)
+            outputs["entropy"] = -(p * np.log(np.maximum(p, 1e-12))).sum(-1) / math.log(max(p.shape[-1], 2))
+        kept = ("mask", "finite", *extras)
+        return [{name: outputs[name][row] for name in kept} for row in range(len(samples))]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path} needs the package {error.name}: pip install {error.name}") from None
+    # What a parser of damaged bytes raises has no common class.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path} cannot be loaded ({reason}): it is damaged, or this jax is too new for it: export the run again"
+        ) from error

@@ -1,0 +1,53 @@
+"""Programs for maps of any size compute what those for known sizes do."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from attnseg_jax.models.layers.attention import sincos_positions
+from attnseg_jax.ops.attention.dispatch import dot_product_attention, portable
+from attnseg_jax.ops.attention.interlaced import crop_to_size, pad_to_multiple
+from attnseg_jax.ops.attention.window import window_mask
+from attnseg_jax.ops.conv import conv
+from attnseg_jax.ops.pool import adaptive_avg_pool
+from attnseg_jax.ops.resize import resize
+
+RESIZES = [
+    ("nearest", False),
+    ("nearest-exact", False),
+    ("bilinear", False),
+    ("bilinear", True),
+    ("bicubic", False),
+    ("bicubic", True),
+]
+
+
+def outputs(x):
+    _, h, w, c = x.shape
+    found = {f"{m} {a}": resize(x, (3 * h, w + 5), m, align_corners=a) for m, a in RESIZES}
+    found["smaller"] = resize(x, (h, 3))
+    found["larger"] = resize(x[:, :4, :3], (h, w), "bicubic")
+    found["pooled"] = adaptive_avg_pool(x, (3, 2))
+    found["convolved"] = conv(x, jnp.ones((9, 9, c, 2)), padding=4)
+    found["padded"] = pad_to_multiple(x, (4, 3))
+    found["cropped"] = crop_to_size(found["padded"], (h, w))
+    found["mask"] = window_mask((h, w), (2, 3), (1, 1))
+    found["positions"] = sincos_positions(h, w, 6) + jnp.zeros((h, w, 6))
+    tokens = x.reshape(1, h * w, 2, c // 2)
+    found["attended"] = dot_product_attention(tokens, 2 * tokens, tokens)
+    found["masked"] = dot_product_attention(tokens, tokens, tokens, mask=(tokens[..., :1, 0] > 0)[:, None, None, :, 0])
+    return found
+
+
+def test_maps_of_any_size():
+    """Fewer positions than a chunk of attention has, and more."""
+    scope = export.SymbolicScope(["h >= 4", "w >= 3"])
+    h, w = export.symbolic_shape("h, w", scope=scope)
+    with portable():
+        program = export.export(jax.jit(outputs))(jax.ShapeDtypeStruct((1, h, w, 4), jnp.float32))
+    for size in ((5, 7), (17, 19)):
+        x = jnp.asarray(np.random.default_rng(0).standard_normal((1, *size, 4)), jnp.float32)
+        found, known = jax.jit(program.call)(x), jax.jit(outputs)(x)
+        for name in known:
+            np.testing.assert_allclose(found[name], known[name], rtol=1e-5, atol=3e-6, err_msg=name)
