@@ -118,7 +118,8 @@ class Output:
       aux: name -> auxiliary float32 logits `[b, h, w, k]`; those of a decoder may differ in size.
       presence: name -> float32 logits `[b, k]` of the classes an image shows.
       queries: what queries predict, None of a decoder without any; masks keep their size.
-      aux_queries: name -> what they predicted in an earlier layer. `aux` may have the same by pixels, under that name.
+      aux_queries: name -> what they predicted in an earlier layer, in the same shapes. `aux` may have the same by
+        pixels, under that name.
     """
 
     logits: Float[Array, "b h w k"] | None

@@ -67,24 +67,39 @@ class MatchedLoss:
         """Sums and counts of every layer: `class`, `mask` and `dice`, each with the layer's name and "/" before it.
 
         Args:
-          layers: name -> its queries.
+          layers: name -> its queries, all of the same shapes.
           labels: 255 is in no mask, and points there do not count; images without any other are left out.
           keys: PRNG keys `[b]`.
           num_classes: of the labels.
           class_weights: as in `ops.losses.class_loss`.
         """
         classes = losses.segments(labels, num_classes, self.segments)
-        matchings = self._match(layers, labels, classes, keys)
         images, known = (labels != IGNORE_LABEL).any((1, 2)), all_known(labels, num_classes)
-        count = losses.segment_count(classes)
-        sums, counts = {}, {}
-        for i, (name, queries) in enumerate(layers.items()):
+        # A loop, so that it is compiled once and the points of one layer are in memory at a time.
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *layers.values())
+        numbers = jnp.arange(len(layers))
+        costs = jax.lax.map(
+            lambda layer: self._costs(layer[0], labels, classes, _folded(keys, 2 * layer[1])),
+            (jax.lax.stop_gradient(stacked), numbers),
+        )
+        # All at once: a search is many small steps, which take about as long for many problems as for few.
+        b, n = classes.shape
+        present = jnp.broadcast_to(classes >= 0, (len(layers), b, n)).reshape(-1, n)
+        matchings = assign(costs.reshape(-1, *costs.shape[2:]), present).reshape(-1, b, n)
+
+        def of_layer(layer: tuple[Queries, Array, Array]) -> tuple[Array, ...]:
+            queries, matching, number = layer
             of_class = losses.class_loss(
-                queries.classes, classes, matchings[i],
+                queries.classes, classes, matching,
                 no_object=self.no_object, class_weights=class_weights, images=images,
             )  # fmt: skip
-            of_masks = self._mask_losses(queries, labels, classes, matchings[i], _folded(keys, 2 * i + 1))
-            found = {"class": of_class, "mask": (of_masks[0], count), "dice": (of_masks[1], count)}
+            return *of_class, *self._mask_losses(queries, labels, classes, matching, _folded(keys, 2 * number + 1))
+
+        of_class, weight, of_mask, of_dice = jax.lax.map(of_layer, (stacked, matchings, numbers))
+        count = losses.segment_count(classes)
+        sums, counts = {}, {}
+        for i, name in enumerate(layers):
+            found = {"class": (of_class[i], weight[i]), "mask": (of_mask[i], count), "dice": (of_dice[i], count)}
             for term, (total, divisor) in found.items():
                 sums[f"{name}/{term}"] = jnp.where(known, total, jnp.nan)
                 counts[f"{name}/{term}"] = divisor
@@ -95,23 +110,14 @@ class MatchedLoss:
         weights = {"class": self.class_weight, "mask": self.mask_weight, "dice": self.dice_weight}
         return sum(weight * means[f"{name}/{term}"] for term, weight in weights.items())
 
-    def _match(self, layers: Mapping[str, Queries], labels: Array, classes: Array, keys: Array) -> Array:
-        """The matching of every layer, `[layer, b, n]`."""
-        costs = []
-        for i, queries in enumerate(layers.values()):
-            points = _uniform(_folded(keys, 2 * i), self._count(labels))
-            values = sample(jax.lax.stop_gradient(queries.masks), _on_masks(points, queries, labels))
-            costs.append(
-                losses.matching_costs(
-                    queries.classes, values, classes, class_shares(labels, classes, points),
-                    labelled_shares(labels, points), class_weight=self.class_weight, mask_weight=self.mask_weight,
-                    dice_weight=self.dice_weight, focal=self.focal,
-                )
-            )  # fmt: skip
-        # All at once: a search is a loop of small steps, which few problems and many take about as long.
-        b, n = classes.shape
-        present = jnp.broadcast_to(classes >= 0, (len(costs), b, n)).reshape(-1, n)
-        return assign(jnp.concatenate(costs), present).reshape(len(costs), b, n)
+    def _costs(self, queries: Queries, labels: Array, classes: Array, keys: Array) -> Float[Array, "b q n"]:
+        points = _uniform(keys, self._count(labels))
+        return losses.matching_costs(
+            queries.classes, sample(queries.masks, _on_masks(points, queries, labels)), classes,
+            class_shares(labels, classes, points), labelled_shares(labels, points),
+            class_weight=self.class_weight, mask_weight=self.mask_weight, dice_weight=self.dice_weight,
+            focal=self.focal,
+        )  # fmt: skip
 
     def _mask_losses(
         self, queries: Queries, labels: Array, classes: Array, matching: Array, keys: Array
