@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.ops.resize import interpolation_matrix, resize
+from attnseg_jax.ops.resize import interpolation_matrix
 
 _TINY = 1e-30
 # Numbers of the masks that are upsampled at once.
@@ -31,10 +31,12 @@ def semantic_logits(
     [-0.7 -0.3]
     """
     classes = jax.nn.softmax(class_logits.astype(jnp.float32), axis=-1)[..., :-1]
-    masks = jax.nn.log_sigmoid(mask_logits.astype(jnp.float32))
+    masks = mask_logits.astype(jnp.float32)
     # The shift cancels up to rounding, so it needs no gradient.
-    shift = lax.stop_gradient(masks.max(axis=-1, keepdims=True))
-    scores = jnp.einsum("bhwq,bqk->bhwk", jnp.exp(masks - shift), classes)
+    shift = lax.stop_gradient(jnp.minimum(masks.max(axis=-1, keepdims=True), 0.0))
+    # sigmoid(masks) / exp(shift); beyond the bound a mask is less than `_TINY` of the largest.
+    masks = 1.0 / (jnp.exp(shift) + jnp.exp(jnp.minimum(shift - masks, 80.0)))
+    scores = jnp.einsum("bhwq,bqk->bhwk", masks, classes)
     return jnp.log(jnp.maximum(scores, _TINY)) + shift
 
 
@@ -60,27 +62,40 @@ def resized_semantic_logits(
       align_corners: as in `resize`, bilinear.
       rows: of a stripe; 0 chooses.
     """
-    b, q, y, _ = mask_logits.shape
+    b, q = mask_logits.shape[:2]
     h, w = size
     rows = min(rows or _divisor(h, max(_AT_ONCE // (b * q * w), 1)), h)
     masks = jnp.moveaxis(mask_logits.astype(jnp.float32), 1, 3)
-    if rows == h:
-        return semantic_logits(class_logits, resize(masks, size, align_corners=align_corners))
-    matrix = interpolation_matrix(y, h, "bilinear", align_corners=align_corners)
-    # Each row of the image lies between two rows of the masks.
-    first = np.minimum((matrix > 0).argmax(1), max(y - 2, 0)).astype(np.int32)
-    second = np.minimum(first + 1, y - 1)
-    share = np.where(second > first, matrix[np.arange(h), second], 0.0).astype(np.float32)
+    vertical, horizontal = (
+        _neighbours(n, out, align_corners) for n, out in zip(mask_logits.shape[2:], size, strict=True)
+    )
 
-    @jax.checkpoint
-    def stripe(start: Array) -> Array:
+    def stripe(start: Array | int) -> Array:
         at = jnp.minimum(start + jnp.arange(rows), h - 1)
-        part = jnp.asarray(share)[at].reshape(1, rows, 1, 1)
-        mixed = masks[:, jnp.asarray(first)[at]] * (1 - part) + masks[:, jnp.asarray(second)[at]] * part
-        return semantic_logits(class_logits, resize(mixed, (rows, w), align_corners=align_corners))
+        part = _between(masks, *(jnp.asarray(x)[at] for x in vertical), axis=1)
+        return semantic_logits(class_logits, _between(part, *horizontal, axis=2))
 
-    stripes = lax.map(stripe, jnp.arange(0, h, rows))
+    if rows == h:
+        return stripe(0)
+    stripes = lax.map(jax.checkpoint(stripe), jnp.arange(0, h, rows))
     return jnp.moveaxis(stripes, 0, 1).reshape(b, -1, w, stripes.shape[-1])[:, :h]
+
+
+def _neighbours(n: int, out: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two input positions that each of `out` positions lies between, and the share of the second."""
+    matrix = interpolation_matrix(n, out, "bilinear", align_corners=align_corners)
+    first = np.minimum((matrix > 0).argmax(1), max(n - 2, 0))
+    second = np.minimum(first + 1, n - 1)
+    share = np.where(second > first, matrix[np.arange(out), second], 0.0)
+    return first.astype(np.int32), second.astype(np.int32), share.astype(np.float32)
+
+
+def _between(x: Array, first: Array, second: Array, share: Array, *, axis: int) -> Array:
+    # A product with the matrix of a long axis would take a hundred times as long.
+    shape = [1] * x.ndim
+    shape[axis] = len(share)
+    share = jnp.asarray(share).reshape(shape)
+    return jnp.take(x, first, axis, mode="clip") * (1 - share) + jnp.take(x, second, axis, mode="clip") * share
 
 
 def _divisor(n: int, most: int) -> int:
