@@ -183,13 +183,12 @@ class MaskClassification(Supervised):
     def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
         """Terms `/class`, `/mask`, `/dice`, the same with the name of a layer in front, and those of other outputs."""
         aux = {name: logits for name, logits in output.aux.items() if name not in output.aux_queries}
-        sums, counts = self._others(output.replace(aux=aux), batch, axis_name)
         weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)
-        matched = self.loss.terms(
+        terms = self.loss.terms(
             {"": output.queries, **output.aux_queries}, batch["label"], batch["key"],
             num_classes=self.num_classes, class_weights=weights,
         )  # fmt: skip
-        return sums | matched[0], counts | matched[1]
+        return self._with_others(output.replace(aux=aux), batch, axis_name, *terms)
 
     def metrics(self, means: Terms) -> Terms:
         """The weighted total as `loss`, and its parts."""
@@ -197,7 +196,7 @@ class MaskClassification(Supervised):
         earlier = {f"aux_{name}": self.loss.total(means, name) for name in layers}
         main = self.loss.total(means, "") + self.loss.layer_weight * sum(earlier.values())
         parts = {f"loss_{term}": means[f"/{term}"] for term in ("class", "mask", "dice")}
-        return self._with_others(main, parts | earlier, means)
+        return self._metrics_with_others(main, parts | earlier, means)
 
 
 def _folded(keys: Array, number: int) -> Array:

@@ -112,21 +112,24 @@ class Supervised(Objective):
         sums, counts = {}, {}
         for loss in self.losses:
             sums[loss.name], counts[loss.name] = loss(output.logits, batch["label"], **self._given(axis_name))
-        others = self._others(output, batch, axis_name)
-        return sums | others[0], counts | others[1]
+        return self._with_others(output, batch, axis_name, sums, counts)
 
     def _given(self, axis_name: str | None) -> dict[str, Any]:
         weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)
         return {"class_weights": weights, "label_smoothing": self.label_smoothing, "axis_name": axis_name}
 
-    def _others(self, output: Any, batch: Mapping[str, Array], axis_name: str | None) -> tuple[Terms, Terms]:
-        """The terms of everything but the logits, and of these the confusion matrix."""
+    def _with_others(
+        self, output: Any, batch: Mapping[str, Array], axis_name: str | None, sums: Terms, counts: Terms
+    ) -> tuple[Terms, Terms]:
+        """The terms of the logits, with those of all other outputs and the confusion matrix."""
         labels, given = batch["label"], self._given(axis_name)
-        sums, counts = {}, {}
+        sums, counts = {**sums}, {**counts}
         for loss in self.losses:
             for name, logits in output.aux.items():
                 key = f"aux_{name}/{loss.name}"
-                sums[key], counts[key] = loss(logits, labels, **given)
+                sums[key], count = loss(logits, labels, **given)
+                # The same labels give the same count.
+                counts[key] = counts.get(loss.name, count)
         for name, logits in output.presence.items():
             weights = given["class_weights"]
             sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
@@ -138,10 +141,10 @@ class Supervised(Objective):
         """The weighted total as `loss`, and its parts."""
         main = sum(loss.scale * means[loss.name] for loss in self.losses)
         several = {f"loss_{loss.name}": means[loss.name] for loss in self.losses} if len(self.losses) > 1 else {}
-        return self._with_others(main, several, means)
+        return self._metrics_with_others(main, several, means)
 
-    def _with_others(self, main: Array, parts: Terms, means: Terms) -> Terms:
-        """The metrics of the logits, their weighted sum `main` and its `parts`, with those of `_others`."""
+    def _metrics_with_others(self, main: Array, parts: Terms, means: Terms) -> Terms:
+        """The metrics of the logits, their weighted sum `main` and its `parts`, with those of all other outputs."""
         aux: Terms = {}
         for loss in self.losses:
             for key in means:
@@ -153,9 +156,16 @@ class Supervised(Objective):
         return {"loss": loss, **parts, **aux, **presence, "confusion": means["confusion"]}
 
 
+def _mask_classification() -> type[Objective]:
+    # It builds on this file.
+    from attnseg_jax.train.mask_classification import MaskClassification
+
+    return MaskClassification
+
+
 OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
-# What `config.loss.name` makes of 'supervised' where it is no loss of pixels.
-OF_LOSSES = {"mask_classification": "attnseg_jax.train.mask_classification:MaskClassification"}
+# What 'supervised' is with a `config.loss.name` that is no loss of pixels.
+OF_LOSSES: dict[str, Callable[[], type[Objective]]] = {"mask_classification": _mask_classification}
 
 
 def check_terms(terms: Any, who: str) -> None:
@@ -187,7 +197,7 @@ def make_objective(config: ConfigDict, num_classes: int) -> Objective:
     name, loss = config.objective.name, config.loss.name
     objective = resolve(OBJECTIVES, name, "config.objective.name")
     if loss in OF_LOSSES and objective is Supervised:
-        objective = resolve({}, OF_LOSSES[loss], "config.loss.name")
+        objective = OF_LOSSES[loss]()
     check_subclass(objective, Objective, f"config.objective.name={name!r}")
     group = "custom" if is_outside(name) else name
     options = config.objective[group].to_dict() if group in config.objective else {}

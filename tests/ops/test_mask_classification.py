@@ -42,6 +42,9 @@ def test_closed_masks_and_improbable_classes_still_learn():
 
     found = gradient(jnp.full((1, 1, 1, 2), -200.0))
     np.testing.assert_allclose(found.ravel(), [0.5, -0.5], atol=1e-5)
+    # One mask is open and the other 500 powers of e away.
+    found = gradient(jnp.array([300.0, -200.0]).reshape(1, 1, 1, 2))
+    np.testing.assert_allclose(found.ravel(), [0.0, 0.0], atol=1e-6)
 
 
 def test_bfloat16_inputs_are_computed_in_float32():
