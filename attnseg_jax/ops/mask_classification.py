@@ -61,6 +61,11 @@ def resized_semantic_logits(
       size: height and width of the result.
       align_corners: as in `resize`, bilinear.
       rows: of a stripe; 0 chooses.
+
+    >>> classes = jnp.array([[[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]])
+    >>> masks = jnp.array([[9.0, -9.0], [-9.0, 9.0]]).reshape(1, 2, 1, 2)
+    >>> resized_semantic_logits(classes, masks, (1, 4)).argmax(-1).tolist()
+    [[[0, 0, 1, 1]]]
     """
     b, q = mask_logits.shape[:2]
     h, w = size

@@ -63,6 +63,11 @@ def matching_costs(
       mask_weight: of the mean binary cross-entropy, or with `focal` of the mean focal loss.
       dice_weight: of the Dice loss.
       focal: as in `mask_losses`.
+
+    >>> zeros, ones = jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2))
+    >>> weights = {"class_weight": 2.0, "mask_weight": 0.0, "dice_weight": 4.0}
+    >>> matching_costs(zeros, zeros, jnp.array([[0]]), ones, **weights).item()  # minus 2 times 1/2, plus 4 times 1/4
+    0.0
     """
     class_logits, x, t = lax.stop_gradient((class_logits.astype(jnp.float32), values.astype(jnp.float32), targets))
     w = jnp.ones_like(x[:, :1]) if weights is None else weights
@@ -97,6 +102,10 @@ def class_loss(
       no_object: weight of a query that should be no object.
       class_weights: of the others; None is 1 for each.
       images: those that count, by default all.
+
+    >>> total, weight = class_loss(jnp.zeros((1, 2, 4)), jnp.array([[2]]), jnp.array([[1]]), no_object=0.1)
+    >>> round(float(total / weight), 4), round(float(weight), 4)  # log(4)
+    (1.3863, 1.1)
     """
     b, q, j = class_logits.shape
     target = jax.vmap(lambda i, c: jnp.full(q, j - 1).at[i].set(c, mode="drop"))(matching, classes)
@@ -140,6 +149,10 @@ def mask_losses(
       matched: whether the segment has a query.
       weights: of the points; None is 1 for each.
       focal: the focal loss (gamma 2, alpha 0.25) instead of the cross-entropy, as MaskFormer has it.
+
+    >>> terms = mask_losses(jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2)), jnp.array([[True]]))
+    >>> [round(float(term), 4) for term in terms]  # log(2), and 1 - (2 + 1) / (1 + 2 + 1)
+    [0.6931, 0.25]
     """
     x = jnp.where(matched[..., None], values.astype(jnp.float32), 0.0)
     w = jnp.ones_like(x[:, :1]) if weights is None else weights
