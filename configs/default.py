@@ -164,7 +164,8 @@ def get_config() -> ConfigDict:
     config.loss = loss = ConfigDict()
     # What is minimised, over the pixels that are not ignored: 'cross_entropy', 'ohem', 'focal', 'dice', 'jaccard',
     # 'tversky', 'lovasz', 'boundary', or a sum such as 'cross_entropy+dice'. Auxiliary heads have the same. A loss of
-    # yours is 'my_package.my_file:my_loss', its options stand in `custom`.
+    # yours is 'my_package.my_file:my_loss', its options stand in `custom`. Or 'mask_classification' alone, for decoders
+    # with queries: each is matched with a segment of the image, the pixels of one class.
     loss.name = "cross_entropy"
     # Factors in that sum, one for each name; () is 1 for each.
     loss.scales = ()
@@ -219,6 +220,25 @@ def get_config() -> ConfigDict:
     # Pixels on both sides that make a boundary, where contours are ignored more than those; pixels it may be off.
     loss.boundary.width = 1
     loss.boundary.tolerance = 2
+
+    loss.mask_classification = ConfigDict()
+    # Weights of the classes' cross-entropy, and of the binary cross-entropy and the Dice loss of masks, in the loss and
+    # in the matching.
+    loss.mask_classification.class_weight = 2.0
+    loss.mask_classification.mask_weight = 5.0
+    loss.mask_classification.dice_weight = 5.0
+    # Weight of queries that should be no object among those that should be one; of the losses of earlier layers.
+    loss.mask_classification.no_object = 0.1
+    loss.mask_classification.layer_weight = 1.0
+    # Points at which each mask is compared, at most as many as the crop has pixels; this share of them is chosen, where
+    # the mask is least decided, among `oversample` times as many as there are points.
+    loss.mask_classification.points = 12544
+    loss.mask_classification.oversample = 3.0
+    loss.mask_classification.importance = 0.75
+    # Segments of an image, the largest; 0 is one for each class. Fewer save memory where there are many classes.
+    loss.mask_classification.segments = 0
+    # The focal loss instead of the binary cross-entropy.
+    loss.mask_classification.focal = False
 
     config.optimizer = optimizer = ConfigDict()
     # 'adamw' or 'sgd' (momentum; weight decay as L2 in the gradient).

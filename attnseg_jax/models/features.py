@@ -92,26 +92,48 @@ def _free(name: str, taken: dict[str, Any]) -> str:
 
 
 @struct.dataclass
+class Queries:
+    """What queries predict, each a class and where it is.
+
+    Attributes:
+      classes: float32 logits `[b, q, k + 1]`, the last of no object.
+      masks: float32 logits `[b, q, y, x]` at any size.
+      size: height and width in pixels of what the masks cover; filled by the model around the decoder.
+    """
+
+    classes: Float[Array, "b q j"]
+    masks: Float[Array, "b q y x"]
+    size: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
+
+
+@struct.dataclass
 class Output:
     """What a model returns, at the input's size; a decoder returns the same at the size of its maps.
 
     What attention did is not part of it: see `attnseg_jax.models.records`.
 
     Attributes:
-      logits: float32 `[b, h, w, k]`.
+      logits: float32 `[b, h, w, k]`; None of a decoder whose queries stand for them, as
+        `ops.mask_classification.resized_semantic_logits` says.
       aux: name -> auxiliary float32 logits `[b, h, w, k]`; those of a decoder may differ in size.
       presence: name -> float32 logits `[b, k]` of the classes an image shows.
+      queries: what queries predict, None of a decoder without any; masks keep their size.
+      aux_queries: name -> what they predicted in an earlier layer, in the same shapes. `aux` may have the same by
+        pixels, under that name.
     """
 
-    logits: Float[Array, "b h w k"]
+    logits: Float[Array, "b h w k"] | None
     aux: dict[str, Float[Array, "b _y _x k"]] = struct.field(default_factory=dict)
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
+    queries: Queries | None = None
+    aux_queries: dict[str, Queries] = struct.field(default_factory=dict)
 
 
 def check_returned(x: Any, kind: type, who: str, *, channels: int = 0) -> None:
     """Refuses what a part returned and is not of `kind`: `Features`, `Output`, or else a map; `who` returned it.
 
-    `channels`, where it is not 0, must be those of the map, or of the output's logits.
+    `channels`, where it is not 0, must be those of the map, or of the output's logits, for which queries may
+    stand.
 
     >>> check_returned(Features({}), Features, "Mine")
     Traceback (most recent call last):
@@ -122,8 +144,19 @@ def check_returned(x: Any, kind: type, who: str, *, channels: int = 0) -> None:
         return
     if not isinstance(x, kind):
         raise UserError(f"{who} returned {type(x).__name__}; it must return {kind.__module__}.{kind.__name__}")
+    if kind is Output and x.logits is None and x.queries is not None:
+        _check_queries(x.queries, who, channels)
+        return
     maps = {who: x.logits} if kind is Output else {f"{who} (stride {stride})": y for stride, y in x.maps.items()}
     if not maps:
         raise UserError(f"{who} returned no map; it must return Features of at least one")
     for name, y in maps.items():
         check_map(y, name, channels=channels)
+
+
+def _check_queries(queries: Queries, who: str, channels: int) -> None:
+    found = [getattr(x, "shape", ()) for x in (queries.classes, queries.masks)]
+    fits = [len(shape) for shape in found] == [3, 4] and found[0][:2] == found[1][:2]
+    if not fits or found[0][2] != (channels or found[0][2] - 1) + 1:
+        k = channels or "k"
+        raise UserError(f"{who} returned queries {found}; they must be [b, q, {k} + 1] and [b, q, y, x]")

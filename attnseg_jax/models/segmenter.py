@@ -1,6 +1,6 @@
 """The composition: backbone, attention, decoder."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import OptionError, option_path
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.features import Features, Output, check_returned
+from attnseg_jax.ops.mask_classification import resized_semantic_logits, semantic_logits
 from attnseg_jax.ops.resize import resize
 
 
@@ -52,21 +53,32 @@ class Segmenter(nn.Module):
             features = features.replace(hint=".".join(filter(None, [self.paths.get("backbone"), features.hint])))
         features = self._call("attention", Features, features, train=train)
         decoded = self._decode(features, train)
-        channels = decoded.logits.shape[-1]
-        logits = self._call("attention", Array, decoded.logits, features, method="refine", channels=channels)
         h, w = image.shape[1:3]
+        size = features.padded_size or (h, w)
 
         def full(x: Array) -> Array:
-            x = resize(x.astype(jnp.float32), features.padded_size or (h, w), align_corners=self.align_corners)
-            return x[:, :h, :w]
+            return resize(x.astype(jnp.float32), size, align_corners=self.align_corners)[:, :h, :w]
 
         aux = {**features.aux, **self._auxiliary(features, train), **decoded.aux}
         presence = {**features.presence, **decoded.presence}
         return Output(
-            full(logits),
+            self._logits(decoded, features, size, full)[:, :h, :w],
             {name: full(x) for name, x in aux.items()},
             {name: x.astype(jnp.float32) for name, x in presence.items()},
+            decoded.queries and decoded.queries.replace(size=size),
+            {name: queries.replace(size=size) for name, queries in decoded.aux_queries.items()},
         )
+
+    def _logits(self, decoded: Output, features: Features, size: tuple[int, int], full: Callable) -> Array:
+        """The decoder's logits, refined by the mechanism, at full size."""
+        queries, logits = decoded.queries, decoded.logits
+        if logits is None:
+            logits = semantic_logits(queries.classes, jnp.moveaxis(queries.masks, 1, 3))
+        refined = self._call("attention", Array, logits, features, method="refine", channels=logits.shape[-1])
+        # What a mechanism refines is at the size of the masks; otherwise these are resized first.
+        if decoded.logits is None and refined is logits:
+            return resized_semantic_logits(queries.classes, queries.masks, size, align_corners=self.align_corners)
+        return full(refined)
 
     def _call(
         self, part: str, kind: type, *args: Any, method: str = "__call__", channels: int = 0, **keywords: Any

@@ -109,6 +109,11 @@ def make_losses(
     ['cross_entropy', 'dice']
     """
     names = name.split("+")
+    if "mask_classification" in names:
+        raise UserError(
+            f"config.loss.name={name!r}: 'mask_classification' is no loss of pixels: name it alone, with "
+            "config.objective.name='supervised'"
+        )
     for part in names:
         if part not in LOSSES and not is_outside(part):
             raise UserError(f"config.loss.name={name!r}: {part!r} is unknown: {nearest(part, LOSSES)}")

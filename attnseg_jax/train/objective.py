@@ -26,10 +26,14 @@ class Objective:
 
     Attributes:
       fields: batch fields that it needs besides the model's inputs -> their value in padding rows.
+      needs_keys: whether the batch gets `key`, a PRNG key for each row that does not depend on the number of devices.
+      needs_queries: whether it has no use for a model without `Output.queries`.
       class_weights: float32 [k] of `config.loss.class_weights`, or None; set before the first step.
     """
 
     fields: ClassVar[Mapping[str, Any]] = {"label": IGNORE_LABEL}
+    needs_keys: ClassVar[bool] = False
+    needs_queries: ClassVar[bool] = False
     class_weights: Float[np.ndarray, "k"] | None = None
 
     @classmethod
@@ -105,18 +109,29 @@ class Supervised(Objective):
 
     def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
         """Terms `NAME` of the logits, `aux_OUTPUT/NAME` and `presence_OUTPUT`, and the sum `confusion`."""
-        labels = batch["label"]
-        weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)
-        given = {"class_weights": weights, "label_smoothing": self.label_smoothing, "axis_name": axis_name}
         sums, counts = {}, {}
         for loss in self.losses:
-            sums[loss.name], count = loss(output.logits, labels, **given)
-            counts[loss.name] = count
+            sums[loss.name], counts[loss.name] = loss(output.logits, batch["label"], **self._given(axis_name))
+        return self._with_others(output, batch, axis_name, sums, counts)
+
+    def _given(self, axis_name: str | None) -> dict[str, Any]:
+        weights = None if self.class_weights is None else jnp.asarray(self.class_weights, jnp.float32)
+        return {"class_weights": weights, "label_smoothing": self.label_smoothing, "axis_name": axis_name}
+
+    def _with_others(
+        self, output: Any, batch: Mapping[str, Array], axis_name: str | None, sums: Terms, counts: Terms
+    ) -> tuple[Terms, Terms]:
+        """The terms of the logits, with those of all other outputs and the confusion matrix."""
+        labels, given = batch["label"], self._given(axis_name)
+        sums, counts = {**sums}, {**counts}
+        for loss in self.losses:
             for name, logits in output.aux.items():
+                key = f"aux_{name}/{loss.name}"
+                sums[key], count = loss(logits, labels, **given)
                 # The same labels give the same count.
-                sums[f"aux_{name}/{loss.name}"] = loss(logits, labels, **given)[0]
-                counts[f"aux_{name}/{loss.name}"] = count
+                counts[key] = counts.get(loss.name, count)
         for name, logits in output.presence.items():
+            weights = given["class_weights"]
             sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
             counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
         sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
@@ -125,6 +140,11 @@ class Supervised(Objective):
     def metrics(self, means: Terms) -> Terms:
         """The weighted total as `loss`, and its parts."""
         main = sum(loss.scale * means[loss.name] for loss in self.losses)
+        several = {f"loss_{loss.name}": means[loss.name] for loss in self.losses} if len(self.losses) > 1 else {}
+        return self._metrics_with_others(main, several, means)
+
+    def _metrics_with_others(self, main: Array, parts: Terms, means: Terms) -> Terms:
+        """The metrics of the logits, their weighted sum `main` and its `parts`, with those of all other outputs."""
         aux: Terms = {}
         for loss in self.losses:
             for key in means:
@@ -132,16 +152,20 @@ class Supervised(Objective):
                 if slash and of == loss.name:
                     aux[name] = aux.get(name, 0.0) + loss.scale * means[key]
         presence = {name: value for name, value in means.items() if name.startswith("presence_")}
-        return {
-            "loss": main + self.aux_weight * sum(aux.values()) + self.presence_weight * sum(presence.values()),
-            **({f"loss_{loss.name}": means[loss.name] for loss in self.losses} if len(self.losses) > 1 else {}),
-            **aux,
-            **presence,
-            "confusion": means["confusion"],
-        }
+        loss = main + self.aux_weight * sum(aux.values()) + self.presence_weight * sum(presence.values())
+        return {"loss": loss, **parts, **aux, **presence, "confusion": means["confusion"]}
+
+
+def _mask_classification() -> type[Objective]:
+    # It builds on this file.
+    from attnseg_jax.train.mask_classification import MaskClassification
+
+    return MaskClassification
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
+# What 'supervised' is with a `config.loss.name` that is no loss of pixels.
+OF_LOSSES: dict[str, Callable[[], type[Objective]]] = {"mask_classification": _mask_classification}
 
 
 def check_terms(terms: Any, who: str) -> None:
@@ -170,8 +194,10 @@ def make_objective(config: ConfigDict, num_classes: int) -> Objective:
     Raises:
       UserError: an unknown name or option.
     """
-    name = config.objective.name
+    name, loss = config.objective.name, config.loss.name
     objective = resolve(OBJECTIVES, name, "config.objective.name")
+    if loss in OF_LOSSES and objective is Supervised:
+        objective = OF_LOSSES[loss]()
     check_subclass(objective, Objective, f"config.objective.name={name!r}")
     group = "custom" if is_outside(name) else name
     options = config.objective[group].to_dict() if group in config.objective else {}

@@ -136,6 +136,8 @@ def make_run(
     fields, step = {**model_inputs(model), "label": IGNORE_LABEL, "valid": False}, None
     if training:
         objective = make_objective(config, num_classes)
+        if objective.needs_queries:
+            _check_queries(config, model, variables, inputs)
         objective.class_weights = weights()
         fields |= objective.fields
         step = partial(
@@ -164,6 +166,22 @@ def _check_trained(config: ConfigDict, params: PyTree, frozen: frozenset[str]) -
             f"config.model.{part}.freeze='all'" for part in FREEZE if config.model[part].freeze == "all"
         )
         raise UserError(f"{parts} leave nothing to train: choose an attention mechanism, or freeze less")
+
+
+def _check_queries(config: ConfigDict, model: nn.Module, variables: PyTree, inputs: list[jax.ShapeDtypeStruct]) -> None:
+    """Refuses a model without queries."""
+    if getattr(jax.eval_shape(partial(model.apply, train=False), variables, *inputs), "queries", None) is None:
+        decoder = config.model.decoder.name
+        culprit = f"kind={config.model.kind!r}" if config.model.kind != "segmenter" else f"decoder.name={decoder!r}"
+        cure = "choose decoder 'masked_attention', or 'mask_transformer' with queries"
+        if decoder == "mask_transformer":
+            cure = "set config.model.decoder.mask_transformer.queries, such as 20"
+        objective = config.objective.name
+        asking = f"loss.name={config.loss.name!r}" if objective == "supervised" else f"objective.name={objective!r}"
+        raise UserError(
+            f"config.{asking} trains queries, and config.model.{culprit} has none: {cure}, or "
+            "choose a loss of pixels, such as 'cross_entropy'"
+        )
 
 
 def _check_statistics(config: ConfigDict, model: nn.Module, variables: PyTree, frozen: frozenset[str]) -> None:

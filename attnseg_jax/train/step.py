@@ -74,6 +74,8 @@ def train_step(
       UserError: micro-batches whose counts depend on the output of the model.
     """
     key = jax.random.fold_in(state.key, state.step)
+    if objective.needs_keys:
+        batch = {**batch, "key": _row_keys(key, batch["valid"].shape[0], axis_name)}
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
     average = eval_variables(state)["params"]
@@ -223,6 +225,14 @@ class Forward:
 def valid_labels(batch: Batch) -> Array:
     """The labels, with those of padding rows ignored."""
     return jnp.where(batch["valid"][:, None, None], batch["label"], IGNORE_LABEL)
+
+
+def _row_keys(key: Key[Array, ""], rows: int, axis_name: str | None) -> Key[Array, " b"]:
+    """A key for each row of this device, by its number in the whole batch."""
+    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * rows
+    # A number that no device has.
+    key = jax.random.fold_in(key, 2**31 - 1)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 
 def _means(sums: Terms, counts: Terms) -> Terms:

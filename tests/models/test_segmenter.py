@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
 from attnseg_jax.models.attention import Attention
+from attnseg_jax.models.features import Output, Queries, check_returned
 from attnseg_jax.ops import losses
+from attnseg_jax.ops.mask_classification import semantic_logits
 from attnseg_jax.ops.resize import resize
 
 RNG = np.random.default_rng(0)
@@ -60,6 +63,38 @@ def test_aligned_corners_of_the_logits(random_variables):
     plain = build_model(SMALL, 7).apply(variables, IMAGE).logits
     np.testing.assert_allclose(plain, resize(small, (13, 17)), atol=1e-6)
     assert abs(found - plain).max() > 0.01
+
+
+class Doubles(Attention):
+    """Refines logits."""
+
+    def refine(self, logits, features):
+        return 2 * logits
+
+
+def test_masks_of_queries_are_resized_before_their_scores_unless_these_are_refined(random_variables):
+    config = {**SMALL, "decoder": {"name": "mask_transformer", "mask_transformer": {"queries": 5}}}
+    model = build_model(config, 7)
+    variables = random_variables(model, IMAGE)
+    run = FAST_COMPILE(lambda v, x: (model.apply(v, x), model.clone(attention=Doubles()).apply(v, x)))
+    out, refined = run(variables, IMAGE)
+    for found in (out, refined):
+        queries = found.queries
+        assert queries.masks.shape == (3, 5, 4, 5) and queries.size == found.aux_queries["mask_transformer0"].size
+        assert queries.size == (13, 17) and found.logits.shape == (3, 13, 17, 7)
+    masks = jnp.moveaxis(out.queries.masks, 1, 3)
+    np.testing.assert_allclose(out.logits, semantic_logits(out.queries.classes, resize(masks, (13, 17))), atol=1e-5)
+    small = semantic_logits(refined.queries.classes, jnp.moveaxis(refined.queries.masks, 1, 3))
+    np.testing.assert_allclose(refined.logits, resize(2 * small, (13, 17)), atol=1e-5)
+
+
+def test_queries_that_do_not_fit_are_refused():
+    queries = Queries(np.zeros((2, 5, 7)), np.zeros((2, 5, 3, 4)))
+    check_returned(Output(None, queries=queries), Output, "Mine", channels=6)
+    with pytest.raises(UserError, match=r"Mine returned queries .* they must be \[b, q, 7 \+ 1\] and \[b, q, y, x\]"):
+        check_returned(Output(None, queries=queries), Output, "Mine", channels=7)
+    with pytest.raises(UserError, match=r"Mine returned NoneType; it must return an array"):
+        check_returned(Output(None), Output, "Mine")
 
 
 @pytest.mark.parametrize("skips, size", [((), (4, 5)), ((4,), (4, 5)), ((2, 4), (7, 9))])

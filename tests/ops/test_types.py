@@ -15,9 +15,11 @@ from attnseg_jax.ops import (
     conv,
     depthwise,
     losses,
+    mask_classification,
     metrics,
     norm,
     pillow,
+    points,
     pool,
     region_maps,
     resize,
@@ -38,8 +40,10 @@ MODULES = (
     interlaced,
     local,
     losses,
+    mask_classification,
     metrics,
     norm,
+    points,
     psa,
     pillow,
     pool,
@@ -54,6 +58,10 @@ MODULES = (
 IMAGE, TOKENS, CHANNELS = jnp.ones((2, 7, 5, 4)), jnp.ones((2, 6, 3, 4)), jnp.ones(4)
 MAPS = jnp.ones((2, 7, 5, 3, 4))
 LABELS = jnp.zeros((2, 7, 5), jnp.int32)
+# Six queries of three classes, four segments, points of an image and of each segment.
+QUERIES, SEGMENTS, MASKS = jnp.ones((2, 6, 4)), jnp.array([[0, 2, 1, -1], [2, -1, -1, -1]]), jnp.ones((2, 6, 7, 5))
+SHARED, EACH, VALUES = jnp.ones((2, 1, 9, 2)), jnp.ones((2, 4, 9, 2)), jnp.ones((2, 4, 9))
+WEIGHTS = dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), 2.0)
 CALLS = {
     attention.dot_product_attention: (
         (TOKENS, TOKENS, TOKENS),
@@ -102,6 +110,23 @@ CALLS = {
     losses.image_count: ((LABELS,), {}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),
+    losses.segments: ((LABELS, 3), {"count": 2}),
+    losses.segment_count: ((SEGMENTS,), {}),
+    losses.matching_costs: (
+        (QUERIES, jnp.ones((2, 6, 9)), SEGMENTS, VALUES, VALUES[:, :1]),
+        {**WEIGHTS, "focal": True},
+    ),
+    losses.class_loss: (
+        (QUERIES, SEGMENTS, SEGMENTS % 7),
+        {"no_object": 0.1, "class_weights": CHANNELS[:3], "images": jnp.ones(2, bool)},
+    ),
+    losses.mask_losses: ((VALUES, VALUES, SEGMENTS >= 0, VALUES[:, :1]), {"focal": True}),
+    losses.uncertain_points: ((SHARED, VALUES, 3, VALUES[:, :1]), {}),
+    points.sample: ((MASKS[:, :4], EACH), {}),
+    points.class_shares: ((LABELS, SEGMENTS, SHARED), {}),
+    points.labelled_shares: ((LABELS, EACH), {}),
+    mask_classification.semantic_logits: ((QUERIES, jnp.ones((2, 7, 5, 6))), {}),
+    mask_classification.resized_semantic_logits: ((QUERIES, MASKS, (9, 4)), {"rows": 2}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
     metrics.ratio: ((np.array([3, 0]), np.int64(4)), {}),

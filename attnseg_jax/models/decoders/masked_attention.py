@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of, sum_down
-from attnseg_jax.models.features import Features, Output
+from attnseg_jax.models.features import Features, Output, Queries
 from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
 from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import mlp_width
@@ -65,7 +65,7 @@ class MaskedAttentionLayer(nn.Module):
 class MaskedAttentionDecoder(Decoder):
     """Queries with a class and a mask each, which attend to where their previous mask is open, O(layers q h w c).
 
-    Trained on pixels instead of matched segments: the logits are the logarithm of the semantic scores (see
+    Trained on pixels, or on matched segments as the original: the logits are the logarithm of the semantic scores (see
     `ops.mask_classification.semantic_logits`). Maps are fused from coarse to fine by 1x1 convolutions; layers attend to
     all but the finest in turn, coarse ones first, and masks have the size of the finest. It gates no skips.
 
@@ -90,7 +90,7 @@ class MaskedAttentionDecoder(Decoder):
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
-        """Returns logits at the size of the finest map used, and auxiliary logits of every layer."""
+        """Returns logits at the size of the finest map used, and queries; both of every layer too."""
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
         hidden = mlp_width(c, self.mlp_ratio)
         pyramid = self._pyramid(features, c, train)
@@ -106,10 +106,12 @@ class MaskedAttentionDecoder(Decoder):
         levels = table("level_tokens", len(pyramid))
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
         class_logits, mask_logits = shared(x, pixels)
-        aux = {}
+        aux, aux_queries = {}, {}
         for i in range(self.layers):
             if self.deep_supervision:
-                aux[f"masked_attention{i}"] = semantic_logits(class_logits, mask_logits)
+                name = f"masked_attention{i}"
+                aux[name] = semantic_logits(class_logits, mask_logits)
+                aux_queries[name] = _queries(class_logits, mask_logits)
             level = i % len(pyramid)
             b, h, w, _ = pyramid[level].shape
             memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
@@ -118,7 +120,8 @@ class MaskedAttentionDecoder(Decoder):
             mask = open_pixels(mask_logits, (h, w))
             x = layer(x, memory, mask, query_positions=query_positions, positions=positions, size=(h, w))
             class_logits, mask_logits = shared(x, pixels)
-        return Output(semantic_logits(class_logits, mask_logits), aux)
+        logits = semantic_logits(class_logits, mask_logits)
+        return Output(logits, aux, queries=_queries(class_logits, mask_logits), aux_queries=aux_queries)
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
@@ -142,6 +145,10 @@ class MaskedAttentionDecoder(Decoder):
             return classes(x), jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
 
         return predict
+
+
+def _queries(class_logits: Array, mask_logits: Float[Array, "b h w q"]) -> Queries:
+    return Queries(class_logits, jnp.moveaxis(mask_logits, 3, 1))
 
 
 def open_pixels(mask_logits: Float[Array, "b h w q"], size: tuple[int, int]) -> Bool[Array, "b 1 q m"]:

@@ -1,7 +1,8 @@
 """Losses that return sums and counts, so that devices and microbatches add up exactly and divide once.
 
-Every loss takes logits `[b, h, w, k]`, which it computes with in float32, and labels `[b, h, w]`, and returns
-`(loss_sum, count)`, float32 scalars: a sum over the valid pixels and their number, unless its docstring says otherwise.
+Every loss but those of `masks`, which are of queries, takes logits `[b, h, w, k]`, which it computes with in float32,
+and labels `[b, h, w]`, and returns `(loss_sum, count)`, float32 scalars: a sum over the valid pixels and their number,
+unless its docstring says otherwise.
 Gradients, sums and counts of all devices are added and then divided: `mean(loss_sum, count)`. A loss that is not a sum
 over pixels or images (a ratio of sums, a choice among all pixels) has an argument `axis_name`, the mapped axis of the
 devices: it adds what it needs over that axis, and its `(loss_sum, count)`, the loss times the device's valid pixels and
@@ -14,6 +15,14 @@ Without any valid pixel the loss and its gradient are 0. Any other label is an e
 
 from attnseg_jax.ops.losses.boundary import boundary
 from attnseg_jax.ops.losses.lovasz import lovasz
+from attnseg_jax.ops.losses.masks import (
+    class_loss,
+    mask_losses,
+    matching_costs,
+    segment_count,
+    segments,
+    uncertain_points,
+)
 from attnseg_jax.ops.losses.overlap import dice, jaccard, tversky
 from attnseg_jax.ops.losses.pixels import cross_entropy, focal, ohem, presence_cross_entropy
 from attnseg_jax.ops.losses.sums import image_count, mean, pixel_count
@@ -21,16 +30,22 @@ from attnseg_jax.ops.losses.weights import median_frequency_weights
 
 __all__ = [
     "boundary",
+    "class_loss",
     "cross_entropy",
     "dice",
     "focal",
     "image_count",
     "jaccard",
     "lovasz",
+    "mask_losses",
+    "matching_costs",
     "mean",
     "median_frequency_weights",
     "ohem",
     "pixel_count",
     "presence_cross_entropy",
+    "segment_count",
+    "segments",
     "tversky",
+    "uncertain_points",
 ]

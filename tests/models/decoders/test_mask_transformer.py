@@ -56,34 +56,41 @@ def norm(x, p, eps=1e-5):
     return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
 
 
-def test_against_numpy(random_variables):
-    model = MaskTransformer(**SMALL)
-    variables = random_variables(model, FEATURES)
-    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+def dense(x, leaf):
+    return x @ leaf["kernel"] + leaf["bias"]
 
-    def dense(x, leaf):
-        return x @ leaf["kernel"] + leaf["bias"]
 
-    expected, class_weights = np.zeros((2, 15, 7)), np.zeros((2, 2, 3, 7, 15))
+def tokens_by_hand(p, own):
+    """Normalised tokens `[b, n, c]` after the layers, those of `own` last, and what these give to patches."""
+    tokens, given = [], np.zeros((2, 2, 3, len(own), 15))
     for b in range(2):
-        tokens = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), p["class_tokens"][0]])
+        x = np.concatenate([dense(X[b].reshape(15, 9).astype(np.float64), p["proj_dec"]), own])
         for i in range(2):
             layer = p[f"layer{i}"]
-            y = norm(tokens, layer["norm1"])
+            y = norm(x, layer["norm1"])
             q, k, v = (dense(y, layer[name]) for name in ("query", "key", "value"))
             mixed = []
             for a in range(3):
                 one = slice(4 * a, 4 * a + 4)
                 powers = np.exp(q[:, one] @ k[:, one].T / 2)
                 mixed.append(powers / powers.sum(-1, keepdims=True) @ v[:, one])
-                class_weights[i, b, a] = powers[15:, :15] / powers[15:, :15].sum(-1, keepdims=True)
-            tokens = tokens + dense(np.concatenate(mixed, -1), layer["out"])
-            y = dense(norm(tokens, layer["norm2"]), layer["mlp_in"])
-            tokens = tokens + dense(y * (1 + erf(y / np.sqrt(2))) / 2, layer["mlp_out"])
-        tokens = norm(tokens, p["decoder_norm"])
-        patches, classes = tokens[:15] @ p["proj_patch"], tokens[15:] @ p["proj_classes"]
-        for n, k in np.ndindex(15, 7):
-            expected[b, n, k] = patches[n] @ classes[k] / np.linalg.norm(patches[n]) / np.linalg.norm(classes[k])
+                given[i, b, a] = powers[15:, :15] / powers[15:, :15].sum(-1, keepdims=True)
+            x = x + dense(np.concatenate(mixed, -1), layer["out"])
+            y = dense(norm(x, layer["norm2"]), layer["mlp_in"])
+            x = x + dense(y * (1 + erf(y / np.sqrt(2))) / 2, layer["mlp_out"])
+        tokens.append(norm(x, p["decoder_norm"]))
+    return np.stack(tokens), given
+
+
+def test_against_numpy(random_variables):
+    model = MaskTransformer(**SMALL)
+    variables = random_variables(model, FEATURES)
+    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+    tokens, class_weights = tokens_by_hand(p, p["class_tokens"][0])
+    expected = np.zeros((2, 15, 7))
+    for b, n, k in np.ndindex(2, 15, 7):
+        patch, of_class = tokens[b, n] @ p["proj_patch"], tokens[b, 15 + k] @ p["proj_classes"]
+        expected[b, n, k] = patch @ of_class / np.linalg.norm(patch) / np.linalg.norm(of_class)
     expected = norm(expected, p["mask_norm"]).reshape(2, 3, 5, 7)
     out, records = with_records(model)(variables, FEATURES)
     np.testing.assert_allclose(out.logits, expected, atol=2e-5)
@@ -91,6 +98,25 @@ def test_against_numpy(random_variables):
     for record, weights in zip(map(records.get, sorted(records)), class_weights, strict=True):
         np.testing.assert_allclose(record.weights, weights, atol=1e-6)
         assert record.query_size is None and record.key_size == (3, 5)
+
+
+def test_queries_against_numpy(random_variables):
+    """Each of five tokens has a class and a mask; so it had before the second layer."""
+    model = MaskTransformer(**SMALL, queries=5)
+    variables = random_variables(model, FEATURES)
+    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+    tokens, given = tokens_by_hand(p, p["query_tokens"][0])
+    masks = np.einsum("bqc,bnc->bqn", tokens[:, 15:] @ p["proj_queries"], tokens[:, :15] @ p["proj_patch"])
+    out, records = with_records(model)(variables, FEATURES)
+    np.testing.assert_allclose(out.queries.masks, masks.reshape(2, 5, 3, 5) / np.sqrt(12), atol=2e-5)
+    np.testing.assert_allclose(out.queries.classes, dense(tokens[:, 15:], p["classes"]), atol=2e-5)
+    np.testing.assert_allclose(records["mask_transformer1"].weights, given[1], atol=1e-6)
+    (name, earlier), *others = out.aux_queries.items()
+    assert name == "mask_transformer0" and not others and out.logits is None
+    shorter = MaskTransformer(**{**SMALL, "layers": 1}, queries=5)
+    kept = {"params": {name: leaf for name, leaf in variables["params"].items() if name != "layer1"}}
+    alone = with_records(shorter)(kept, FEATURES)[0].queries
+    np.testing.assert_allclose(earlier.masks, alone.masks, atol=2e-5)
 
 
 def test_gradients(random_variables):
