@@ -133,9 +133,14 @@ class MatchedLoss:
             values = sample(jax.lax.stop_gradient(masks), _on_masks(drawn, queries, labels))
             found = losses.uncertain_points(drawn, values, undecided, labelled_shares(labels, drawn))
             chosen = jnp.concatenate([found, chosen], axis=2)
-        values, weights = sample(masks, _on_masks(chosen, queries, labels)), labelled_shares(labels, chosen)
-        targets = class_shares(labels, classes, chosen)
-        return losses.mask_losses(values, targets, matching < q, weights, focal=self.focal)
+
+        def compared(masks: Array, chosen: Array) -> tuple[Array, Array]:
+            values, weights = sample(masks, _on_masks(chosen, queries, labels)), labelled_shares(labels, chosen)
+            targets = class_shares(labels, classes, chosen)
+            return losses.mask_losses(values, targets, matching < q, weights, focal=self.focal)
+
+        # The pixels around the points, found again for the gradient, would take more memory than the rest.
+        return jax.checkpoint(compared, prevent_cse=False)(masks, chosen)
 
     def _count(self, labels: Array) -> int:
         return min(self.points, labels.shape[1] * labels.shape[2])

@@ -108,8 +108,7 @@ def _write_safetensors(predictor: Predictor, wanted: Wanted, folder: Path) -> Wr
 
 
 def _check_stablehlo(predictor: Predictor, wanted: Wanted) -> None:
-    stablehlo.check(predictor, wanted.platforms)
-    _platform(wanted.platforms)
+    stablehlo.check(predictor.config)
 
 
 def _check_safetensors(predictor: Predictor, wanted: Wanted) -> None:
@@ -154,6 +153,7 @@ def export(
     """
     if form not in FORMATS:
         raise UserError(f"--format={form} is unknown: {nearest(form, FORMATS)}")
+    stablehlo.check_platforms(platforms)
     wanted = Wanted(tuple(platforms), size)
     with portable(), _on(_platform(wanted.platforms)):
         # One at a time, as a program is run in the comparison.

@@ -145,4 +145,5 @@ def _mask(path: Path, result: Prediction) -> np.ndarray:
 
 def _gap(result: Prediction, where: np.ndarray) -> float:
     second, first = np.sort(result.probabilities[where].astype(np.float32), axis=-1)[:, -2:].T
-    return float((first - second).max())
+    # Each is rounded to half precision.
+    return float((first - second).max()) + 2**-11

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from absl import logging
 from jax import export
 from jaxtyping import Array, UInt8
+from ml_collections import ConfigDict
 
 from attnseg_jax.data.transforms.fields import padded_size, scaled_size
 from attnseg_jax.errors import UserError, nearest
@@ -60,20 +61,24 @@ class _Attempt:
         return (*export.symbolic_shape("b", scope=scope), h, w, 3)
 
 
-def check(predictor: Predictor, platforms: Sequence[str]) -> None:
-    """Refuses what cannot be exported, before any work.
-
-    Raises:
-      UserError: an unknown platform, a model that takes more than a picture, a package that is missing.
-    """
+def check_platforms(platforms: Sequence[str]) -> None:
+    """Raises UserError for a platform that is unknown or stands twice."""
     for name in platforms:
         if name not in PLATFORMS:
             raise UserError(f"--platforms={','.join(platforms)}: {name!r} is unknown: {nearest(name, PLATFORMS)}")
     if not platforms or len({*platforms}) < len(platforms):
         raise UserError(f"--platforms={','.join(platforms)}: name each of {', '.join(PLATFORMS)} once at most")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what cannot be a program, before any work.
+
+    Raises:
+      UserError: a model that takes more than a picture, a package that is missing.
+    """
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("--format=stablehlo needs the package flatbuffers: pip install flatbuffers")
-    if takes_regions(kind := predictor.config.model.kind):
+    if takes_regions(kind := config.model.kind):
         raise UserError(
             f"config.model.kind={kind!r} takes regions beside the picture, which no program of the model computes: it "
             "cannot be exported as stablehlo; --format=safetensors can"
