@@ -79,9 +79,11 @@ class Predictor:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
 
-    def __new__(cls, source: str | Path, **options: Any) -> "Predictor":
+    def __new__(cls, source: str | Path | None = None, **options: Any) -> "Predictor":
         """Of an exported program an `ExportedPredictor`."""
-        if cls is Predictor and (read_card(expanded(source)) or {}).get("format") == "stablehlo":
+        # A copy is made without a source.
+        card = read_card(expanded(source)) if cls is Predictor and source is not None else None
+        if card and card["format"] == "stablehlo":
             from attnseg_jax.inference.exported import ExportedPredictor
 
             cls = ExportedPredictor
