@@ -94,7 +94,7 @@ def evaluate_split(
         losses.append(float(predictions.cross_entropy))
         counts = np.asarray(predictions.confidence, np.int64)
         confidence = counts if confidence is None else confidence + counts
-        with naming_images(lambda row: batch["id"][row]):
+        with naming_images(lambda row: str(batch["id"][row])):
             predictions = np.asarray(predictions)
         recorder(batch, predictions)
 

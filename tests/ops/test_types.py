@@ -127,6 +127,7 @@ CALLS = {
     points.labelled_shares: ((LABELS, EACH), {}),
     mask_classification.semantic_logits: ((QUERIES, jnp.ones((2, 7, 5, 6))), {}),
     mask_classification.resized_semantic_logits: ((QUERIES, MASKS, (9, 4)), {"rows": 2}),
+    metrics.confidence_counts: ((jnp.ones((*LABELS.shape, 4)), LABELS), {"bins": 7}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
     metrics.ratio: ((np.array([3, 0]), np.int64(4)), {}),

@@ -20,6 +20,7 @@ def evaluation(request):
     batches = [tiny.batch(1, size=13), tiny.batch(2, size=3)]
     for number, batch in enumerate(batches):
         batch["index"] = 100 * number + np.arange(len(batch["valid"]), dtype=np.int32)
+        batch["id"] = np.array([f"image {index}" for index in batch["index"]])
     return parallel, parallel.put_state(eval_variables(state)), batches
 
 
@@ -68,7 +69,7 @@ def test_what_does_not_fit_is_divided(evaluation, monkeypatch):
 def test_an_image_that_does_not_fit_is_named(evaluation, monkeypatch):
     parallel, variables, batches = evaluation
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    with pytest.raises(UserError, match=r"image of 9 x 11 pixels \(number 0 of the split\).*config\.data\.resolution"):
+    with pytest.raises(UserError, match=r"image of 9 x 11 pixels \(image 0\).*config\.data\.resolution"):
         list(memory.fitting(batches, parallel, variables))
 
 
