@@ -32,7 +32,8 @@ def resolve(table: Mapping[str, Any], name: str, key: str) -> Any:
     """The part called `name`: an entry of `table`, or what `package.module:Name` names.
 
     Args:
-      table: the parts of the package, by name.
+      table: the parts of the package, by name; those that are better not imported before they are asked for by where
+        they are, `attnseg_jax.package.module:Name`.
       name: of a part.
       key: where a config names it, for messages.
 
@@ -44,9 +45,12 @@ def resolve(table: Mapping[str, Any], name: str, key: str) -> Any:
     True
     >>> resolve({}, "math:sqrt", "config.x.name")(9.0)
     3.0
+    >>> resolve({"root": "math:sqrt"}, "root", "config.x.name")(9.0)
+    3.0
     """
-    if name in table:
+    if name in table and not isinstance(table[name], str):
         return table[name]
+    name = table.get(name, name)
     module_name, colon, attribute = name.partition(":")
     if not colon:
         raise UserError(f"{key}={name!r} is unknown: {nearest(name, table)}")

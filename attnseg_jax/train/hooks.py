@@ -73,8 +73,7 @@ NAMED: dict[str, str] = {
 
 def classes_of(config: ConfigDict) -> list[Callable[[Training], Hook]]:
     """The hooks that `config.hooks` names, not made yet; a name that leads nowhere, or to none, raises UserError."""
-    found = [resolve(NAMED, name, "config.hooks") for name in config.hooks]
-    classes = [resolve({}, place, "config.hooks") if isinstance(place, str) else place for place in found]
+    classes = [resolve(NAMED, name, "config.hooks") for name in config.hooks]
     for name, found in zip(config.hooks, classes):
         check_subclass(found, Hook, f"config.hooks: {name!r}")
         check_takes(found, f"config.hooks: {name!r}", None)

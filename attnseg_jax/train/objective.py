@@ -156,16 +156,9 @@ class Supervised(Objective):
         return {"loss": loss, **parts, **aux, **presence, "confusion": means["confusion"]}
 
 
-def _mask_classification() -> type[Objective]:
-    # It builds on this file.
-    from attnseg_jax.train.mask_classification import MaskClassification
-
-    return MaskClassification
-
-
 OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}
-# What 'supervised' is with a `config.loss.name` that is no loss of pixels.
-OF_LOSSES: dict[str, Callable[[], type[Objective]]] = {"mask_classification": _mask_classification}
+# What 'supervised' is with a `config.loss.name` that is no loss of pixels; named, since it builds on this file.
+OF_LOSSES: dict[str, str] = {"mask_classification": "attnseg_jax.train.mask_classification:MaskClassification"}
 
 
 def check_terms(terms: Any, who: str) -> None:
@@ -197,7 +190,7 @@ def make_objective(config: ConfigDict, num_classes: int) -> Objective:
     name, loss = config.objective.name, config.loss.name
     objective = resolve(OBJECTIVES, name, "config.objective.name")
     if loss in OF_LOSSES and objective is Supervised:
-        objective = OF_LOSSES[loss]()
+        objective = resolve(OF_LOSSES, loss, "config.loss.name")
     check_subclass(objective, Objective, f"config.objective.name={name!r}")
     group = "custom" if is_outside(name) else name
     options = config.objective[group].to_dict() if group in config.objective else {}

@@ -34,8 +34,7 @@ def load_source(config: Any, split: str) -> Source:
     Raises:
       UserError: something is missing or does not fit; the message says what to do.
     """
-    place = resolve(SOURCES, config.source, _KEY)
-    make = resolve({}, place, _KEY) if isinstance(place, str) else place
+    make = resolve(SOURCES, config.source, _KEY)
     check_takes(make, f"{_KEY}={config.source!r}", config, split)
     source = make(config, split)
     if is_outside(config.source):
