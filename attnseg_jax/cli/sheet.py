@@ -13,7 +13,8 @@ from attnseg_jax.cli import entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import target
 from attnseg_jax.inference.restore import predict, restore_run
-from attnseg_jax.plots.segmentation import prediction_sheet
+from attnseg_jax.plots.drawing import write_png
+from attnseg_jax.plots.segmentation import prediction_picture
 from attnseg_jax.train.evaluation import sample_indices
 
 
@@ -51,16 +52,16 @@ def _draw() -> None:
                 f"{resolution:g}: compare runs on the same data"
             )
         columns[title] = predict(restored, records)
-    prediction_sheet(
+    picture = prediction_picture(
         [record["image"] for record in records],
         [record["label"] for record in records],
         columns,
         info.class_names,
         info.palette,
-        out,
         titles=[record["id"] for record in records],
         errors=False,
     )
+    write_png(out, picture)
     print(out)
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -23,19 +22,6 @@ FALSE_POSITIVE, FALSE_NEGATIVE = (0, 190, 255), (255, 32, 78)
 _VOID_ERROR = 200  # lighter than any dimmed pixel
 _SMALL, _LARGE = 240, 640  # width in pixels below which a panel is upsampled, above which it is reduced
 _LOWEST = 3  # classes that a caption names
-
-
-def prediction_sheet(
-    images: Sequence[ImageArray],
-    labels: Sequence[LabelArray],
-    predictions: Sequence[LabelArray] | Mapping[str, Sequence[LabelArray]],
-    class_names: Sequence[str],
-    palette: UInt8[np.ndarray, "k 3"],
-    path: str | os.PathLike,
-    **options: Any,
-) -> None:
-    """Writes `prediction_picture`, which takes the same arguments but the path, to one PNG."""
-    write_png(path, prediction_picture(images, labels, predictions, class_names, palette, **options))
 
 
 def prediction_picture(
@@ -102,7 +88,7 @@ def comparison_sheet(
     """Writes one PNG: a column per sample, in it the input where `images` are given, the truth, and each prediction.
 
     `labels` and the predictions of each name are integers [h, w], sizes free per sample; `titles` stand above the
-    columns. Scale, colours and legend are those of `prediction_sheet`.
+    columns. Scale, colours and legend are those of `prediction_picture`.
     """
     if images is None:
         shown = [np.zeros((*label.shape, 3), np.uint8) for label in labels]

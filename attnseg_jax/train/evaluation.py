@@ -23,6 +23,7 @@ from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import segmentation
+from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.train.logging import ImageBar
 from attnseg_jax.train.memory import fitting, host_bytes, shared
 from attnseg_jax.train.parallel import Parallel
@@ -171,16 +172,16 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int |
     heading = f"mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
     if step is not None:
         heading = f"step {step}: {heading}"
-    segmentation.prediction_sheet(
+    picture = segmentation.prediction_picture(
         [record["image"] for record in records],
         [record["label"] for record in records],
         [predictions[index] for index in titles],
         source.info.class_names,
         source.info.palette,
-        path,
         titles=[f"{title}{record['id']}" for title, record in zip(titles.values(), records)],
         heading=heading,
     )
+    write_png(path, picture)
 
 
 class Worst:

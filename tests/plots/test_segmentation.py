@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.plots import segmentation
+from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.plots.segmentation import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     comparison_sheet,
-    prediction_sheet,
+    prediction_picture,
     read_label_map,
     write_label_map,
 )
@@ -33,6 +34,11 @@ def _row(height=13, width=17):
 
 def _count(picture: np.ndarray, color) -> int:
     return int((picture == np.array(color, np.uint8)).all(-1).sum())
+
+
+def prediction_sheet(*samples_and_path, **options):
+    *samples, path = samples_and_path
+    write_png(path, prediction_picture(*samples, **options))
 
 
 def _draw(path, rows, **kwargs):
