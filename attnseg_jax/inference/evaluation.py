@@ -86,7 +86,7 @@ def evaluate_run(
     except NotFinite as error:
         raise UserError(f"step {run.step} of {workdir}: {error}") from None
     result = Result(run.config, found, run.source, run.split, run.step, path)
-    _draw(run.config, result)
+    _draw(result)
     return result
 
 
@@ -105,7 +105,7 @@ def evaluate_predictions(
     _check_target(config, path)
     found = evaluate_masks(folder, config, source, raw_ids=raw_ids)
     result = Result(config, found, source, split, None, path)
-    _draw(config, result)
+    _draw(result)
     return result
 
 
@@ -128,8 +128,8 @@ def _check_target(config: ConfigDict, path: Path) -> None:
         target("--picture", path)
 
 
-def _draw(config: ConfigDict, result: Result) -> None:
-    if not _draws(config) or jax.process_index() != 0:
+def _draw(result: Result) -> None:
+    if not _draws(result.config) or jax.process_index() != 0:
         return
     path = result.picture
     draw_samples(result.evaluation, result.source, path, result.step)

@@ -15,8 +15,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded, file_sha256
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look
-from attnseg_jax.inference.predictor import Form, Predictor
+from attnseg_jax.inference.predictor import Predictor, checked_batch_size
 from attnseg_jax.inference.pretrained import Info, read_card
+from attnseg_jax.inference.programs import Form
 
 
 class ExportedPredictor(Predictor):
@@ -40,9 +41,7 @@ class ExportedPredictor(Predictor):
                 f"{source} is an exported program, in which checkpoint and config are fixed: leave them out, or export "
                 "the run again"
             )
-        self.batch_size = 1 if batch_size is None else batch_size
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1")
+        self.batch_size = checked_batch_size(batch_size, 1)
         self._input = card["input"]
         self._program = _read(folder / card["file"])
         weights, prepared, classes = card["weights"], card["preprocessing"], card["classes"]

@@ -14,7 +14,9 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import score_batches
 from attnseg_jax.files import expanded
+from attnseg_jax.inference.pictures import visible, with_pictures
 from attnseg_jax.ops.labels import IGNORE_LABEL
+from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.evaluation import Evaluation, Recorder
 
 
@@ -37,7 +39,10 @@ def evaluate_masks(folder: str | Path, config: ConfigDict, source: Source, *, ra
     recorder = Recorder(config, source)
     with recorder.bar:
         scores = score_batches(
-            lambda batch: (_confusion(batch, source.info.num_classes), batch["prediction"]),
+            lambda batch: (
+                confusion_matrix(batch["prediction"], batch["label"], source.info.num_classes),
+                batch["prediction"],
+            ),
             _rows(paths, folder, config, source, raw_ids),
             source.info.num_classes,
             on_batch=recorder,
@@ -52,10 +57,8 @@ def _masks(folder: Path) -> dict[str, list[Path]]:
     inner = folder / "mask"
     folder = inner if inner.is_dir() else folder
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden:
-            found.setdefault(path.stem, []).append(path)
+    for path in visible(folder, with_pictures(folder)):
+        found.setdefault(path.stem, []).append(path)
     if not found:
         raise UserError(f"--predictions={folder} holds no masks ({', '.join(suffix[1:] for suffix in SUFFIXES)})")
     return found
@@ -109,10 +112,3 @@ def _read(path: Path, config: ConfigDict, source: Source, raw_ids: bool) -> UInt
             "colours, as in the masks of the data set itself: --raw_ids"
         )
     return ids.astype(np.uint8)
-
-
-def _confusion(batch: Mapping[str, Any], classes: int) -> np.ndarray:
-    label, prediction = batch["label"].astype(np.int64), batch["prediction"]
-    known = label != IGNORE_LABEL
-    cells = label[known] * classes + prediction[known]
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)

@@ -95,7 +95,7 @@ def _files(given: str | Path) -> list[Picture]:
     if path.is_file():
         return [Picture(str(given), path, Path(path.stem))]
     if path.is_dir():
-        base, paths = path, (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        base, paths = path, with_pictures(path)
         what = f"holds no pictures ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
     elif glob.has_magic(str(path)):
         # What precedes the first part with a wildcard.
@@ -103,11 +103,20 @@ def _files(given: str | Path) -> list[Picture]:
         paths, what = map(Path, glob.iglob(str(path), recursive=True)), "matches no file"
     else:
         raise UserError(f"{given}: there is no such file or folder")
-    # Hidden files are no pictures, such as those that macOS writes beside each.
-    found = sorted({p for p in paths if p.is_file() and not any(q.startswith(".") for q in p.relative_to(base).parts)})
+    found = visible(base, paths)
     if not found:
         raise UserError(f"{given} {what}")
     return _distinct([Picture(str(p), p, p.relative_to(base).with_suffix("")) for p in found])
+
+
+def with_pictures(folder: Path) -> Iterator[Path]:
+    """What is below a folder and named like a picture."""
+    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def visible(base: Path, paths: Iterable[Path]) -> list[Path]:
+    """The files among paths below `base`, sorted, without hidden ones, such as macOS writes beside each."""
+    return sorted({p for p in paths if p.is_file() and not any(q.startswith(".") for q in p.relative_to(base).parts)})
 
 
 def _plain(parts: Sequence[str]) -> list[str]:

@@ -3,16 +3,15 @@
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, PyTree, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from attnseg_jax.data.pipeline import evaluation_sample
@@ -24,10 +23,10 @@ from attnseg_jax.inference.attention import with_records
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
 from attnseg_jax.inference.pretrained import read_back, read_card
+from attnseg_jax.inference.programs import Form, model_outputs
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.resize import resize
 from attnseg_jax.train import config as configs
-from attnseg_jax.train.forward import Forward, make_forward
+from attnseg_jax.train.forward import make_forward
 from attnseg_jax.train.memory import free_bytes
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
@@ -39,16 +38,6 @@ EXTRAS = ("probabilities", "entropy")
 _WINDOW = 1 << 25
 # Compiled programs that are kept, the newest.
 _PROGRAMS = 32
-
-
-@dataclass(frozen=True)
-class Form:
-    """What pictures of one batch have in common, in (height, width): as the model gets them, of that what is no
-    padding, and as the masks are to be."""
-
-    padded: tuple[int, int]
-    inside: tuple[int, int]
-    full: tuple[int, int]
 
 
 class Predictor:
@@ -99,9 +88,7 @@ class Predictor:
     ):
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
         configs.apply_changes(self.config, changes)
-        self.batch_size = self.config.eval.batch_size if batch_size is None else batch_size
-        if self.batch_size < 1:
-            raise UserError(f"batch_size={batch_size} must be at least 1")
+        self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
         self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
@@ -260,24 +247,11 @@ class Predictor:
             rows //= 2
 
 
-def model_outputs(
-    forward: Forward, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
-) -> dict[str, Array]:
-    """Mask, whether the logits are finite, and what else is asked for, of a batch."""
-    logits = forward(variables, *inputs)
-    if form.full != form.inside:
-        logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
-    classes = logits.shape[-1]
-    found = {
-        "mask": logits.argmax(-1).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
-        "finite": jnp.isfinite(logits).all((1, 2, 3)),
-    }
-    if "probabilities" in extras:
-        found["probabilities"] = jax.nn.softmax(logits).astype(jnp.float16)
-    if "entropy" in extras:
-        terms = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
-        found["entropy"] = -terms.sum(-1) / math.log(max(classes, 2))
-    return found
+def checked_batch_size(given: int | None, usual: int) -> int:
+    """The batch size that is given, or the usual one."""
+    if given is not None and given < 1:
+        raise UserError(f"batch_size={given} must be at least 1")
+    return usual if given is None else given
 
 
 def _read(

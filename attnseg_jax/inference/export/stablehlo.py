@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data.transforms.fields import padded_size, scaled_size
 from attnseg_jax.errors import UserError, nearest
-from attnseg_jax.inference.predictor import Form, Predictor, model_outputs
+from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.inference.programs import Form, model_outputs
 from attnseg_jax.models.build import takes_regions
 from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.ops.pillow import resize_picture
