@@ -78,10 +78,10 @@ def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
     ('0.7500 (2 of 3 classes: tram is absent)', 'absent')
     """
     fewer = fewer_classes(iou)
-    return _number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
+    return number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
 
 
-_OVERALL = {
+OVERALL = {
     "mIoU": "miou",
     "frequency-weighted IoU": "frequency_weighted_iou",
     "mean Dice": "mean_dice",
@@ -90,6 +90,7 @@ _OVERALL = {
     "boundary mIoU": "boundary_miou",
     "calibration error": "calibration_error",
 }
+"""The scores of a whole split: title -> attribute of `Scores`."""
 
 _MEANS = ("miou", "pixel_accuracy", "class_accuracy", "frequency_weighted_iou", "mean_dice")
 
@@ -115,24 +116,24 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     class accuracy          0.8750
     mIoU of 2 of 3 classes: tram is absent
     """
-    columns = {"IoU": map(_number, scores.iou)}
+    columns = {"IoU": map(number, scores.iou)}
     if best:
-        columns[f"step {best['step']}"] = [_number(best["iou"].get(name)) for name in class_names]
+        columns[f"step {best['step']}"] = [number(best["iou"].get(name)) for name in class_names]
     columns |= {
-        "Dice": map(_number, scores.dice),
-        "precision": map(_number, scores.precision),
-        "accuracy": map(_number, scores.accuracy),
+        "Dice": map(number, scores.dice),
+        "precision": map(number, scores.precision),
+        "accuracy": map(number, scores.accuracy),
         "pixels": map(_percent, scores.share),
     }
-    overall = dict(_OVERALL)
+    overall = dict(OVERALL)
     if scores.images is None:
         del overall["boundary mIoU"]
     else:
-        columns["boundary"] = map(_number, scores.boundary_iou)
+        columns["boundary"] = map(number, scores.boundary_iou)
     if scores.confidence is None:
         del overall["calibration error"]
     totals = [
-        [title, _number(getattr(scores, key)), *([_number(best.get(key))] if best else [])]
+        [title, number(getattr(scores, key)), *([number(best.get(key))] if best else [])]
         for title, key in overall.items()
     ]
     classes = zip(class_names, *columns.values(), strict=True)
@@ -167,7 +168,8 @@ def _by_name(values: Sequence[float], class_names: Sequence[str]) -> dict[str, f
     return {name: finite(value) for name, value in zip(class_names, values, strict=True)}
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A score with four decimals; "absent" for NaN or None."""
     return "absent" if value is None or math.isnan(value) else f"{value:.4f}"
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.evaluation.tables import fewer_classes
+from attnseg_jax.evaluation.tables import OVERALL, fewer_classes, number
 from attnseg_jax.ops.metrics import ratio
 from attnseg_jax.plots.html import bar, document, figure, swatch, table, text
 
@@ -40,10 +40,10 @@ def page(
       facts: of the run, its data and how the page was made.
     """
     fewer = fewer_classes(dict(zip(class_names, scores.iou)))
-    number = len(scores.images.everywhere)
+    count = len(scores.images.everywhere)
     of = f" of {text(fewer)}" if fewer else ""
     headline = (
-        f"<p>mIoU <strong>{scores.miou:.4f}</strong>{of} on {number} images; on other images like these between "
+        f"<p>mIoU <strong>{scores.miou:.4f}</strong>{of} on {count} images; on other images like these between "
         f"{interval[0]:.4f} and {interval[1]:.4f} (95 %, bootstrap over images).</p>"
     )
     parts = [
@@ -65,15 +65,8 @@ def page(
 
 
 def _overall(scores: Scores) -> str:
-    shown = {
-        "pixel accuracy": scores.pixel_accuracy,
-        "class accuracy": scores.class_accuracy,
-        "frequency-weighted IoU": scores.frequency_weighted_iou,
-        "mean Dice": scores.mean_dice,
-        "boundary mIoU": scores.boundary_miou,
-        "calibration error": scores.calibration_error,
-    }
-    rows = [(name, _number(value)) for name, value in shown.items() if not math.isnan(value)]
+    values = {title: getattr(scores, name) for title, name in OVERALL.items() if name != "miou"}
+    rows = [(title, number(value)) for title, value in values.items() if not math.isnan(value)]
     return table(("score", ""), rows, numbers=(1,))
 
 
@@ -83,12 +76,12 @@ def _classes(scores: Scores, class_names: Sequence[str], palette: Int[np.ndarray
     rows = [
         (
             f"{swatch(palette[k])}{text(class_names[k])}",
-            _number(scores.iou[k]),
+            number(scores.iou[k]),
             bar(scores.iou[k]),
-            _number(scores.dice[k]),
-            _number(scores.precision[k]),
-            _number(scores.accuracy[k]),
-            _number(scores.boundary_iou[k]),
+            number(scores.dice[k]),
+            number(scores.precision[k]),
+            number(scores.accuracy[k]),
+            number(scores.boundary_iou[k]),
             _percent(scores.share[k]),
         )
         for k in order
@@ -122,10 +115,6 @@ def _small(picture: Image.Image) -> Image.Image:
     if picture.width > _WIDEST:
         picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)), Image.Resampling.LANCZOS)
     return picture
-
-
-def _number(value: float) -> str:
-    return "absent" if math.isnan(value) else f"{value:.4f}"
 
 
 def _percent(value: float) -> str:

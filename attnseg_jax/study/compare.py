@@ -48,16 +48,14 @@ def compare_systems(systems: Mapping[str, Sequence[Path]], evaluate: Callable[[P
     Raises:
       UserError: the systems were not scored on the same images and classes.
     """
-    results = {}
+    results: dict[str, list[Result]] = {}
     for name, folders in systems.items():
-        results[name] = []
         for folder in folders:
             logging.info("scoring %s", folder)
-            results[name].append(evaluate(folder))
-    first = next(iter(results.values()))[0]
-    for name, found in results.items():
-        for result in found:
-            if tuple(result.source.info.class_names) != tuple(first.source.info.class_names):
+            found = evaluate(folder)
+            results.setdefault(name, []).append(found)
+            first = next(iter(results.values()))[0]
+            if tuple(found.source.info.class_names) != tuple(first.source.info.class_names):
                 raise UserError(f"--compare: {name} has other classes than {next(iter(results))}")
     try:
         pairs = compare(

@@ -34,10 +34,7 @@ def write_report(result: Result, folder: Path, workdir: Path | None) -> None:
     if workdir and (workdir / "curves.png").exists():
         with Image.open(workdir / "curves.png") as curves:
             pictures["training"] = curves.convert("RGB")
-    pictures |= {
-        {"confusion": "confusion of classes"}.get(title, title): rendered(chart)
-        for title, chart in charts(result).items()
-    }
+    pictures |= {title: rendered(chart) for title, chart in charts(result).items()}
     page = score_page.page(
         f"{name}, {result.split}",
         scores,

@@ -1,6 +1,5 @@
 """The steps of a run, and what comes between them: checkpoints, evaluations, signals, a loss that is not finite."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,8 +77,7 @@ class Steps:
             return False
         # Process 0 writes the scores.
         path = self._checkpoints.directory.parent / "metrics.jsonl"
-        found = json.dumps(_without_gain(path) if jax.process_index() == 0 else None)
-        evaluations = json.loads(of_process_0(found))
+        evaluations = int(of_process_0(str(_without_gain(path) if jax.process_index() == 0 else 0)))
         if evaluations >= patience:
             say(
                 f"step {step}: val mIoU has not risen for {evaluations} evaluations: the training ends, as "

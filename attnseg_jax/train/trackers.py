@@ -5,6 +5,7 @@ workdir goes on there, too: the tracker's name of it is in WORKDIR/wandb.json or
 are set by the trackers' own environment variables.
 """
 
+import abc
 import importlib.util
 import json
 import re
@@ -23,7 +24,7 @@ from attnseg_jax.train import config as configs
 from attnseg_jax.train.hooks import Hook, Training
 
 
-class Tracker(Hook):
+class Tracker(Hook, abc.ABC):
     """What both have in common; process 0 sends."""
 
     package: str
@@ -39,9 +40,9 @@ class Tracker(Hook):
         # Lines of an earlier part of the run are there already.
         self._sent = self._metrics.stat().st_size if self._metrics.exists() else 0
         known = training.workdir / f"{self.package}.json"
-        name = json.loads(known.read_text())["run"] if known.exists() and training.start_step else None
         values = flatten_dict(configs.resolve(training.config), sep=".")
         try:
+            name = json.loads(known.read_text())["run"] if known.exists() and training.start_step else None
             name = self.start(self._library, name, values)
         except Exception as error:
             raise UserError(f"config.hooks: {self.package!r} cannot begin a run: {_one_line(error)}") from error
@@ -91,21 +92,21 @@ class Tracker(Hook):
             step = values.pop("step")
             self.send(step, {name: value for name, value in values.items() if value is not None})
 
+    @abc.abstractmethod
     def start(self, library: ModuleType, name: str | None, config: dict[str, Any]) -> str:
         """Begins a run, or goes on with that of `name`; returns its name."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def send(self, step: int, values: dict[str, float]) -> None:
         """Sends values by name."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def send_picture(self, step: int, path: Path) -> None:
         """Sends the picture of an evaluation."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def end(self) -> None:
         """Ends the run."""
-        raise NotImplementedError
 
 
 class WandB(Tracker):
