@@ -83,6 +83,13 @@ def expanded(path: str | os.PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def user_cache() -> Path:
+    """The user's folder of caches (XDG base directories)."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    # The standard says to ignore a relative path there.
+    return Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+
+
 def make_folder(folder: Path) -> None:
     """Makes `folder`; OSError where that cannot be, or no file can be put there."""
     folder.mkdir(parents=True, exist_ok=True)

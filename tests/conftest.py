@@ -1,12 +1,20 @@
 """Settings of every test (full-precision products, no silent rank promotion); a small data set, its config."""
 
+import atexit
 import os
 import runpy
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("TQDM_DISABLE", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Compiled programs of this session, which its processes share.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import numpy as np

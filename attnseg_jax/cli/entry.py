@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from attnseg_jax.cli import compiled
 from attnseg_jax.errors import Stopped, UserError, UserErrors, nearest
 from attnseg_jax.parts import outside_frames
 from attnseg_jax.train import processes
@@ -42,6 +43,7 @@ def run(
     """
     others = set(flags.FLAGS)
     define_flags()
+    compiled.define_flag()
     own = [name for name in flags.FLAGS if name not in others]
 
     def parse(argv: list[str]) -> list[str]:
@@ -72,6 +74,7 @@ def run(
     def run_main(rest: list[str]) -> None:
         if rest:
             raise UserError(f"unexpected argument {rest[0]!r}: flags are written --name=value")
+        compiled.keep_programs()
         with processes.failing_together():
             action()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Int32, UInt8
 
 from attnseg_jax.data.regions import methods
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import make_folder, write_atomically
+from attnseg_jax.files import make_folder, user_cache, write_atomically
 
 
 def folder(given: str) -> Path:
@@ -23,10 +22,7 @@ def folder(given: str) -> Path:
             return Path(given).expanduser()
         except RuntimeError as error:
             raise UserError(f"config.data.regions.cache={given}: {str(error).rstrip('.')}") from error
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    # The standard says to ignore a relative path there.
-    base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    return base / "attnseg_jax" / "regions"
+    return user_cache() / "attnseg_jax" / "regions"
 
 
 def check(given: str) -> None:

@@ -1,5 +1,6 @@
 """Region maps on disk."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -124,7 +125,7 @@ def test_a_failed_write_leaves_nothing(config, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(UserError, match="No space left on device"):
         regions.cached(IMAGE, config)
     assert files(config) == []
