@@ -17,7 +17,8 @@ def get_config() -> ConfigDict:
 
     # Seed of initialisation, dropout, data order and augmentation.
     config.seed = 0
-    # How one step uses all devices: 'pmap' (replicas) or 'mesh' (one program, sharded batch).
+    # How one step uses all devices: 'pmap' (replicas), 'mesh' (one program, sharded batch), or 'fsdp', a mesh whose
+    # devices share parameters, moments and averages among them.
     config.parallel = "pmap"
     # How the state lies on the devices: 'replicated' (whole on each), or a rule of yours, 'my_package.my_file:my_rule',
     # which splits its arrays over them; that needs 'mesh'.

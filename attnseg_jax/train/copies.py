@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 
 
 def local_copy(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
@@ -14,7 +14,7 @@ def local_copy(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     return x.addressable_data(0)
 
 
-def global_array(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+def global_array(x: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     """One array of all processes from their equal copies; one that is global already gets the sharding."""
     if _is_key(x):
         return _key_like(x, global_array(jax.random.key_data(x), sharding))

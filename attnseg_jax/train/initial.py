@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import linen as nn
@@ -19,6 +18,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.files import write_atomically
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.copies import global_array
 from attnseg_jax.train.manifest import MANIFEST
 from attnseg_jax.train.state import TrainState
 from attnseg_jax.weights import catalogue, preprocessing
@@ -248,9 +248,11 @@ def read_record(workdir: Path) -> dict[str, Any]:
 
 
 def _replace(tree: PyTree, new: Mapping[str, Any]) -> PyTree:
-    # Copies: a step gives the memory of its arguments away.
-    new = {path: jnp.array(array) for path, array in traverse_util.flatten_dict(new).items()}
-    return traverse_util.unflatten_dict({**traverse_util.flatten_dict(tree), **new})
+    flat = traverse_util.flatten_dict(tree)
+    for path, array in traverse_util.flatten_dict(new).items():
+        # Copies: a step gives the memory of its arguments away.
+        flat[path] = global_array(array, flat[path].sharding)
+    return traverse_util.unflatten_dict(flat)
 
 
 def has_checkpoint(workdir: Path) -> bool:

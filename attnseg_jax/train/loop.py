@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
         stack.enter_context(_saying_what_is_kept(workdir))
         stack.enter_context(_own_workdir(config, workdir))
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=config.train.keep))
-        state = initial_state(checkpoints, train.abstract, train.create, initial, workdir)
+        state = initial_state(
+            checkpoints,
+            train.parallel.abstract_state(train.abstract),
+            partial(train.parallel.create_state, train.create),
+            initial,
+            workdir,
+        )
         start = int(state.step)
         continued.check_config(config, workdir, start)
         continued.check_data(workdir, start, sources, read, hashed=config.data.check)

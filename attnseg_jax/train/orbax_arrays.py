@@ -22,9 +22,17 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 
 
 def read(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """The arrays of a checkpoint, whose names, shapes and types are `wanted`."""
-    # Every process reads a whole copy; the sharding is given, since the saved one may name devices that are gone.
-    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_on_all()) for name, x in wanted.items()}
+    """The arrays of a checkpoint, whose names, shapes and types are `wanted`.
+
+    Those for which `wanted` has a `ShapeDtypeStruct` with a sharding get it, the others are whole on every device.
+    """
+
+    # The sharding is given, since the saved one may name devices that are gone.
+    def abstract_array(x):
+        given = x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=given or _on_all())
+
+    abstract = {name: abstract_array(x) for name, x in wanted.items()}
     tree = traverse_util.unflatten_dict(abstract, sep="/")
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         restored = reader.restore(folder / "state", args=ocp.args.StandardRestore(tree))

@@ -1,6 +1,7 @@
-"""One pure step on many devices: `pmap` over all devices, or `jit` over a mesh of them."""
+"""One pure step on many devices: `pmap` over all devices, or `jit` over a mesh of them, whose state may be split."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,26 @@ def replicated(path: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 SHARDINGS: dict[str, ShardingRule] = {"replicated": replicated}
+
+# Elements of an array that is worth splitting: gathering less takes longer than what it saves is worth.
+_WORTH_SPLITTING = 1024
+
+
+def fully_sharded(path: str, shape: tuple[int, ...], *, devices: int) -> PartitionSpec:
+    """The rule of `config.parallel='fsdp'`: an array is split along its largest axis that the devices divide.
+
+    Of equal axes it is the last. Small arrays, and those without such an axis, are whole on every device.
+
+    >>> fully_sharded("params/head/kernel", (3, 3, 64, 256), devices=8)
+    PartitionSpec(None, None, None, 'data')
+    >>> fully_sharded("params/head/bias", (256,), devices=8)
+    PartitionSpec()
+    """
+    axes = [axis for axis, length in enumerate(shape) if length % devices == 0]
+    if math.prod(shape) < _WORTH_SPLITTING or not axes:
+        return PartitionSpec()
+    split = max(axes, key=lambda axis: (shape[axis], axis))
+    return PartitionSpec(*(DATA_AXIS if axis == split else None for axis in range(len(shape))))
 
 
 def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
@@ -96,6 +117,19 @@ class Parallel:
     def put_state(self, state: PyTree) -> PyTree:
         """Copy a state (or variables) to the devices; `state` itself stays usable."""
         return jax.tree.map(self._put, state, self._shardings(state))
+
+    def create_state(self, create: Callable[[], PyTree]) -> PyTree:
+        """What `create` makes; a state that is split over the devices is never whole on any of them."""
+        if self._rule is replicated:
+            return create()
+        return jax.jit(create, out_shardings=self._shardings(jax.eval_shape(create)))()
+
+    def abstract_state(self, abstract: PyTree) -> PyTree:
+        """Shapes and types of a state with the way in which it is split, if it is, for restoring it so."""
+        if self._rule is replicated:
+            return abstract
+        shardings = self._shardings(abstract)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
 
     def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         """Spread this process's rows over its devices, padded with invalid rows to a multiple of their number.
@@ -259,7 +293,20 @@ class MeshParallel(Parallel):
         return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-MODES = {"pmap": PmapParallel, "mesh": MeshParallel}
+class FullyShardedParallel(MeshParallel):
+    """`MeshParallel` with `fully_sharded` as its rule: parameters, moments and averages are split over the devices."""
+
+    def _build(self, train_step, eval_step):
+        if self._rule is not replicated:
+            raise UserError(
+                "config.parallel='fsdp' splits the state by a rule of its own: for another config.sharding set "
+                "config.parallel='mesh'"
+            )
+        self._rule = functools.partial(fully_sharded, devices=len(self.devices))
+        super()._build(train_step, eval_step)
+
+
+MODES = {"pmap": PmapParallel, "mesh": MeshParallel, "fsdp": FullyShardedParallel}
 
 
 def make_parallel(
@@ -269,7 +316,7 @@ def make_parallel(
     devices: Sequence[jax.Device] | None = None,
     **options: Any,
 ) -> Parallel:
-    """`config.parallel` by name: 'pmap' or 'mesh'; the other arguments are those of `Parallel`."""
+    """`config.parallel` by name, of `MODES`; the other arguments are those of `Parallel`."""
     check_known("config", MODES, parallel=mode)
     return MODES[mode](train_step, eval_step, devices, **options)
 

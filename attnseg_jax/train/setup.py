@@ -40,7 +40,7 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one run; `abstract` has the shapes and types of the state that `create` makes, for restoring."""
+    """The parts of one run; `abstract` has the shapes and types of the state that `create` makes."""
 
     model: nn.Module
     parallel: Parallel

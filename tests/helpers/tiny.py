@@ -95,7 +95,7 @@ def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumul
     rule, schedule = make_optimizer(optimizer, total_steps=10)
     key = repr((model, optimizer.to_dict(), ema_decay))
     if key not in _STATES:
-        _STATES[key] = create_state(model, rule, jax.random.key(0), IMAGE, ema=ema_decay > 0)
+        _STATES[key] = create(model, rule, ema_decay)
     full = key + repr((sorted(frozen), accumulate, options))
     if full not in _SETUPS:
         step = functools.partial(
@@ -111,6 +111,17 @@ def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumul
         evaluate = functools.partial(eval_step, model=model, num_classes=CLASSES)
         _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), evaluate
     return _STATES[key], *_SETUPS[full]
+
+
+def create(model, rule=None, ema_decay=0.0):
+    """The first state of a model, which `setup` gives too; by default for the optimizer of `optimizer_config()`."""
+    rule = rule or make_optimizer(optimizer_config(), total_steps=10)[0]
+    return create_state(model, rule, jax.random.key(0), IMAGE, ema=ema_decay > 0)
+
+
+def forget():
+    """Lets go of the states that `setup` has made."""
+    _STATES.clear()
 
 
 def objective(

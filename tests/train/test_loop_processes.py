@@ -42,7 +42,7 @@ def test_killed_runs_continue_to_the_same_end(blocks_flags, make_config, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pmap", "mesh"])
+@pytest.mark.parametrize("mode", ["pmap", "mesh", "fsdp"])
 def test_two_processes_train_as_one(mode, blocks_flags, make_config, tmp_path, free_port):
     flags = {**blocks_flags, "parallel": mode, "optimizer.name": "sgd", "optimizer.learning_rate": 0.02}
     # Dropout masks depend on the device, the order of micro-batches on the process.

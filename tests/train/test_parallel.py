@@ -1,16 +1,19 @@
 """One device, eight by pmap and eight by mesh: the same run."""
 
 import functools
+import gc
 import logging
 
 import jax
 import numpy as np
 import pytest
 import tiny
+from jax.sharding import PartitionSpec
 from tiny import Tiny, largest_difference, optimizer_config, setup
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.train.parallel import check_batch_size, make_parallel
+from attnseg_jax.train.checkpoint import Checkpoints
+from attnseg_jax.train.parallel import check_batch_size, fully_sharded, make_parallel
 from attnseg_jax.train.state import eval_variables
 
 ADAMW = optimizer_config(name="adamw", learning_rate=3e-3, warmup_steps=2)
@@ -140,3 +143,67 @@ def test_batch_size_must_divide(size, accumulate, words):
 def test_unknown_mode():
     with pytest.raises(UserError, match=r"config\.parallel='pmapp'.*'pmap'"):
         make_parallel("pmapp", None, None)
+
+
+def whole_on_a_device(shape):
+    """How many arrays of a shape, which a state should have in pieces, some device holds as a whole."""
+    arrays = [x for x in jax.live_arrays() if x.shape == shape]
+    assert arrays
+    return sum(shard.data.shape == shape for x in arrays for shard in x.addressable_shards)
+
+
+def test_a_state_in_pieces(tmp_path):
+    """The numbers are those of one device, on two and eight; no large array is ever whole on a device."""
+    model, wide, count = Tiny(width=72), (3, 3, 3, 72), 5
+    expected, train_step, eval_step = setup(model, ema_decay=0.9)
+    create = functools.partial(tiny.create, model, ema_decay=0.9)
+    one = make_parallel("mesh", train_step, eval_step, jax.devices()[:1])
+    expected, losses = one.put_state(expected), []
+    for i in range(count):
+        expected, metrics = one.train(expected, one.shard_batch(tiny.batch(i)))
+        losses.append(float(metrics["loss"]))
+    expected = jax.tree.map(np.array, expected.replace(key=0))  # copies: nothing is left on the device
+    gc.collect()
+    tiny.forget()
+
+    for devices in (2, 8):
+        parallel = make_parallel("fsdp", train_step, eval_step, jax.devices()[:devices])
+        state = parallel.create_state(create)
+        assert whole_on_a_device(wide) == 0
+        state = parallel.put_state(state)
+        for i in range(count):
+            if i == 2:
+                # From the pieces of a checkpoint on.
+                with Checkpoints(tmp_path / str(devices)) as checkpoints:
+                    checkpoints.save(i, state)
+                    _, state = checkpoints.restore_latest(parallel.abstract_state(jax.eval_shape(create)))
+                    assert whole_on_a_device(wide) == 0
+                state = parallel.put_state(state)
+            state, metrics = parallel.train(state, parallel.shard_batch(tiny.batch(i)))
+            assert float(metrics["loss"]) == pytest.approx(losses[i], abs=1e-5)
+            assert whole_on_a_device(wide) == 0
+        kernel = state.params["stem"]["kernel"]
+        assert {shard.data.shape for shard in kernel.addressable_shards} == {(3, 3, 3, 72 // devices)}
+        for part in ("params", "batch_stats", "opt_state", "ema"):
+            assert largest_difference(getattr(state, part), getattr(expected, part)) <= 1e-6, part
+        confusion, _ = parallel.evaluate(eval_variables(state), tiny.batch(9, size=5))
+        assert np.asarray(confusion).sum() == (tiny.batch(9, size=5)["label"] != 255).sum()
+
+    with Checkpoints(tmp_path / "8") as checkpoints:
+        checkpoints.save(count, state)
+        _, whole = checkpoints.restore_latest(jax.eval_shape(create))
+    pmap = make_parallel("pmap", train_step, eval_step, jax.devices()[:4])
+    assert largest_difference(pmap.put_state(whole).params, expected.params) <= 1e-6
+
+
+def test_only_pieces_that_are_equal():
+    assert fully_sharded("", (3, 3, 24, 64), devices=8) == PartitionSpec(None, None, None, "data")
+    assert fully_sharded("", (64, 64), devices=8) == PartitionSpec(None, "data")
+    assert fully_sharded("", (96, 50), devices=8) == PartitionSpec("data", None)
+    assert fully_sharded("", (7, 7, 3, 65), devices=8) == PartitionSpec()
+    assert fully_sharded("", (1023 // 8 * 8,), devices=8) == PartitionSpec()
+
+
+def test_pieces_by_another_rule():
+    with pytest.raises(UserError, match=r"config\.parallel='fsdp'.*config\.sharding.*config\.parallel='mesh'"):
+        make_parallel("fsdp", None, None, rule=lambda path, shape: PartitionSpec())
