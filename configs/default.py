@@ -23,6 +23,9 @@ def get_config() -> ConfigDict:
     # How the state lies on the devices: 'replicated' (whole on each), or a rule of yours, 'my_package.my_file:my_rule',
     # which splits its arrays over them; that needs 'mesh'.
     config.sharding = "replicated"
+    # What of the backbone is computed again in the backward pass, to save memory: 'none', 'blocks' (all inside its
+    # blocks; what comes out of each is kept) or 'full'.
+    config.remat = "none"
     # Compute type: 'float32' or 'bfloat16'. Parameters, normalisation, softmax and loss stay float32.
     config.dtype = "float32"
     # Join the other processes of a pod before anything else (jax.distributed.initialize).

@@ -41,6 +41,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], None]] = {1: _unpadded}
 UNHASHED = (
     "parallel",
     "sharding",
+    "remat",
     "distributed",
     "hooks",
     "data.dir",

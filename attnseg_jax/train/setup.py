@@ -20,6 +20,7 @@ from attnseg_jax.models import build_model
 from attnseg_jax.models.batch_statistics import elements
 from attnseg_jax.models.build import parts_without_use, takes_regions
 from attnseg_jax.models.freeze import FREEZE, frozen_paths
+from attnseg_jax.models.remat import REMAT
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import median_frequency_weights
 from attnseg_jax.parts import resolve
@@ -109,6 +110,7 @@ def make_run(
       UserError: the config asks for something that does not exist or does not fit.
     """
     check_known("config", DTYPES, dtype=config.dtype)
+    check_known("config", REMAT, remat=config.remat)
     check_known("config.loss", CLASS_WEIGHTS, class_weights=config.loss.class_weights)
     if training:
         check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
@@ -149,6 +151,7 @@ def make_run(
             frozen=frozen,
             ema_decay=config.optimizer.ema_decay,
             accumulate=config.train.accumulate,
+            remat=config.remat,
         )
     parallel = make_parallel(
         config.parallel,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key, PyTree
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
+from attnseg_jax.models.remat import rematerialised
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
 from attnseg_jax.ops.metrics import confidence_counts, confusion_matrix
@@ -42,6 +43,7 @@ def train_step(
     frozen: frozenset[str] = frozenset(),
     ema_decay: float = 0.0,
     accumulate: int = 1,
+    remat: str = "none",
     axis_name: str | None = None,
 ) -> tuple[TrainState, Terms]:
     """One optimizer step.
@@ -65,6 +67,7 @@ def train_step(
         the dropout masks (which depend on the number of devices too), and losses that are no sums over pixels or
         images: a ratio of sums (`dice`, `jaccard`, `tversky`, `boundary`, `focal` normalized) and the choice of hard
         pixels (`ohem`) are those of the micro-batch, which counts by its valid pixels.
+      remat: what of the backbone is computed again in the backward pass, of `models.remat.REMAT`.
       axis_name: the mapped axis of the devices (inside `pmap`), or None.
 
     Returns:
@@ -82,7 +85,7 @@ def train_step(
     batch = {**batch, "label": valid_labels(batch)} if "label" in batch else batch
 
     def output(params, batch_stats, batch, key):
-        forward = Forward(model, params, batch_stats, average, key, frozen)
+        forward = Forward(model, params, batch_stats, average, key, frozen, remat)
         return objective.outputs(forward, batch), forward.batch_stats
 
     def minimised(params, batch_stats, batch, key, counts=None):
@@ -195,8 +198,10 @@ class Forward:
         average: PyTree,
         key: Key[Array, ""],
         frozen: frozenset[str],
+        remat: str,
     ):
         self._model, self._params, self._average, self._frozen = model, params, average, frozen
+        self._remat = remat
         self.batch_stats = batch_stats
         self._key, self._calls = key, 0
 
@@ -204,7 +209,8 @@ class Forward:
         """The model in training mode on its inputs in `batch`."""
         key = jax.random.fold_in(self._key, self._calls) if self._calls else self._key
         self._calls += 1
-        with frozen_modules(self._frozen) if self._frozen else contextlib.nullcontext():
+        frozen = frozen_modules(self._frozen) if self._frozen else contextlib.nullcontext()
+        with frozen, rematerialised(self._remat):
             out, updated = self._model.apply(
                 {"params": self._params, "batch_stats": self.batch_stats},
                 *(batch[name] for name in model_inputs(self._model)),
