@@ -1,7 +1,8 @@
 """Convolutions with PyTorch's conventions: `[b, h, w, c]` images, `[kh, kw, c, o]` kernels, explicit padding.
 
 Pointwise kernels, depthwise ones and those that reach beyond the map have forms and gradients that XLA runs many times
-faster on CPU than its own convolution; `docs/performance.md` has the figures. GPUs get XLA's own of the first two.
+faster on CPU than its own convolution, and large dense ones a gradient of the kernel; `docs/performance.md` has the
+figures. GPUs get XLA's own of all but those that reach beyond the map.
 """
 
 import jax
@@ -10,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
+from attnseg_jax.ops.dense import dense_conv, worth_blocks
 from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.platforms import unless_on_gpus
@@ -53,6 +55,8 @@ def conv(
     beyond = surely(lambda: x.shape[1] < reach[0] and x.shape[2] < reach[1])
     if groups == 1 and kh * kw <= _MOST_TAPS and beyond:
         return _of_patches(x, kernel, (sh, sw), sides, (dh, dw))
+    if groups == 1 and 1 < kh * kw <= _MOST_TAPS and worth_blocks(x, kernel, (sh, sw)):
+        return dense_conv(x, kernel, (sh, sw), sides, (dh, dw))
     return lax.conv_general_dilated(
         x,
         kernel,
