@@ -307,6 +307,9 @@ def get_config() -> ConfigDict:
     # Probabilities are averaged over images resized by these factors, and over their mirror images too.
     evaluation.scales = (1.0,)
     evaluation.flip = False
+    # Names of classes that no mean over classes counts, such as ('background',): mIoU, mean Dice, class accuracy. They
+    # are trained and listed all the same.
+    evaluation.ignore_classes = ()
     # Validation images drawn at each evaluation: the same ones every time, and those with the lowest mIoU.
     evaluation.samples = 4
     evaluation.worst = 2

@@ -40,7 +40,7 @@ def write_report(result: Result, folder: Path, workdir: Path | None) -> None:
         scores,
         info.class_names,
         info.palette,
-        interval=interval(scores.images.everywhere),
+        interval=interval(scores.counted),
         charts=pictures,
         images=_images(result),
         facts=_facts(result, workdir),

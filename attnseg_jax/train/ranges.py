@@ -91,6 +91,7 @@ TUPLES: dict[str, Any] = {
     "eval.window": _WHOLE,
     "eval.stride": _WHOLE,
     "eval.scales": _NUMBERS,
+    "eval.ignore_classes": _TEXTS,
     "train.profile": _WHOLE,
 }
 
