@@ -58,6 +58,14 @@ def get_config() -> ConfigDict:
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
     data.images = ""
     data.masks = ""
+    # Channels of the images, where they are not 8-bit RGB: any number, from PNG, TIFF and NumPy files (.npy) of 8 bits,
+    # 16 bits or floats, as they are; `mean` and `std` then need a value for each. 0 reads 8-bit RGB.
+    data.channels = 0
+    # Where an image is several files, the names for which {band} stands in `images`, such as ('B02', 'B03', 'B08') of
+    # 'img/{stem}_{band}.tif'; their channels follow each other.
+    data.bands = ()
+    # Of such images, the channels that pictures show as red, green and blue, or the one shown in gray; () is the first.
+    data.show = ()
     # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
     # with `images` and `masks` their stems.
     data.lists = ""
@@ -101,8 +109,9 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels. () takes that of the weights that the run starts from, where the catalogue
-    # or the layout of their file tells it, or ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    # Normalisation of the channels, on the scale of the files (0..255 where these have 8 bits). () takes that
+    # of the weights that the run starts from, where the catalogue or the layout of their file tells it, or ImageNet's:
+    # (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
     data.mean = ()
     data.std = ()
     # Order in which the model gets the channels: 'rgb' or 'bgr'; mean and deviation are of red, green and blue always.

@@ -123,7 +123,7 @@ def _report(
         count = _SAMPLES if split == diagnosis.plan.splits.train else _SAMPLES // 2
         for index in sorted({i * len(source) // count for i in range(count)}):
             record = source[index]
-            picture = doctor_page.sample_picture(record["image"], record["label"], info.palette)
+            picture = doctor_page.sample_picture(info.shown(record["image"]), record["label"], info.palette)
             samples.append((f"{split}: {record['id']}", picture))
     page, plain = folder / "report.html", folder / "report.json"
     write_atomically(page, doctor_page.page(found, samples, classes, written, command).encode())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped, UInt8
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
@@ -41,18 +42,35 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class DatasetInfo:
-    """What the rest of the project knows of a data set: its name, its k classes and their colours (uint8 [k, 3])."""
+    """What the rest of the project knows of a data set: its name, its k classes and their colours (uint8 [k, 3]).
+
+    Its images have `channels`, 0 for 8-bit RGB, of which pictures show those of `show`.
+    """
 
     name: str
     class_names: tuple[str, ...]
     palette: np.ndarray
+    channels: int = 0
+    show: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
         """The number k of classes."""
         return len(self.class_names)
 
+    def shown(self, image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+        """An image as a picture: of other than 8-bit RGB three channels or one, stretched between their extremes."""
+        if not self.channels:
+            return image
+        chosen = self.show or ((0, 1, 2) if self.channels >= 3 else (0,))
+        picture = image[..., [*chosen]].astype(np.float32)
+        # Single pixels may be far off.
+        low, high = np.percentile(picture.reshape(-1, len(chosen)), (_DARKEST, 100 - _DARKEST), axis=0)
+        picture = (picture - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+        return np.broadcast_to((255 * picture.clip(0, 1)).round(), (*image.shape[:2], 3)).astype(np.uint8)
 
+
+_DARKEST = 1
 _I = IGNORE_LABEL
 
 DATASETS: dict[str, Dataset] = {
@@ -194,7 +212,8 @@ def info(config: Any) -> DatasetInfo:
     dataset = from_config(config)
     palette = np.array(dataset.palette, np.uint8)
     palette.setflags(write=False)
-    return DatasetInfo(config.name or dataset.tfds_name or "data", dataset.class_names, palette)
+    name = config.name or dataset.tfds_name or "data"
+    return DatasetInfo(name, dataset.class_names, palette, config.channels, config.show)
 
 
 _FIRST_COLOURS: tuple[Colour, ...] = (

@@ -89,7 +89,8 @@ def orientation_of(image: Image.Image) -> int:
     return found if found in UPRIGHT else 1
 
 
-def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+def upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+    """Stored pixels turned as an EXIF orientation asks."""
     exchange, rows, columns = UPRIGHT[orientation]
     if orientation == 1:
         return pixels
@@ -99,6 +100,8 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
+    if isinstance(data, Path) and data.suffix.lower() == ".npy":
+        raise UserError(f"{name}: a NumPy file is no RGB picture: config.data.channels says how many channels it has")
     return opened(data, name, lambda image: rgb_pixels(image, name), verified=True)
 
 
@@ -108,12 +111,15 @@ def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
     """
     if image.mode.startswith(("I", "F")) or is_cut(image):
-        raise UserError(f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits")
+        raise UserError(
+            f"{name}: images of more than 8 bits a channel (mode {image.mode}) are read where config.data.channels "
+            "says how many channels they have; attnseg-doctor writes such a config"
+        )
     if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
         logging.log_first_n(
             logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
         )
-    return _upright(np.asarray(image.convert("RGB")), orientation_of(image))
+    return upright(np.asarray(image.convert("RGB")), orientation_of(image))
 
 
 def takes_nearest(mask_values: str) -> bool:
@@ -160,7 +166,7 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return opened(data, name, lambda image: _upright(read(image), orientation_of(image)), verified=True)
+    return opened(data, name, lambda image: upright(read(image), orientation_of(image)), verified=True)
 
 
 def decode_masks(
@@ -285,13 +291,14 @@ def decode_pair(
     colors: Sequence[tuple[int, int, int]],
     *,
     nearest: bool = False,
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    read_image: Callable[[Path | bytes, str], np.ndarray] = decode_image,
+) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
     """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
-    pixels = decode_image(image, image_name)
+    pixels = read_image(image, image_name)
     read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
     raw = read(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
-        orientation = opened(image, image_name, orientation_of)
+        orientation = opened(image, image_name, orientation_of) if read_image is decode_image else 1
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "

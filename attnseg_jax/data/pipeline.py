@@ -124,7 +124,7 @@ def _evaluation_row(source: Source, first: int, config: Any, multiple: int, inde
 
 
 def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, classes: int, multiple: int) -> Batch:
-    check_sample(sample)
+    check_sample(sample, config.channels)
     name, sample = sample["id"], regions.with_regions(sample, config.regions)
     row = {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
     # The loss would be NaN, which has many reasons.
@@ -139,7 +139,7 @@ def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any,
 
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
-    check_sample(sample)
+    check_sample(sample, config.channels)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
     return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape, multiple)))
 

@@ -185,7 +185,7 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int |
     if step is not None:
         heading = f"step {step}: {heading}"
     picture = segmentation.prediction_picture(
-        [record["image"] for record in records],
+        [source.info.shown(record["image"]) for record in records],
         [record["label"] for record in records],
         [predictions[index] for index in titles],
         source.info.class_names,

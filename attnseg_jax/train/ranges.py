@@ -20,6 +20,8 @@ _SHARE, _BELOW_1, _NOT_NEGATIVE = Range(at_least=0, at_most=1), Range(at_least=0
 RANGES: dict[str, Range] = {
     "seed": Range(at_least=0, at_most=2**32 - 1),
     "data.resolution": Range(at_most=100),
+    "data.channels": Range(at_least=0, at_most=4096),
+    "data.show": Range(at_least=0, at_most=4095),
     "data.crop": Range(at_least=8, at_most=2**14),
     "data.scale": Range(at_least=0, at_most=100),
     **{f"data.{key}": _SHARE for key in ("flip", "brightness", "contrast", "saturation")},
@@ -77,6 +79,8 @@ TUPLES: dict[str, Any] = {
     "hooks": _TEXTS,
     "data.crop": tuple[int, int],
     "data.scale": tuple[float, float],
+    "data.bands": _TEXTS,
+    "data.show": _WHOLE,
     "data.mean": _NUMBERS,
     "data.std": _NUMBERS,
     "data.transforms": _TEXTS,
@@ -124,8 +128,7 @@ def _check_forms(config: ConfigDict) -> None:
     rules = [
         ("data.resolution", data.resolution > 0, "above 0"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
-        ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
-        ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        *_of_channels(data),
         ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
@@ -145,6 +148,26 @@ def _check_forms(config: ConfigDict) -> None:
     split.check_split(data.split)
     regions.check(data.regions)
     transforms.chosen(data)
+
+
+def _of_channels(data: ConfigDict) -> list[tuple[str, bool, str]]:
+    """The rules for the channels of images; a UserError for what does not go together with such of other than RGB."""
+    count, open_ = data.channels or 3, not data.channels
+    number = "three numbers" if count == 3 else f"{count} numbers" if count > 1 else "one number"
+    otherwise = ", or ()" if open_ else f", for config.data.channels={count}: attnseg-doctor measures them"
+    for key, off in () if open_ else (("saturation", (0,)), ("hue", (0,)), ("channel_order", ("", "rgb"))):
+        if data[key] not in off:
+            raise UserError(f"config.data.{key}={data[key]} is for 8-bit RGB, not config.data.channels={count}")
+    if regions.used(data.regions) and not open_:
+        raise UserError(f"config.data.regions.method is for 8-bit RGB, not config.data.channels={count}")
+    shown = len(data.show) in (0, 1, 3) and all(place < count for place in data.show)
+    std = _numbers(data.std, count) and min(data.std) > 0
+    return [
+        ("data.mean", (open_ and data.mean == ()) or _numbers(data.mean, count), f"{number}{otherwise}"),
+        ("data.std", (open_ and data.std == ()) or std, f"{number} above 0{otherwise}"),
+        ("data.show", not data.show or (shown and not open_), "one or three of config.data.channels, or ()"),
+        ("data.bands", not (data.bands and open_), "() without config.data.channels"),
+    ]
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:

@@ -1,14 +1,16 @@
 """From a folder to a diagnosis: layout, facts of every pair, findings, decisions."""
 
+import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from attnseg_jax.data.doctor import findings as said
-from attnseg_jax.data.doctor.facts import PairFacts, read_pair
+from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
 from attnseg_jax.data.doctor.names import find_names
@@ -22,6 +24,8 @@ from attnseg_jax.errors import UserError
 
 # A layout of the table that explains fewer of the pictures than this may not be what is meant.
 _EXPLAINED = 0.6
+# Images that tell of what kind most are.
+_SAMPLED = 9
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def examine(
       duplicates: whether images of the same bytes are looked for.
       on_pair: is told of every pair as it comes.
     """
-    summary = Summary()
+    summary = Summary(channels=usual_channels(plan))
     jobs = [(split, pair) for split, pairs in plan.pairs.items() for pair in pairs]
     for facts in in_threads(partial(_read, plan.tree.root), jobs, "reading images and masks", threads):
         summary.add(facts, duplicates=duplicates)
@@ -167,6 +171,16 @@ def examine(
 def _read(root: Path, job: tuple[str, Pair]) -> PairFacts:
     split, pair = job
     return read_pair(root, split, pair)
+
+
+def usual_channels(plan: Plan) -> int:
+    """What most of some images have, see `ImageFacts.channels`; 8-bit RGB where that is not clear."""
+    paths = [pair.image for pairs in plan.pairs.values() for pair in pairs]
+    found: Counter[int] = Counter({0: 0})
+    for path in paths[:: max(1, len(paths) // _SAMPLED)][:_SAMPLED]:
+        with contextlib.suppress(UserError):
+            found[read_image(plan.tree.root / path).channels] += 1
+    return found.most_common(1)[0][0]
 
 
 def first_pair(plan: Plan) -> PairFacts:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data import decode
+from attnseg_jax.data import bands, decode
 from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
@@ -21,10 +21,39 @@ _KEPT_COLOURS = 48
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of the pixels of images: how many there are, and the sums of their values and squares in each channel."""
+
+    pixels: int
+    sums: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> "Moments":
+        """Of an image [h, w, c]."""
+        values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
+        return cls(len(values), values.sum(0), (values**2).sum(0))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.pixels + other.pixels, self.sums + other.sums, self.squares + other.squares)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of each channel."""
+        return self.sums / self.pixels
+
+    @property
+    def std(self) -> np.ndarray:
+        """Of each channel."""
+        return np.sqrt(np.maximum(self.squares / self.pixels - self.mean**2, 0))
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """An image file: format, mode and orientation as Pillow names them, bits of a channel, (h, w) upright and stored.
 
-    `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file.
+    `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file; `channels` are those of
+    `config.data.channels`, 0 for what is read as 8-bit RGB; `moments` is there with channels.
     """
 
     format: str
@@ -36,6 +65,8 @@ class ImageFacts:
     pages: int
     alpha: bool
     digest: bytes
+    channels: int = 0
+    moments: Moments | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +132,36 @@ def read_image(path: Path) -> ImageFacts:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): restore or remove it") from None
+    suffix = path.suffix.lower()
+    if suffix == bands.NPY:
+        return _of_bands(path, data, "NumPy", 1)
+    try:
+        found = _of_picture(path, data)
+    except UserError:
+        if suffix not in bands.TIFF:
+            raise
+        # A kind of TIFF that Pillow does not know.
+        return _of_bands(path, data, "TIFF", 1)
+    banded = found.bits > 8 or found.mode == "RGBX" or (found.format == "TIFF" and found.pages > 1)
+    return _of_bands(path, data, found.format, found.pages) if banded else found
+
+
+def _of_bands(path: Path, data: bytes, format: str, pages: int) -> ImageFacts:
+    pixels = bands.decode_bands([path])
+    kind = bands.read_file(path).dtype if pixels.dtype != np.uint8 else pixels.dtype
+    h, w, channels = pixels.shape
+    mode = f"{channels} x {kind}"
+    digest = _digest(data)
+    return ImageFacts(
+        format, mode, 8 * kind.itemsize, (h, w), (h, w), 1, pages, False, digest, channels, Moments.of(pixels)
+    )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _of_picture(path: Path, data: bytes) -> ImageFacts:
 
     def read(image: Image.Image) -> ImageFacts:
         png = image.format == "PNG"
@@ -115,8 +176,7 @@ def read_image(path: Path) -> ImageFacts:
             image.draft("RGB", (max(1, w // 8), max(1, h // 8)))
             image.load()
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        return ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, digest)
+        return ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, _digest(data))
 
     return decode.opened(data, str(path), read, verified=True)
 
@@ -133,10 +193,12 @@ def read_mask(path: Path) -> MaskFacts:
 
     def read(image: Image.Image) -> MaskFacts:
         mode, format, lossy = image.mode, image.format, decode.is_lossy(image)
-        orientation, factor = decode.orientation_of(image), decode.gray_factor(image)
+        # Before the orientation, for which Pillow decodes PNGs: it then forgets how they are stored.
+        factor, cut = decode.gray_factor(image), decode.is_cut(image)
+        orientation = decode.orientation_of(image)
         (w, h), pages = image.size, getattr(image, "n_frames", 1)
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
-        if decode.is_cut(image) or mode in ("F", "CMYK"):
+        if cut or mode in ("F", "CMYK"):
             raise UserError(
                 f"{path}: a mask of mode {mode} with more than 8 bits a channel is not read: save it as PNG"
             )

@@ -29,10 +29,17 @@ _PROBLEMS = {
         "error",
         "{n} mask{s} that lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",
     ),
-    "deep image": ("error", "{n} image{s} of more than 8 bits a channel, which are not read: save them with 8 bits"),
+    "other channels": ("error", "{n} image{s} of other bits or channels than most: left out"),
+    "stack": (
+        "error",
+        "{n} file{s} of many pictures, each with its mask in the other file: save every page as a file of its own",
+    ),
     "several pages": ("warning", "{n} file{s} of several pictures, of which the first is read"),
     "turned by EXIF": ("note", "{n} photograph{s} turned upright by their EXIF orientation, as masks have to be"),
-    "alpha": ("note", "{n} image{s} with a channel behind the colours (alpha), which is not used"),
+    "alpha": (
+        "note",
+        "{n} image{s} with a channel behind the colours (alpha), which is not used; a band takes data.channels",
+    ),
 }
 
 

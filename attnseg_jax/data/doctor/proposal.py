@@ -38,6 +38,7 @@ def propose(
     """The differences of a config from the default one, in the order in which they are read."""
     return [
         *_of_folder(root, layout, splits, leave_out),
+        *_of_channels(summary, splits),
         *_of_labels(labels),
         *_of_sizes(summary, splits),
         *_of_training(summary, splits, labels),
@@ -67,6 +68,29 @@ def _of_folder(root: Path, layout: Layout, splits: Splits, leave_out: Sequence[s
         reason = f"{len(leave_out)} image{'s' if len(leave_out) > 1 else ''} that cannot be trained on, see the report"
         found.append(Decision("data.leave_out", tuple(leave_out), reason))
     return found
+
+
+def _of_channels(summary: Summary, splits: Splits) -> list[Decision]:
+    """For images that are not 8-bit RGB."""
+    if not summary.channels:
+        return []
+    moments = summary.moments[splits.train]
+    kinds = sorted({mode for _, mode, _ in summary.images if mode.startswith(f"{summary.channels} x ")})
+    measured = f"of {moments.pixels:,} pixels of the training images"
+    # A constant channel tells nothing, however it is scaled.
+    std = tuple(_short(value) or 1.0 for value in moments.std)
+    found = [
+        Decision("data.channels", summary.channels, f"the images are no 8-bit RGB: {', '.join(kinds)}"),
+        Decision("data.mean", tuple(map(_short, moments.mean)), f"mean of each channel, {measured}"),
+        Decision("data.std", std, "and their deviation"),
+    ]
+    if summary.channels >= 3:
+        found.append(Decision("data.show", (0, 1, 2), "the channels that pictures show as red, green and blue"))
+    return found
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _of_labels(labels: Labels) -> list[Decision]:

@@ -5,7 +5,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from attnseg_jax.data.datasets import Colour
-from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, PairFacts
+from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, Moments, PairFacts
 from attnseg_jax.errors import UserError
 
 Key = int | Colour
@@ -43,6 +43,8 @@ class Summary:
     """All that the doctor has read.
 
     Attributes:
+      channels: of the images that can be used, see `ImageFacts.channels`.
+      moments: of the images of a split with such.
       pairs: usable ones of each split.
       values: of gray and palette masks, by split.
       colours: of masks as pictures, by split.
@@ -60,6 +62,8 @@ class Summary:
       lossy: masks whose format changes values.
     """
 
+    channels: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
     pairs: Counter = field(default_factory=Counter)
     values: dict[str, Values] = field(default_factory=lambda: defaultdict(Values))
     colours: dict[str, Values] = field(default_factory=lambda: defaultdict(Values))
@@ -92,6 +96,9 @@ class Summary:
             self.unusable.append(facts.image_path)
             return
         self.pairs[facts.split] += 1
+        if image.moments:
+            before = self.moments.get(facts.split)
+            self.moments[facts.split] = before + image.moments if before else image.moments
         self._add_mask(facts, mask)
 
     def _add_image(self, facts: PairFacts, image: ImageFacts, duplicates: bool) -> None:
@@ -100,7 +107,7 @@ class Summary:
         path = facts.image_path
         if image.orientation != 1:
             self.problems["turned by EXIF"].append((path, f"orientation {image.orientation}"))
-        if image.pages > 1:
+        if image.pages > 1 and not image.channels:
             self.problems["several pages"].append((path, f"{image.pages} pages, of which the first is read"))
         if image.alpha:
             self.problems["alpha"].append((path, image.mode))
@@ -111,10 +118,14 @@ class Summary:
                 self.duplicates.append((here, before))
 
     def _fits(self, facts: PairFacts, image: ImageFacts, mask: MaskFacts) -> bool:
-        if image.bits > 8:
-            self.problems["deep image"].append((facts.image_path, f"{image.bits} bits a channel, mode {image.mode}"))
+        same = image.channels == self.channels
+        if not same:
+            self.problems["other channels"].append((facts.image_path, image.mode))
+        if image.pages > 1 and image.pages == mask.pages:
+            self.problems["stack"].append((facts.image_path, f"{image.pages} pages, as many as its mask"))
+            return False
         if image.size == mask.size:
-            return image.bits <= 8
+            return same
         sizes = f"{_words(mask.size)}, its image {_words(image.size)}"
         if image.stored == mask.size:
             self.problems["mask as stored"].append((facts.mask_path, f"{sizes} upright"))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from attnseg_jax.data.layouts import lists
+from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.split import check_split, held_out
 from attnseg_jax.data.layouts.templates import (
     SUFFIXES,
@@ -146,7 +147,7 @@ def _candidates(config: Any) -> list[Layout]:
                 "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
-        form = Form(config.images, config.masks, config.lists)
+        form = Form(of_first_band(config), config.masks, config.lists)
         check(form)
         return [Layout("templates", form)]
     if config.lists and config.layout in ("auto", "lists"):
@@ -216,6 +217,9 @@ def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
     missing = [name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
     # Masks of images that are left out have none.
     found = replace(found, missing=missing, without_image=[] if config.leave_out else found.without_image)
+    if config.bands:
+        images = config.images.replace("{split}", _stored_split(config, split))
+        found = replace(found, pairs=with_bands(tree, images, config.bands, found.pairs))
     if not config.split or split not in (config.train_split, config.eval_split):
         return found
     held = held_out([pair.name for pair in found.pairs], config.split)

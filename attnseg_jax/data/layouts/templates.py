@@ -16,7 +16,7 @@ from attnseg_jax.errors import UserError
 
 FIRST_SUFFIXES = (".png", ".jpg", ".jpeg")
 """Where two pictures differ in their suffix alone, one of these is meant rather than one of the others."""
-SUFFIXES = (*FIRST_SUFFIXES, ".tif", ".tiff", ".bmp", ".gif", ".webp")
+SUFFIXES = (*FIRST_SUFFIXES, ".tif", ".tiff", ".bmp", ".gif", ".webp", ".npy")
 
 _ANY_SUFFIX = r"\.(?:" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")"
 _TOKEN = re.compile(r"\{(\w+)\}|(\*)")
@@ -54,13 +54,19 @@ class Form:
 class Pair:
     """An image and its mask, as paths below the folder of the set; `name` is what tells the pair from others.
 
-    `more` are the masks of further objects.
+    `more` are the masks of further objects, `bands` the files of further channels.
     """
 
     name: str
     image: str
     mask: str
     more: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All files of the image."""
+        return self.image, *self.bands
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -233,7 +239,7 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
     alone = Counter(_key(values, shared) for _, values in images.values())
     pairs, without, used = [], [], set()
     for path, values in images.values():
-        name = _name(values)
+        name = name_of(values)
         if listed is not None and name not in listed:
             continue
         key = _key(values, shared)
@@ -242,7 +248,7 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
             used.add(key)
         else:
             without.append((path, _filled(form.masks, values)))
-    known = {_name(values) for _, values in images.values()}
+    known = {name_of(values) for _, values in images.values()}
     missing = [] if listed is None else [name for name in listed if name not in known]
     # A list leaves masks of other splits aside.
     unused = [] if listed is not None else [masks[key][0] for key in masks if key not in used]
@@ -290,7 +296,7 @@ def _first(path: str) -> bool:
     return path.lower().endswith(FIRST_SUFFIXES)
 
 
-def _name(values: Mapping[str, str]) -> str:
+def name_of(values: Mapping[str, str]) -> str:
     """What tells a pair from others: its fields, folders before the stem."""
     inner = [value for key, value in values.items() if key not in ("split", "stem") and value]
     return "/".join([*inner, values["stem"]])

@@ -63,7 +63,7 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
             raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
         if lost := {"image", "label"} - sample.keys():
             raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
-        if wrong := _not_pixels(sample):
+        if wrong := _not_pixels(sample, config.channels or 3):
             raise UserError(f"{_KEY}: {name!r} returned {wrong}")
     image, label = sample["image"], sample["label"]
     if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
@@ -75,15 +75,15 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     return regions.for_model(batch_fields(sample), config.regions, rng)
 
 
-def _not_pixels(sample: Sample) -> str:
+def _not_pixels(sample: Sample, channels: int) -> str:
     """What image and label are, where they are no picture and its ids; else ""."""
     image, label = (np.asarray(sample[name]) for name in ("image", "label"))
     if image.dtype.kind not in "uif":
         return f"an image of {image.dtype}: it must hold integers or floats"
     if label.dtype.kind not in "ui":
         return f"a label of {label.dtype}: it must hold integers"
-    if label.ndim != 2 or image.shape != (*label.shape, 3):
-        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, 3) and (h, w)"
+    if label.ndim != 2 or image.shape != (*label.shape, channels):
+        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, {channels}) and (h, w)"
     return ""
 
 
