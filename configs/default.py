@@ -51,7 +51,8 @@ def get_config() -> ConfigDict:
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
     # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
-    # (a folder for each image, with a mask for each of its objects), 'templates' and 'lists' (the keys below); 'auto'
+    # (a folder for each image, with a mask for each of its objects), 'labelme', 'coco' and 'coco_panoptic' (JSON files
+    # of shapes), 'templates' and 'lists' (the keys below); 'auto'
     # takes the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
@@ -85,6 +86,9 @@ def get_config() -> ConfigDict:
     data.classes = ()
     # One (red, green, blue) for each class, for pictures.
     data.palette = ()
+    # Where masks are drawn from annotations (layouts 'labelme', 'coco', 'coco_panoptic'): their labels in the order of
+    # the raw ids; 'background' is what no shape covers. () takes the classes.
+    data.labels = ()
     # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
     # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()

@@ -283,22 +283,27 @@ def _ranges(values: np.ndarray) -> str:
 
 
 def decode_pair(
-    image: Path | bytes,
-    mask: Path | bytes | Sequence[Path],
+    image: Path | bytes | Callable[[], np.ndarray],
+    mask: Path | bytes | Sequence[Path] | Callable[[], np.ndarray],
     image_name: str,
     mask_name: str,
     table: UInt8[np.ndarray, "65536"],
     colors: Sequence[tuple[int, int, int]],
     *,
     nearest: bool = False,
-    read_image: Callable[[Path | bytes, str], np.ndarray] = decode_image,
 ) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
-    """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
-    pixels = read_image(image, image_name)
-    read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
-    raw = read(mask, mask_name, colors, nearest=nearest)
+    """Decode an image and its mask, or call what gives its pixels and its raw ids, to (image, train ids).
+
+    Raises UserError naming the file that is at fault.
+    """
+    pixels = image() if callable(image) else decode_image(image, image_name)
+    if callable(mask):
+        raw = mask()
+    else:
+        read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
+        raw = read(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
-        orientation = opened(image, image_name, orientation_of) if read_image is decode_image else 1
+        orientation = 1 if callable(image) else opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "

@@ -22,6 +22,7 @@ def data_config():
                 "layout": "auto",
                 "images": "",
                 "channels": 0,
+                "labels": (),
                 "bands": (),
                 "show": (),
                 "masks": "",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from attnseg_jax.data import annotations
 from attnseg_jax.data.doctor import findings as said
 from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
-from attnseg_jax.data.doctor.names import find_names
+from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
@@ -39,6 +40,7 @@ class Plan:
       splits: those to train and evaluate on.
       pairings: the files by the splits that are stored; "" for a set without.
       pairs: by the splits of the run.
+      labels: of annotation files, in the order of the raw ids; () where masks are pictures.
     """
 
     tree: Tree
@@ -47,6 +49,7 @@ class Plan:
     splits: Splits
     pairings: dict[str, Pairing]
     pairs: dict[str, list[Pair]]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,20 @@ def make_plan(root: Path) -> Plan:
             splits.validation: [pair for pair in every if pair.name in held],
             **others_,
         }
-    return Plan(tree, layout, others, splits, pairings, pairs)
+    return Plan(tree, layout, others, splits, pairings, pairs, _labels(tree, pairs))
+
+
+def _labels(tree: Tree, pairs: dict[str, list[Pair]]) -> tuple[str, ...]:
+    """All labels of annotation files, behind what no shape covers."""
+    files = dict.fromkeys(pair.mask for of_split in pairs.values() for pair in of_split)
+    found: dict[str, None] = {}
+    for file in files:
+        if not file.lower().endswith(annotations.SUFFIX):
+            return ()
+        with contextlib.suppress(UserError):
+            found |= dict.fromkeys(annotations.labels_of(tree.root / file))
+    ground = next((name for name in annotations.GROUND if name in found), annotations.GROUND[0])
+    return (ground, *(name for name in found if name != ground))
 
 
 def _each_once(pairs: dict[str, list[Pair]], first: list[str]) -> dict[str, list[Pair]]:
@@ -162,15 +178,15 @@ def examine(
     """
     summary = Summary(channels=usual_channels(plan))
     jobs = [(split, pair) for split, pairs in plan.pairs.items() for pair in pairs]
-    for facts in in_threads(partial(_read, plan.tree.root), jobs, "reading images and masks", threads):
+    for facts in in_threads(partial(_read, plan), jobs, "reading images and masks", threads):
         summary.add(facts, duplicates=duplicates)
         on_pair(facts)
     return conclude(plan, summary)
 
 
-def _read(root: Path, job: tuple[str, Pair]) -> PairFacts:
+def _read(plan: Plan, job: tuple[str, Pair]) -> PairFacts:
     split, pair = job
-    return read_pair(root, split, pair)
+    return read_pair(plan.tree.root, split, pair, plan.labels)
 
 
 def usual_channels(plan: Plan) -> int:
@@ -185,13 +201,16 @@ def usual_channels(plan: Plan) -> int:
 
 def first_pair(plan: Plan) -> PairFacts:
     """The facts of one pair."""
-    return _read(plan.tree.root, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
+    return _read(plan, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
 
 
 def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     """The findings and decisions that follow from what was read."""
     splits = plan.splits
-    labels = propose_labels(summary, find_names(plan.tree), plan.layout.name, splits.train)
+    names = find_names(plan.tree)
+    if plan.labels:
+        names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
+    labels = propose_labels(summary, names, plan.layout.name, splits.train)
     used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
     lacking = itertools.chain.from_iterable(
         [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()
@@ -209,5 +228,7 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     order = ("error", "warning", "note")
     found_.sort(key=lambda finding: order.index(finding.level))
     trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
-    decisions = propose(plan.tree.root, plan.layout, splits, labels, summary, left_out) if trainable else []
+    decisions = (
+        propose(plan.tree.root, plan.layout, splits, labels, summary, left_out, plan.labels) if trainable else []
+    )
     return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data import bands, decode
+from attnseg_jax.data import annotations, bands, decode
 from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
@@ -108,16 +108,21 @@ class PairFacts:
     mask: MaskFacts | UserError
 
 
-def read_pair(root: Path, split: str, pair: Pair) -> PairFacts:
-    """The facts of a pair whose files are below `root`."""
+def read_pair(root: Path, split: str, pair: Pair, labels: Sequence[str] = ()) -> PairFacts:
+    """The facts of a pair whose files are below `root`; `labels` are those of drawn masks."""
     image = _or_error(read_image, root / pair.image)
-    read, mask = (read_masks, [root / mask for mask in pair.masks]) if pair.more else (read_mask, root / pair.mask)
-    return PairFacts(pair.name, split, pair.image, pair.mask, image, _or_error(read, mask))
+    if labels:
+        mask = _or_error(read_drawn, root / pair.mask, root / pair.image, labels)
+    elif pair.more:
+        mask = _or_error(read_masks, [root / mask for mask in pair.masks])
+    else:
+        mask = _or_error(read_mask, root / pair.mask)
+    return PairFacts(pair.name, split, pair.image, pair.mask, image, mask)
 
 
-def _or_error(read: Callable[[Any], Any], files: Any) -> Any:
+def _or_error(read: Callable[..., Any], *files: Any) -> Any:
     try:
-        return read(files)
+        return read(*files)
     except UserError as error:
         return error
 
@@ -216,6 +221,14 @@ def read_masks(paths: Sequence[Path]) -> MaskFacts:
     values = +Counter({0: pixels.size - ones, 1: ones})
     colours = Counter({(value,) * 3: count for value, count in values.items()})
     return MaskFacts(first.format, first.mode, pixels.shape, first.lossy, values, colours)
+
+
+def read_drawn(path: Path, image: Path, labels: Sequence[str]) -> MaskFacts:
+    """The facts of a mask that an annotation file describes."""
+    pixels = annotations.draw(path, image, labels)
+    found, counts = np.unique(pixels, return_counts=True)
+    values = Counter(dict(zip(found.tolist(), counts.tolist())))
+    return MaskFacts("JSON", "shapes", pixels.shape, False, values, None)
 
 
 def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:

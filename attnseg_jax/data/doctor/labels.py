@@ -84,6 +84,8 @@ def _of_values(raw: list[int], pixels: Counter, names: NameTable | None, layout:
         return known
     doubts, reasons = [], {}
     void = _void_values(raw, layout, doubts, reasons)
+    if names:
+        void |= {named.id for named in names.classes if named.id in raw and named.void}
     classes = [value for value in raw if value not in void]
     named, from_zero = _named_values(classes, names, doubts, reasons)
     if named is None:

@@ -33,13 +33,29 @@ class Decision:
 
 
 def propose(
-    root: Path, layout: Layout, splits: Splits, labels: Labels, summary: Summary, leave_out: Sequence[str]
+    root: Path,
+    layout: Layout,
+    splits: Splits,
+    labels: Labels,
+    summary: Summary,
+    leave_out: Sequence[str],
+    drawn: Sequence[str] = (),
 ) -> list[Decision]:
-    """The differences of a config from the default one, in the order in which they are read."""
+    """The differences of a config from the default one, in the order in which they are read.
+
+    Args:
+      root: the folder.
+      layout: of its files.
+      splits: to train and evaluate on.
+      labels: how masks are read.
+      summary: what was read.
+      leave_out: files that cannot be used.
+      drawn: labels of annotation files, in the order of the raw ids.
+    """
     return [
         *_of_folder(root, layout, splits, leave_out),
         *_of_channels(summary, splits),
-        *_of_labels(labels),
+        *_of_labels(labels, drawn),
         *_of_sizes(summary, splits),
         *_of_training(summary, splits, labels),
     ]
@@ -93,7 +109,7 @@ def _short(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _of_labels(labels: Labels) -> list[Decision]:
+def _of_labels(labels: Labels, drawn: Sequence[str]) -> list[Decision]:
     reasons = labels.reasons
     if labels.known:
         return [Decision("data.name", labels.known, reasons["name"])]
@@ -101,6 +117,9 @@ def _of_labels(labels: Labels) -> list[Decision]:
         Decision("data.name", "", "no data set that is known by name"),
         Decision("data.classes", labels.names, reasons.get("classes", "")),
     ]
+    if drawn and tuple(drawn) != labels.names:
+        reason = "the labels of the annotations: the place is the raw id"
+        found.append(Decision("data.labels", tuple(drawn), reason))
     if labels.palette:
         found.append(Decision("data.palette", labels.palette, "the colours that the masks have, for pictures"))
     if labels.coloured:

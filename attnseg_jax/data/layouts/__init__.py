@@ -7,6 +7,7 @@ from typing import Any
 
 from attnseg_jax.data.layouts import lists
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
+from attnseg_jax.data.layouts.coco import coco_pairs
 from attnseg_jax.data.layouts.split import check_split, held_out
 from attnseg_jax.data.layouts.templates import (
     SUFFIXES,
@@ -58,6 +59,25 @@ def _flat() -> Iterator[Form]:
             yield Form(f"{folder}{{stem}}.{image}", f"{folder}{{stem}}.{mask}")
 
 
+def _labelme() -> Iterator[Form]:
+    for folder in ("{split}/", ""):
+        yield Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}.json")
+        for name in ("annotations", "labels", "json"):
+            yield Form(f"images/{folder}{{stem}}.*", f"{name}/{folder}{{stem}}.json")
+
+
+def _coco(file: str) -> Iterator[Form]:
+    for images in ("{split}", "images/{split}"):
+        yield Form(f"{images}/{{stem}}.*", f"annotations/{file}.json", coco=True)
+    if "instances" in file:
+        for images, masks in (
+            *(("{split}", "{split}/_annotations.coco.json"), ("{split}", "annotations/{split}.json")),
+            *(("images/{split}", "annotations/{split}.json"), ("images", "annotations/instances_default.json")),
+            *(("images", "annotations.json"), ("images", "result.json")),
+        ):
+            yield Form(f"{images}/{{stem}}.*", masks, coco=True)
+
+
 _CITY = "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.*"
 _VOC = "ImageSets/Segmentation/{split}.txt"
 
@@ -78,6 +98,9 @@ LAYOUTS: dict[str, tuple[Form, ...]] = {
     ),
     "ade20k": (Form("images/{split}/{stem}.*", "annotations/{split}/{stem}.*"),),
     "flat": tuple(_flat()),
+    "labelme": tuple(_labelme()),
+    "coco": tuple(_coco("instances_{split}")),
+    "coco_panoptic": tuple(_coco("panoptic_{split}")),
     "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
 }
 """Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
@@ -105,6 +128,8 @@ class Layout:
         form = self.form.of_split(split)
         if not form.images:
             return lists.listed_pairs(tree, form.names, split)
+        if form.coco:
+            return coco_pairs(tree, form)
         if not form.names:
             return paired(tree, form)
         stems = [row.image for row in lists.read_list(tree, form.names)]
@@ -123,7 +148,7 @@ class Layout:
         form = self.form.of_split(split)
         if not form.images:
             return lists.is_pairs(tree, form.names)
-        if form.names and not tree.has(form.names):
+        if (form.names and not tree.has(form.names)) or (form.coco and not tree.has(form.masks)):
             return False
         folders = tree.is_folder(fixed_folder(form.images)) and tree.is_folder(fixed_folder(form.masks))
         return folders and (self.form in _SURE or bool(self.pairing(tree, split).pairs))

@@ -32,12 +32,14 @@ class Form:
       masks: template of their masks.
       names: template of text files that list the stems of a split, one a line; "" where the folders tell.
       objects: whether an image has a mask for each of its objects, which differ in `{stem}`.
+      coco: whether `masks` is a JSON file of COCO, which lists the images.
     """
 
     images: str
     masks: str
     names: str = ""
     objects: bool = False
+    coco: bool = False
 
     @property
     def has_splits(self) -> bool:
@@ -47,7 +49,7 @@ class Form:
     def of_split(self, split: str) -> "Form":
         """The form of one split alone."""
         parts = (part.replace("{split}", split) for part in (self.images, self.masks, self.names))
-        return Form(*parts, objects=self.objects)
+        return Form(*parts, objects=self.objects, coco=self.coco)
 
 
 @dataclass(frozen=True)

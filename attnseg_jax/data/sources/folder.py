@@ -1,7 +1,8 @@
 """A source of image and mask files in folders."""
 
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Integer
 
-from attnseg_jax.data import bands, datasets, decode, layouts
+from attnseg_jax.data import annotations, bands, datasets, decode, layouts
 from attnseg_jax.errors import UserError
 
 
@@ -34,22 +35,19 @@ class FolderSource:
             for pair in pairs
         ]
         self._channels = config.channels
+        self._labels = config.labels or self.info.class_names
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         images, masks = self._pairs[index]
-        read = self._bands(images) if self._channels else decode.decode_image
+        image = functools.partial(bands.decode_bands, images, self._channels) if self._channels else images[0]
+        mask = functools.partial(self.raw, index) if self._is_drawn(masks) else masks
         pixels, label = decode.decode_pair(
-            *(images[0], masks, str(images[0]), str(masks[0]), self._table, self._colors),
-            nearest=self._nearest,
-            read_image=read,
+            image, mask, str(images[0]), str(masks[0]), self._table, self._colors, nearest=self._nearest
         )
         return {"image": pixels, "label": label, "id": images[0].stem}
-
-    def _bands(self, images: Sequence[Path]) -> Callable[[Path, str], np.ndarray]:
-        return lambda path, name: bands.decode_bands(images, self._channels)
 
     def files(self) -> dict[str, Path]:
         """The image and mask files by their names below the data set's folder."""
@@ -57,8 +55,14 @@ class FolderSource:
 
     def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
         """The mask at `index` before the table of ids."""
-        _, masks = self._pairs[index]
+        images, masks = self._pairs[index]
+        if self._is_drawn(masks):
+            return annotations.draw(masks[0], images[0], self._labels)
         return decode.decode_masks(masks, str(masks[0]), self._colors, nearest=self._nearest)
+
+    @staticmethod
+    def _is_drawn(masks: Sequence[Path]) -> bool:
+        return masks[0].suffix.lower() == annotations.SUFFIX
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
