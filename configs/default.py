@@ -97,7 +97,7 @@ def get_config() -> ConfigDict:
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0
     # What is done to a training sample, in this order; a function from outside the package is named
-    # 'my_package.my_file:my_transform'. The keys below are the options of these four.
+    # 'my_package.my_file:my_transform'. The next keys are the options of these four.
     data.transforms = ("scale_crop", "flip", "colour_jitter", "normalise_pad")
     # Training crop: height, width.
     data.crop = (64, 96)
@@ -113,6 +113,43 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
+    # Options of further transforms. Probability of 'vertical_flip'; 'right_angle', before 'scale_crop', has none.
+    data.vertical_flip = 0.5
+    data.affine = ConfigDict()
+    # Of 'affine': how likely, and up to how much, to both sides: rotation and shear in degrees, width over height as
+    # 1 + aspect, shift as a share of height and width.
+    data.affine.probability = 1.0
+    data.affine.degrees = 10.0
+    data.affine.shear = 0.0
+    data.affine.aspect = 0.0
+    data.affine.shift = 0.0
+    # 'gamma': powers between 1 / (1 + gamma) and 1 + gamma. 'blur': deviation in pixels at most. 'noise': deviation at
+    # most, times `std`. 'jpeg': range of the quality.
+    data.gamma = 0.3
+    data.blur = 1.5
+    data.noise = 0.1
+    data.jpeg = (40, 95)
+    data.cutout = ConfigDict()
+    # Of 'cutout': rectangles, their sides at most, as shares of height and width, and whether they have no label.
+    data.cutout.count = 1
+    data.cutout.size = 0.3
+    data.cutout.ignore = True
+    # 'copy_paste' lays what other images show of `classes` over an image, 'class_mix' half of the classes of another,
+    # 'mosaic', before 'scale_crop', makes one of four.
+    data.copy_paste = ConfigDict()
+    data.copy_paste.classes = ()
+    data.copy_paste.probability = 0.5
+    data.class_mix = ConfigDict()
+    data.class_mix.probability = 0.5
+    data.mosaic = ConfigDict()
+    data.mosaic.probability = 0.5
+    data.sampling = ConfigDict()
+    # How often images are drawn: one of a class that a share f of the images show (threshold / f) ** power times, where
+    # f is below the threshold. 0 draws each once, 0.5 is usual.
+    data.sampling.power = 0.0
+    data.sampling.threshold = 0.1
+    # How often one that shows nothing but the first class is drawn.
+    data.sampling.empty = 1.0
     # Normalisation of the channels, on the scale of the files (0..255 where these have 8 bits). () takes that
     # of the weights that the run starts from, where the catalogue or the layout of their file tells it, or ImageNet's:
     # (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).

@@ -25,6 +25,19 @@ RANGES: dict[str, Range] = {
     "data.crop": Range(at_least=8, at_most=2**14),
     "data.scale": Range(at_least=0, at_most=100),
     **{f"data.{key}": _SHARE for key in ("flip", "brightness", "contrast", "saturation")},
+    **{f"data.{key}": _SHARE for key in ("vertical_flip", "affine.probability", "affine.shift", "cutout.size")},
+    **{f"data.{key}.probability": _SHARE for key in ("copy_paste", "class_mix", "mosaic")},
+    "data.affine.degrees": Range(at_least=0, at_most=180),
+    "data.affine.shear": Range(at_least=0, at_most=80),
+    "data.affine.aspect": Range(at_least=0, at_most=10),
+    "data.gamma": Range(at_least=0, at_most=10),
+    "data.blur": Range(at_least=0, at_most=100),
+    "data.noise": Range(at_least=0, at_most=100),
+    "data.jpeg": Range(at_least=1, at_most=100),
+    "data.cutout.count": Range(at_least=0, at_most=1000),
+    "data.sampling.power": Range(at_least=0, at_most=10),
+    "data.sampling.threshold": _SHARE,
+    "data.sampling.empty": Range(at_least=0, at_most=100),
     "data.hue": Range(at_least=0, at_most=0.5),
     "data.threads": Range(at_least=0, at_most=1024),
     "data.regions.count": Range(at_least=1, at_most=2**16),
@@ -84,6 +97,8 @@ TUPLES: dict[str, Any] = {
     "data.mean": _NUMBERS,
     "data.std": _NUMBERS,
     "data.transforms": _TEXTS,
+    "data.jpeg": tuple[int, int],
+    "data.copy_paste.classes": _TEXTS,
     "data.leave_out": _TEXTS,
     "data.regions.felzenszwalb.scales": _NUMBERS,
     "data.regions.slic.segments": _WHOLE,
@@ -136,6 +151,7 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
+        ("data.jpeg", data.jpeg[0] <= data.jpeg[1], "the lowest quality and the highest"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.regions.slic.compactness", data.regions.slic.compactness > 0, "above 0"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
@@ -148,7 +164,7 @@ def _check_forms(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={at_path(config, key)} must be {wanted}")
     split.check_split(data.split)
     regions.check(data.regions)
-    transforms.chosen(data)
+    transforms.needs_others(data)
 
 
 def _of_channels(data: ConfigDict) -> list[tuple[str, bool, str]]:

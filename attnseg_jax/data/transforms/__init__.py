@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnseg_jax.data import regions
+from attnseg_jax.data.transforms import degrade, geometry, mixing
 from attnseg_jax.data.transforms.colour import colour_jitter
 from attnseg_jax.data.transforms.crop import scale_crop
 from attnseg_jax.data.transforms.fields import Sample, batch_fields, whole
@@ -26,6 +27,17 @@ TRANSFORMS: dict[str, Transform] = {
     "flip": flip,
     "colour_jitter": colour_jitter,
     "normalise_pad": normalise_pad,
+    "vertical_flip": geometry.vertical_flip,
+    "right_angle": geometry.right_angle,
+    "affine": geometry.affine,
+    "gamma": degrade.gamma,
+    "blur": degrade.blur,
+    "noise": degrade.noise,
+    "jpeg": degrade.jpeg,
+    "cutout": degrade.cutout,
+    "copy_paste": mixing.copy_paste,
+    "class_mix": mixing.class_mix,
+    "mosaic": mixing.mosaic,
 }
 """Transforms by name (`config.data.transforms`)."""
 
@@ -46,6 +58,18 @@ def _transform(name: str) -> Transform:
     transform = resolve(TRANSFORMS, name, _KEY)
     check_takes(transform, f"{_KEY}={name!r}", None, None, None)
     return transform
+
+
+def needs_others(config: Any) -> bool:
+    """Whether a transform of a `config.data` asks for further samples, see `mixing`.
+
+    Raises:
+      UserError: there are regions too, which are of one image.
+    """
+    mixed = [name for name, transform in chosen(config) if getattr(transform, "needs_others", False)]
+    if mixed and regions.used(config.regions):
+        raise UserError(f"{_KEY}: {mixed[0]!r} mixes images, and config.data.regions are of one: leave one of them out")
+    return bool(mixed)
 
 
 def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:

@@ -18,7 +18,7 @@ from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Sample = dict[str, Any]
 
-HOST_FIELDS = ("id", "offset")
+HOST_FIELDS = ("id", "offset", "others")
 """Fields that do not go into a batch."""
 
 PADDING: dict[str, np.generic] = {"image": np.float32(0), "label": np.int32(IGNORE_LABEL), "regions": np.int32(-1)}

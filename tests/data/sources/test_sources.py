@@ -178,7 +178,7 @@ config = SimpleNamespace(
     transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
     saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb", threads=2, resolution=1.0,
-    regions=SimpleNamespace(method="none"))
+    sampling=SimpleNamespace(power=0, empty=1), regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)
 batches = train_batches(source, config, batch_size=2, seed=0)
