@@ -116,11 +116,11 @@ def get_config() -> ConfigDict:
     # Options of further transforms. Probability of 'vertical_flip'; 'right_angle', before 'scale_crop', has none.
     data.vertical_flip = 0.5
     data.affine = ConfigDict()
-    # Of 'affine': how likely, and up to how much, to both sides: rotation and shear in degrees, width over height as
-    # 1 + aspect, shift as a share of height and width.
+    # Probability of 'affine', and degrees of rotation and of shear to both sides at most.
     data.affine.probability = 1.0
     data.affine.degrees = 10.0
     data.affine.shear = 0.0
+    # Stretched by up to 1 + aspect, shifted by up to a share of height and width.
     data.affine.aspect = 0.0
     data.affine.shift = 0.0
     # 'gamma': powers between 1 / (1 + gamma) and 1 + gamma. 'blur': deviation in pixels at most. 'noise': deviation at
@@ -134,14 +134,15 @@ def get_config() -> ConfigDict:
     data.cutout.count = 1
     data.cutout.size = 0.3
     data.cutout.ignore = True
-    # 'copy_paste' lays what other images show of `classes` over an image, 'class_mix' half of the classes of another,
-    # 'mosaic', before 'scale_crop', makes one of four.
     data.copy_paste = ConfigDict()
+    # 'copy_paste' lays what another image shows of these classes over an image.
     data.copy_paste.classes = ()
     data.copy_paste.probability = 0.5
     data.class_mix = ConfigDict()
+    # Of 'class_mix', which lays half of the classes of another image over one.
     data.class_mix.probability = 0.5
     data.mosaic = ConfigDict()
+    # Of 'mosaic', before 'scale_crop', which makes one image of four.
     data.mosaic.probability = 0.5
     data.sampling = ConfigDict()
     # How often images are drawn: one of a class that a share f of the images show (threshold / f) ** power times, where
