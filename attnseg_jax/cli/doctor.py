@@ -2,8 +2,10 @@
 
     python -m attnseg_jax.cli.doctor path/to/data
     python -m attnseg_jax.cli.doctor --data=path/to/data --output=mine.py --report=report
+    python -m attnseg_jax.cli.doctor --browse=sheet.png --config=mine.py
 
-Images and masks are only read.
+Images and masks are only read. With --config nothing is looked for: training samples of that config are drawn before
+and after each of its transforms.
 """
 
 import functools
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from attnseg_jax.cli import entry
+from attnseg_jax.cli import browse, entry
 from attnseg_jax.data.doctor import examine, text
 from attnseg_jax.data.doctor.config_text import config_text
 from attnseg_jax.data.doctor.examine import Diagnosis
@@ -29,6 +31,8 @@ def _flags() -> None:
     flags.DEFINE_string("data", None, "folder of the data")
     flags.DEFINE_string("output", None, "config to write, a .py file (default: the name of the folder, here)")
     flags.DEFINE_string("report", None, "folder for report.html and report.json (default: none)")
+    flags.DEFINE_string("browse", None, "PNG to draw training samples to, before and after each transform")
+    flags.DEFINE_string("config", None, "config to browse (default: the one that is written)")
     flags.DEFINE_bool("overwrite", False, "write over a config that is there already (default: False)")
     flags.DEFINE_bool("duplicates", True, "look for images of the same bytes (default: True)")
     flags.DEFINE_integer("threads", 0, "reading threads (default: one for each core)")
@@ -46,6 +50,12 @@ def _with_data(argv: list[str]) -> list[str]:
 
 def _diagnose() -> None:
     values = flags.FLAGS
+    sheet = target("--browse", expanded(values.browse)) if values.browse else None
+    if values.config:
+        if values.data or values.report or sheet is None:
+            raise UserError("--config is drawn by --browse=sheet.png, without a folder to look at and without --report")
+        print(f"transforms: {browse.draw(values.config, sheet)}")
+        return
     if not values.data:
         raise UserError("which folder? attnseg-doctor path/to/data, or --data=path/to/data")
     if values.threads < 0:
@@ -73,6 +83,8 @@ def _diagnose() -> None:
     if report:
         for path in _report(report, diagnosis, sources, written, command):
             print(f"report: {path}")
+    if sheet and written:
+        print(f"transforms: {browse.draw(str(output), sheet)}")
     if not written:
         errors = [finding.text for finding in diagnosis.findings if finding.level == "error"]
         raise UserError(f"no config is written: {'; '.join(errors) or 'nothing can be trained on'}")

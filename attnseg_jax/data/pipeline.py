@@ -138,8 +138,7 @@ def _training_row(
     others: Source | None = None,
 ) -> Batch:
     check_sample(sample, config.channels)
-    if others is not None:
-        sample = {**sample, "others": lambda rng: others[int(rng.integers(len(others)))]}
+    sample = with_others(sample, others)
     name, sample = sample["id"], regions.with_regions(sample, config.regions)
     row = {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
     # The loss would be NaN, which has many reasons.
@@ -150,6 +149,13 @@ def _training_row(
             f"{unknown[0]}, and there are {classes} classes: use 0 to {classes - 1}, or {IGNORE_LABEL} to ignore it"
         )
     return row
+
+
+def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    """The sample with what transforms that mix samples draw others with, where a source of them is given."""
+    if source is None:
+        return sample
+    return {**sample, "others": lambda rng: source[int(rng.integers(len(source)))]}
 
 
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:

@@ -5,7 +5,7 @@ it returns a new sample and leaves the arrays that it was given as they are. It 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -81,14 +81,7 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     Raises:
       UserError: a transform is unknown, or what they leave is no image with its label.
     """
-    for name, transform in chosen(config):
-        sample = transform(sample, rng, config)
-        if not isinstance(sample, dict):
-            raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
-        if lost := {"image", "label"} - sample.keys():
-            raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
-        if wrong := _not_pixels(sample, config.channels or 3):
-            raise UserError(f"{_KEY}: {name!r} returned {wrong}")
+    *_, (_, sample) = stages(sample, rng, config)
     image, label = sample["image"], sample["label"]
     if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
         raise UserError(
@@ -97,6 +90,20 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         )
     # The last draw: what was drawn before is the same without it.
     return regions.for_model(batch_fields(sample), config.regions, rng)
+
+
+def stages(sample: Sample, rng: np.random.Generator, config: Any) -> Iterator[tuple[str, Sample]]:
+    """The sample before any transform, under the name "", and after each of them; errors as of `augment`."""
+    yield "", sample
+    for name, transform in chosen(config):
+        sample = transform(sample, rng, config)
+        if not isinstance(sample, dict):
+            raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
+        if lost := {"image", "label"} - sample.keys():
+            raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
+        if wrong := _not_pixels(sample, config.channels or 3):
+            raise UserError(f"{_KEY}: {name!r} returned {wrong}")
+        yield name, sample
 
 
 def _not_pixels(sample: Sample, channels: int) -> str:
