@@ -35,6 +35,7 @@ def _flags() -> None:
     flags.DEFINE_string("config", None, "config to browse (default: the one that is written)")
     flags.DEFINE_bool("overwrite", False, "write over a config that is there already (default: False)")
     flags.DEFINE_bool("duplicates", True, "look for images of the same bytes (default: True)")
+    flags.DEFINE_bool("nearduplicates", None, "look for images that look alike too (default: of up to 2000 pairs)")
     flags.DEFINE_integer("threads", 0, "reading threads (default: one for each core)")
 
 
@@ -70,7 +71,12 @@ def _diagnose() -> None:
     print(root, flush=True)
     plan = examine.make_plan(root)
     print(*text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
-    diagnosis = examine.examine(plan, threads=values.threads or None, duplicates=values.duplicates)
+    diagnosis = examine.examine(
+        plan,
+        threads=values.threads or None,
+        duplicates=values.duplicates,
+        near_duplicates=values.nearduplicates if values.duplicates else False,
+    )
     print(*text.lines(diagnosis), sep="\n")
     name = re.sub(r"\W+", "_", output.stem).strip("_") or "data"
     program = "python train.py" if Path("train.py").is_file() else "attnseg-train"

@@ -27,6 +27,8 @@ from attnseg_jax.errors import UserError
 _EXPLAINED = 0.6
 # Images that tell of what kind most are.
 _SAMPLED = 9
+# Pairs up to which images that look alike are searched for unasked: a minute, or less.
+_FEW = 2000
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,7 @@ def examine(
     *,
     threads: int | None = None,
     duplicates: bool = True,
+    near_duplicates: bool | None = None,
     on_pair: Callable[[PairFacts], None] = lambda facts: None,
 ) -> Diagnosis:
     """Reads every pair of a plan, in threads, and draws the conclusions.
@@ -174,19 +177,21 @@ def examine(
       plan: what to read.
       threads: one for each core by default.
       duplicates: whether images of the same bytes are looked for.
+      near_duplicates: whether images that look alike are, for which all are decoded; None where there are few.
       on_pair: is told of every pair as it comes.
     """
     summary = Summary(channels=usual_channels(plan))
     jobs = [(split, pair) for split, pairs in plan.pairs.items() for pair in pairs]
-    for facts in in_threads(partial(_read, plan), jobs, "reading images and masks", threads):
+    looks = len(jobs) <= _FEW if near_duplicates is None else near_duplicates
+    for facts in in_threads(partial(_read, plan, looks=looks), jobs, "reading images and masks", threads):
         summary.add(facts, duplicates=duplicates)
         on_pair(facts)
     return conclude(plan, summary)
 
 
-def _read(plan: Plan, job: tuple[str, Pair]) -> PairFacts:
+def _read(plan: Plan, job: tuple[str, Pair], *, looks: bool = False) -> PairFacts:
     split, pair = job
-    return read_pair(plan.tree.root, split, pair, plan.labels)
+    return read_pair(plan.tree.root, split, pair, plan.labels, looks=looks)
 
 
 def usual_channels(plan: Plan) -> int:

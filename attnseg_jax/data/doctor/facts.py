@@ -3,7 +3,8 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from attnseg_jax.data import annotations, bands, decode
 from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
 
@@ -53,7 +55,8 @@ class ImageFacts:
     """An image file: format, mode and orientation as Pillow names them, bits of a channel, (h, w) upright and stored.
 
     `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file; `channels` are those of
-    `config.data.channels`, 0 for what is read as 8-bit RGB; `moments` is there with channels.
+    `config.data.channels`, 0 for what is read as 8-bit RGB; `moments` is there with channels, and
+    `look` (see `near.look_of`) where it was asked for.
     """
 
     format: str
@@ -67,6 +70,7 @@ class ImageFacts:
     digest: bytes
     channels: int = 0
     moments: Moments | None = None
+    look: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,12 @@ class PairFacts:
     mask: MaskFacts | UserError
 
 
-def read_pair(root: Path, split: str, pair: Pair, labels: Sequence[str] = ()) -> PairFacts:
-    """The facts of a pair whose files are below `root`; `labels` are those of drawn masks."""
-    image = _or_error(read_image, root / pair.image)
+def read_pair(root: Path, split: str, pair: Pair, labels: Sequence[str] = (), *, looks: bool = False) -> PairFacts:
+    """The facts of a pair whose files are below `root`; `labels` are those of drawn masks.
+
+    With `looks` images are decoded for their `near.look_of`.
+    """
+    image = _or_error(partial(read_image, looks=looks), root / pair.image)
     if labels:
         mask = _or_error(read_drawn, root / pair.mask, root / pair.image, labels)
     elif pair.more:
@@ -127,8 +134,8 @@ def _or_error(read: Callable[..., Any], *files: Any) -> Any:
         return error
 
 
-def read_image(path: Path) -> ImageFacts:
-    """The facts of an image file; its pixels are decoded only where nothing less tells that they can be.
+def read_image(path: Path, *, looks: bool = False) -> ImageFacts:
+    """The facts of an image file; its pixels are decoded where nothing less tells that they can be, or for its look.
 
     Raises:
       UserError: it is damaged.
@@ -141,7 +148,7 @@ def read_image(path: Path) -> ImageFacts:
     if suffix == bands.NPY:
         return _of_bands(path, data, "NumPy", 1)
     try:
-        found = _of_picture(path, data)
+        found = _of_picture(path, data, looks)
     except UserError:
         if suffix not in bands.TIFF:
             raise
@@ -166,7 +173,7 @@ def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _of_picture(path: Path, data: bytes) -> ImageFacts:
+def _of_picture(path: Path, data: bytes, looks: bool) -> ImageFacts:
 
     def read(image: Image.Image) -> ImageFacts:
         png = image.format == "PNG"
@@ -176,12 +183,13 @@ def _of_picture(path: Path, data: bytes) -> ImageFacts:
         orientation = 1 if png and b"eXIf" not in data and b"exif" not in data else decode.orientation_of(image)
         alpha = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         pages = getattr(image, "n_frames", 1)
-        if not png or b"IEND" not in data[-16:]:
+        if looks or not png or b"IEND" not in data[-16:]:
             # A JPEG is decoded to an eighth of its size, which reads all of the file.
             image.draft("RGB", (max(1, w // 8), max(1, h // 8)))
             image.load()
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
-        return ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, _digest(data))
+        found = ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, _digest(data))
+        return replace(found, look=look_of(image)) if looks and bits <= 8 else found
 
     return decode.opened(data, str(path), read, verified=True)
 

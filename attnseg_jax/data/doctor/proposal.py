@@ -21,6 +21,8 @@ _CROP, _BATCH_PIXELS = 512, 3 << 19
 _BATCHES = (16, 8, 4, 2)
 _EPOCHS, _STEPS = 40, (400, 8000)
 _RARE = 10
+# Share of the images that show a class below which it is rare, and pairs that tell so.
+_RARELY, _LEAST_PAIRS = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def propose(
         *_of_labels(labels, drawn),
         *_of_sizes(summary, splits),
         *_of_training(summary, splits, labels),
+        *_of_sampling(summary, splits, labels),
     ]
 
 
@@ -201,6 +204,30 @@ def _spread(summary: Summary, splits: Splits, labels: Labels) -> float:
         return 0.0
     frequency = pixels / shared
     return float(frequency.max() / frequency.min())
+
+
+def _of_sampling(summary: Summary, splits: Splits, labels: Labels) -> list[Decision]:
+    """Rare classes are drawn more often, and images that show nothing but the first class less, where most do."""
+    values = (summary.colours if labels.coloured else summary.values).get(splits.train)
+    if not values or labels.nearest:
+        return []
+    masks: Counter[int] = Counter()
+    for raw, train in labels.table.items():
+        # An image may show several values of one class.
+        masks[train] = max(masks[train], values.masks[raw])
+    pairs = summary.pairs[splits.train]
+    rare = {labels.names[k]: n / pairs for k, n in masks.items() if k != IGNORE_LABEL and 0 < n < _RARELY * pairs}
+    found = []
+    if rare and pairs >= _LEAST_PAIRS:
+        words = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(rare.items(), key=lambda item: item[1])[:6])
+        reason = f"classes that less than a tenth of the images show are drawn more often: {words}"
+        found.append(Decision("data.sampling.power", 0.5, reason))
+    most = max((n for k, n in masks.items() if k not in (0, IGNORE_LABEL)), default=pairs)
+    if len(labels.names) == 2 and most < _RARELY * 5 * pairs:
+        weight = max(0.25, round(4 * most / (pairs - most)) / 4)
+        reason = f"{1 - most / pairs:.0%} of the images show {labels.names[0]!r} alone: they are drawn less often"
+        found.append(Decision("data.sampling.empty", weight, reason))
+    return found
 
 
 def _rounded(steps: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, Moments, PairFacts
+from attnseg_jax.data.doctor.near import Looked
 from attnseg_jax.errors import UserError
 
 Key = int | Colour
@@ -56,6 +57,7 @@ class Summary:
       problems: a kind of problem -> the files, and what is to be said of each.
       unusable: images of pairs that cannot be trained on.
       duplicates: an image file and an earlier one of the same bytes, each with its split.
+      looks: of images, where they were asked for.
       palettes: the colours of an index.
       rest: pixels of colours beyond those that were counted.
       many_valued: masks of more than 64 values.
@@ -75,6 +77,7 @@ class Summary:
     problems: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     unusable: list[str] = field(default_factory=list)
     duplicates: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    looks: list[Looked] = field(default_factory=list)
     palettes: dict[int, set[Colour]] = field(default_factory=lambda: defaultdict(set))
     rest: int = 0
     many_valued: int = 0
@@ -111,6 +114,8 @@ class Summary:
             self.problems["several pages"].append((path, f"{image.pages} pages, of which the first is read"))
         if image.alpha:
             self.problems["alpha"].append((path, image.mode))
+        if image.look is not None:
+            self.looks.append(Looked(path, facts.split, image.digest, image.look))
         if duplicates:
             here = (path, facts.split)
             before = self._digests.setdefault(image.digest, here)
