@@ -41,8 +41,9 @@ def get_config() -> ConfigDict:
     # Where images and masks come from: 'folder' (files), 'tfds' (a TensorFlow Datasets builder), or a class from
     # outside the package, 'my_package.my_file:MySource'.
     data.source = "tfds"
-    # Known data set that supplies class names, palette and label table: 'context', 'camvid', 'cityscapes',
-    # 'oxford_iiit_pet'; '' takes `classes`, `palette`, `ids` and `colors` below.
+    # Known data set that supplies class names, palette and label table: 'context', 'ade20k', 'camvid', 'camvid32',
+    # 'cityscapes', 'cityscapes_trainids', 'coco_stuff164k', 'coco_stuff10k', 'drive', 'loveda', 'oxford_iiit_pet',
+    # 'pascal_context59', 'pascal_context60', 'voc'; '' takes `classes`, `palette`, `ids` and `colors` below.
     data.name = "context"
     # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
     data.tfds_name = ""

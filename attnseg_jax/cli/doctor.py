@@ -15,13 +15,14 @@ from pathlib import Path
 
 from absl import flags
 
-from attnseg_jax.cli import browse, entry
+from attnseg_jax.cli import entry
 from attnseg_jax.data.doctor import examine, text
 from attnseg_jax.data.doctor.config_text import config_text
 from attnseg_jax.data.doctor.examine import Diagnosis
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import check_folder, expanded, target, write_atomically
+from attnseg_jax.train import browse
 from attnseg_jax.train import config as config_files
 
 _SAMPLES = 6

@@ -10,6 +10,8 @@ from attnseg_jax.data.doctor.summary import Key, Summary, shares, total
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _MANY_CLASSES = 60
+# The highest raw value of a known data set, without which it is hardly that.
+_HIGHEST = {"camvid": 10, "voc": 20, "ade20k": 150, "cityscapes": 12}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def _known(raw: list[int], names: NameTable | None, layout: str) -> Labels | Non
         return None
     entry = DATASETS[layout]
     fits = all((value < len(entry.ids) and entry.ids[value] != UNKNOWN) or value == IGNORE_LABEL for value in raw)
-    if not fits or (layout == "camvid" and max(raw, key=lambda v: v if v != IGNORE_LABEL else -1) < 10):
+    # Other sets lie in these folders too; few of them have as many classes.
+    if not fits or max((value for value in raw if value != IGNORE_LABEL), default=0) < _HIGHEST.get(layout, 0):
         return None
     table = {value: IGNORE_LABEL if value >= len(entry.ids) else entry.ids[value] for value in raw}
     doubt = f"folders and values are those of the known data set {layout!r}; if it is another one, name its classes"
