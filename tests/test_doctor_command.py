@@ -2,6 +2,8 @@
 
 import json
 
+# It defines flags of the process, which belong to no command.
+import grain  # noqa: F401
 import numpy as np
 import pytest
 from PIL import Image

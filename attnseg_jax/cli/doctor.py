@@ -22,7 +22,6 @@ from attnseg_jax.data.doctor.examine import Diagnosis
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import check_folder, expanded, target, write_atomically
-from attnseg_jax.train import browse
 from attnseg_jax.train import config as config_files
 
 _SAMPLES = 6
@@ -56,7 +55,7 @@ def _diagnose() -> None:
     if values.config:
         if values.data or values.report or sheet is None:
             raise UserError("--config is drawn by --browse=sheet.png, without a folder to look at and without --report")
-        print(f"transforms: {browse.draw(values.config, sheet)}")
+        _browse(values.config, sheet)
         return
     if not values.data:
         raise UserError("which folder? attnseg-doctor path/to/data, or --data=path/to/data")
@@ -91,11 +90,18 @@ def _diagnose() -> None:
         for path in _report(report, diagnosis, sources, written, command):
             print(f"report: {path}")
     if sheet and written:
-        print(f"transforms: {browse.draw(str(output), sheet)}")
+        _browse(str(output), sheet)
     if not written:
         errors = [finding.text for finding in diagnosis.findings if finding.level == "error"]
         raise UserError(f"no config is written: {'; '.join(errors) or 'nothing can be trained on'}")
     print(f"config: {output}\ntrain: {command}")
+
+
+def _browse(config: str, sheet: Path) -> None:
+    # What reads samples for training takes seconds to import.
+    from attnseg_jax.train import browse
+
+    print(f"transforms: {browse.draw(config, sheet)}")
 
 
 def _output(root: Path) -> Path:
