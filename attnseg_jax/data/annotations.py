@@ -9,7 +9,9 @@ import functools
 import io
 import json
 import math
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ GROUND = ("background", "_background_")
 # What a malformed file makes the readers below raise.
 _MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OSError)
 _CIRCLE = 64
+# Files of COCO that were read, by path and time of change.
+_kept: dict[tuple[Path, int], "CocoFile"] = {}
+_lock, _MOST_KEPT = threading.Lock(), 4
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,11 @@ class CocoFile:
 
 def labels_of(path: Path) -> tuple[str, ...]:
     """The labels that a file has, in its order.  Raises UserError for one that cannot be read."""
-    if _is_labelme(found := _json(path)):
-        with _naming(path):
-            return tuple(dict.fromkeys(str(shape["label"]) for shape in found["shapes"]))
-    return coco_file(path).categories
+    with _naming(path):
+        found = _content(path)
+        if isinstance(found, CocoFile):
+            return found.categories
+        return tuple(dict.fromkeys(str(shape["label"]) for shape in found["shapes"]))
 
 
 def draw(path: Path, image: Path, labels: Sequence[str]) -> UInt8[np.ndarray, "h w"]:
@@ -69,11 +75,12 @@ def draw(path: Path, image: Path, labels: Sequence[str]) -> UInt8[np.ndarray, "h
     if len(labels) >= IGNORE_LABEL:
         raise UserError(f"{path}: there are {len(labels)} labels, and at most {IGNORE_LABEL - 1} can be told apart")
     with _naming(path):
-        if _is_labelme(found := _json(path)):
+        found = _content(path)
+        if isinstance(found, CocoFile):
+            size, areas = _coco_areas(found, path, image)
+        else:
             size = int(found["imageHeight"]), int(found["imageWidth"])
             areas = ((str(shape["label"]), _labelme_shape(shape, size)) for shape in found["shapes"])
-        else:
-            size, areas = _coco_areas(path, image)
         ground = next((labels.index(name) for name in GROUND if name in labels), IGNORE_LABEL)
         raw = np.full(size, ground, np.uint8)
         for label, pixels in areas:
@@ -86,38 +93,36 @@ def draw(path: Path, image: Path, labels: Sequence[str]) -> UInt8[np.ndarray, "h
         return raw
 
 
-class _naming:
-    """A context whose errors of malformed files are UserErrors that name the file."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, UserError):
-            if str(self._path) in str(error):
-                return
-            raise UserError(f"{self._path}: {error}") from None
-        if isinstance(error, _MALFORMED):
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(f"{self._path}: not as labelme or COCO write it ({reason}): mend or remove it") from error
-
-
-def _json(path: Path) -> Any:
-    stat = path.stat() if path.is_file() else None
-    if stat is None:
-        raise UserError(f"{path}: there is no such file")
-    # Files of a whole set are read once; those of one image again, to be forgotten.
-    return _read(path, stat.st_mtime_ns) if stat.st_size > 1 << 20 else _read.__wrapped__(path, 0)
-
-
-@functools.lru_cache(maxsize=4)
-def _read(path: Path, changed: int) -> Any:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets errors of a malformed file be a UserError that names it."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path}: {error}") from None
+    except _MALFORMED as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}: not as labelme or COCO write it ({reason}): mend or remove it") from error
+
+
+def _content(path: Path) -> dict[str, Any] | CocoFile:
+    """What a file holds; one of COCO, which is of many images, is kept."""
+    try:
+        key = path, path.stat().st_mtime_ns
+        with _lock:
+            if key not in _kept:
+                found = json.loads(path.read_bytes())
+                if _is_labelme(found):
+                    return found
+                while len(_kept) >= _MOST_KEPT:
+                    _kept.pop(next(iter(_kept)))
+                _kept[key] = _coco(found)
+            return _kept[key]
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}): mend or remove it") from None
 
 
@@ -155,12 +160,13 @@ def _labelme_mask(shape: dict[str, Any], points: np.ndarray, size: tuple[int, in
 def coco_file(path: Path) -> CocoFile:
     """A JSON file of COCO, with its annotations by image.  Raises UserError for what is none."""
     with _naming(path):
-        return _coco(path, path.stat().st_mtime_ns)
+        found = _content(path)
+        if not isinstance(found, CocoFile):
+            raise UserError("this is a file of labelme, not of COCO")
+        return found
 
 
-@functools.lru_cache(maxsize=4)
-def _coco(path: Path, changed: int) -> CocoFile:
-    found = _read.__wrapped__(path, changed)
+def _coco(found: Any) -> CocoFile:
     names = {int(one["id"]): str(one["name"]) for one in found["categories"]}
     of_image: dict[Any, list[dict[str, Any]]] = {}
     for one in found["annotations"]:
@@ -172,23 +178,22 @@ def _coco(path: Path, changed: int) -> CocoFile:
     return CocoFile(tuple(dict.fromkeys(names.values())), images, names)
 
 
-def _of_image(path: Path, image: Path) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    images = coco_file(path).images
-    # The names of images are paths of their folder's, or names alone.
-    found = next((name for name in (image.name, *_ends(image)) if name in images), None)
+def _of_image(file: CocoFile, image: Path) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    # The names of images are paths below some folder, or names alone.
+    found = next((name for name in (*_ends(image), image.name) if name in file.images), None)
     if found is None:
         raise UserError(f"no image is named {image.name}")
-    return images[found]
+    return file.images[found]
 
 
 def _ends(path: Path) -> Iterator[str]:
-    return ("/".join(path.parts[-count:]) for count in range(2, min(5, len(path.parts)) + 1))
+    return ("/".join(path.parts[-count:]) for count in range(min(5, len(path.parts)), 1, -1))
 
 
-def _coco_areas(path: Path, image: Path) -> tuple[tuple[int, int], Iterator[tuple[str, np.ndarray]]]:
+def _coco_areas(file: CocoFile, path: Path, image: Path) -> tuple[tuple[int, int], Iterator[tuple[str, np.ndarray]]]:
     """The size of an image, and its areas with their labels, from the bottom up; "" for one that is ignored."""
-    size, annotations = _of_image(path, image)
-    names = coco_file(path).names
+    size, annotations = _of_image(file, image)
+    names = file.names
     if annotations and "segments_info" in annotations[0]:
         return size, _segments(path, annotations[0], names)
     areas = [
@@ -202,7 +207,8 @@ def _segmentation(found: Any, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     if isinstance(found, dict):
         return run_lengths(found["counts"], size)
     # Parts of one object; a hole is its own part in no file of COCO.
-    return functools.reduce(np.logical_or, (polygon(np.array(p, float).reshape(-1, 2), size) for p in found))
+    parts = (polygon(np.array(part, float).reshape(-1, 2), size) for part in found)
+    return functools.reduce(np.logical_or, parts, np.zeros(size, bool))
 
 
 def _segments(path: Path, annotation: dict[str, Any], names: dict[int, str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -16,6 +16,9 @@ from attnseg_jax.ops.labels import IGNORE_LABEL
 MAX_CLASSES = 254
 """Train ids live in a uint8 beside 255 (ignored) and 254 (kept free to mark unknown raw values while decoding)."""
 
+HIGHEST_RAW = (1 << 16) - 1
+"""Raw ids of masks are at most so high."""
+
 EMBEDDED = "context"
 """Name of the data set that the package draws itself."""
 
@@ -84,6 +87,8 @@ def from_config(config: Any) -> Dataset:
     pairs = _pairs(config.ids) or (enumerate(entry.ids) if entry else ((i, i) for i in range(len(names))))
     pairs = dict(pairs)
     for raw, train in pairs.items():
+        if not 0 <= raw <= HIGHEST_RAW:
+            raise UserError(f"config.data.ids maps raw id {raw}; raw ids are whole numbers from 0 to {HIGHEST_RAW}")
         if train != IGNORE_LABEL and not 0 <= train < len(names):
             raise UserError(
                 f"config.data.ids maps raw id {raw} to {train}, but there are {len(names)} classes; "

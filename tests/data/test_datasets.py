@@ -57,6 +57,14 @@ def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_confi
         assert np.abs(colours - error).sum(-1).min() >= 90
 
 
+@pytest.mark.parametrize("raw", [-1, 65536])
+def test_raw_ids_that_no_table_holds(data_config, raw):
+    with pytest.raises(
+        UserError, match=rf"config\.data\.ids maps raw id {raw}; raw ids are whole numbers from 0 to 65535"
+    ):
+        datasets.from_config(data_config(classes=("a", "b"), ids=((0, 0), (raw, 1))))
+
+
 def test_ids_as_pairs(data_config):
     """What is not listed is unknown, which masks may not hold; 255 is ignored unless it is listed."""
     names = {"classes": ("background", "lesion")}

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from attnseg_jax.data.datasets import DATASETS, MAX_CLASSES, UNKNOWN, Colour
+from attnseg_jax.data.datasets import DATASETS, HIGHEST_RAW, MAX_CLASSES, UNKNOWN, Colour
 from attnseg_jax.data.doctor.names import Named, NameTable
 from attnseg_jax.data.doctor.shades import centres_of, cleaned, distance, is_smoothed
 from attnseg_jax.data.doctor.summary import Key, Summary, shares, total
@@ -81,6 +81,9 @@ def _order(pixels: Counter):
 
 
 def _of_values(raw: list[int], pixels: Counter, names: NameTable | None, layout: str, summary: Summary) -> Labels:
+    if far := [value for value in raw if not 0 <= value <= HIGHEST_RAW]:
+        held = f"the masks hold the value {far[0]}, and raw ids are whole numbers from 0 to {HIGHEST_RAW}"
+        return Labels({}, (), refusal=f"{held}: save classes, not numbers of objects or sums of channels")
     known = _known(raw, names, layout)
     if known:
         return known
