@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from attnseg_jax.data import decode
+from attnseg_jax.data import arrays, decode
 from attnseg_jax.data.png16 import read_png16
 from attnseg_jax.errors import UserError
 
-NPY = ".npy"
 TIFF = (".tif", ".tiff")
 
 _KINDS = "uif"
@@ -59,8 +58,8 @@ def _words(pixels: np.ndarray) -> str:
 
 def bands_size(path: Path) -> tuple[int, int]:
     """(h, w) of a file that `decode_bands` reads."""
-    if path.suffix.lower() == NPY:
-        return _numpy(path, mmap_mode="r").shape[:2]
+    if arrays.is_npy(path):
+        return arrays.load(path, mmap_mode="r").shape[:2]
     # Pillow does not know all kinds of TIFF.
     return read_file(path).shape[:2] if path.suffix.lower() in TIFF else decode.decode_size(path, str(path))
 
@@ -68,8 +67,8 @@ def bands_size(path: Path) -> tuple[int, int]:
 def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
     """The channels of one file in the type that it has; errors as of `decode_bands`."""
     suffix = path.suffix.lower()
-    if suffix == NPY:
-        pixels = np.array(_numpy(path))
+    if arrays.is_npy(path):
+        pixels = arrays.load(path)
     elif suffix in TIFF:
         pixels = _tiff(path)
     else:
@@ -79,13 +78,6 @@ def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
             f"{path}: an array of {pixels.dtype} {pixels.shape} is no picture: numbers [h, w] or [h, w, c] are"
         )
     return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _numpy(path: Path, **options: Any) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False, **options)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a NumPy array ({error}): restore or remove it") from None
 
 
 def _pillow(image: Image.Image, path: Path) -> np.ndarray:

@@ -17,6 +17,7 @@ from absl import logging
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from attnseg_jax.data import arrays
 from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -100,7 +101,7 @@ def upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
-    if isinstance(data, Path) and data.suffix.lower() == ".npy":
+    if arrays.is_npy(data):
         raise UserError(f"{name}: a NumPy file is no RGB picture: config.data.channels says how many channels it has")
     return opened(data, name, lambda image: rgb_pixels(image, name), verified=True)
 
@@ -133,11 +134,17 @@ def decode_mask(
 ) -> Integer[np.ndarray, "h w"]:
     """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
+    A NumPy file holds raw ids as they are.
     `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
     Alpha is dropped.  With `nearest` any format will do, and a colour counts as the nearest one of `colors`.  Raises
     UserError naming `name` for a damaged file, a format that does not keep values, an RGB mask without `colors` and a
     colour that is not among them.
     """
+
+    if arrays.is_npy(data):
+        if colors:
+            raise UserError(f"{name}: a NumPy file holds raw ids, not colours: leave config.data.colors out")
+        return arrays.load_mask(data)
 
     def read(image: Image.Image) -> np.ndarray:
         if is_lossy(image) and not nearest:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from attnseg_jax.data import png16
 from attnseg_jax.data.bands import bands_size, decode_bands
+from attnseg_jax.data.decode import decode_image, decode_mask
+from attnseg_jax.data.doctor.facts import read_mask
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 
@@ -119,6 +121,18 @@ def test_files_that_are_no_pictures(tmp_path, name, content, words):
     path.write_bytes(content) if isinstance(content, bytes) else np.save(path, content)
     with pytest.raises(UserError, match=words):
         decode_bands([path], 1)
+
+
+def test_numpy_files_as_masks(tmp_path):
+    raw = np.array([[0, 300], [7, 0]])
+    np.save(tmp_path / "m.npy", raw)
+    np.testing.assert_array_equal(decode_mask(tmp_path / "m.npy", "m"), raw)
+    assert read_mask(tmp_path / "m.npy").values == {0: 2, 7: 1, 300: 1}
+    np.save(tmp_path / "f.npy", raw / 2)
+    with pytest.raises(UserError, match=r"f\.npy: an array of float64 \(2, 2\) is no mask: whole numbers"):
+        decode_mask(tmp_path / "f.npy", "f")
+    with pytest.raises(UserError, match=r"f: a NumPy file is no RGB picture: config\.data\.channels"):
+        decode_image(tmp_path / "f.npy", "f")
 
 
 def test_without_tifffile_what_pillow_knows(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data import annotations, bands, decode
+from attnseg_jax.data import annotations, arrays, bands, decode
 from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
@@ -145,7 +145,7 @@ def read_image(path: Path, *, looks: bool = False) -> ImageFacts:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): restore or remove it") from None
     suffix = path.suffix.lower()
-    if suffix == bands.NPY:
+    if arrays.is_npy(path):
         return _of_bands(path, data, "NumPy", 1)
     try:
         found = _of_picture(path, data, looks)
@@ -218,7 +218,15 @@ def read_mask(path: Path) -> MaskFacts:
         counted = _count(image, factor)
         return MaskFacts(format, mode, size, lossy, *counted, pages=pages)
 
+    if arrays.is_npy(path):
+        pixels = arrays.load_mask(path)
+        return MaskFacts("NumPy", str(pixels.dtype), pixels.shape, False, _counted(pixels), None)
     return decode.opened(path, str(path), read, verified=True)
+
+
+def _counted(pixels: np.ndarray) -> Counter[int]:
+    found, counts = np.unique(pixels, return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist())))
 
 
 def read_masks(paths: Sequence[Path]) -> MaskFacts:
@@ -234,9 +242,7 @@ def read_masks(paths: Sequence[Path]) -> MaskFacts:
 def read_drawn(path: Path, image: Path, labels: Sequence[str]) -> MaskFacts:
     """The facts of a mask that an annotation file describes."""
     pixels = annotations.draw(path, image, labels)
-    found, counts = np.unique(pixels, return_counts=True)
-    values = Counter(dict(zip(found.tolist(), counts.tolist())))
-    return MaskFacts("JSON", "shapes", pixels.shape, False, values, None)
+    return MaskFacts("JSON", "shapes", pixels.shape, False, _counted(pixels), None)
 
 
 def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:
@@ -257,8 +263,7 @@ def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | N
         values = Counter({value // divisor: count for value, count in pixels.items()})
         return values, Counter({(value,) * 3: count for value, count in pixels.items()}), 0, {}
     if image.mode.startswith("I"):
-        found, counts = np.unique(np.asarray(image), return_counts=True)
-        return Counter(dict(zip(found.tolist(), counts.tolist()))), None, 0, {}
+        return _counted(np.asarray(image)), None, 0, {}
     rgb = image.convert("RGB")
     found = rgb.getcolors(_MOST_COLOURS)
     if found is not None:
