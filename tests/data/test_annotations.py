@@ -169,6 +169,20 @@ def test_coco_from_the_folder_to_classes(tmp_path, pictures, data_config):
     assert in_val == [120 - 12 - 16, 0, 16] and len(sources[0].files()) == 3
 
 
+def test_json_files_of_other_tools(tmp_path, pictures, save, data_config):
+    """They are no layout, unless that is asked for."""
+    for split in ("train", "val"):
+        pictures(tmp_path / "images" / split, ("a.png", "b.png"))
+        for name in ("a.png", "b.png"):
+            save(tmp_path / "masks" / split / name, np.eye(10, 12, dtype=np.uint8))
+            written(tmp_path / "images" / split / name.replace("png", "json"), {"camera": 5})
+        written(tmp_path / f"annotations/instances_{split}.json", {"images": []})
+    decided, (in_train, _), _ = diagnosed(tmp_path, data_config)
+    assert decided["data.layout"] == "images_masks" and in_train == [220, 20]
+    with pytest.raises(UserError, match=r"instances_train\.json: not as labelme or COCO write it"):
+        load_source(data_config(dir=str(tmp_path), layout="coco"), "train")
+
+
 def test_panoptic_pictures(tmp_path, pictures, data_config):
     ids = np.zeros((10, 12), np.int32)
     ids[:4], ids[6:, :5] = 70000, 300

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from attnseg_jax.data.annotations import SUFFIX, labels_of
 from attnseg_jax.data.layouts import lists
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
@@ -143,15 +144,24 @@ class Layout:
             return sorted({values["split"] for _, values in matches(tree, self.form.names)})
         return [name for name in splits(tree, self.form) if self.fits(tree, name)]
 
-    def fits(self, tree: Tree, split: str = "") -> bool:
-        """Whether there are files of a split, see `pairing`."""
+    def fits(self, tree: Tree, split: str = "", *, asked: bool = False) -> bool:
+        """Whether there are files of a split, see `pairing`; an error of one only where this layout was `asked` for."""
         form = self.form.of_split(split)
         if not form.images:
             return lists.is_pairs(tree, form.names)
         if (form.names and not tree.has(form.names)) or (form.coco and not tree.has(form.masks)):
             return False
         folders = tree.is_folder(fixed_folder(form.images)) and tree.is_folder(fixed_folder(form.masks))
-        return folders and (self.form in _SURE or bool(self.pairing(tree, split).pairs))
+        try:
+            pairs = folders and (self.form in _SURE or self.pairing(tree, split).pairs)
+            if pairs and form.masks.endswith(SUFFIX) and not (form.coco or asked):
+                labels_of(tree.root / pairs[0].mask)
+        except UserError:
+            # Other tools have files of the same names.
+            if form.masks.endswith(SUFFIX) and not asked:
+                return False
+            raise
+        return bool(pairs)
 
 
 def _candidates(config: Any) -> list[Layout]:
@@ -198,7 +208,7 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
     unsplit = None
     for layout in layouts:
         if layout.has_splits or not layout.form.images:
-            if layout.fits(tree, stored):
+            if layout.fits(tree, stored, asked=config.layout != "auto"):
                 return layout, tree
         elif unsplit is None and layout.fits(tree):
             unsplit = layout
