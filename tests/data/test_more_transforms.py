@@ -195,7 +195,7 @@ def drawn(config, count, **options):
     return np.concatenate(found)
 
 
-def test_rare_classes_are_drawn_more_often(data_config, caplog):
+def test_rare_classes_are_drawn_more_often(data_config, monkeypatch):
     """sqrt(0.9 / 0.1) = 3: three of twelve draws; resuming goes on with the same ones."""
     config = data_config(
         mean=(0, 0, 0),
@@ -204,10 +204,11 @@ def test_rare_classes_are_drawn_more_often(data_config, caplog):
         sampling={"power": 0.5, "threshold": 0.9, "empty": 1.0},
         **NO_JITTER,
     )
-    with caplog.at_level("INFO"):
-        found = drawn(config, 12)
+    said = []
+    monkeypatch.setattr(sampling.logging, "info", lambda text, *values: said.append(text % values))
+    found = drawn(config, 12)
     assert np.bincount(found).tolist() == [4] * 9 + [12]
-    assert "of the images drawn 25.0% show d (10.0% of all)" in caplog.text
+    assert said == ["sampling: of the images drawn 25.0% show d (10.0% of all)"]
     np.testing.assert_array_equal(drawn(config, 7, start_step=5), found[20:])
 
 
