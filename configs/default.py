@@ -45,8 +45,9 @@ def get_config() -> ConfigDict:
     # Where images and masks come from: 'folder' (files), 'tfds' (a TensorFlow Datasets builder), or a class from
     # outside the package, 'my_package.my_file:MySource'.
     data.source = "tfds"
-    # Known data set that supplies class names, palette and label table: 'context', 'camvid', 'cityscapes',
-    # 'oxford_iiit_pet'; '' takes `classes`, `palette`, `ids` and `colors` below.
+    # Known data set that supplies class names, palette and label table: 'context', 'ade20k', 'camvid', 'camvid32',
+    # 'cityscapes', 'cityscapes_trainids', 'coco_stuff164k', 'coco_stuff10k', 'drive', 'loveda', 'oxford_iiit_pet',
+    # 'pascal_context59', 'pascal_context60', 'voc'; '' takes `classes`, `palette`, `ids` and `colors` below.
     data.name = "context"
     # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
     data.tfds_name = ""
@@ -55,13 +56,22 @@ def get_config() -> ConfigDict:
     data.dir = ""
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
     # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
-    # (a folder for each image, with a mask for each of its objects), 'templates' and 'lists' (the keys below); 'auto'
+    # (a folder for each image, with a mask for each of its objects), 'labelme', 'coco' and 'coco_panoptic' (JSON files
+    # of shapes), 'templates' and 'lists' (the keys below); 'auto'
     # takes the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
     data.images = ""
     data.masks = ""
+    # Channels of the images, where they are not 8-bit RGB: any number, from PNG, TIFF and NumPy files (.npy) of 8 bits,
+    # 16 bits or floats, as they are; `mean` and `std` then need a value for each. 0 reads 8-bit RGB.
+    data.channels = 0
+    # Where an image is several files, the names for which {band} stands in `images`, such as ('B02', 'B03', 'B08') of
+    # 'img/{stem}_{band}.tif'; their channels follow each other.
+    data.bands = ()
+    # Of such images, the channels that pictures show as red, green and blue, or the one shown in gray; () is the first.
+    data.show = ()
     # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
     # with `images` and `masks` their stems.
     data.lists = ""
@@ -81,6 +91,9 @@ def get_config() -> ConfigDict:
     data.classes = ()
     # One (red, green, blue) for each class, for pictures.
     data.palette = ()
+    # Where masks are drawn from annotations (layouts 'labelme', 'coco', 'coco_panoptic'): their labels in the order of
+    # the raw ids; 'background' is what no shape covers. () takes the classes.
+    data.labels = ()
     # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
     # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()
@@ -89,7 +102,7 @@ def get_config() -> ConfigDict:
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0
     # What is done to a training sample, in this order; a function from outside the package is named
-    # 'my_package.my_file:my_transform'. The keys below are the options of these four.
+    # 'my_package.my_file:my_transform'. The next keys are the options of these four.
     data.transforms = ("scale_crop", "flip", "colour_jitter", "normalise_pad")
     # Training crop: height, width.
     data.crop = (64, 96)
@@ -105,8 +118,47 @@ def get_config() -> ConfigDict:
     data.contrast = 0.1
     data.saturation = 0.0
     data.hue = 0.0
-    # Normalisation of the 0..255 channels. () takes that of the weights that the run starts from, where the catalogue
-    # or the layout of their file tells it, or ImageNet's: (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
+    # Options of further transforms. Probability of 'vertical_flip'; 'right_angle', before 'scale_crop', has none.
+    data.vertical_flip = 0.5
+    data.affine = ConfigDict()
+    # Probability of 'affine', and degrees of rotation and of shear to both sides at most.
+    data.affine.probability = 1.0
+    data.affine.degrees = 10.0
+    data.affine.shear = 0.0
+    # Stretched by up to 1 + aspect, shifted by up to a share of height and width.
+    data.affine.aspect = 0.0
+    data.affine.shift = 0.0
+    # 'gamma': powers between 1 / (1 + gamma) and 1 + gamma. 'blur': deviation in pixels at most. 'noise': deviation at
+    # most, times `std`. 'jpeg': range of the quality.
+    data.gamma = 0.3
+    data.blur = 1.5
+    data.noise = 0.1
+    data.jpeg = (40, 95)
+    data.cutout = ConfigDict()
+    # Of 'cutout': rectangles, their sides at most, as shares of height and width, and whether they have no label.
+    data.cutout.count = 1
+    data.cutout.size = 0.3
+    data.cutout.ignore = True
+    data.copy_paste = ConfigDict()
+    # 'copy_paste' lays what another image shows of these classes over an image.
+    data.copy_paste.classes = ()
+    data.copy_paste.probability = 0.5
+    data.class_mix = ConfigDict()
+    # Of 'class_mix', which lays half of the classes of another image over one.
+    data.class_mix.probability = 0.5
+    data.mosaic = ConfigDict()
+    # Of 'mosaic', before 'scale_crop', which makes one image of four.
+    data.mosaic.probability = 0.5
+    data.sampling = ConfigDict()
+    # How often images are drawn: one of a class that a share f of the images show (threshold / f) ** power times, where
+    # f is below the threshold. 0 draws each once, 0.5 is usual.
+    data.sampling.power = 0.0
+    data.sampling.threshold = 0.1
+    # How often one that shows nothing but the first class is drawn.
+    data.sampling.empty = 1.0
+    # Normalisation of the channels, on the scale of the files (0..255 where these have 8 bits). () takes that
+    # of the weights that the run starts from, where the catalogue or the layout of their file tells it, or ImageNet's:
+    # (123.675, 116.28, 103.53) and (58.395, 57.12, 57.375).
     data.mean = ()
     data.std = ()
     # Order in which the model gets the channels: 'rgb' or 'bgr'; mean and deviation are of red, green and blue always.
@@ -311,6 +363,9 @@ def get_config() -> ConfigDict:
     # Probabilities are averaged over images resized by these factors, and over their mirror images too.
     evaluation.scales = (1.0,)
     evaluation.flip = False
+    # Names of classes that no mean over classes counts, such as ('background',): mIoU, mean Dice, class accuracy. They
+    # are trained and listed all the same.
+    evaluation.ignore_classes = ()
     # Validation images drawn at each evaluation: the same ones every time, and those with the lowest mIoU.
     evaluation.samples = 4
     evaluation.worst = 2

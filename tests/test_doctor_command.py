@@ -2,6 +2,8 @@
 
 import json
 
+# It defines flags of the process, which belong to no command.
+import grain  # noqa: F401
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,8 +28,11 @@ def cells(tmp_path):
 
 def test_from_a_folder_to_a_trained_model(cells, call, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in cells.iterdir()}
-    code, out, err = call(SCRIPT, cells, "--report=report")
+    code, out, err = call(SCRIPT, cells, "--report=report", "--browse=sheet.png")
     assert code == 0, err
+    # A row before and after each of four transforms, of four samples.
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 240 and sheet.height > 5 * 180
     assert "layout: flat, {stem}.jpg with {stem}.png" in out and "classes: background (0), foreground (255)" in out
     assert "1 mask of another size than the image: left out\n    x7.png: 32x20, its image 32x24" in out
     assert out.splitlines()[-1] == "train: attnseg-train --config=cells_1.py --workdir=runs/cells_1"
@@ -50,6 +55,8 @@ def test_from_a_folder_to_a_trained_model(cells, call, tmp_path):
     "flags, words",
     [
         ([], "which folder? attnseg-doctor path/to/data"),
+        (["--browse=x.png", "--config=none.py"], "none.py"),
+        (["{data}", "--config=default"], "--config is drawn by --browse=sheet.png, without a folder"),
         (["--data=none"], "there is no such folder"),
         (["{data}", "--output=x.txt"], "--output=x.txt must end in .py"),
         (["{data}", "--output=there.py"], "--output=there.py is there already: choose another name, or --overwrite"),

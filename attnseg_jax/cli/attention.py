@@ -14,6 +14,7 @@ import numpy as np
 from absl import flags
 
 from attnseg_jax.cli import entry
+from attnseg_jax.data.bands import decode_bands
 from attnseg_jax.data.decode import decode_image
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import UserError
@@ -45,7 +46,7 @@ def _draw() -> None:
     prediction, attention, covered = predict_with_records(restored, image)
     info = restored.source.info
     title = f"{name}, step {restored.step} of {given.workdir}"
-    scene = Scene(image, points, prediction, info.class_names, info.palette, title, covered)
+    scene = Scene(info.shown(image), points, prediction, info.class_names, info.palette, title, covered)
     folder = expanded(given.out or Path(given.workdir) / "attention" / stem)
     try:
         paths = attention_sheet(scene, attention, folder)
@@ -55,10 +56,11 @@ def _draw() -> None:
 
 
 def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
-    """Pixels uint8 [h, w, 3], a title, and a name for the folder."""
-    path = expanded(which)
+    """Pixels as of a source, a title, and a name for the folder."""
+    path, data = expanded(which), restored.config.data
     if path.is_file():
-        return scale_image(decode_image(path, which), restored.config.data.resolution), path.name, path.stem
+        image = decode_bands([path], channels) if (channels := data.channels) else decode_image(path, which)
+        return scale_image(image, data.resolution), path.name, path.stem
     if not which.isdecimal():
         raise UserError(f"--image={which}: there is no such file, and it is no number of an image")
     if int(which) >= (count := len(restored.source)):

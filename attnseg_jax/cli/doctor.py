@@ -2,8 +2,10 @@
 
     python -m attnseg_jax.cli.doctor path/to/data
     python -m attnseg_jax.cli.doctor --data=path/to/data --output=mine.py --report=report
+    python -m attnseg_jax.cli.doctor --browse=sheet.png --config=mine.py
 
-Images and masks are only read.
+Images and masks are only read. With --config nothing is looked for: training samples of that config are drawn before
+and after each of its transforms.
 """
 
 import functools
@@ -29,8 +31,11 @@ def _flags() -> None:
     flags.DEFINE_string("data", None, "folder of the data")
     flags.DEFINE_string("output", None, "config to write, a .py file (default: the name of the folder, here)")
     flags.DEFINE_string("report", None, "folder for report.html and report.json (default: none)")
+    flags.DEFINE_string("browse", None, "PNG to draw training samples to, before and after each transform")
+    flags.DEFINE_string("config", None, "config to browse (default: the one that is written)")
     flags.DEFINE_bool("overwrite", False, "write over a config that is there already (default: False)")
     flags.DEFINE_bool("duplicates", True, "look for images of the same bytes (default: True)")
+    flags.DEFINE_bool("nearduplicates", None, "look for images that look alike too (default: of up to 2000 pairs)")
     flags.DEFINE_integer("threads", 0, "reading threads (default: one for each core)")
 
 
@@ -46,6 +51,12 @@ def _with_data(argv: list[str]) -> list[str]:
 
 def _diagnose() -> None:
     values = flags.FLAGS
+    sheet = target("--browse", expanded(values.browse)) if values.browse else None
+    if values.config:
+        if values.data or values.report or sheet is None:
+            raise UserError("--config is drawn by --browse=sheet.png, without a folder to look at and without --report")
+        _browse(values.config, sheet)
+        return
     if not values.data:
         raise UserError("which folder? attnseg-doctor path/to/data, or --data=path/to/data")
     if values.threads < 0:
@@ -60,7 +71,12 @@ def _diagnose() -> None:
     print(root, flush=True)
     plan = examine.make_plan(root)
     print(*text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
-    diagnosis = examine.examine(plan, threads=values.threads or None, duplicates=values.duplicates)
+    diagnosis = examine.examine(
+        plan,
+        threads=values.threads or None,
+        duplicates=values.duplicates,
+        near_duplicates=values.nearduplicates if values.duplicates else False,
+    )
     print(*text.lines(diagnosis), sep="\n")
     name = re.sub(r"\W+", "_", output.stem).strip("_") or "data"
     program = "python train.py" if Path("train.py").is_file() else "attnseg-train"
@@ -73,10 +89,19 @@ def _diagnose() -> None:
     if report:
         for path in _report(report, diagnosis, sources, written, command):
             print(f"report: {path}")
+    if sheet and written:
+        _browse(str(output), sheet)
     if not written:
         errors = [finding.text for finding in diagnosis.findings if finding.level == "error"]
         raise UserError(f"no config is written: {'; '.join(errors) or 'nothing can be trained on'}")
     print(f"config: {output}\ntrain: {command}")
+
+
+def _browse(config: str, sheet: Path) -> None:
+    # What reads samples for training takes seconds to import.
+    from attnseg_jax.train import browse
+
+    print(f"transforms: {browse.draw(config, sheet)}")
 
 
 def _output(root: Path) -> Path:
@@ -123,7 +148,7 @@ def _report(
         count = _SAMPLES if split == diagnosis.plan.splits.train else _SAMPLES // 2
         for index in sorted({i * len(source) // count for i in range(count)}):
             record = source[index]
-            picture = doctor_page.sample_picture(record["image"], record["label"], info.palette)
+            picture = doctor_page.sample_picture(info.shown(record["image"]), record["label"], info.palette)
             samples.append((f"{split}: {record['id']}", picture))
     page, plain = folder / "report.html", folder / "report.json"
     write_atomically(page, doctor_page.page(found, samples, classes, written, command).encode())

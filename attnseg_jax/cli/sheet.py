@@ -53,7 +53,7 @@ def _draw() -> None:
             )
         columns[title] = predict(restored, records)
     picture = prediction_picture(
-        [record["image"] for record in records],
+        [info.shown(record["image"]) for record in records],
         [record["label"] for record in records],
         columns,
         info.class_names,

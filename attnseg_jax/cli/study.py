@@ -185,7 +185,8 @@ def _train_one(run: PlannedRun, results: Results, workdir: Path, log: Path, held
         return error
     results.add_result(run, workdir, seconds if trained else None)
     result = results.finished(run)["result"]
-    board.finish(f"{run}: mIoU {tables.mean_iou(result['miou'], result.get('iou', {}))}, {seconds:.0f} s")
+    miou = tables.mean_iou(result["miou"], result.get("iou", {}), result.get("left_out", ()))
+    board.finish(f"{run}: mIoU {miou}, {seconds:.0f} s")
     return ""
 
 

@@ -46,7 +46,7 @@ def _train() -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
     result = loop.run(config, workdir)
-    miou = tables.mean_iou(result["miou"], result.get("iou", {}))
+    miou = tables.mean_iou(result["miou"], result.get("iou", {}), result.get("left_out", ()))
     print(f"validation mIoU {miou} on {result['split']!r} at step {result['step']}")
     # Of a run of an older version, or on another machine than the first process, it is not there.
     if (table := workdir / "result.txt").exists():

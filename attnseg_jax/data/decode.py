@@ -17,6 +17,7 @@ from absl import logging
 from jaxtyping import Integer, Shaped, UInt8
 from PIL import Image
 
+from attnseg_jax.data import arrays
 from attnseg_jax.data.datasets import UNKNOWN
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -89,7 +90,8 @@ def orientation_of(image: Image.Image) -> int:
     return found if found in UPRIGHT else 1
 
 
-def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+def upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[np.ndarray, "h w *c"]:
+    """Stored pixels turned as an EXIF orientation asks."""
     exchange, rows, columns = UPRIGHT[orientation]
     if orientation == 1:
         return pixels
@@ -99,6 +101,8 @@ def _upright(pixels: Shaped[np.ndarray, "y x *c"], orientation: int) -> Shaped[n
 
 def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
+    if arrays.is_npy(data):
+        raise UserError(f"{name}: a NumPy file is no RGB picture: config.data.channels says how many channels it has")
     return opened(data, name, lambda image: rgb_pixels(image, name), verified=True)
 
 
@@ -108,12 +112,15 @@ def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     A fourth channel is dropped, with a warning where it holds anything.  Raises UserError naming `name`.
     """
     if image.mode.startswith(("I", "F")) or is_cut(image):
-        raise UserError(f"{name}: images of more than 8 bits a channel (mode {image.mode}) are not read; use 8 bits")
+        raise UserError(
+            f"{name}: images of more than 8 bits a channel (mode {image.mode}) are read where config.data.channels "
+            "says how many channels they have; attnseg-doctor writes such a config"
+        )
     if image.mode in ("RGBA", "LA", "PA") and image.getchannel("A").getextrema() != (255, 255):
         logging.log_first_n(
             logging.WARNING, "%s: the channel behind the colours (alpha) is not used, here and elsewhere", 1, name
         )
-    return _upright(np.asarray(image.convert("RGB")), orientation_of(image))
+    return upright(np.asarray(image.convert("RGB")), orientation_of(image))
 
 
 def takes_nearest(mask_values: str) -> bool:
@@ -127,11 +134,17 @@ def decode_mask(
 ) -> Integer[np.ndarray, "h w"]:
     """Decode a mask to raw ids, upright: gray of 1, 2, 4, 8 or 16 bits, palette (its indices), or by `colors`.
 
+    A NumPy file holds raw ids as they are.
     `colors[raw]` is the colour of a raw id.  Where they are given every mask is a picture, gray and palette masks too.
     Alpha is dropped.  With `nearest` any format will do, and a colour counts as the nearest one of `colors`.  Raises
     UserError naming `name` for a damaged file, a format that does not keep values, an RGB mask without `colors` and a
     colour that is not among them.
     """
+
+    if arrays.is_npy(data):
+        if colors:
+            raise UserError(f"{name}: a NumPy file holds raw ids, not colours: leave config.data.colors out")
+        return arrays.load_mask(data)
 
     def read(image: Image.Image) -> np.ndarray:
         if is_lossy(image) and not nearest:
@@ -160,7 +173,7 @@ def decode_mask(
             return np.asarray(image)
         raise UserError(f"{name}: a mask of Pillow mode {image.mode} is not read; save it as gray or palette PNG")
 
-    return opened(data, name, lambda image: _upright(read(image), orientation_of(image)), verified=True)
+    return opened(data, name, lambda image: upright(read(image), orientation_of(image)), verified=True)
 
 
 def decode_masks(
@@ -277,21 +290,27 @@ def _ranges(values: np.ndarray) -> str:
 
 
 def decode_pair(
-    image: Path | bytes,
-    mask: Path | bytes | Sequence[Path],
+    image: Path | bytes | Callable[[], np.ndarray],
+    mask: Path | bytes | Sequence[Path] | Callable[[], np.ndarray],
     image_name: str,
     mask_name: str,
     table: UInt8[np.ndarray, "65536"],
     colors: Sequence[tuple[int, int, int]],
     *,
     nearest: bool = False,
-) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-    """Decode an image and its mask to (image, train ids).  Raises UserError naming the file that is at fault."""
-    pixels = decode_image(image, image_name)
-    read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
-    raw = read(mask, mask_name, colors, nearest=nearest)
+) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
+    """Decode an image and its mask, or call what gives its pixels and its raw ids, to (image, train ids).
+
+    Raises UserError naming the file that is at fault.
+    """
+    pixels = image() if callable(image) else decode_image(image, image_name)
+    if callable(mask):
+        raw = mask()
+    else:
+        read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
+        raw = read(mask, mask_name, colors, nearest=nearest)
     if pixels.shape[:2] != raw.shape:
-        orientation = opened(image, image_name, orientation_of)
+        orientation = 1 if callable(image) else opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise UserError(
             f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "

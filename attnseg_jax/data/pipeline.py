@@ -10,9 +10,9 @@ from typing import Any
 import grain
 import numpy as np
 
-from attnseg_jax.data import regions
+from attnseg_jax.data import regions, sampling
 from attnseg_jax.data.sources import Source, check_sample
-from attnseg_jax.data.transforms import augment, chosen
+from attnseg_jax.data.transforms import augment, needs_others
 from attnseg_jax.data.transforms.fields import batch_fields, padded, padded_size, padding, pixel_fields
 from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
 from attnseg_jax.errors import UserError
@@ -42,7 +42,8 @@ def train_batches(
     `batch_size` is global, a multiple of `process_count`: row r of the global batch of a step goes to process
     r % process_count, so that the union over processes does not depend on their number.  Row and step decide everything
     (with `seed`): neither threads nor where the run was resumed (`start_step`) change a pixel.  Every epoch has its own
-    order; a data set smaller than a batch is repeated within it.  Close the iterator to end its threads.
+    order; a data set smaller than a batch is repeated within it, and `config.sampling` draws some images more often.
+    Close the iterator to end its threads.
 
     Crops are padded at the end to multiples of `multiple`.  Whatever else the source and the transforms
     (`config.transforms`) put into a sample is stacked too, under its name.
@@ -54,14 +55,18 @@ def train_batches(
       UserError: an unknown transform, samples of a batch that do not fit together.
     """
     rows = batch_size // process_count
-    chosen(config)
+    others = source if needs_others(config) else None
+    drawn = sampling.Drawn(source, sampling.places(source, config)) if sampling.is_used(config.sampling) else source
+    make = functools.partial(
+        _training_row, config=config, classes=source.info.num_classes, multiple=multiple, others=others
+    )
     # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
-        grain.MapDataset.source(source)
+        grain.MapDataset.source(drawn)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(functools.partial(_training_row, config=config, classes=source.info.num_classes, multiple=multiple))
+        .random_map(make)
         .slice(slice(process_index + start_step * batch_size, None, process_count))
     )
     return _stacked(data, config.threads, rows, ahead=2 * rows)
@@ -123,8 +128,17 @@ def _evaluation_row(source: Source, first: int, config: Any, multiple: int, inde
     return row | {"valid": np.bool_(True), "index": np.int32(index), "id": np.str_(sample["id"])}
 
 
-def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any, classes: int, multiple: int) -> Batch:
-    check_sample(sample)
+def _training_row(
+    sample: dict[str, Any],
+    rng: np.random.Generator,
+    *,
+    config: Any,
+    classes: int,
+    multiple: int,
+    others: Source | None = None,
+) -> Batch:
+    check_sample(sample, config.channels)
+    sample = with_others(sample, others)
     name, sample = sample["id"], regions.with_regions(sample, config.regions)
     row = {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
     # The loss would be NaN, which has many reasons.
@@ -137,9 +151,16 @@ def _training_row(sample: dict[str, Any], rng: np.random.Generator, config: Any,
     return row
 
 
+def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]:
+    """The sample with what transforms that mix samples draw others with, where a source of them is given."""
+    if source is None:
+        return sample
+    return {**sample, "others": lambda rng: source[int(rng.integers(len(source)))]}
+
+
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
-    check_sample(sample)
+    check_sample(sample, config.channels)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
     return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape, multiple)))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ class Scores:
     """Scores of a split, between 0 and 1; NaN where no pixel decides.
 
     Attributes:
-      miou: mean of `iou` over the classes that are not NaN.
+      miou: mean of `iou` over the classes that are not NaN, as are the other means over classes.
       pixel_accuracy: share of the pixels that are correct.
       class_accuracy: mean accuracy over the classes that occur in the truth.
       frequency_weighted_iou: mean of `iou`, each weighted by its class's share of the true pixels.
@@ -34,6 +34,7 @@ class Scores:
       images: the counts of each image, or None where they were not taken.
       confidence: pixels by how sure the prediction is (see `ops.metrics.confidence_counts`), or None.
       image_seconds: seconds that an image took; NaN where that was not measured.
+      left_out: classes that count in no mean over classes, see `without`.
     """
 
     miou: float
@@ -49,6 +50,7 @@ class Scores:
     images: ImageCounts | None = None
     confidence: Int[np.ndarray, "c n 2"] | None = None
     image_seconds: float = float("nan")
+    left_out: tuple[int, ...] = ()
 
     @classmethod
     def from_confusion(cls, confusion: Integer[np.ndarray, "k k"]) -> "Scores":
@@ -60,6 +62,23 @@ class Scores:
         confusion = np.asarray(confusion, np.int64)
         return cls(**metrics.scores(confusion), confusion=confusion)
 
+    def without(self, left_out: Sequence[int]) -> "Scores":
+        """The same with means over all classes but those: `miou`, `mean_dice`, `class_accuracy`, `boundary_miou`.
+
+        Pixels count as before, also those of a class that is left out, for whoever takes them for another.
+
+        >>> Scores.from_confusion(np.array([[9, 1, 0], [0, 4, 4], [0, 0, 8]])).without([0]).class_accuracy
+        0.75
+        """
+        means = {"miou": self.iou, "mean_dice": self.dice, "class_accuracy": self.accuracy}
+        means = {name: metrics.mean_of_known(np.delete(values, [*left_out])) for name, values in means.items()}
+        return dataclasses.replace(self, **means, left_out=tuple(left_out))
+
+    @property
+    def counted(self) -> Int[np.ndarray, "n m 3"]:
+        """The counts of each image (see `ImageCounts.everywhere`) for the m classes that the means are over."""
+        return np.delete(self.images.everywhere, [*self.left_out], axis=1)
+
     @property
     def boundary_iou(self) -> Float[np.ndarray, "k"]:
         """Boundary IoU per class [k] (see `evaluation.boundary_iou`); NaN without `images`."""
@@ -68,7 +87,7 @@ class Scores:
     @property
     def boundary_miou(self) -> float:
         """Mean boundary IoU over the classes that have one."""
-        return metrics.mean_of_known(self.boundary_iou)
+        return metrics.mean_of_known(np.delete(self.boundary_iou, [*self.left_out]))
 
     @property
     def calibration_error(self) -> float:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from attnseg_jax.evaluation.scores import Scores
@@ -55,30 +55,50 @@ def finite(value: Any) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def fewer_classes(iou: Mapping[str, float | None]) -> str:
+def fewer_classes(iou: Mapping[str, float | None], left_out: Collection[str] = ()) -> str:
     """Over how many classes a mean IoU is taken, where that is not all of them: else "".
 
     Args:
       iou: of each class by its name; NaN or None for one that is neither in truth nor in prediction.
+      left_out: names of classes that the mean leaves out by choice (`config.eval.ignore_classes`).
 
     >>> fewer_classes({"sky": 0.7, "road": 0.8, "tram": None}), fewer_classes({"sky": 0.7, "road": 0.8})
     ('2 of 3 classes: tram is absent', '')
+    >>> fewer_classes({"sky": 0.7, "road": 0.8, "tram": None}, ["sky"])
+    '1 of 3 classes: tram is absent, sky is left out'
     """
-    absent = [name for name, value in iou.items() if value is None or math.isnan(value)]
-    if not absent or len(absent) == len(iou):
+    absent = [name for name, value in iou.items() if (value is None or math.isnan(value)) and name not in left_out]
+    kept = len(iou) - len(absent) - len(left_out)
+    if kept in (0, len(iou)):
         return ""
-    names = ", ".join(absent[:5]) + (f" and {len(absent) - 5} more" if len(absent) > 5 else "")
-    return f"{len(iou) - len(absent)} of {len(iou)} classes: {names} {'is' if len(absent) == 1 else 'are'} absent"
+    reasons = {"absent": absent, "left out": [*left_out]}
+    words = ", ".join(f"{_some(names)} {why}" for why, names in reasons.items() if names)
+    return f"{kept} of {len(iou)} classes: {words}"
 
 
-def mean_iou(miou: float | None, iou: Mapping[str, float | None]) -> str:
-    """A mean IoU in words, "absent" for none; `iou` as in `fewer_classes`.
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"{shown} {'is' if len(names) == 1 else 'are'}"
+
+
+def mean_iou(miou: float | None, iou: Mapping[str, float | None], left_out: Collection[str] = ()) -> str:
+    """A mean IoU in words, "absent" for none; `iou` and `left_out` as in `fewer_classes`.
 
     >>> mean_iou(0.75, {"sky": 0.7, "road": 0.8, "tram": None}), mean_iou(None, {})
     ('0.7500 (2 of 3 classes: tram is absent)', 'absent')
     """
-    fewer = fewer_classes(iou)
+    fewer = fewer_classes(iou, left_out)
     return number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
+
+
+def mean_of(scores: Scores, class_names: Sequence[str]) -> str:
+    """The mean IoU of scores in words, see `mean_iou`."""
+    return mean_iou(scores.miou, dict(zip(class_names, scores.iou)), left_out(scores, class_names))
+
+
+def left_out(scores: Scores, class_names: Sequence[str]) -> list[str]:
+    """The names of the classes that count in no mean."""
+    return [class_names[k] for k in scores.left_out]
 
 
 OVERALL = {
@@ -139,7 +159,7 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     classes = zip(class_names, *columns.values(), strict=True)
     lines = text_table(["class", *columns], [*classes, *totals])
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
-    if fewer := fewer_classes(dict(zip(class_names, scores.iou))):
+    if fewer := fewer_classes(dict(zip(class_names, scores.iou)), left_out(scores, class_names)):
         lines.append(f"mIoU of {fewer}")
     return "\n".join(lines)
 
@@ -148,7 +168,7 @@ def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[
     """One line of JSON: split, step (null of masks without a model), the overall scores, those of each class by name.
 
     `boundary_miou` and `boundary_iou` are there where the images were counted, `calibration_error` where it was
-    measured. NaN is null.
+    measured, `left_out` where classes count in no mean. NaN is null.
     """
     values = {
         "split": split,
@@ -159,6 +179,8 @@ def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[
     if scores.images is not None:
         values["boundary_miou"] = finite(scores.boundary_miou)
         values["boundary_iou"] = _by_name(scores.boundary_iou, class_names)
+    if scores.left_out:
+        values["left_out"] = left_out(scores, class_names)
     if scores.confidence is not None:
         values["calibration_error"] = finite(scores.calibration_error)
     return json.dumps(values, allow_nan=False, ensure_ascii=False)

@@ -142,13 +142,14 @@ def _draw(result: Result) -> None:
 def _images_csv(result: Result) -> str:
     """A line for each image: name, mIoU over the classes in truth or prediction, pixel accuracy, IoU of each class."""
     counts, ids = result.evaluation.scores.images.everywhere, result.evaluation.ids
+    left_out = [*result.evaluation.scores.left_out]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["image", "miou", "pixel_accuracy", *result.source.info.class_names])
     for index, image in enumerate(counts):
         values = iou(image)
         right, missed = image[:, 0].sum(), image[:, 2].sum()
-        row = [mean_of_known(values), float(ratio(right, right + missed)), *values]
+        row = [mean_of_known(np.delete(values, left_out)), float(ratio(right, right + missed)), *values]
         name = ids.get(index) or result.source[index]["id"]
         writer.writerow([name, *("" if np.isnan(value) else f"{value:.6f}" for value in row)])
     return file.getvalue()

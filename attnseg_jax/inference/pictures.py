@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
+from attnseg_jax.data.bands import decode_bands
 from attnseg_jax.data.decode import decode_image, rgb_pixels
 from attnseg_jax.data.layouts import SUFFIXES
 from attnseg_jax.errors import UserError
@@ -29,13 +30,13 @@ class Picture:
       name: for messages.
       path: of its file; None for one that is given as an array.
       target: where its outputs go below a folder, without an ending.
-      pixels: uint8 `[h, w, 3]`, where they are known already.
+      pixels: as the model's data have them, uint8 `[h, w, 3]` for most, where they are known already.
     """
 
     name: str
     path: Path | None = None
     target: Path = Path("picture")
-    pixels: UInt8[np.ndarray, "h w 3"] | None = None
+    pixels: Shaped[np.ndarray, "h w c"] | None = None
 
 
 def is_single(images: Any) -> bool:
@@ -45,8 +46,10 @@ def is_single(images: Any) -> bool:
     return isinstance(images, np.ndarray | Image.Image)
 
 
-def find(images: Any) -> list[Picture]:
+def find(images: Any, channels: int = 0) -> list[Picture]:
     """The pictures that `images` names, see `Predictor.__call__`; files of a folder or pattern in the order of names.
+
+    Arrays have the `channels` of `config.data.channels`, 0 for 8-bit RGB.
 
     Raises:
       UserError: there are none, or something is no picture.
@@ -54,7 +57,7 @@ def find(images: Any) -> list[Picture]:
     if isinstance(images, str | Path):
         return _files(images)
     if isinstance(images, np.ndarray | Image.Image):
-        return [_given(images, "the picture", Path("picture"))]
+        return [_given(images, "the picture", Path("picture"), channels)]
     if not isinstance(images, Sequence):
         raise UserError(
             f"{type(images).__name__} is no picture: give a file, an array, a PIL picture or a list of them"
@@ -64,16 +67,21 @@ def find(images: Any) -> list[Picture]:
         if isinstance(one, str | Path):
             found += _files(one)
         else:
-            found.append(_given(one, f"picture {number}", Path(f"picture_{number}")))
+            found.append(_given(one, f"picture {number}", Path(f"picture_{number}"), channels))
     return _distinct(found)
 
 
-def decoded(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[np.ndarray, "h w 3"] | UserError]]:
-    """Every picture with its pixels, or with why it cannot be read; a few are decoded ahead by threads."""
+def decoded(
+    pictures: Iterable[Picture], channels: int = 0
+) -> Iterator[tuple[Picture, Shaped[np.ndarray, "h w c"] | UserError]]:
+    """Every picture with its pixels, or with why it cannot be read; a few are decoded ahead by threads.
+
+    `channels` is that of `config.data`, 0 for 8-bit RGB.
+    """
     waiting: deque[tuple[Picture, Future]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:
         for picture in pictures:
-            waiting.append((picture, pool.submit(_pixels, picture)))
+            waiting.append((picture, pool.submit(_pixels, picture, channels)))
             if len(waiting) > _AHEAD:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -81,11 +89,11 @@ def decoded(pictures: Iterable[Picture]) -> Iterator[tuple[Picture, UInt8[np.nda
             yield done, future.result()
 
 
-def _pixels(picture: Picture) -> UInt8[np.ndarray, "h w 3"] | UserError:
+def _pixels(picture: Picture, channels: int) -> Shaped[np.ndarray, "h w c"] | UserError:
     if picture.pixels is not None:
         return picture.pixels
     try:
-        return decode_image(picture.path, picture.name)
+        return decode_bands([picture.path], channels) if channels else decode_image(picture.path, picture.name)
     except UserError as error:
         return error
 
@@ -153,7 +161,9 @@ def _distinct(pictures: list[Picture]) -> list[Picture]:
     return found
 
 
-def _given(image: Any, name: str, target: Path) -> Picture:
+def _given(image: Any, name: str, target: Path, channels: int) -> Picture:
+    if channels:
+        return Picture(name, None, target, _with_channels(image, name, channels))
     if isinstance(image, Image.Image):
         return Picture(name, None, target, rgb_pixels(image, name))
     if not isinstance(image, np.ndarray):
@@ -164,3 +174,15 @@ def _given(image: Any, name: str, target: Path) -> Picture:
             "values 0 to 255"
         )
     return Picture(name, None, target, np.stack([image] * 3, -1) if image.ndim == 2 else image)
+
+
+def _with_channels(image: Any, name: str, channels: int) -> Shaped[np.ndarray, "h w c"]:
+    """An array of so many channels, as `decode_bands` gives those of files."""
+    image = np.asarray(image)
+    image = image[..., None] if image.ndim == 2 else image
+    if image.dtype.kind not in "uif" or image.ndim != 3 or image.shape[2] != channels or not image.size:
+        raise UserError(
+            f"{name}: an array of {image.dtype} {list(image.shape)} is no picture for this model: give numbers "
+            f"[h, w, {channels}], on the scale of its training"
+        )
+    return image if image.dtype == np.uint8 else image.astype(np.float32)

@@ -14,6 +14,7 @@ from absl import logging
 from jaxtyping import UInt8
 from PIL import Image
 
+from attnseg_jax.data import datasets
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
@@ -68,6 +69,9 @@ class Predictor:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
 
+    # What an exported program takes.
+    _data = datasets.DatasetInfo("", (), np.zeros((0, 3), np.uint8))
+
     def __new__(cls, source: str | Path | None = None, **options: Any) -> "Predictor":
         """Of an exported program an `ExportedPredictor`."""
         # A copy is made without a source.
@@ -91,6 +95,7 @@ class Predictor:
         self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
         self.multiple = evaluation_multiple(self.config, self.model)
+        self._data = datasets.info(self.config.data)
         self._programs: dict[tuple, Callable] = {}
 
     def __call__(
@@ -99,7 +104,8 @@ class Predictor:
         """The prediction of one picture; the list of those of several.
 
         Args:
-          images: a file, an array uint8 `[h, w, 3]` or `[h, w]`, or a PIL picture; for several a folder, a pattern
+          images: a file, an array uint8 `[h, w, 3]` or `[h, w]` (of a model with `config.data.channels`, of these), or
+            a PIL picture; for several a folder, a pattern
             such as `photos/**/*.jpg`, or a list of any of them.
           extras: of `EXTRAS`, what to compute in the same pass; what is not is computed when it is asked for.
 
@@ -107,7 +113,7 @@ class Predictor:
           UserError: there is no such file, or it is no picture; a picture does not fit into the memory.
           NotFinite: the logits of a picture are not finite.
         """
-        found = list(self.stream(pictures.find(images), extras=extras))
+        found = list(self.stream(pictures.find(images, self._data.channels), extras=extras))
         return found[0] if pictures.is_single(images) else found
 
     def stream(
@@ -124,7 +130,7 @@ class Predictor:
         """
         if unknown := set(extras) - set(EXTRAS):
             raise UserError(f"extras={tuple(extras)}: {min(unknown)!r} is none of {', '.join(EXTRAS)}")
-        for window in _windows(_read(images, on_error), 4 * self.batch_size):
+        for window in _windows(_read(images, self._data.channels, on_error), 4 * self.batch_size):
             yield from self._predict(window, tuple(sorted(set(extras))), on_error)
 
     def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
@@ -174,13 +180,13 @@ class Predictor:
         arrays = {name: x[:h, :w] for name, x in row.items() if name != "finite"}
         return Prediction(
             picture,
-            pixels,
+            self._data.shown(pixels),
             arrays.pop("mask"),
             self.info.class_names,
             np.asarray(self.info.palette, np.uint8),
             extras=arrays,
-            compute=self._again,
-            look=self.attention,
+            compute=lambda _, extra: self._again(pixels, extra),
+            look=lambda _: self.attention(pixels),
         )
 
     def _again(self, pixels: np.ndarray, extra: str) -> np.ndarray:
@@ -255,10 +261,10 @@ def checked_batch_size(given: int | None, usual: int) -> int:
 
 
 def _read(
-    images: Iterable[Picture], on_error: Callable[[Picture, UserError], None] | None
+    images: Iterable[Picture], channels: int, on_error: Callable[[Picture, UserError], None] | None
 ) -> Iterator[tuple[Picture, np.ndarray]]:
     """Pictures with their pixels; files are decoded ahead by threads."""
-    for picture, outcome in pictures.decoded(images):
+    for picture, outcome in pictures.decoded(images, channels):
         if isinstance(outcome, UserError):
             if on_error is None:
                 raise outcome

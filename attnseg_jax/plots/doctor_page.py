@@ -18,7 +18,11 @@ _STRENGTH = 0.45
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w 3"], label: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"]
+    image: UInt8[np.ndarray, "h w 3"],
+    label: Integer[np.ndarray, "h w"],
+    palette: UInt8[np.ndarray, "k 3"],
+    *,
+    tint: float = _STRENGTH,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """An image under its classes: tinted in their colours, with full colour along their borders; void is striped."""
     void = label == IGNORE_LABEL
@@ -28,7 +32,7 @@ def overlay(
         changes = np.diff(label.astype(np.int16), axis=axis) != 0
         border |= np.pad(changes, [(0, 1) if i == axis else (0, 0) for i in (0, 1)])
         border |= np.pad(changes, [(1, 0) if i == axis else (0, 0) for i in (0, 1)])
-    strength = np.where(border, 1.0, _STRENGTH)[..., None]
+    strength = np.where(border, 1.0, np.where(void, _STRENGTH, tint))[..., None]
     return (image * (1 - strength) + colours * strength).round().astype(np.uint8)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from PIL import Image
 
 from attnseg_jax.evaluation.scores import Scores
-from attnseg_jax.evaluation.tables import OVERALL, fewer_classes, number
+from attnseg_jax.evaluation.tables import OVERALL, fewer_classes, left_out, number
 from attnseg_jax.ops.metrics import ratio
 from attnseg_jax.plots.html import bar, document, figure, swatch, table, text
 
@@ -39,7 +39,7 @@ def page(
       images: rows of image, truth, prediction and errors with their titles.
       facts: of the run, its data and how the page was made.
     """
-    fewer = fewer_classes(dict(zip(class_names, scores.iou)))
+    fewer = fewer_classes(dict(zip(class_names, scores.iou)), left_out(scores, class_names))
     count = len(scores.images.everywhere)
     of = f" of {text(fewer)}" if fewer else ""
     headline = (

@@ -34,14 +34,16 @@ def prediction_picture(
     titles: Sequence[str] | None = None,
     errors: bool = True,
     heading: str = "",
+    left_out: Sequence[int] = (),
 ) -> Image.Image:
     """A row per sample with the columns input, truth, prediction and errors, and a legend below.
 
     `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
     A mapping of predictions draws a column for each of its names ("without attention", "with attention"). Where
     `titles` are given, they begin the captions of the rows, which tell the scores of their images; `heading` stands
-    above all. Small images are upsampled and large ones reduced by a whole factor, dark ones are brightened, which
-    their captions say. Void (255) is striped. The legend names the classes that occur.
+    above all. Classes that are `left_out` count in no mean. Small images are upsampled and large ones reduced by a
+    whole factor, dark ones are brightened, which their captions say. Void (255) is striped. The legend names the
+    classes that occur.
 
     In the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. A wrong pixel is a false
     negative of one class and a false positive of another; its colour tells which of both it is of the class with fewer
@@ -64,7 +66,7 @@ def prediction_picture(
         shown, factor = brightened(image)
         panels.append(_row_panels(shown, truth, guesses, palette, rarity))
         if titles is not None:
-            scores = _scores(truth, dict(zip(predictions, guesses)), class_names)
+            scores = _scores(truth, dict(zip(predictions, guesses)), class_names, left_out)
             bright = f"; drawn {factor:.3g} times as bright" if factor > 1 else ""
             captions.append(f"{titles[i]}: {scores}{bright}")
     legend = [_legend([m for _, *maps in rows for m in maps], class_names, palette)]
@@ -125,9 +127,13 @@ def read_label_map(path: str | os.PathLike) -> LabelArray:
         return np.asarray(picture)
 
 
-def _scores(truth: LabelArray, guesses: Mapping[str, LabelArray], class_names: Sequence[str]) -> str:
+def _scores(
+    truth: LabelArray, guesses: Mapping[str, LabelArray], class_names: Sequence[str], left_out: Sequence[int]
+) -> str:
     """The scores of an image in words; of a single prediction with the classes of the lowest IoU."""
     found = {name: iou(count_image(truth, guess, len(class_names))[0]) for name, guess in guesses.items()}
+    for values in found.values():
+        values[[*left_out]] = np.nan
     means = {name: _mean(values) for name, values in found.items()}
     if len(means) > 1:
         return "mIoU " + ", ".join(f"{name} {mean}" for name, mean in means.items())

@@ -58,9 +58,7 @@ def compare_systems(systems: Mapping[str, Sequence[Path]], evaluate: Callable[[P
             if tuple(found.source.info.class_names) != tuple(first.source.info.class_names):
                 raise UserError(f"--compare: {name} has other classes than {next(iter(results))}")
     try:
-        pairs = compare(
-            {name: [r.evaluation.scores.images.everywhere for r in found] for name, found in results.items()}
-        )
+        pairs = compare({name: [r.evaluation.scores.counted for r in found] for name, found in results.items()})
     except ValueError as error:
         raise UserError(f"--compare: {error}") from None
     mious = {name: [result.evaluation.scores.miou for result in found] for name, found in results.items()}

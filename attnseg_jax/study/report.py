@@ -132,7 +132,7 @@ def _draw_sheets(labels: Sequence[str], runs: Sequence[PlannedRun], results: Res
         return
     for path, images in (
         (results.beside("_sheet.png"), None),
-        (folder / "sheet.png", [record["image"] for record in records]),
+        (folder / "sheet.png", [source.info.shown(record["image"]) for record in records]),
     ):
         segmentation.comparison_sheet(
             truths,

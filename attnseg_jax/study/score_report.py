@@ -40,7 +40,7 @@ def write_report(result: Result, folder: Path, workdir: Path | None) -> None:
         scores,
         info.class_names,
         info.palette,
-        interval=interval(scores.images.everywhere),
+        interval=interval(scores.counted),
         charts=pictures,
         images=_images(result),
         facts=_facts(result, workdir),
@@ -58,7 +58,7 @@ def _images(result: Result) -> list[tuple[str, Image.Image]]:
     pictures = []
     for index, (kind, prediction) in chosen.items():
         record = result.source[index]
-        one = [record["image"]], [record["label"]], [prediction]
+        one = [info.shown(record["image"])], [record["label"]], [prediction]
         picture = segmentation.prediction_picture(*one, info.class_names, info.palette, titles=[kind])
         pictures.append((f"{record['id']}, {kind}", picture))
     return pictures

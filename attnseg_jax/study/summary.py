@@ -4,8 +4,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from attnseg_jax.evaluation.counts import ImageCounts
-from attnseg_jax.evaluation.tables import markdown_table, short
+from attnseg_jax.evaluation.tables import fewer_classes, markdown_table, short
 from attnseg_jax.study.bootstrap import Comparison, Interval, compare
 from attnseg_jax.study.entries import PlannedRun
 from attnseg_jax.study.records import Results
@@ -45,7 +47,7 @@ def summarize(runs: Sequence[PlannedRun], results: Results) -> list[Row]:
     - `curve`, points of step and mean validation mIoU; `clock`, the same with the seconds of training for the step,
     - `together`, the day on which the times were taken together with those of other systems; None: in the runs,
     - `ious`, class -> mean IoU,
-    - `counts`, the encoded counts of the seeds that have them.
+    - `counts`, the encoded counts of the seeds that have them; `left_out`, the classes that count in no mean.
     """
     return _rows((run.entry.label, record) for run in runs if (record := results.finished(run)))
 
@@ -94,6 +96,7 @@ def row_of(label: str, records: Sequence[Mapping[str, Any]]) -> Row:
         "clock": [(step * pace, miou) for step, miou in curve] if (pace := times["step_seconds"]) else [],
         "ious": {name: _mean(iou.get(name) for iou in ious) for name in dict.fromkeys(n for iou in ious for n in iou)},
         "counts": [record["counts"] for record in records if "counts" in record],
+        "left_out": [*dict.fromkeys(name for record in records for name in record["result"].get("left_out", ()))],
     }
 
 
@@ -104,8 +107,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def comparisons(rows: Sequence[Row]) -> dict[tuple[str, str], Comparison]:
     """The comparisons of the labels whose images were counted (see `study.bootstrap.compare`)."""
-    counted = {row["label"]: map(ImageCounts.decode, row["counts"]) for row in rows if row["counts"]}
-    return compare({label: [counts.everywhere for counts in seeds] for label, seeds in counted.items()})
+    return compare({row["label"]: [*map(_counted(row), row["counts"])] for row in rows if row["counts"]})
+
+
+def _counted(row: Row) -> Callable[[dict[str, Any]], np.ndarray]:
+    """Encoded counts -> those of every image for the classes that count in the row's mIoU."""
+    left_out = [[*row["ious"]].index(name) for name in row.get("left_out", ())]
+    return lambda record: np.delete(ImageCounts.decode(record).everywhere, left_out, axis=1)
 
 
 def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -> str:
@@ -142,9 +150,9 @@ def to_markdown(rows: Sequence[Row], failures: Sequence[tuple[str, str]] = ()) -
 
 def _of_fewer_classes(rows: Sequence[Row]) -> list[str]:
     """A sentence on the rows whose mIoU is not that of all classes."""
-    fewer = {row["label"]: [iou is not None for iou in row.get("ious", {}).values()] for row in rows}
-    texts = [f"{label} {sum(known)} of {len(known)}" for label, known in fewer.items() if not all(known)]
-    return [f"Classes in the mIoU, since the others are absent: {', '.join(texts)}."] if texts else []
+    fewer = {row["label"]: fewer_classes(row.get("ious", {}), row.get("left_out", ())) for row in rows}
+    texts = [f"{label} {words}" for label, words in fewer.items() if words]
+    return [f"Classes in the mIoU: {'; '.join(texts)}."] if texts else []
 
 
 def _when(rows: Sequence[Row], known: set[str]) -> list[str]:

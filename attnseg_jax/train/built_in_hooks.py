@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.files import check_folder, read_series, write_atomically
 from attnseg_jax.plots import charts, segmentation
-from attnseg_jax.train.evaluation import draw_samples
+from attnseg_jax.train.evaluation import draw_samples, left_out
 from attnseg_jax.train.hooks import Hook, Training
 from attnseg_jax.train.logging import MetricWriter, Progress, peak_bytes, say
 
@@ -25,7 +25,8 @@ class Log(Hook):
     def __init__(self, training: Training):
         super().__init__(training)
         config, start = training.config, training.start_step
-        self._meter = Meter()
+        self._left_out = left_out(config, training.source.info.class_names)
+        self._meter = Meter(self._left_out)
         evaluated = bool(training.checkpoints.metrics(start))
         self._writer = MetricWriter(training.workdir, start_step=start, evaluated=evaluated)
         self._progress = Progress(config.train.steps, config.train.batch_size, start_step=start)
@@ -58,7 +59,7 @@ class Log(Hook):
         if not checkpoints.metrics(step):
             # A checkpoint with metrics has its line already.
             self._writer.write_scores(step, scores, self.training.source.info.class_names)
-        miou = tables.mean_iou(scores.miou, dict(zip(self.training.source.info.class_names, scores.iou)))
+        miou = tables.mean_of(scores, self.training.source.info.class_names)
         say(f"step {step}: val mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f}")
 
     def close(self):
@@ -67,7 +68,7 @@ class Log(Hook):
         self._writer.close()
 
     def _write(self, step: int) -> None:
-        steps, metrics, self._meter = self._meter.steps, self._meter.result(), Meter()
+        steps, metrics, self._meter = self._meter.steps, self._meter.result(), Meter(self._left_out)
         self._writer.write(step, metrics)
         seconds, waited = self._progress.update(step, metrics), self.training.waits.take()
         wait = waited / (seconds * steps) if seconds else None
@@ -182,11 +183,15 @@ class Profile(Hook):
 class Meter:
     """Sums training metrics between two log lines.
 
+    Args:
+      left_out: classes that do not count in the mIoU.
+
     Attributes:
       steps: that were added.
     """
 
-    def __init__(self):
+    def __init__(self, left_out: Sequence[int] = ()):
+        self._left_out = left_out
         self.steps = 0
         self._sums: dict[str, float] = {}
         self._confusion: np.ndarray | int = 0
@@ -209,9 +214,9 @@ class Meter:
         """
         result = {name: value / self.steps for name, value in self._sums.items()}
         if isinstance(self._confusion, np.ndarray):
-            scores = Scores.from_confusion(self._confusion)
+            scores = Scores.from_confusion(self._confusion).without(self._left_out)
             result |= {"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}
-            if absent := int(np.isnan(scores.iou).sum()):
+            if absent := int(np.isnan(np.delete(scores.iou, [*self._left_out])).sum()):
                 result["absent_classes"] = absent
         return {**result, "learning_rate": self._learning_rate}
 

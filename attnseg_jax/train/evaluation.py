@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data.pipeline import eval_batches
 from attnseg_jax.data.sources import Source
-from attnseg_jax.errors import NotFinite
+from attnseg_jax.errors import NotFinite, UserError, nearest
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.counts import Counter, iou
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
@@ -110,6 +110,17 @@ def evaluate_split(
     return recorder.evaluation(replace(scores, cross_entropy=cross_entropy, confidence=confidence))
 
 
+def left_out(config: ConfigDict, class_names: Sequence[str]) -> tuple[int, ...]:
+    """The classes that `config.eval.ignore_classes` names.  Raises UserError for a name that is none, and for all."""
+    names = config.eval.ignore_classes
+    for name in names:
+        if name not in class_names:
+            raise UserError(f"config.eval.ignore_classes={names}: {name!r} is no class ({nearest(name, class_names)})")
+    if {*names} == {*class_names}:
+        raise UserError(f"config.eval.ignore_classes={names} leaves no class to average over: leave one of them in")
+    return tuple(k for k, name in enumerate(class_names) if name in names)
+
+
 class Recorder:
     """An `on_batch` of `score_batches` that takes down what an `Evaluation` holds of the images.
 
@@ -121,7 +132,8 @@ class Recorder:
         self._size, self._ids = source.size, {}
         self._counter, self._pace = Counter(len(source), source.info.num_classes, source.size), Pace()
         self._collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
-        self._worst = Worst(config.eval.worst, self._counter, source.size)
+        self._left_out = left_out(config, source.info.class_names)
+        self._worst = Worst(config.eval.worst, self._counter, source.size, self._left_out)
         self.bar = ImageBar("evaluate", len(source))
 
     def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
@@ -138,7 +150,7 @@ class Recorder:
             index: prediction[: self._size(index)[0], : self._size(index)[1]]
             for index, prediction in sorted(self._collector.predictions.items())
         }
-        scores = replace(scores, images=images, image_seconds=self._pace.image_seconds)
+        scores = replace(scores, images=images, image_seconds=self._pace.image_seconds).without(self._left_out)
         return Evaluation(scores, samples, self._worst.predictions(), self._ids)
 
 
@@ -168,18 +180,19 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int |
     records = [source[index] for index in titles]
     predictions = evaluation.worst | evaluation.samples
     scores = evaluation.scores
-    miou = tables.mean_iou(scores.miou, dict(zip(source.info.class_names, scores.iou)))
+    miou = tables.mean_of(scores, source.info.class_names)
     heading = f"mIoU {miou}, pixel accuracy {scores.pixel_accuracy:.4f} of {len(source)} images"
     if step is not None:
         heading = f"step {step}: {heading}"
     picture = segmentation.prediction_picture(
-        [record["image"] for record in records],
+        [source.info.shown(record["image"]) for record in records],
         [record["label"] for record in records],
         [predictions[index] for index in titles],
         source.info.class_names,
         source.info.palette,
         titles=[f"{title}{record['id']}" for title, record in zip(titles.values(), records)],
         heading=heading,
+        left_out=scores.left_out,
     )
     write_png(path, picture)
 
@@ -191,16 +204,20 @@ class Worst:
       number: how many.
       counter: has counted the batch already.
       size: place of an image in the split -> (h, w) without padding.
+      left_out: classes that do not count.
     """
 
-    def __init__(self, number: int, counter: Counter, size: Callable[[int], tuple[int, int]]):
-        self._number, self._counter, self._size = number, counter, size
+    def __init__(
+        self, number: int, counter: Counter, size: Callable[[int], tuple[int, int]], left_out: Sequence[int] = ()
+    ):
+        self._number, self._counter, self._size, self._left_out = number, counter, size, [*left_out]
         self._kept: list[tuple[float, int, np.ndarray]] = []
 
     def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
         """Looks at the rows of a batch whose `index` [b] is not negative; `predictions` are [b, h, w]."""
         for row, index in enumerate(np.asarray(batch["index"]).tolist() if self._number else []):
-            miou = float(mean_of_known(iou(self._counter.of(index)))) if index >= 0 else math.nan
+            counts = np.delete(self._counter.of(index), self._left_out, axis=0)
+            miou = float(mean_of_known(iou(counts))) if index >= 0 else math.nan
             if not math.isnan(miou) and (len(self._kept) < self._number or (miou, index) < self._kept[-1][:2]):
                 h, w = self._size(index)
                 self._kept.append((miou, index, predictions[row, :h, :w].copy()))

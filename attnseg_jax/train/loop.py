@@ -26,7 +26,7 @@ from attnseg_jax.train import config as configs
 from attnseg_jax.train import continued, processes
 from attnseg_jax.train.built_in_hooks import HOOKS
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.evaluation import Evaluation
+from attnseg_jax.train.evaluation import Evaluation, left_out
 from attnseg_jax.train.hooks import Hook, Hooks, Training, classes_of
 from attnseg_jax.train.initial import fit_given, has_checkpoint, initial_state, known_before, read_given
 from attnseg_jax.train.orbax_arrays import of_process_0
@@ -66,6 +66,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     given = None if has_checkpoint(workdir) else read_given(config)
     train_source = load_source(config.data, config.data.train_split)
     eval_source = load_source(config.data, config.data.eval_split)
+    left_out(config, train_source.info.class_names)
     info, sources = train_source.info, {"training": train_source, "validation": eval_source}
     processes.check_same_inputs(sources, given and given.record)
     read: dict[str, Listing] = {split: {} for split in sources}

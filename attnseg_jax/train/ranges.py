@@ -20,9 +20,24 @@ _SHARE, _BELOW_1, _NOT_NEGATIVE = Range(at_least=0, at_most=1), Range(at_least=0
 RANGES: dict[str, Range] = {
     "seed": Range(at_least=0, at_most=2**32 - 1),
     "data.resolution": Range(at_most=100),
+    "data.channels": Range(at_least=0, at_most=4096),
+    "data.show": Range(at_least=0, at_most=4095),
     "data.crop": Range(at_least=8, at_most=2**14),
     "data.scale": Range(at_least=0, at_most=100),
     **{f"data.{key}": _SHARE for key in ("flip", "brightness", "contrast", "saturation")},
+    **{f"data.{key}": _SHARE for key in ("vertical_flip", "affine.probability", "affine.shift", "cutout.size")},
+    **{f"data.{key}.probability": _SHARE for key in ("copy_paste", "class_mix", "mosaic")},
+    "data.affine.degrees": Range(at_least=0, at_most=180),
+    "data.affine.shear": Range(at_least=0, at_most=80),
+    "data.affine.aspect": Range(at_least=0, at_most=10),
+    "data.gamma": Range(at_least=0, at_most=10),
+    "data.blur": Range(at_least=0, at_most=100),
+    "data.noise": Range(at_least=0, at_most=100),
+    "data.jpeg": Range(at_least=1, at_most=100),
+    "data.cutout.count": Range(at_least=0, at_most=1000),
+    "data.sampling.power": Range(at_least=0, at_most=10),
+    "data.sampling.threshold": _SHARE,
+    "data.sampling.empty": Range(at_least=0, at_most=100),
     "data.hue": Range(at_least=0, at_most=0.5),
     "data.threads": Range(at_least=0, at_most=1024),
     "data.regions.count": Range(at_least=1, at_most=2**16),
@@ -77,9 +92,13 @@ TUPLES: dict[str, Any] = {
     "hooks": _TEXTS,
     "data.crop": tuple[int, int],
     "data.scale": tuple[float, float],
+    "data.bands": _TEXTS,
+    "data.show": _WHOLE,
     "data.mean": _NUMBERS,
     "data.std": _NUMBERS,
     "data.transforms": _TEXTS,
+    "data.jpeg": tuple[int, int],
+    "data.copy_paste.classes": _TEXTS,
     "data.leave_out": _TEXTS,
     "data.regions.felzenszwalb.scales": _NUMBERS,
     "data.regions.slic.segments": _WHOLE,
@@ -91,6 +110,7 @@ TUPLES: dict[str, Any] = {
     "eval.window": _WHOLE,
     "eval.stride": _WHOLE,
     "eval.scales": _NUMBERS,
+    "eval.ignore_classes": _TEXTS,
     "train.profile": _WHOLE,
 }
 
@@ -123,14 +143,15 @@ def _check_forms(config: ConfigDict) -> None:
     rules = [
         ("data.resolution", data.resolution > 0, "above 0"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
-        ("data.mean", data.mean == () or _numbers(data.mean, 3), "three numbers, or ()"),
-        ("data.std", data.std == () or (_numbers(data.std, 3) and min(data.std) > 0), "three numbers above 0, or ()"),
+        *_of_channels(data),
         ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),
         ("data.classes", _all(data.classes, str) and len({*data.classes}) == len(data.classes), "names, each once"),
+        ("data.labels", _all(data.labels, str) and len({*data.labels}) == len(data.labels), "names, each once"),
         ("data.palette", _colours(data.palette), "colours (red, green, blue)"),
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
+        ("data.jpeg", data.jpeg[0] <= data.jpeg[1], "the lowest quality and the highest"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.regions.slic.compactness", data.regions.slic.compactness > 0, "above 0"),
         ("loss.weights", _all(config.loss.weights, int | float), "numbers"),
@@ -143,7 +164,27 @@ def _check_forms(config: ConfigDict) -> None:
             raise UserError(f"config.{key}={at_path(config, key)} must be {wanted}")
     split.check_split(data.split)
     regions.check(data.regions)
-    transforms.chosen(data)
+    transforms.needs_others(data)
+
+
+def _of_channels(data: ConfigDict) -> list[tuple[str, bool, str]]:
+    """The rules for the channels of images; a UserError for what does not go together with such of other than RGB."""
+    count, open_ = data.channels or 3, not data.channels
+    number = "three numbers" if count == 3 else f"{count} numbers" if count > 1 else "one number"
+    otherwise = ", or ()" if open_ else f", for config.data.channels={count}: attnseg-doctor measures them"
+    for key, off in () if open_ else (("saturation", (0,)), ("hue", (0,)), ("channel_order", ("", "rgb"))):
+        if data[key] not in off:
+            raise UserError(f"config.data.{key}={data[key]} is for 8-bit RGB, not config.data.channels={count}")
+    if regions.used(data.regions) and not open_:
+        raise UserError(f"config.data.regions.method is for 8-bit RGB, not config.data.channels={count}")
+    shown = len(data.show) in (0, 1, 3) and all(place < count for place in data.show)
+    std = _numbers(data.std, count) and min(data.std) > 0
+    return [
+        ("data.mean", (open_ and data.mean == ()) or _numbers(data.mean, count), f"{number}{otherwise}"),
+        ("data.std", (open_ and data.std == ()) or std, f"{number} above 0{otherwise}"),
+        ("data.show", not data.show or (shown and not open_), "one or three of config.data.channels, or ()"),
+        ("data.bands", not (data.bands and open_), "() without config.data.channels"),
+    ]
 
 
 def _numbers(value: Any, count: int, kind: Any = int | float) -> bool:

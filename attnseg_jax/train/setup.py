@@ -85,7 +85,7 @@ def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
 def abstract_inputs(config: ConfigDict, batch_size: int = 1) -> list[jax.ShapeDtypeStruct]:
     """Shapes and types of what the model of a run takes, for training crops."""
     shape = (batch_size, *config.data.crop)
-    inputs = [jax.ShapeDtypeStruct((*shape, 3), jnp.float32)]
+    inputs = [jax.ShapeDtypeStruct((*shape, config.data.channels or 3), jnp.float32)]
     if takes_regions(config.model.kind):
         inputs.append(jax.ShapeDtypeStruct((*shape, regions.levels(config.data.regions)), jnp.int32))
     return inputs

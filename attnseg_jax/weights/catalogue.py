@@ -149,6 +149,9 @@ def apply(config: ConfigDict, known: Mapping[str, Any] = IMAGENET) -> ConfigDict
     config = config.copy_and_resolve_references()
     for key, value in {**IMAGENET, **known, **wanted(config)}.items():
         path, _, last = key.rpartition(".")
+        if path == "data" and config.data.channels:
+            # The weights know nothing of such channels.
+            continue
         group = at_path(config, path)
         default = None if path == "data" else getattr(BACKBONES[config.model.backbone.name], last)
         if group[last] == default or (path == "data" and not group[last]):

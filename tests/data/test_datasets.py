@@ -13,8 +13,10 @@ def test_entries_are_consistent(name):
     k = len(entry.class_names)
     assert len(set(entry.class_names)) == k
     assert len(set(entry.palette)) == len(entry.palette) == k
-    # Every class can occur, and exactly once.
-    assert sorted(i for i in entry.ids if i != 255) == list(range(k))
+    # Every class can occur; exactly once, but for vessels, which any value is that is not 0.
+    found = sorted(i for i in entry.ids if i != 255)
+    assert found == (list(range(k)) if name != "drive" else [0] + [1] * 255)
+    assert not entry.colors or len(entry.colors) == len({*entry.colors}) == len(entry.ids)
 
 
 def test_cityscapes_table_follows_its_label_definitions():
@@ -53,6 +55,14 @@ def test_without_a_name_ids_are_the_identity_and_a_palette_is_made_up(data_confi
     assert apart.min() >= 75
     for error in (segmentation.FALSE_POSITIVE, segmentation.FALSE_NEGATIVE):
         assert np.abs(colours - error).sum(-1).min() >= 90
+
+
+@pytest.mark.parametrize("raw", [-1, 65536])
+def test_raw_ids_that_no_table_holds(data_config, raw):
+    with pytest.raises(
+        UserError, match=rf"config\.data\.ids maps raw id {raw}; raw ids are whole numbers from 0 to 65535"
+    ):
+        datasets.from_config(data_config(classes=("a", "b"), ids=((0, 0), (raw, 1))))
 
 
 def test_ids_as_pairs(data_config):

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from absl import logging
 from PIL import Image
 
 from attnseg_jax.data import decode
+from attnseg_jax.data.doctor.facts import read_mask
 from attnseg_jax.errors import UserError
 
 RNG = np.random.default_rng(5)
@@ -39,8 +41,8 @@ def test_one_bit_masks():
 
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("colour_type", [0, 3], ids=["gray", "palette"])
-def test_masks_of_2_and_4_bits(bits, colour_type):
-    """Written here: Pillow reads them and does not write them."""
+def test_masks_of_2_and_4_bits(bits, colour_type, tmp_path):
+    """Written here: Pillow reads them and does not write them. The doctor counts the same values."""
     raw = RNG.integers(0, 1 << bits, (13, 16)).astype(np.uint8)
     digits = np.unpackbits(raw[..., None], axis=-1)[..., -bits:].reshape(13, -1)
     rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(digits, axis=-1))
@@ -48,7 +50,10 @@ def test_masks_of_2_and_4_bits(bits, colour_type):
     header = struct.pack(">IIBBBBB", 16, 13, bits, colour_type, 0, 0, 0)
     palette = chunk(b"PLTE", bytes(range(3 * (1 << bits)))) if colour_type == 3 else b""
     chunks = chunk(b"IHDR", header), palette, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
-    np.testing.assert_array_equal(decode.decode_mask(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "m"), raw)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    np.testing.assert_array_equal(decode.decode_mask(data, "m"), raw)
+    (tmp_path / "m.png").write_bytes(data)
+    assert read_mask(tmp_path / "m.png").values == Counter(raw.ravel().tolist())
 
 
 def test_palette_masks_give_indices_not_colours(save, tmp_path):

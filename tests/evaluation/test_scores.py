@@ -3,10 +3,13 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
-from attnseg_jax.evaluation.tables import finite, table, to_json
+from attnseg_jax.evaluation.tables import finite, mean_iou, table, to_json
 from attnseg_jax.ops.metrics import confusion_matrix
+from attnseg_jax.train.evaluation import left_out
 
 # Truth: 6 pixels of class 0 (4 right, 2 called 1), 3 of class 1 (all right), none of 2, 1 of class 3 (called 0).
 CONFUSION = np.array([[4, 2, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]])
@@ -163,3 +166,22 @@ def test_score_batches_dispatches_a_batch_before_it_reads_the_one_before():
 def test_score_batches_refuses_counts_of_another_size():
     with pytest.raises(ValueError, match=r"\(3, 3\), expected \(4, 4\)"):
         score_batches(_eval_fn, _batches()[2], 4)
+
+
+def test_classes_that_are_left_out_of_the_means():
+    scores = Scores.from_confusion(CONFUSION).without([0])
+    assert scores.miou == pytest.approx((3 / 5 + 0) / 2) and scores.mean_dice == pytest.approx((6 / 8 + 0) / 2)
+    assert scores.class_accuracy == pytest.approx((1 + 0) / 2) and scores.pixel_accuracy == pytest.approx(0.7)
+    assert table(scores, NAMES).splitlines()[-1] == "mIoU of 2 of 4 classes: tram is absent, sky is left out"
+    values = json.loads(to_json("val", 1, scores, NAMES))
+    assert values["left_out"] == ["sky"] and values["iou"]["sky"] == pytest.approx(4 / 7)
+    assert mean_iou(values["miou"], values["iou"], values["left_out"]).startswith("0.3000 (2 of 4 classes: ")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(("rode",), r"'rode' is no class \(did you mean 'road'\?\)"), (NAMES, "leaves no class")]
+)
+def test_classes_that_cannot_be_left_out(names, message):
+    config = ConfigDict({"eval": {"ignore_classes": names}})
+    with pytest.raises(UserError, match=message):
+        left_out(config, NAMES)

@@ -249,7 +249,24 @@ def test_masks_on_disk_score_as_the_run_that_made_them(trained, predicted, evalu
     del expected["calibration_error"]
     assert json.loads(found.json) == expected | {"step": None}
     assert {path.name for path in found.picture.parent.iterdir()} == {"val.png", "val.csv", "val_confusion.png"}
-    assert found.picture.with_suffix(".csv").read_text() == evaluated.picture.with_suffix(".csv").read_text()
+    csv_text = found.picture.with_suffix(".csv").read_text()
+    assert csv_text == evaluated.picture.with_suffix(".csv").read_text()
+    _check_a_class_left_out(str(tmp_path / "masks"), trained[2], expected["iou"], csv_text)
+
+
+def _check_a_class_left_out(folder, config, iou, csv_text):
+    first, *others = iou
+    config = config.copy_and_resolve_references().unlock()
+    config.eval.ignore_classes = (first,)
+    found = evaluate_predictions(folder, config)
+    values, known = json.loads(found.json), [iou[name] for name in others if iou[name] is not None]
+    assert values["iou"] == iou and values["miou"] == pytest.approx(np.mean(known))
+    assert f"{first} is left out" in found.table.splitlines()[-1]
+    lines = found.picture.with_suffix(".csv").read_text().splitlines()
+    for line, before in zip(csv.reader(lines[1:]), csv.reader(csv_text.splitlines()[1:]), strict=True):
+        assert line[2:] == before[2:]
+        values = [float(cell) for cell in line[4:] if cell]
+        assert float(line[1] or "nan") == pytest.approx(np.mean(values) if values else np.nan, abs=1e-6, nan_ok=True)
 
 
 def test_the_scores_of_each_image(trained, predicted, evaluated):

@@ -1,17 +1,20 @@
 """From a folder to a diagnosis: layout, facts of every pair, findings, decisions."""
 
+import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from attnseg_jax.data import annotations
 from attnseg_jax.data.doctor import findings as said
-from attnseg_jax.data.doctor.facts import PairFacts, read_pair
+from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
-from attnseg_jax.data.doctor.names import find_names
+from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
@@ -22,6 +25,10 @@ from attnseg_jax.errors import UserError
 
 # A layout of the table that explains fewer of the pictures than this may not be what is meant.
 _EXPLAINED = 0.6
+# Images that tell of what kind most are.
+_SAMPLED = 9
+# Pairs up to which images that look alike are searched for unasked: a minute, or less.
+_FEW = 2000
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Plan:
       splits: those to train and evaluate on.
       pairings: the files by the splits that are stored; "" for a set without.
       pairs: by the splits of the run.
+      labels: of annotation files, in the order of the raw ids; () where masks are pictures.
     """
 
     tree: Tree
@@ -43,6 +51,7 @@ class Plan:
     splits: Splits
     pairings: dict[str, Pairing]
     pairs: dict[str, list[Pair]]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,20 @@ def make_plan(root: Path) -> Plan:
             splits.validation: [pair for pair in every if pair.name in held],
             **others_,
         }
-    return Plan(tree, layout, others, splits, pairings, pairs)
+    return Plan(tree, layout, others, splits, pairings, pairs, _labels(tree, pairs))
+
+
+def _labels(tree: Tree, pairs: dict[str, list[Pair]]) -> tuple[str, ...]:
+    """All labels of annotation files, behind what no shape covers."""
+    files = dict.fromkeys(pair.mask for of_split in pairs.values() for pair in of_split)
+    found: dict[str, None] = {}
+    for file in files:
+        if not file.lower().endswith(annotations.SUFFIX):
+            return ()
+        with contextlib.suppress(UserError):
+            found |= dict.fromkeys(annotations.labels_of(tree.root / file))
+    ground = next((name for name in annotations.GROUND if name in found), annotations.GROUND[0])
+    return (ground, *(name for name in found if name != ground))
 
 
 def _each_once(pairs: dict[str, list[Pair]], first: list[str]) -> dict[str, list[Pair]]:
@@ -146,6 +168,7 @@ def examine(
     *,
     threads: int | None = None,
     duplicates: bool = True,
+    near_duplicates: bool | None = None,
     on_pair: Callable[[PairFacts], None] = lambda facts: None,
 ) -> Diagnosis:
     """Reads every pair of a plan, in threads, and draws the conclusions.
@@ -154,30 +177,45 @@ def examine(
       plan: what to read.
       threads: one for each core by default.
       duplicates: whether images of the same bytes are looked for.
+      near_duplicates: whether images that look alike are, for which all are decoded; None where there are few.
       on_pair: is told of every pair as it comes.
     """
-    summary = Summary()
+    summary = Summary(channels=usual_channels(plan))
     jobs = [(split, pair) for split, pairs in plan.pairs.items() for pair in pairs]
-    for facts in in_threads(partial(_read, plan.tree.root), jobs, "reading images and masks", threads):
+    looks = len(jobs) <= _FEW if near_duplicates is None else near_duplicates
+    for facts in in_threads(partial(_read, plan, looks=looks), jobs, "reading images and masks", threads):
         summary.add(facts, duplicates=duplicates)
         on_pair(facts)
     return conclude(plan, summary)
 
 
-def _read(root: Path, job: tuple[str, Pair]) -> PairFacts:
+def _read(plan: Plan, job: tuple[str, Pair], *, looks: bool = False) -> PairFacts:
     split, pair = job
-    return read_pair(root, split, pair)
+    return read_pair(plan.tree.root, split, pair, plan.labels, looks=looks)
+
+
+def usual_channels(plan: Plan) -> int:
+    """What most of some images have, see `ImageFacts.channels`; 8-bit RGB where that is not clear."""
+    paths = [pair.image for pairs in plan.pairs.values() for pair in pairs]
+    found: Counter[int] = Counter({0: 0})
+    for path in paths[:: max(1, len(paths) // _SAMPLED)][:_SAMPLED]:
+        with contextlib.suppress(UserError):
+            found[read_image(plan.tree.root / path).channels] += 1
+    return found.most_common(1)[0][0]
 
 
 def first_pair(plan: Plan) -> PairFacts:
     """The facts of one pair."""
-    return _read(plan.tree.root, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
+    return _read(plan, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
 
 
 def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     """The findings and decisions that follow from what was read."""
     splits = plan.splits
-    labels = propose_labels(summary, find_names(plan.tree), plan.layout.name, splits.train)
+    names = find_names(plan.tree)
+    if plan.labels:
+        names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
+    labels = propose_labels(summary, names, plan.layout.name, splits.train)
     used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
     lacking = itertools.chain.from_iterable(
         [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()
@@ -195,5 +233,7 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     order = ("error", "warning", "note")
     found_.sort(key=lambda finding: order.index(finding.level))
     trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
-    decisions = propose(plan.tree.root, plan.layout, splits, labels, summary, left_out) if trainable else []
+    decisions = (
+        propose(plan.tree.root, plan.layout, splits, labels, summary, left_out, plan.labels) if trainable else []
+    )
     return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

@@ -3,15 +3,17 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data import decode
+from attnseg_jax.data import annotations, arrays, bands, decode
 from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
 
@@ -21,10 +23,40 @@ _KEPT_COLOURS = 48
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of the pixels of images: how many there are, and the sums of their values and squares in each channel."""
+
+    pixels: int
+    sums: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> "Moments":
+        """Of an image [h, w, c]."""
+        values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
+        return cls(len(values), values.sum(0), (values**2).sum(0))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.pixels + other.pixels, self.sums + other.sums, self.squares + other.squares)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of each channel."""
+        return self.sums / self.pixels
+
+    @property
+    def std(self) -> np.ndarray:
+        """Of each channel."""
+        return np.sqrt(np.maximum(self.squares / self.pixels - self.mean**2, 0))
+
+
+@dataclass(frozen=True)
 class ImageFacts:
     """An image file: format, mode and orientation as Pillow names them, bits of a channel, (h, w) upright and stored.
 
-    `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file.
+    `pages` is more than 1 for a TIFF or GIF of several; `digest` is that of the whole file; `channels` are those of
+    `config.data.channels`, 0 for what is read as 8-bit RGB; `moments` is there with channels, and
+    `look` (see `near.look_of`) where it was asked for.
     """
 
     format: str
@@ -36,6 +68,9 @@ class ImageFacts:
     pages: int
     alpha: bool
     digest: bytes
+    channels: int = 0
+    moments: Moments | None = None
+    look: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,22 +112,30 @@ class PairFacts:
     mask: MaskFacts | UserError
 
 
-def read_pair(root: Path, split: str, pair: Pair) -> PairFacts:
-    """The facts of a pair whose files are below `root`."""
-    image = _or_error(read_image, root / pair.image)
-    read, mask = (read_masks, [root / mask for mask in pair.masks]) if pair.more else (read_mask, root / pair.mask)
-    return PairFacts(pair.name, split, pair.image, pair.mask, image, _or_error(read, mask))
+def read_pair(root: Path, split: str, pair: Pair, labels: Sequence[str] = (), *, looks: bool = False) -> PairFacts:
+    """The facts of a pair whose files are below `root`; `labels` are those of drawn masks.
+
+    With `looks` images are decoded for their `near.look_of`.
+    """
+    image = _or_error(partial(read_image, looks=looks), root / pair.image)
+    if labels:
+        mask = _or_error(read_drawn, root / pair.mask, root / pair.image, labels)
+    elif pair.more:
+        mask = _or_error(read_masks, [root / mask for mask in pair.masks])
+    else:
+        mask = _or_error(read_mask, root / pair.mask)
+    return PairFacts(pair.name, split, pair.image, pair.mask, image, mask)
 
 
-def _or_error(read: Callable[[Any], Any], files: Any) -> Any:
+def _or_error(read: Callable[..., Any], *files: Any) -> Any:
     try:
-        return read(files)
+        return read(*files)
     except UserError as error:
         return error
 
 
-def read_image(path: Path) -> ImageFacts:
-    """The facts of an image file; its pixels are decoded only where nothing less tells that they can be.
+def read_image(path: Path, *, looks: bool = False) -> ImageFacts:
+    """The facts of an image file; its pixels are decoded where nothing less tells that they can be, or for its look.
 
     Raises:
       UserError: it is damaged.
@@ -101,6 +144,36 @@ def read_image(path: Path) -> ImageFacts:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): restore or remove it") from None
+    suffix = path.suffix.lower()
+    if arrays.is_npy(path):
+        return _of_bands(path, data, "NumPy", 1)
+    try:
+        found = _of_picture(path, data, looks)
+    except UserError:
+        if suffix not in bands.TIFF:
+            raise
+        # A kind of TIFF that Pillow does not know.
+        return _of_bands(path, data, "TIFF", 1)
+    banded = found.bits > 8 or found.mode == "RGBX" or (found.format == "TIFF" and found.pages > 1)
+    return _of_bands(path, data, found.format, found.pages) if banded else found
+
+
+def _of_bands(path: Path, data: bytes, format: str, pages: int) -> ImageFacts:
+    pixels = bands.decode_bands([path])
+    kind = bands.read_file(path).dtype if pixels.dtype != np.uint8 else pixels.dtype
+    h, w, channels = pixels.shape
+    mode = f"{channels} x {kind}"
+    digest = _digest(data)
+    return ImageFacts(
+        format, mode, 8 * kind.itemsize, (h, w), (h, w), 1, pages, False, digest, channels, Moments.of(pixels)
+    )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _of_picture(path: Path, data: bytes, looks: bool) -> ImageFacts:
 
     def read(image: Image.Image) -> ImageFacts:
         png = image.format == "PNG"
@@ -110,13 +183,13 @@ def read_image(path: Path) -> ImageFacts:
         orientation = 1 if png and b"eXIf" not in data and b"exif" not in data else decode.orientation_of(image)
         alpha = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         pages = getattr(image, "n_frames", 1)
-        if not png or b"IEND" not in data[-16:]:
+        if looks or not png or b"IEND" not in data[-16:]:
             # A JPEG is decoded to an eighth of its size, which reads all of the file.
             image.draft("RGB", (max(1, w // 8), max(1, h // 8)))
             image.load()
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        return ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, digest)
+        found = ImageFacts(image.format, mode, bits, size, (h, w), orientation, pages, alpha, _digest(data))
+        return replace(found, look=look_of(image)) if looks and bits <= 8 else found
 
     return decode.opened(data, str(path), read, verified=True)
 
@@ -133,17 +206,27 @@ def read_mask(path: Path) -> MaskFacts:
 
     def read(image: Image.Image) -> MaskFacts:
         mode, format, lossy = image.mode, image.format, decode.is_lossy(image)
-        orientation, factor = decode.orientation_of(image), decode.gray_factor(image)
+        # Before the orientation, for which Pillow decodes PNGs: it then forgets how they are stored.
+        factor, cut = decode.gray_factor(image), decode.is_cut(image)
+        orientation = decode.orientation_of(image)
         (w, h), pages = image.size, getattr(image, "n_frames", 1)
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
-        if decode.is_cut(image) or mode in ("F", "CMYK"):
+        if cut or mode in ("F", "CMYK"):
             raise UserError(
                 f"{path}: a mask of mode {mode} with more than 8 bits a channel is not read: save it as PNG"
             )
         counted = _count(image, factor)
         return MaskFacts(format, mode, size, lossy, *counted, pages=pages)
 
+    if arrays.is_npy(path):
+        pixels = arrays.load_mask(path)
+        return MaskFacts("NumPy", str(pixels.dtype), pixels.shape, False, _counted(pixels), None)
     return decode.opened(path, str(path), read, verified=True)
+
+
+def _counted(pixels: np.ndarray) -> Counter[int]:
+    found, counts = np.unique(pixels, return_counts=True)
+    return Counter(dict(zip(found.tolist(), counts.tolist())))
 
 
 def read_masks(paths: Sequence[Path]) -> MaskFacts:
@@ -154,6 +237,12 @@ def read_masks(paths: Sequence[Path]) -> MaskFacts:
     values = +Counter({0: pixels.size - ones, 1: ones})
     colours = Counter({(value,) * 3: count for value, count in values.items()})
     return MaskFacts(first.format, first.mode, pixels.shape, first.lossy, values, colours)
+
+
+def read_drawn(path: Path, image: Path, labels: Sequence[str]) -> MaskFacts:
+    """The facts of a mask that an annotation file describes."""
+    pixels = annotations.draw(path, image, labels)
+    return MaskFacts("JSON", "shapes", pixels.shape, False, _counted(pixels), None)
 
 
 def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:
@@ -174,8 +263,7 @@ def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | N
         values = Counter({value // divisor: count for value, count in pixels.items()})
         return values, Counter({(value,) * 3: count for value, count in pixels.items()}), 0, {}
     if image.mode.startswith("I"):
-        found, counts = np.unique(np.asarray(image), return_counts=True)
-        return Counter(dict(zip(found.tolist(), counts.tolist()))), None, 0, {}
+        return _counted(np.asarray(image)), None, 0, {}
     rgb = image.convert("RGB")
     found = rgb.getcolors(_MOST_COLOURS)
     if found is not None:

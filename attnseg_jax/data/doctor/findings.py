@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from attnseg_jax.data.doctor.labels import Labels
+from attnseg_jax.data.doctor.near import near_pairs
 from attnseg_jax.data.doctor.summary import Summary
 from attnseg_jax.data.layouts import Pairing
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -29,10 +30,17 @@ _PROBLEMS = {
         "error",
         "{n} mask{s} that lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",
     ),
-    "deep image": ("error", "{n} image{s} of more than 8 bits a channel, which are not read: save them with 8 bits"),
+    "other channels": ("error", "{n} image{s} of other bits or channels than most: left out"),
+    "stack": (
+        "error",
+        "{n} file{s} of many pictures, each with its mask in the other file: save every page as a file of its own",
+    ),
     "several pages": ("warning", "{n} file{s} of several pictures, of which the first is read"),
     "turned by EXIF": ("note", "{n} photograph{s} turned upright by their EXIF orientation, as masks have to be"),
-    "alpha": ("note", "{n} image{s} with a channel behind the colours (alpha), which is not used"),
+    "alpha": (
+        "note",
+        "{n} image{s} with a channel behind the colours (alpha), which is not used; a band takes data.channels",
+    ),
 }
 
 
@@ -63,15 +71,16 @@ def of_files(summary: Summary) -> list[Finding]:
         if files := summary.problems.get(kind):
             said = text.format(n=len(files), s="s" if len(files) > 1 else "")
             found.append(Finding(level, said, tuple(f"{path}: {detail}" for path, detail in files)))
-    across = [(here, before) for here, before in summary.duplicates if here[1] != before[1]]
-    within = [(here, before) for here, before in summary.duplicates if here[1] == before[1]]
-    for pairs, level, where in (
-        (across, "warning", "of another split: validation then sees what was trained on"),
-        (within, "note", "of the same split"),
-    ):
-        if pairs:
-            files = tuple(f"{here[0]} = {before[0]}" for here, before in pairs)
-            found.append(Finding(level, f"{_some(files, 'image')} equal to one {where}", files))
+    near = [((here.path, here.split), (before.path, before.split)) for here, before in near_pairs(summary.looks)]
+    for pairs, how, sign in ((summary.duplicates, "equal to", "="), (near, "nearly equal to", "~")):
+        for same, level, where in (
+            (False, "warning", "of another split: validation then sees what was trained on"),
+            (True, "note", "of the same split"),
+        ):
+            chosen = [(here, before) for here, before in pairs if (here[1] == before[1]) == same]
+            if chosen:
+                files = tuple(f"{here[0]} {sign} {before[0]}" for here, before in chosen)
+                found.append(Finding(level, f"{_some(files, 'image')} {how} one {where}", files))
     if len(summary.sizes) > 1:
         low, high = min(summary.sizes), max(summary.sizes)
         sizes = f"{len(summary.sizes)} sizes of images, from {low[1]}x{low[0]} to {high[1]}x{high[0]}"

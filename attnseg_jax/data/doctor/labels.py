@@ -3,13 +3,15 @@
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from attnseg_jax.data.datasets import DATASETS, MAX_CLASSES, UNKNOWN, Colour
+from attnseg_jax.data.datasets import DATASETS, HIGHEST_RAW, MAX_CLASSES, UNKNOWN, Colour
 from attnseg_jax.data.doctor.names import Named, NameTable
 from attnseg_jax.data.doctor.shades import centres_of, cleaned, distance, is_smoothed
 from attnseg_jax.data.doctor.summary import Key, Summary, shares, total
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _MANY_CLASSES = 60
+# The highest raw value of a known data set, without which it is hardly that.
+_HIGHEST = {"camvid": 10, "voc": 20, "ade20k": 150, "cityscapes": 12}
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,16 @@ def _order(pixels: Counter):
 
 
 def _of_values(raw: list[int], pixels: Counter, names: NameTable | None, layout: str, summary: Summary) -> Labels:
+    if far := [value for value in raw if not 0 <= value <= HIGHEST_RAW]:
+        held = f"the masks hold the value {far[0]}, and raw ids are whole numbers from 0 to {HIGHEST_RAW}"
+        return Labels({}, (), refusal=f"{held}: save classes, not numbers of objects or sums of channels")
     known = _known(raw, names, layout)
     if known:
         return known
     doubts, reasons = [], {}
     void = _void_values(raw, layout, doubts, reasons)
+    if names:
+        void |= {named.id for named in names.classes if named.id in raw and named.void}
     classes = [value for value in raw if value not in void]
     named, from_zero = _named_values(classes, names, doubts, reasons)
     if named is None:
@@ -108,7 +115,8 @@ def _known(raw: list[int], names: NameTable | None, layout: str) -> Labels | Non
         return None
     entry = DATASETS[layout]
     fits = all((value < len(entry.ids) and entry.ids[value] != UNKNOWN) or value == IGNORE_LABEL for value in raw)
-    if not fits or (layout == "camvid" and max(raw, key=lambda v: v if v != IGNORE_LABEL else -1) < 10):
+    # Other sets lie in these folders too; few of them have as many classes.
+    if not fits or max((value for value in raw if value != IGNORE_LABEL), default=0) < _HIGHEST.get(layout, 0):
         return None
     table = {value: IGNORE_LABEL if value >= len(entry.ids) else entry.ids[value] for value in raw}
     doubt = f"folders and values are those of the known data set {layout!r}; if it is another one, name its classes"

@@ -21,6 +21,8 @@ _CROP, _BATCH_PIXELS = 512, 3 << 19
 _BATCHES = (16, 8, 4, 2)
 _EPOCHS, _STEPS = 40, (400, 8000)
 _RARE = 10
+# Share of the images that show a class below which it is rare, and pairs that tell so.
+_RARELY, _LEAST_PAIRS = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,32 @@ class Decision:
 
 
 def propose(
-    root: Path, layout: Layout, splits: Splits, labels: Labels, summary: Summary, leave_out: Sequence[str]
+    root: Path,
+    layout: Layout,
+    splits: Splits,
+    labels: Labels,
+    summary: Summary,
+    leave_out: Sequence[str],
+    drawn: Sequence[str] = (),
 ) -> list[Decision]:
-    """The differences of a config from the default one, in the order in which they are read."""
+    """The differences of a config from the default one, in the order in which they are read.
+
+    Args:
+      root: the folder.
+      layout: of its files.
+      splits: to train and evaluate on.
+      labels: how masks are read.
+      summary: what was read.
+      leave_out: files that cannot be used.
+      drawn: labels of annotation files, in the order of the raw ids.
+    """
     return [
         *_of_folder(root, layout, splits, leave_out),
-        *_of_labels(labels),
+        *_of_channels(summary, splits),
+        *_of_labels(labels, drawn),
         *_of_sizes(summary, splits),
         *_of_training(summary, splits, labels),
+        *_of_sampling(summary, splits, labels),
     ]
 
 
@@ -69,7 +89,30 @@ def _of_folder(root: Path, layout: Layout, splits: Splits, leave_out: Sequence[s
     return found
 
 
-def _of_labels(labels: Labels) -> list[Decision]:
+def _of_channels(summary: Summary, splits: Splits) -> list[Decision]:
+    """For images that are not 8-bit RGB."""
+    if not summary.channels:
+        return []
+    moments = summary.moments[splits.train]
+    kinds = sorted({mode for _, mode, _ in summary.images if mode.startswith(f"{summary.channels} x ")})
+    measured = f"of {moments.pixels:,} pixels of the training images"
+    # A constant channel tells nothing, however it is scaled.
+    std = tuple(_short(value) or 1.0 for value in moments.std)
+    found = [
+        Decision("data.channels", summary.channels, f"the images are no 8-bit RGB: {', '.join(kinds)}"),
+        Decision("data.mean", tuple(map(_short, moments.mean)), f"mean of each channel, {measured}"),
+        Decision("data.std", std, "and their deviation"),
+    ]
+    if summary.channels >= 3:
+        found.append(Decision("data.show", (0, 1, 2), "the channels that pictures show as red, green and blue"))
+    return found
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _of_labels(labels: Labels, drawn: Sequence[str]) -> list[Decision]:
     reasons = labels.reasons
     if labels.known:
         return [Decision("data.name", labels.known, reasons["name"])]
@@ -77,6 +120,9 @@ def _of_labels(labels: Labels) -> list[Decision]:
         Decision("data.name", "", "no data set that is known by name"),
         Decision("data.classes", labels.names, reasons.get("classes", "")),
     ]
+    if drawn and tuple(drawn) != labels.names:
+        reason = "the labels of the annotations: the place is the raw id"
+        found.append(Decision("data.labels", tuple(drawn), reason))
     if labels.palette:
         found.append(Decision("data.palette", labels.palette, "the colours that the masks have, for pictures"))
     if labels.coloured:
@@ -158,6 +204,30 @@ def _spread(summary: Summary, splits: Splits, labels: Labels) -> float:
         return 0.0
     frequency = pixels / shared
     return float(frequency.max() / frequency.min())
+
+
+def _of_sampling(summary: Summary, splits: Splits, labels: Labels) -> list[Decision]:
+    """Rare classes are drawn more often, and images that show nothing but the first class less, where most do."""
+    values = (summary.colours if labels.coloured else summary.values).get(splits.train)
+    if not values or labels.nearest:
+        return []
+    masks: Counter[int] = Counter()
+    for raw, train in labels.table.items():
+        # An image may show several values of one class.
+        masks[train] = max(masks[train], values.masks[raw])
+    pairs = summary.pairs[splits.train]
+    rare = {labels.names[k]: n / pairs for k, n in masks.items() if k != IGNORE_LABEL and 0 < n < _RARELY * pairs}
+    found = []
+    if rare and pairs >= _LEAST_PAIRS:
+        words = ", ".join(f"{name} ({share:.1%})" for name, share in sorted(rare.items(), key=lambda item: item[1])[:6])
+        reason = f"classes that less than a tenth of the images show are drawn more often: {words}"
+        found.append(Decision("data.sampling.power", 0.5, reason))
+    most = max((n for k, n in masks.items() if k not in (0, IGNORE_LABEL)), default=pairs)
+    if len(labels.names) == 2 and most < _RARELY * 5 * pairs:
+        weight = max(0.25, round(4 * most / (pairs - most)) / 4)
+        reason = f"{1 - most / pairs:.0%} of the images show {labels.names[0]!r} alone: they are drawn less often"
+        found.append(Decision("data.sampling.empty", weight, reason))
+    return found
 
 
 def _rounded(steps: int) -> int:

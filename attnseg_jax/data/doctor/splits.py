@@ -36,10 +36,9 @@ def propose_splits(names: Sequence[str], names_of_train: Sequence[str]) -> Split
     >>> propose_splits(["test", "train", "valid"], ["a"]).validation
     'valid'
     """
-    train = next((name for name in TRAIN if name in names), "")
-    if not train:
-        train = next((name for name in names if name.startswith("train")), names[0] if names else "train")
-    validation = next((name for name in VALIDATION if name in names and name != train), "")
+    train = _first(TRAIN, names) or next((name for name in names if name.startswith("train")), "")
+    train = train or (names[0] if names else "train")
+    validation = _first(VALIDATION, [name for name in names if name != train])
     if validation:
         return Splits(train, validation, reason=f"splits that are there: {', '.join(names)}")
     share, pattern, doubt = SHARE, _groups(names_of_train), ""
@@ -54,6 +53,16 @@ def propose_splits(names: Sequence[str], names_of_train: Sequence[str]) -> Split
             "pictures is too kind; hold out a whole sequence by a third value of data.split"
         )
     return Splits(train, "val" if train != "val" else "validation", split, reason, doubt)
+
+
+def _first(words: Sequence[str], names: Sequence[str]) -> str:
+    """The first name that is one of the words, or else one of them and a number, such as a year; "" for none.
+
+    >>> _first(TRAIN, ["val2017", "train2017"]), _first(VALIDATION, ["evaluation"])
+    ('train2017', '')
+    """
+    whole = [name for word in words for name in names if name == word]
+    return [*whole, *(name for word in words for name in names if re.fullmatch(rf"{word}[^a-zA-Z]+", name)), ""][0]
 
 
 def _counted(names: Sequence[str]) -> Counter:

@@ -5,7 +5,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from attnseg_jax.data.datasets import Colour
-from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, PairFacts
+from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, Moments, PairFacts
+from attnseg_jax.data.doctor.near import Looked
 from attnseg_jax.errors import UserError
 
 Key = int | Colour
@@ -43,6 +44,8 @@ class Summary:
     """All that the doctor has read.
 
     Attributes:
+      channels: of the images that can be used, see `ImageFacts.channels`.
+      moments: of the images of a split with such.
       pairs: usable ones of each split.
       values: of gray and palette masks, by split.
       colours: of masks as pictures, by split.
@@ -54,12 +57,15 @@ class Summary:
       problems: a kind of problem -> the files, and what is to be said of each.
       unusable: images of pairs that cannot be trained on.
       duplicates: an image file and an earlier one of the same bytes, each with its split.
+      looks: of images, where they were asked for.
       palettes: the colours of an index.
       rest: pixels of colours beyond those that were counted.
       many_valued: masks of more than 64 values.
       lossy: masks whose format changes values.
     """
 
+    channels: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
     pairs: Counter = field(default_factory=Counter)
     values: dict[str, Values] = field(default_factory=lambda: defaultdict(Values))
     colours: dict[str, Values] = field(default_factory=lambda: defaultdict(Values))
@@ -71,6 +77,7 @@ class Summary:
     problems: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     unusable: list[str] = field(default_factory=list)
     duplicates: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
+    looks: list[Looked] = field(default_factory=list)
     palettes: dict[int, set[Colour]] = field(default_factory=lambda: defaultdict(set))
     rest: int = 0
     many_valued: int = 0
@@ -92,6 +99,9 @@ class Summary:
             self.unusable.append(facts.image_path)
             return
         self.pairs[facts.split] += 1
+        if image.moments:
+            before = self.moments.get(facts.split)
+            self.moments[facts.split] = before + image.moments if before else image.moments
         self._add_mask(facts, mask)
 
     def _add_image(self, facts: PairFacts, image: ImageFacts, duplicates: bool) -> None:
@@ -100,10 +110,12 @@ class Summary:
         path = facts.image_path
         if image.orientation != 1:
             self.problems["turned by EXIF"].append((path, f"orientation {image.orientation}"))
-        if image.pages > 1:
+        if image.pages > 1 and not image.channels:
             self.problems["several pages"].append((path, f"{image.pages} pages, of which the first is read"))
         if image.alpha:
             self.problems["alpha"].append((path, image.mode))
+        if image.look is not None:
+            self.looks.append(Looked(path, facts.split, image.digest, image.look))
         if duplicates:
             here = (path, facts.split)
             before = self._digests.setdefault(image.digest, here)
@@ -111,10 +123,14 @@ class Summary:
                 self.duplicates.append((here, before))
 
     def _fits(self, facts: PairFacts, image: ImageFacts, mask: MaskFacts) -> bool:
-        if image.bits > 8:
-            self.problems["deep image"].append((facts.image_path, f"{image.bits} bits a channel, mode {image.mode}"))
+        same = image.channels == self.channels
+        if not same:
+            self.problems["other channels"].append((facts.image_path, image.mode))
+        if image.pages > 1 and image.pages == mask.pages:
+            self.problems["stack"].append((facts.image_path, f"{image.pages} pages, as many as its mask"))
+            return False
         if image.size == mask.size:
-            return image.bits <= 8
+            return same
         sizes = f"{_words(mask.size)}, its image {_words(image.size)}"
         if image.stored == mask.size:
             self.problems["mask as stored"].append((facts.mask_path, f"{sizes} upright"))

@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from attnseg_jax.data.annotations import SUFFIX, labels_of
 from attnseg_jax.data.layouts import lists
+from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
+from attnseg_jax.data.layouts.coco import coco_pairs
 from attnseg_jax.data.layouts.split import check_split, held_out
 from attnseg_jax.data.layouts.templates import (
     SUFFIXES,
@@ -57,6 +60,25 @@ def _flat() -> Iterator[Form]:
             yield Form(f"{folder}{{stem}}.{image}", f"{folder}{{stem}}.{mask}")
 
 
+def _labelme() -> Iterator[Form]:
+    for folder in ("{split}/", ""):
+        yield Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}.json")
+        for name in ("annotations", "labels", "json"):
+            yield Form(f"images/{folder}{{stem}}.*", f"{name}/{folder}{{stem}}.json")
+
+
+def _coco(file: str) -> Iterator[Form]:
+    for images in ("{split}", "images/{split}"):
+        yield Form(f"{images}/{{stem}}.*", f"annotations/{file}.json", coco=True)
+    if "instances" in file:
+        for images, masks in (
+            *(("{split}", "{split}/_annotations.coco.json"), ("{split}", "annotations/{split}.json")),
+            *(("images/{split}", "annotations/{split}.json"), ("images", "annotations/instances_default.json")),
+            *(("images", "annotations.json"), ("images", "result.json")),
+        ):
+            yield Form(f"{images}/{{stem}}.*", masks, coco=True)
+
+
 _CITY = "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.*"
 _VOC = "ImageSets/Segmentation/{split}.txt"
 
@@ -77,6 +99,9 @@ LAYOUTS: dict[str, tuple[Form, ...]] = {
     ),
     "ade20k": (Form("images/{split}/{stem}.*", "annotations/{split}/{stem}.*"),),
     "flat": tuple(_flat()),
+    "labelme": tuple(_labelme()),
+    "coco": tuple(_coco("instances_{split}")),
+    "coco_panoptic": tuple(_coco("panoptic_{split}")),
     "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
 }
 """Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
@@ -104,6 +129,8 @@ class Layout:
         form = self.form.of_split(split)
         if not form.images:
             return lists.listed_pairs(tree, form.names, split)
+        if form.coco:
+            return coco_pairs(tree, form)
         if not form.names:
             return paired(tree, form)
         stems = [row.image for row in lists.read_list(tree, form.names)]
@@ -117,15 +144,24 @@ class Layout:
             return sorted({values["split"] for _, values in matches(tree, self.form.names)})
         return [name for name in splits(tree, self.form) if self.fits(tree, name)]
 
-    def fits(self, tree: Tree, split: str = "") -> bool:
-        """Whether there are files of a split, see `pairing`."""
+    def fits(self, tree: Tree, split: str = "", *, asked: bool = False) -> bool:
+        """Whether there are files of a split, see `pairing`; an error of one only where this layout was `asked` for."""
         form = self.form.of_split(split)
         if not form.images:
             return lists.is_pairs(tree, form.names)
-        if form.names and not tree.has(form.names):
+        if (form.names and not tree.has(form.names)) or (form.coco and not tree.has(form.masks)):
             return False
         folders = tree.is_folder(fixed_folder(form.images)) and tree.is_folder(fixed_folder(form.masks))
-        return folders and (self.form in _SURE or bool(self.pairing(tree, split).pairs))
+        try:
+            pairs = folders and (self.form in _SURE or self.pairing(tree, split).pairs)
+            if pairs and form.masks.endswith(SUFFIX) and not (form.coco or asked):
+                labels_of(tree.root / pairs[0].mask)
+        except UserError:
+            # Other tools have files of the same names.
+            if form.masks.endswith(SUFFIX) and not asked:
+                return False
+            raise
+        return bool(pairs)
 
 
 def _candidates(config: Any) -> list[Layout]:
@@ -146,7 +182,7 @@ def _candidates(config: Any) -> list[Layout]:
                 "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
-        form = Form(config.images, config.masks, config.lists)
+        form = Form(of_first_band(config), config.masks, config.lists)
         check(form)
         return [Layout("templates", form)]
     if config.lists and config.layout in ("auto", "lists"):
@@ -172,7 +208,7 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
     unsplit = None
     for layout in layouts:
         if layout.has_splits or not layout.form.images:
-            if layout.fits(tree, stored):
+            if layout.fits(tree, stored, asked=config.layout != "auto"):
                 return layout, tree
         elif unsplit is None and layout.fits(tree):
             unsplit = layout
@@ -216,6 +252,9 @@ def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
     missing = [name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]
     # Masks of images that are left out have none.
     found = replace(found, missing=missing, without_image=[] if config.leave_out else found.without_image)
+    if config.bands:
+        images = config.images.replace("{split}", _stored_split(config, split))
+        found = replace(found, pairs=with_bands(tree, images, config.bands, found.pairs))
     if not config.split or split not in (config.train_split, config.eval_split):
         return found
     held = held_out([pair.name for pair in found.pairs], config.split)

@@ -16,7 +16,7 @@ from attnseg_jax.errors import UserError
 
 FIRST_SUFFIXES = (".png", ".jpg", ".jpeg")
 """Where two pictures differ in their suffix alone, one of these is meant rather than one of the others."""
-SUFFIXES = (*FIRST_SUFFIXES, ".tif", ".tiff", ".bmp", ".gif", ".webp")
+SUFFIXES = (*FIRST_SUFFIXES, ".tif", ".tiff", ".bmp", ".gif", ".webp", ".npy")
 
 _ANY_SUFFIX = r"\.(?:" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")"
 _TOKEN = re.compile(r"\{(\w+)\}|(\*)")
@@ -32,12 +32,14 @@ class Form:
       masks: template of their masks.
       names: template of text files that list the stems of a split, one a line; "" where the folders tell.
       objects: whether an image has a mask for each of its objects, which differ in `{stem}`.
+      coco: whether `masks` is a JSON file of COCO, which lists the images.
     """
 
     images: str
     masks: str
     names: str = ""
     objects: bool = False
+    coco: bool = False
 
     @property
     def has_splits(self) -> bool:
@@ -47,20 +49,26 @@ class Form:
     def of_split(self, split: str) -> "Form":
         """The form of one split alone."""
         parts = (part.replace("{split}", split) for part in (self.images, self.masks, self.names))
-        return Form(*parts, objects=self.objects)
+        return Form(*parts, objects=self.objects, coco=self.coco)
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image and its mask, as paths below the folder of the set; `name` is what tells the pair from others.
 
-    `more` are the masks of further objects.
+    `more` are the masks of further objects, `bands` the files of further channels.
     """
 
     name: str
     image: str
     mask: str
     more: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """All files of the image."""
+        return self.image, *self.bands
 
     @property
     def masks(self) -> tuple[str, ...]:
@@ -233,7 +241,7 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
     alone = Counter(_key(values, shared) for _, values in images.values())
     pairs, without, used = [], [], set()
     for path, values in images.values():
-        name = _name(values)
+        name = name_of(values)
         if listed is not None and name not in listed:
             continue
         key = _key(values, shared)
@@ -242,7 +250,7 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
             used.add(key)
         else:
             without.append((path, _filled(form.masks, values)))
-    known = {_name(values) for _, values in images.values()}
+    known = {name_of(values) for _, values in images.values()}
     missing = [] if listed is None else [name for name in listed if name not in known]
     # A list leaves masks of other splits aside.
     unused = [] if listed is not None else [masks[key][0] for key in masks if key not in used]
@@ -290,7 +298,7 @@ def _first(path: str) -> bool:
     return path.lower().endswith(FIRST_SUFFIXES)
 
 
-def _name(values: Mapping[str, str]) -> str:
+def name_of(values: Mapping[str, str]) -> str:
     """What tells a pair from others: its fields, folders before the stem."""
     inner = [value for key, value in values.items() if key not in ("split", "stem") and value]
     return "/".join([*inner, values["stem"]])

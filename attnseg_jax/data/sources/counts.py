@@ -43,7 +43,7 @@ def survey(
 
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
         sample = source[index]
-        check_sample(sample)
+        check_sample(sample, source.info.channels)
         on_read(index)
         label = sample["label"]
         check_size(source, index, label.shape)

@@ -1,6 +1,8 @@
 """A source of image and mask files in folders."""
 
+import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Integer
 
-from attnseg_jax.data import datasets, decode, layouts
+from attnseg_jax.data import annotations, bands, datasets, decode, layouts
 from attnseg_jax.errors import UserError
 
 
@@ -28,32 +30,45 @@ class FolderSource:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._root = tree.root
         pairs = _checked(self._root, layout.form.of_split(split), layouts.pairing_of(config, split, layout, tree))
-        self._pairs = [(self._root / pair.image, [self._root / mask for mask in pair.masks]) for pair in pairs]
+        self._pairs = [
+            ([self._root / image for image in pair.images], [self._root / mask for mask in pair.masks])
+            for pair in pairs
+        ]
+        self._channels = config.channels
+        self._labels = config.labels or self.info.class_names
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, masks = self._pairs[index]
+        images, masks = self._pairs[index]
+        image = functools.partial(bands.decode_bands, images, self._channels) if self._channels else images[0]
+        mask = functools.partial(self.raw, index) if self._is_drawn(masks) else masks
         pixels, label = decode.decode_pair(
-            image, masks, str(image), str(masks[0]), self._table, self._colors, nearest=self._nearest
+            image, mask, str(images[0]), str(masks[0]), self._table, self._colors, nearest=self._nearest
         )
-        return {"image": pixels, "label": label, "id": image.stem}
+        return {"image": pixels, "label": label, "id": images[0].stem}
 
     def files(self) -> dict[str, Path]:
         """The image and mask files by their names below the data set's folder."""
-        return {os.path.relpath(path, self._root): path for image, masks in self._pairs for path in (image, *masks)}
+        return {os.path.relpath(path, self._root): path for images, masks in self._pairs for path in (*images, *masks)}
 
     def raw(self, index: int) -> Integer[np.ndarray, "h w"]:
         """The mask at `index` before the table of ids."""
-        _, masks = self._pairs[index]
+        images, masks = self._pairs[index]
+        if self._is_drawn(masks):
+            return annotations.draw(masks[0], images[0], self._labels)
         return decode.decode_masks(masks, str(masks[0]), self._colors, nearest=self._nearest)
+
+    @staticmethod
+    def _is_drawn(masks: Sequence[Path]) -> bool:
+        return masks[0].suffix.lower() == annotations.SUFFIX
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
         if index not in self._sizes:
-            image, _ = self._pairs[index]
-            self._sizes[index] = decode.decode_size(image, str(image))
+            (image, *_), _ = self._pairs[index]
+            self._sizes[index] = bands.bands_size(image) if self._channels else decode.decode_size(image, str(image))
         return self._sizes[index]
 
 

@@ -21,6 +21,8 @@ class TfdsSource:
     prepared = True
 
     def __init__(self, config: Any, split: str):
+        if config.channels:
+            raise UserError(f"config.data.channels={config.channels} is for a 'folder' source: TFDS gives 8-bit RGB")
         self.info = datasets.info(config)
         dataset = datasets.from_config(config)
         self._nearest = decode.takes_nearest(config.mask_values)

@@ -5,12 +5,13 @@ it returns a new sample and leaves the arrays that it was given as they are. It 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from attnseg_jax.data import regions
+from attnseg_jax.data.transforms import degrade, geometry, mixing
 from attnseg_jax.data.transforms.colour import colour_jitter
 from attnseg_jax.data.transforms.crop import scale_crop
 from attnseg_jax.data.transforms.fields import Sample, batch_fields, whole
@@ -26,6 +27,17 @@ TRANSFORMS: dict[str, Transform] = {
     "flip": flip,
     "colour_jitter": colour_jitter,
     "normalise_pad": normalise_pad,
+    "vertical_flip": geometry.vertical_flip,
+    "right_angle": geometry.right_angle,
+    "affine": geometry.affine,
+    "gamma": degrade.gamma,
+    "blur": degrade.blur,
+    "noise": degrade.noise,
+    "jpeg": degrade.jpeg,
+    "cutout": degrade.cutout,
+    "copy_paste": mixing.copy_paste,
+    "class_mix": mixing.class_mix,
+    "mosaic": mixing.mosaic,
 }
 """Transforms by name (`config.data.transforms`)."""
 
@@ -48,6 +60,18 @@ def _transform(name: str) -> Transform:
     return transform
 
 
+def needs_others(config: Any) -> bool:
+    """Whether a transform of a `config.data` asks for further samples, see `mixing`.
+
+    Raises:
+      UserError: there are regions too, which are of one image.
+    """
+    mixed = [name for name, transform in chosen(config) if getattr(transform, "needs_others", False)]
+    if mixed and regions.used(config.regions):
+        raise UserError(f"{_KEY}: {mixed[0]!r} mixes images, and config.data.regions are of one: leave one of them out")
+    return bool(mixed)
+
+
 def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """The training augmentation of one sample by a `config.data`: 'image' float32 [h, w, 3] and 'label' int32 [h, w].
 
@@ -57,14 +81,7 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     Raises:
       UserError: a transform is unknown, or what they leave is no image with its label.
     """
-    for name, transform in chosen(config):
-        sample = transform(sample, rng, config)
-        if not isinstance(sample, dict):
-            raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
-        if lost := {"image", "label"} - sample.keys():
-            raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
-        if wrong := _not_pixels(sample):
-            raise UserError(f"{_KEY}: {name!r} returned {wrong}")
+    *_, (_, sample) = stages(sample, rng, config)
     image, label = sample["image"], sample["label"]
     if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
         raise UserError(
@@ -75,15 +92,29 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     return regions.for_model(batch_fields(sample), config.regions, rng)
 
 
-def _not_pixels(sample: Sample) -> str:
+def stages(sample: Sample, rng: np.random.Generator, config: Any) -> Iterator[tuple[str, Sample]]:
+    """The sample before any transform, under the name "", and after each of them; errors as of `augment`."""
+    yield "", sample
+    for name, transform in chosen(config):
+        sample = transform(sample, rng, config)
+        if not isinstance(sample, dict):
+            raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
+        if lost := {"image", "label"} - sample.keys():
+            raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
+        if wrong := _not_pixels(sample, config.channels or 3):
+            raise UserError(f"{_KEY}: {name!r} returned {wrong}")
+        yield name, sample
+
+
+def _not_pixels(sample: Sample, channels: int) -> str:
     """What image and label are, where they are no picture and its ids; else ""."""
     image, label = (np.asarray(sample[name]) for name in ("image", "label"))
     if image.dtype.kind not in "uif":
         return f"an image of {image.dtype}: it must hold integers or floats"
     if label.dtype.kind not in "ui":
         return f"a label of {label.dtype}: it must hold integers"
-    if label.ndim != 2 or image.shape != (*label.shape, 3):
-        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, 3) and (h, w)"
+    if label.ndim != 2 or image.shape != (*label.shape, channels):
+        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, {channels}) and (h, w)"
     return ""
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from PIL import Image
 
 from attnseg_jax.data.transforms.fields import Sample
@@ -11,8 +11,23 @@ from attnseg_jax.data.transforms.fields import Sample
 
 def colour_jitter(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """Change the colours of the 'image', which becomes float32 in 0..255, by the strengths in `config`."""
+    if config.channels:
+        return {**sample, "image": brightness_contrast(sample["image"], rng, config.brightness, config.contrast)}
     strengths = {name: getattr(config, name) for name in ("brightness", "contrast", "saturation", "hue")}
     return {**sample, "image": jittered(sample["image"], rng, **strengths)}
+
+
+def brightness_contrast(
+    image: Shaped[np.ndarray, "h w c"], rng: np.random.Generator, brightness: float, contrast: float
+) -> Float32[np.ndarray, "h w c"]:
+    """An image of any channels and range, all of them brighter or darker and of more or less contrast, as `jittered`.
+
+    Contrast is towards the mean of each channel.
+    """
+    bright, contr = (max(0.0, 1 + f * v) for f, v in zip(rng.uniform(-1, 1, 2), (brightness, contrast)))
+    pixels = image.astype(np.float32) * np.float32(bright)
+    mean = pixels.mean((0, 1), keepdims=True)
+    return (pixels - mean) * np.float32(contr) + mean
 
 
 def jittered(

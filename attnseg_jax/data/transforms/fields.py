@@ -1,8 +1,9 @@
 """The fields of a sample, and the parts of them that a crop takes.
 
 A sample is a dict: 'image' uint8 [h, w, 3], 'label' uint8 [h, w], 'id' str, and whatever else a source or a transform
-adds. A field that is an array and whose first two axes are the image's is a *pixel field*: it is resized, cropped,
-mirrored and padded with the image. One whose name begins with `image` is a picture: resized bilinearly and normalised.
+adds; with `config.data.channels` the image has so many, and may be float32. A field that is an array and whose first
+two axes are the image's is a *pixel field*: it is resized, cropped, mirrored and padded with the image. One whose name
+begins with `image` is a picture: resized bilinearly and normalised.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Sample = dict[str, Any]
 
-HOST_FIELDS = ("id", "offset")
+HOST_FIELDS = ("id", "offset", "others")
 """Fields that do not go into a batch."""
 
 PADDING: dict[str, np.generic] = {"image": np.float32(0), "label": np.int32(IGNORE_LABEL), "regions": np.int32(-1)}
@@ -120,10 +121,10 @@ def whole(size: tuple[int, int], factor: float) -> Window:
     return Window(scaled, (0, 0), scaled)
 
 
-def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w 3"]:
-    """(image - mean) / std per channel, in float32; all three on the scale 0..255, of red, green and blue.
+def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w c"]:
+    """(image - mean) / std per channel, in float32; all three on the scale of the image's values.
 
-    The channels of the result are in `channel_order`, 'rgb' or 'bgr'.
+    Mean and deviation are of red, green and blue. The channels of the result are in `channel_order`, 'rgb' or 'bgr'.
     """
     image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return image[..., ::-1] if channel_order == "bgr" else image

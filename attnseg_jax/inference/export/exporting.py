@@ -158,6 +158,8 @@ def export(
     with portable(), _on(_platform(wanted.platforms)):
         # One at a time, as a program is run in the comparison.
         predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
+        if channels := predictor.config.data.channels:
+            raise UserError(f"{source}: models of config.data.channels={channels} are not exported: hand the run on")
         FORMATS[form].check(predictor, wanted)
         folder = _free(output, source, form)
         with tempfile.TemporaryDirectory() as scratch, _until_proven(folder) as unproven:

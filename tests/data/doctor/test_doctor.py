@@ -279,6 +279,17 @@ def test_nothing_to_train_on(write, masks, words):
     assert not diagnosis.decisions and any(words in error for error in sentences(diagnosis, "error"))
 
 
+def test_values_beyond_every_table_are_refused(tmp_path, save):
+    for i in range(4):
+        save(tmp_path / f"images/{i}.png", photo())
+        save(tmp_path / f"masks/{i}.tif", (S(1) * np.int32(70000)).astype(np.int32))
+    diagnosis = diagnose(tmp_path)
+    assert not diagnosis.decisions
+    assert diagnosis.labels.refusal.startswith(
+        "the masks hold the value 70000, and raw ids are whole numbers from 0 to"
+    )
+
+
 def test_numbers_of_objects_are_not_classes(write):
     masks = []
     for count in range(6, 20):

@@ -174,10 +174,11 @@ config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", images="", masks="",
     lists="", split=(), leave_out=(), mask_values="exact", train_split="train", eval_split="val",
     classes=tuple("abcdefg"), palette=(),
-    ids=(), colors=(), transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
+    ids=(), colors=(), channels=0, bands=(), show=(), labels=(),
+    transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
     saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb", threads=2, resolution=1.0,
-    regions=SimpleNamespace(method="none"))
+    sampling=SimpleNamespace(power=0, empty=1), regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)
 batches = train_batches(source, config, batch_size=2, seed=0)
