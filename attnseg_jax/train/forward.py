@@ -30,8 +30,7 @@ def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
     if wanted.mode == "whole" and (wanted.window or wanted.stride):
         key = "window" if wanted.window else "stride"
         raise UserError(f"config.eval.{key}={tuple(wanted[key])} is for windows: set config.eval.mode='slide', too")
-    plain = wanted.mode == "whole" and wanted.scales == (1.0,) and not wanted.flip
-    if plain:
+    if is_plain(config):
         return partial(_whole, model)
     if len(model_inputs(model)) > 1:
         raise UserError(
@@ -43,6 +42,11 @@ def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
     if wanted.mode == "slide":
         options = {"blend": wanted.blend, "rows": wanted.windows, **window_and_stride(config, multiple)}
     return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
+
+
+def is_plain(config: ConfigDict) -> bool:
+    """Whether the model sees whole images as they are, in one view."""
+    return config.eval.mode == "whole" and tuple(config.eval.scales) == (1.0,) and not config.eval.flip
 
 
 def window_and_stride(config: ConfigDict, multiple: int) -> Mapping[str, tuple[int, int]]:
