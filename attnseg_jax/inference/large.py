@@ -1,5 +1,6 @@
 """TIFF files of any size, predicted in windows and written by tiles: memory holds a band of rows, not the picture."""
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from attnseg_jax.data.pipeline import padded_size
@@ -82,7 +84,8 @@ def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple
     padded = padded_size((reader.height, reader.width), predictor.multiple)
     window = tuple(min(n, m) for n, m in zip(sizes["window"], padded))
     tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
-    weights = importance(window, config.eval.blend)
+    weights, devices = importance(window, config.eval.blend), predictor.mesh.size if predictor.mesh else 1
+    count = -(-config.eval.windows // devices) * devices
     logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
     wide = max(window[1], band // (window[0] * classes * 4))
     for left in range(0, reader.width, wide):
@@ -92,9 +95,9 @@ def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple
         total = np.zeros((window[0], last - first, classes), np.float32)
         for top, following in zip(tops, [*tops[1:], padded[0]]):
             rows = _padded(reader.rows(top, top + window[0]), config.data, (window[0], padded[1]))
-            for part in range(0, len(columns), config.eval.windows):
-                places = columns[part : part + config.eval.windows]
-                found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), config.eval.windows)
+            for part in range(0, len(columns), count):
+                places = columns[part : part + count]
+                found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
                 for x, values in zip(places, found):
                     total[:, x - first : x - first + window[1]] += values
             # No later window reaches these rows.
@@ -121,8 +124,11 @@ def _logits(
     program: Callable, predictor: Predictor, weights: np.ndarray, windows: np.ndarray, count: int
 ) -> Float[np.ndarray, "n h w k"]:
     """Those of windows, in a program for `count` of them."""
-    filled = np.concatenate([windows, np.repeat(windows[:1], count - len(windows), 0)])
-    return np.asarray(program(predictor.model, predictor.variables, weights, filled))[: len(windows)]
+    filled, mesh = np.concatenate([windows, np.repeat(windows[:1], count - len(windows), 0)]), predictor.mesh
+    if mesh:
+        filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        return np.asarray(program(predictor.model, predictor.variables, weights, filled))[: len(windows)]
 
 
 def _tifffile(path: Path) -> Any:

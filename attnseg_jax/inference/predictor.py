@@ -1,5 +1,6 @@
 """Pictures in, masks out: a trained model as one object."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -63,6 +65,7 @@ class Predictor:
       config: of the run.
       forward: (variables, inputs of the model) -> logits, as `config.eval` says.
       multiple: of which height and width are once the pictures are padded.
+      mesh: the devices that share the windows of a picture; None where one does everything.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
@@ -89,7 +92,10 @@ class Predictor:
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
         configs.apply_changes(self.config, changes)
         self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
-        self.forward = make_forward(self.config, self.model)
+        self.mesh = _mesh() if self.config.eval.mode == "slide" else None
+        self.forward = make_forward(self.config, self.model, self.mesh)
+        if self.mesh:
+            self.variables = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
         self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
 
@@ -231,7 +237,9 @@ class Predictor:
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
             outputs = functools.partial(model_outputs, self.forward, form, extras)
-            program = jax.jit(outputs).lower(self.variables, *abstract).compile()
+            # The mesh is what a kernel that needs one device learns from how to spread itself.
+            with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+                program = jax.jit(outputs).lower(self.variables, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
                 # For the next batch as large as this one, too.
@@ -245,6 +253,12 @@ class Predictor:
                     f"device that has {free / 2**30:.3g} GiB left: cut it into smaller ones"
                 )
             rows //= 2
+
+
+def _mesh() -> Mesh | None:
+    """The devices of this process, where there are several."""
+    devices = jax.local_devices()
+    return Mesh(np.array(devices), ("windows",), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
 
 
 def checked_batch_size(given: int | None, usual: int) -> int:

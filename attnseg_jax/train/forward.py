@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
@@ -18,8 +19,10 @@ Forward = Callable[..., Float[Array, "b h w k"]]
 """(variables, *inputs of the model) -> logits of the size of the images, float32."""
 
 
-def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
+def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None) -> Forward:
     """What `config.eval` asks for: the model on whole images or in windows, on the image alone or on several views.
+
+    `mesh` is that of the devices that share the windows of an image; None where each has images of its own.
 
     Raises:
       UserError: values that do not fit the model or one another.
@@ -40,7 +43,11 @@ def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
     multiple = evaluation_multiple(config, model)
     options = {}
     if wanted.mode == "slide":
-        options = {"blend": wanted.blend, "rows": wanted.windows, **window_and_stride(config, multiple)}
+        rows, sharding = wanted.windows, None
+        if mesh is not None:
+            rows = -(-rows // mesh.size) * mesh.size
+            sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **window_and_stride(config, multiple)}
     return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
 
 

@@ -4,6 +4,7 @@ import csv
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tifffile
@@ -75,6 +76,26 @@ def test_in_columns(predictor, picture, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.tif")), gray)
 
 
+def test_windows_spread_over_devices(workdir, picture, monkeypatch):
+    """Eight devices give what one does, in memory and by bands (above); the program is theirs together."""
+    pixels, mask = picture
+    eight = Predictor(workdir, changes=WINDOWS)
+    assert eight.mesh.size == len(jax.devices()) == 8
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda *_: jax.devices()[:1])
+        one = Predictor(workdir, changes=WINDOWS)
+        assert one.mesh is None
+        single = one(pixels, extras=["probabilities"])
+    found = eight(pixels, extras=["probabilities"])
+    np.testing.assert_array_equal(found.mask, single.mask)
+    np.testing.assert_array_equal(found.mask, mask)
+    np.testing.assert_allclose(
+        found.probabilities.astype(np.float32), single.probabilities.astype(np.float32), rtol=0, atol=1e-3
+    )
+    (program, _), *_ = eight._programs.values()
+    assert "num_partitions=8" in program.as_text()
+
+
 def test_what_is_refused(workdir, predictor, picture, tmp_path, monkeypatch):
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, picture[0], photometric="rgb")
@@ -139,7 +160,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_20000_rows_and_columns_in_2_gib(workdir, tmp_path):
+def test_20000_rows_and_columns_in_2_gib(make_config, tmp_path):
+    # Attention would take long in windows of this size.
+    changes = {"optimizer__ema_decay": 0.0, "model__attention__name": "none"}
+    workdir = save_random_run(make_config(**changes), tmp_path / "run")
     rng = np.random.default_rng(0)
     some = rng.integers(0, 256, (4, 512, 512, 3), np.uint8)
     tiles = (some[i % 4] for i in range(40 * 40))

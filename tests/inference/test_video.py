@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from workdirs import save_random_run
 
+from attnseg_jax.errors import UserError
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.video import Film, frames, is_video
 
 
-def test_without_the_package(call, make_config, tmp_path, monkeypatch):
-    run = save_random_run(make_config(optimizer__ema_decay=0.0), tmp_path / "run")
-    (tmp_path / "clip.mp4").write_bytes(b"no video")
+def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    code, _, err = call("attnseg_jax/cli/predict.py", f"--model={run}", "--input=clip.mp4", "--output=out")
-    assert code == 2 and "clip.mp4: a video needs the package av (PyAV): pip install av" in err
+    with pytest.raises(UserError, match=r"clip\.mp4: a video needs the package av \(PyAV\): pip install av"):
+        next(frames(Picture("clip.mp4", tmp_path / "clip.mp4")))
 
 
 def test_frames_are_predicted(call, make_config, tmp_path):
