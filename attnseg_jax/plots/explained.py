@@ -90,8 +90,10 @@ def suspect_picture(found: Suspect, image: UInt8[np.ndarray, "h w 3"]) -> Image.
     mask = np.zeros((h, w), bool)
     bottom, right = found.top + found.mask.shape[0], found.left + found.mask.shape[1]
     mask[found.top : bottom, found.left : right] = found.mask
-    margin = max(24, *(n // 2 for n in found.mask.shape))
-    box = np.s_[max(0, found.top - margin) : bottom + margin, max(0, found.left - margin) : right + margin]
+    # A square, for several pictures beside each other.
+    reach = max(24, *found.mask.shape)
+    y, x = (found.top + bottom) // 2, (found.left + right) // 2
+    box = np.s_[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach]
     picture = np.where(_outline(mask)[..., None], np.uint8(_OUTLINE), shown)[box]
     factor = max(1, _CROP // max(picture.shape[:2]))
     return _reduced(picture.repeat(factor, 0).repeat(factor, 1))

@@ -31,7 +31,7 @@ h3 { font-size: 1rem; margin: 1.4rem 0 0 } .explained p { margin: .2rem 0 .4rem 
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: .6rem }
 .panels figure { margin: 0 } .panels img { width: 100%; image-rendering: pixelated } .panels .look { display: block }
 .panels .look[hidden], [hidden] { display: none }
-@media (max-width: 40rem) { .explained .panels { grid-template-columns: 1fr 1fr } .look { grid-column: 1 / -1 } }
+@media (max-width: 40rem) { .panels { grid-template-columns: 1fr 1fr } .look { grid-column: 1 / -1 } }
 .stage { position: relative; cursor: crosshair } .stage:focus { outline: 3px solid #30638e; outline-offset: 2px }
 .stage img { filter: grayscale(1) } .stage canvas { position: absolute; inset: 0; width: 100%; height: 100% }
 .mark { position: absolute; width: 12px; height: 12px; margin: -8px; border: 2px solid #00e5ff; border-radius: 50%;
