@@ -39,7 +39,9 @@ def main() -> None:
     args = parser.parse_args()
     model = build_model(camvid_efficientnet_lite0.get_config().model, CLASSES)
     image = np.random.default_rng(0).normal(size=(1, args.height, args.width, 3)).astype(np.float32)
-    variables = jax.jit(model.init)(jax.random.key(0), image[:, : args.window[0], : args.window[1]])
+    rng, part = np.random.default_rng(1), image[:, : args.window[0], : args.window[1]]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), part)
+    variables = jax.tree.map(lambda x: rng.uniform(0, 0.1, x.shape).astype(x.dtype), shapes)
     runs, found = {}, {}
     one = jax.jit(lambda v, x: model.apply(v, x, train=False).logits)
     runs["one at a time"], found["one at a time"] = loop(one, variables, image, args)

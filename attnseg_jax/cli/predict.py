@@ -24,9 +24,7 @@ The same command again goes on where it was stopped. A picture that cannot be re
 """
 
 import contextlib
-import csv
 import functools
-import io
 import json
 import math
 import time
@@ -42,6 +40,7 @@ from attnseg_jax.cli.attention import points_of
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.files import check_folder, expanded, write_atomically
 from attnseg_jax.inference import pictures
+from attnseg_jax.inference.areas import Areas, csv_bytes
 from attnseg_jax.inference.geotiff import UNREADABLE, is_large, size_of
 from attnseg_jax.inference.large import predict_large
 from attnseg_jax.inference.prediction import KINDS, Prediction, outputs
@@ -162,7 +161,7 @@ def _by_bands(picture: pictures.Picture, predictor: Predictor) -> bool:
     return (config is not None and config.eval.mode == "slide") or math.prod(size_of(picture.path)) > UNREADABLE
 
 
-def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path, areas: "Areas") -> None:
+def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path, areas: Areas) -> None:
     """The mask and the areas of a very large TIFF file, which has no other outputs."""
     logging.info("%s: too large for anything but its mask, which is predicted in windows", picture.name)
     counts = predict_large(predictor, picture.path, outputs(picture, folder, ["mask"])["mask"])
@@ -170,7 +169,7 @@ def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path
 
 
 def _predict_video(
-    video: pictures.Picture, predictor: Predictor, folder: Path, kinds: Sequence[str], areas: "Areas"
+    video: pictures.Picture, predictor: Predictor, folder: Path, kinds: Sequence[str], areas: Areas
 ) -> None:
     """The frames of a video as pictures in a folder of its name, and one video of their overlays."""
     extras, single = [kind for kind in kinds if kind in EXTRAS], [kind for kind in kinds if kind != "overlay"]
@@ -243,76 +242,9 @@ def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]
 
 def _classes(predictor: Predictor) -> bytes:
     rows = zip(predictor.info.class_names, np.asarray(predictor.info.palette).tolist(), strict=True)
-    return _encoded(
+    return csv_bytes(
         [["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))]
     )
-
-
-class Areas:
-    """`areas.csv`: a line for each picture, at once, so that it tells which are done.
-
-    Args:
-      path: of the file; its whole lines are kept.
-      names: of the classes.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str]):
-        header = [
-            "picture",
-            "output",
-            "height",
-            "width",
-            *(f"{name} {what}" for name in names for what in ("pixels", "share")),
-        ]
-        rows = _rows(path)
-        if rows and rows[0] != header:
-            raise UserError(f"{path} has the columns of other classes: give another --output, or remove it")
-        self._path, self._header = path, header
-        self._rows = {row[1]: row for row in rows[1:] if len(row) == len(header)}
-        self._write_all()
-
-    def __contains__(self, picture: pictures.Picture) -> bool:
-        return str(picture.target) in self._rows
-
-    def check_free(self, picture: pictures.Picture) -> None:
-        """Raises UserError where another picture has the outputs that this one would have."""
-        row = self._rows.get(str(picture.target))
-        if row and Path(row[0]).resolve() != picture.path.resolve():
-            raise UserError(
-                f"{picture.name}: its outputs would replace those of {row[0]} in {self._path.parent}: give another "
-                "--output"
-            )
-
-    def add(self, picture: pictures.Picture, size: tuple[int, int], counts: Sequence[int]) -> None:
-        """Appends the line of a picture with the pixels of each class; one that is there is replaced."""
-        target, (h, w) = str(picture.target), size
-        known = target in self._rows
-        numbers = (value for count in counts for value in (count, f"{count / max(sum(counts), 1):.6f}"))
-        self._rows[target] = [picture.name, target, h, w, *numbers]
-        if known:
-            self._write_all()
-        else:
-            with self._path.open("ab") as file:
-                file.write(_encoded([self._rows[target]]))
-
-    def _write_all(self) -> None:
-        write_atomically(self._path, _encoded([self._header, *self._rows.values()]))
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The whole lines of a file; a last one that was cut short has no end."""
-    try:
-        text = path.read_bytes().decode(errors="surrogateescape")
-    except FileNotFoundError:
-        return []
-    return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-
-
-def _encoded(rows: Sequence[Sequence]) -> bytes:
-    """The rows as lines; names of files that are no UTF-8 stay as they are."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode(errors="surrogateescape")
 
 
 main = functools.partial(entry.run, _predict, _flags, usage=__doc__, check=changes.spelled_out)
