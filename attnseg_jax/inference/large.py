@@ -128,7 +128,7 @@ def _logits(
     if mesh:
         filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        return np.asarray(program(predictor.model, predictor.variables, weights, filled))[: len(windows)]
+        return np.asarray(program(predictor.model, predictor.placed, weights, filled))[: len(windows)]
 
 
 def _tifffile(path: Path) -> Any:

@@ -66,6 +66,7 @@ class Predictor:
       forward: (variables, inputs of the model) -> logits, as `config.eval` says.
       multiple: of which height and width are once the pictures are padded.
       mesh: the devices that share the windows of a picture; None where one does everything.
+      placed: the variables on these devices.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
@@ -92,10 +93,11 @@ class Predictor:
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
         configs.apply_changes(self.config, changes)
         self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
-        self.mesh = _mesh() if self.config.eval.mode == "slide" else None
-        self.forward = make_forward(self.config, self.model, self.mesh)
+        self.forward, self.placed = make_forward(self.config, self.model), self.variables
+        self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
         if self.mesh:
-            self.variables = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
+            self._forward = make_forward(self.config, self.model, self.mesh)
+            self.placed = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
         self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
 
@@ -220,7 +222,7 @@ class Predictor:
         found = []
         for start in range(0, len(samples), rows):
             part = [_filled(x[start : start + rows], rows) for x in inputs]
-            outputs = jax.device_get(program(self.variables, *part))
+            outputs = jax.device_get(program(self.placed, *part))
             count = min(rows, len(samples) - start)
             found += [{name: x[row] for name, x in outputs.items()} for row in range(count)]
         return found
@@ -236,10 +238,10 @@ class Predictor:
                 return self._programs[key]
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(model_outputs, self.forward, form, extras)
+            outputs = functools.partial(model_outputs, self._forward, form, extras)
             # The mesh is what a kernel that needs one device learns from how to spread itself.
             with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
-                program = jax.jit(outputs).lower(self.variables, *abstract).compile()
+                program = jax.jit(outputs).lower(self.placed, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
                 # For the next batch as large as this one, too.
