@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import UInt8
+from jaxtyping import PyTree, UInt8
 from PIL import Image
 
 from attnseg_jax.data.pipeline import evaluation_sample
@@ -66,7 +66,6 @@ class Predictor:
       forward: (variables, inputs of the model) -> logits, as `config.eval` says.
       multiple: of which height and width are once the pictures are padded.
       mesh: the devices that share the windows of a picture; None where one does everything.
-      placed: the variables on these devices.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
@@ -93,13 +92,18 @@ class Predictor:
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
         configs.apply_changes(self.config, changes)
         self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
-        self.forward, self.placed = make_forward(self.config, self.model), self.variables
+        self.forward = make_forward(self.config, self.model)
         self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
         if self.mesh:
             self._forward = make_forward(self.config, self.model, self.mesh)
-            self.placed = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
+            self._spread = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
         self.multiple = evaluation_multiple(self.config, self.model)
         self._programs: dict[tuple, Callable] = {}
+
+    @property
+    def placed(self) -> PyTree:
+        """The variables where the programs of pictures take them: on all devices of the mesh, where there is one."""
+        return self._spread if self.mesh else self.variables
 
     def __call__(
         self, images: str | Path | np.ndarray | Image.Image | Sequence[Any], *, extras: Sequence[str] = ()
