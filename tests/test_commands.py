@@ -186,7 +186,8 @@ def test_a_folder_is_not_taken_for_the_embedded_data_set(flags, words, call, blo
 def test_an_evaluation_with_other_settings(call, monkeypatch):
     seen = []
 
-    def run(*arguments):
+    def run(*arguments, report):
+        assert not report
         seen.append(arguments[-1])
         return SimpleNamespace(table="table", json="{}")
 

@@ -80,7 +80,14 @@ def _scored(folder: Path, runs: list[Path]) -> Result:
 def _of_run(workdir: str | None) -> Result:
     given = flags.FLAGS
     return evaluation.evaluate_run(
-        workdir, given.split, given.checkpoint, given.data_dir, given.picture, given.distributed, changes.given()
+        workdir,
+        given.split,
+        given.checkpoint,
+        given.data_dir,
+        given.picture,
+        given.distributed,
+        changes.given(),
+        report=bool(given.report),
     )
 
 
@@ -96,7 +103,9 @@ def _of_masks(folder: str, workdir: str | None) -> Result:
     if given.data_dir is not None:
         config.data.dir = given.data_dir
     config_files.apply_changes(config, changed)
-    return evaluation.evaluate_predictions(folder, config, given.split, given.picture, raw_ids=given.raw_ids)
+    return evaluation.evaluate_predictions(
+        folder, config, given.split, given.picture, raw_ids=given.raw_ids, report=bool(given.report)
+    )
 
 
 def _spelled_out(argv: list[str]) -> list[str]:

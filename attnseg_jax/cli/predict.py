@@ -12,16 +12,19 @@ pictures:
     overlay/        the picture with the colours of the classes over it, and their names
     probabilities/  softmax of each class, float16 [h, w, k] as `probabilities` in .npz files
     entropy/        how unsure the model is, as PNGs: 0 sure, 255 all classes alike
+    polygons/       GeoJSON: a polygon, with its holes, for each connected region of a class
     attention/      what points of the picture look at, a folder each
     areas.csv       pixels and share of each class in each picture
     classes.csv     value, name and colour of the classes
 
+Of a GeoTIFF file the mask is one, too; of a very large TIFF file in windows there is nothing but that. A video (PyAV)
+becomes a folder of frames, and one video of overlays.
+
 The same command again goes on where it was stopped. A picture that cannot be read is left out and named at the end.
 """
 
-import csv
+import contextlib
 import functools
-import io
 import json
 import math
 import time
@@ -37,8 +40,12 @@ from attnseg_jax.cli.attention import points_of
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.files import check_folder, expanded, write_atomically
 from attnseg_jax.inference import pictures
+from attnseg_jax.inference.areas import Areas, csv_bytes
+from attnseg_jax.inference.geotiff import UNREADABLE, is_large, size_of
+from attnseg_jax.inference.large import predict_large
 from attnseg_jax.inference.prediction import KINDS, Prediction, outputs
 from attnseg_jax.inference.predictor import EXTRAS, Predictor
+from attnseg_jax.inference.video import Film, frames, is_video
 from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
 from attnseg_jax.train.logging import ImageBar
 
@@ -58,6 +65,7 @@ def _flags() -> None:
     flags.DEFINE_bool("overlay", True, "draw the classes over the pictures (default: true)")
     flags.DEFINE_bool("probabilities", False, "write the probabilities of the classes (default: false)")
     flags.DEFINE_bool("entropy", False, "write how unsure the model is (default: false)")
+    flags.DEFINE_bool("polygons", False, "write the regions of the classes as GeoJSON (default: false)")
     flags.DEFINE_string("attention", None, "draw what the point y,x looks at, or several as 'y,x;y,x', or 'centre'")
     flags.DEFINE_integer("batch_size", None, "pictures at once (default: config.eval.batch_size of the run)")
     changes.define()
@@ -101,7 +109,8 @@ def _predict_all(
     areas = Areas(folder / "areas.csv", predictor.info.class_names)
     for picture in found:
         areas.check_free(picture)
-    todo = [p for p in found if not (p in areas and _is_written(p, folder, kinds, given.attention))]
+    large = {p for p in found if _by_bands(p, predictor)}
+    todo = [p for p in found if not (p in areas and _is_written(p, p in large, folder, kinds, given.attention))]
     if len(todo) < len(found):
         logging.info("%d of %d pictures are done already", len(found) - len(todo), len(found))
     write_atomically(folder / "classes.csv", _classes(predictor))
@@ -117,14 +126,25 @@ def _predict_all(
     start = time.monotonic()
     extras = [kind for kind in kinds if kind in EXTRAS]
     with ImageBar("predict", len(todo)) as bar:
-        for result in predictor.stream(todo, extras=extras, on_error=on_error):
+        for picture in todo:
+            if picture in large or is_video(picture.path):
+                try:
+                    if picture in large:
+                        _predict_large(picture, predictor, folder, areas)
+                    else:
+                        _predict_video(picture, predictor, folder, kinds, areas)
+                except UserError as error:
+                    on_error(picture, error)
+                bar({"valid": [True]}, None)
+        others = (picture for picture in todo if not (picture in large or is_video(picture.path)))
+        for result in predictor.stream(others, extras=extras, on_error=on_error):
             try:
                 _write(result, predictor, folder, kinds, given.attention)
             except UserError as error:
                 # The point of --attention lies outside this picture.
                 on_error(result.picture, error)
             else:
-                areas.add(result)
+                areas.add(result.picture, result.mask.shape, list(result.areas().values()))
             bar({"valid": [True]}, None)
     done, seconds = len(todo) - len(failed), time.monotonic() - start
     pace = f" in {seconds:.1f} s, {done / seconds:.2f} a second" if done else ""
@@ -133,8 +153,51 @@ def _predict_all(
         raise UserErrors(f"{len(failed)} of {len(found)} pictures cannot be predicted:", failed)
 
 
-def _is_written(picture: pictures.Picture, folder: Path, kinds: Sequence[str], attention: str | None) -> bool:
+def _by_bands(picture: pictures.Picture, predictor: Predictor) -> bool:
+    """Whether a picture is predicted by bands of rows: a large TIFF file in windows, or one that nothing else reads."""
+    if not is_large(picture.path):
+        return False
+    config = getattr(predictor, "config", None)
+    return (config is not None and config.eval.mode == "slide") or math.prod(size_of(picture.path)) > UNREADABLE
+
+
+def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path, areas: Areas) -> None:
+    """The mask and the areas of a very large TIFF file, which has no other outputs."""
+    logging.info("%s: too large for anything but its mask, which is predicted in windows", picture.name)
+    counts = predict_large(predictor, picture.path, outputs(picture, folder, ["mask"])["mask"])
+    areas.add(picture, size_of(picture.path), counts.tolist())
+
+
+def _predict_video(
+    video: pictures.Picture, predictor: Predictor, folder: Path, kinds: Sequence[str], areas: Areas
+) -> None:
+    """The frames of a video as pictures in a folder of its name, and one video of their overlays."""
+    extras, single = [kind for kind in kinds if kind in EXTRAS], [kind for kind in kinds if kind != "overlay"]
+    total, size = np.zeros(len(predictor.info.class_names), np.int64), (0, 0)
+    with contextlib.ExitStack() as stack:
+        film = stack.enter_context(Film(_film(folder, video), video.path)) if "overlay" in kinds else None
+        for result in predictor.stream(frames(video), extras=extras):
+            result.save(folder, single)
+            total, size = total + list(result.areas().values()), result.mask.shape
+            if film:
+                film.add(result.overlay())
+    areas.add(video, size, total.tolist())
+
+
+def _film(folder: Path, video: pictures.Picture) -> Path:
+    return folder / "overlay" / f"{video.target}.mp4"
+
+
+def _is_written(
+    picture: pictures.Picture, large: bool, folder: Path, kinds: Sequence[str], attention: str | None
+) -> bool:
     """Whether all its outputs are there and newer than the picture."""
+    if is_video(picture.path):
+        paths = [folder / kind / picture.target for kind in kinds if kind != "overlay"]
+        paths += [_film(folder, picture)] * ("overlay" in kinds)
+        return all(p.exists() and p.stat().st_mtime >= picture.path.stat().st_mtime for p in paths)
+    if large:
+        kinds, attention = ["mask"], None
     paths = [*outputs(picture, folder, kinds).values(), *[_sheets(folder, picture) / "sheet.png"] * bool(attention)]
     return all(path.exists() and path.stat().st_mtime >= picture.path.stat().st_mtime for path in paths)
 
@@ -179,76 +242,9 @@ def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]
 
 def _classes(predictor: Predictor) -> bytes:
     rows = zip(predictor.info.class_names, np.asarray(predictor.info.palette).tolist(), strict=True)
-    return _encoded(
+    return csv_bytes(
         [["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))]
     )
-
-
-class Areas:
-    """`areas.csv`: a line for each picture, at once, so that it tells which are done.
-
-    Args:
-      path: of the file; its whole lines are kept.
-      names: of the classes.
-    """
-
-    def __init__(self, path: Path, names: Sequence[str]):
-        header = [
-            "picture",
-            "output",
-            "height",
-            "width",
-            *(f"{name} {what}" for name in names for what in ("pixels", "share")),
-        ]
-        rows = _rows(path)
-        if rows and rows[0] != header:
-            raise UserError(f"{path} has the columns of other classes: give another --output, or remove it")
-        self._path, self._header = path, header
-        self._rows = {row[1]: row for row in rows[1:] if len(row) == len(header)}
-        self._write_all()
-
-    def __contains__(self, picture: pictures.Picture) -> bool:
-        return str(picture.target) in self._rows
-
-    def check_free(self, picture: pictures.Picture) -> None:
-        """Raises UserError where another picture has the outputs that this one would have."""
-        row = self._rows.get(str(picture.target))
-        if row and Path(row[0]).resolve() != picture.path.resolve():
-            raise UserError(
-                f"{picture.name}: its outputs would replace those of {row[0]} in {self._path.parent}: give another "
-                "--output"
-            )
-
-    def add(self, result: Prediction) -> None:
-        """Appends the line of a picture; one that is there is replaced."""
-        name, target, (h, w) = result.picture.name, str(result.picture.target), result.mask.shape
-        known = target in self._rows
-        numbers = (value for count in result.areas().values() for value in (count, f"{count / (h * w):.6f}"))
-        self._rows[target] = [name, target, h, w, *numbers]
-        if known:
-            self._write_all()
-        else:
-            with self._path.open("ab") as file:
-                file.write(_encoded([self._rows[target]]))
-
-    def _write_all(self) -> None:
-        write_atomically(self._path, _encoded([self._header, *self._rows.values()]))
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The whole lines of a file; a last one that was cut short has no end."""
-    try:
-        text = path.read_bytes().decode(errors="surrogateescape")
-    except FileNotFoundError:
-        return []
-    return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-
-
-def _encoded(rows: Sequence[Sequence]) -> bytes:
-    """The rows as lines; names of files that are no UTF-8 stay as they are."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode(errors="surrogateescape")
 
 
 main = functools.partial(entry.run, _predict, _flags, usage=__doc__, check=changes.spelled_out)

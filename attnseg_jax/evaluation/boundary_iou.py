@@ -30,8 +30,8 @@ def contour_band(labels: Integer[np.ndarray, "h w"], width: int) -> Bool[np.ndar
     known = labels != IGNORE_LABEL
     labels = labels.astype(np.int16)
     # An ignored pixel is neither the smallest nor the largest label of its window.
-    smallest = _sliding(labels, width, np.minimum, IGNORE_LABEL)
-    largest = _sliding(np.where(known, labels, -1), width, np.maximum, -1)
+    smallest = sliding(labels, width, np.minimum, IGNORE_LABEL)
+    largest = sliding(np.where(known, labels, -1), width, np.maximum, -1)
     inside = np.zeros(labels.shape, bool)
     inside[width:-width, width:-width] = True
     return known & ((smallest != largest) | ~inside)
@@ -72,7 +72,7 @@ def _outcomes(truth, prediction, of_truth, of_prediction, num_classes: int) -> n
     return np.stack([hits, count(prediction, of_prediction) - hits, count(truth, of_truth) - hits], -1)
 
 
-def _sliding(x: np.ndarray, reach: int, function: Callable, neutral: int) -> np.ndarray:
+def sliding(x: np.ndarray, reach: int, function: Callable, neutral: int | bool) -> np.ndarray:
     """The minimum or maximum over the square of `2 reach + 1` pixels around each pixel, cut at the borders."""
     for _ in range(2):
         x = np.pad(x, ((reach, reach), (0, 0)), constant_values=neutral)

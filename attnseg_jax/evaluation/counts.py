@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from attnseg_jax.evaluation.boundary_f import boundary_f, count_contours
 from attnseg_jax.evaluation.boundary_iou import count_image
 from attnseg_jax.ops.metrics import ratio
 
@@ -20,10 +21,12 @@ class ImageCounts:
     Attributes:
       everywhere: of all pixels that are not ignored.
       near_contours: of the pixels near contours (see `evaluation.boundary_iou.count_image`).
+      contours: pixels of contours (see `evaluation.boundary_f.count_contours`); None where they were not counted.
     """
 
     everywhere: Int[np.ndarray, "n k 3"]
     near_contours: Int[np.ndarray, "n k 3"]
+    contours: Int[np.ndarray, "n k 4"] | None = None
 
     @property
     def iou(self) -> Float[np.ndarray, "k"]:
@@ -35,11 +38,18 @@ class ImageCounts:
         """Boundary IoU of the split: of the sums of its images' counts."""
         return iou(self.near_contours.sum(0))
 
+    @property
+    def boundary_f(self) -> Float[np.ndarray, "k"]:
+        """Boundary F-score of the split: of the sums of its images' counts; NaN where they were not counted."""
+        if self.contours is None:
+            return np.full(self.everywhere.shape[1], np.nan)
+        return boundary_f(self.contours.sum(0))
+
     def encode(self) -> dict[str, Any]:
         """As JSON can hold it: the sizes, and in base64 the zlib-compressed bytes of `everywhere` and `near_contours`.
 
         The bytes are those of little-endian 32-bit integers, first the lowest byte of all, then the second of all, ...:
-        they compress to a third of what decimal numbers would take.
+        they compress to a third of what decimal numbers would take. `contours` are left out.
         """
         both = np.stack([self.everywhere, self.near_contours]).astype("<i4")
         planes = both.reshape(-1, 1).view(np.uint8).T
@@ -79,7 +89,8 @@ class Counter:
     """
 
     def __init__(self, length: int, num_classes: int, size: Callable[[int], tuple[int, int]]):
-        self._counts = np.zeros((length, 2, num_classes, 3), np.int32)
+        # Those of all pixels, of those near contours, and of contours, one after another.
+        self._counts = np.zeros((length, num_classes, 10), np.int32)
         self._size = size
 
     def __call__(self, batch: Mapping[str, Any], predictions: Array | np.ndarray) -> None:
@@ -89,13 +100,15 @@ class Counter:
             if index >= 0:
                 h, w = self._size(int(index))
                 label, guess = batch["label"][row, :h, :w], predictions[row, :h, :w]
-                self._counts[index] = count_image(label, guess, self._counts.shape[2])
+                classes = self._counts.shape[1]
+                counted = *count_image(label, guess, classes), count_contours(label, guess, classes)
+                self._counts[index] = np.concatenate(counted, -1)
 
     def of(self, index: int) -> Int[np.ndarray, "k 3"]:
         """The counts of all pixels of an image that was seen."""
-        return self._counts[index, 0]
+        return self._counts[index, :, :3]
 
     def result(self, add: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> ImageCounts:
         """The counts; `add` sums an int32 array over the processes."""
         counts = np.asarray(add(self._counts), np.int64)
-        return ImageCounts(counts[:, 0], counts[:, 1])
+        return ImageCounts(*np.split(counts, [3, 6], -1))

@@ -90,6 +90,16 @@ class Scores:
         return metrics.mean_of_known(np.delete(self.boundary_iou, [*self.left_out]))
 
     @property
+    def boundary_f(self) -> Float[np.ndarray, "k"]:
+        """Boundary F-score per class [k] (see `evaluation.boundary_f`); NaN without `images`."""
+        return np.full(self.iou.shape, np.nan) if self.images is None else self.images.boundary_f
+
+    @property
+    def mean_boundary_f(self) -> float:
+        """Mean boundary F-score over the classes that have one."""
+        return metrics.mean_of_known(np.delete(self.boundary_f, [*self.left_out]))
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error (see `evaluation.calibration`); NaN without `confidence`."""
         return float("nan") if self.confidence is None else calibration(self.confidence).error

@@ -108,6 +108,7 @@ OVERALL = {
     "pixel accuracy": "pixel_accuracy",
     "class accuracy": "class_accuracy",
     "boundary mIoU": "boundary_miou",
+    "mean boundary F": "mean_boundary_f",
     "calibration error": "calibration_error",
 }
 """The scores of a whole split: title -> attribute of `Scores`."""
@@ -118,9 +119,9 @@ _MEANS = ("miou", "pixel_accuracy", "class_accuracy", "frequency_weighted_iou", 
 def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | None = None) -> str:
     """Plain text: a line per class (IoU, Dice, precision, accuracy, share of the true pixels), then the overall scores.
 
-    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary IoU and
-    calibration error are there where they were measured. The scores of the `best` step, in the form of `to_json`, stand
-    beside those.
+    A score that no pixel decides reads "absent"; a class that is predicted but never true has IoU 0. Boundary scores
+    and calibration error are there where they were measured. The scores of the `best` step, in the form of `to_json`,
+    stand beside those.
 
     >>> import numpy as np
     >>> print(table(Scores.from_confusion(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]])), ["sky", "road", "tram"]))
@@ -150,6 +151,10 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
         del overall["boundary mIoU"]
     else:
         columns["boundary"] = map(number, scores.boundary_iou)
+    if scores.images is None or scores.images.contours is None:
+        del overall["mean boundary F"]
+    else:
+        columns["boundary F"] = map(number, scores.boundary_f)
     if scores.confidence is None:
         del overall["calibration error"]
     totals = [
@@ -167,8 +172,8 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
 def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[str]) -> str:
     """One line of JSON: split, step (null of masks without a model), the overall scores, those of each class by name.
 
-    `boundary_miou` and `boundary_iou` are there where the images were counted, `calibration_error` where it was
-    measured, `left_out` where classes count in no mean. NaN is null.
+    `boundary_miou`, `boundary_iou`, `mean_boundary_f` and `boundary_f` are there where the images were counted,
+    `calibration_error` where it was measured, `left_out` where classes count in no mean. NaN is null.
     """
     values = {
         "split": split,
@@ -179,6 +184,9 @@ def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[
     if scores.images is not None:
         values["boundary_miou"] = finite(scores.boundary_miou)
         values["boundary_iou"] = _by_name(scores.boundary_iou, class_names)
+        if scores.images.contours is not None:
+            values["mean_boundary_f"] = finite(scores.mean_boundary_f)
+            values["boundary_f"] = _by_name(scores.boundary_f, class_names)
     if scores.left_out:
         values["left_out"] = left_out(scores, class_names)
     if scores.confidence is not None:

@@ -1,6 +1,7 @@
 """A model's prediction of an image together with what it attended to."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
+from attnseg_jax.ops.metrics import confidence
+from attnseg_jax.train.forward import is_plain, make_forward
 
 
 def with_records(
@@ -34,6 +37,29 @@ def with_records(
             "config.model.attention.name, such as 'self'"
         )
     return prediction, finite, records
+
+
+def make_look(
+    model: nn.Module, variables: PyTree, config: ConfigDict
+) -> Callable[..., tuple[Float[np.ndarray, "h w"], dict[str, AttentionRecord]]]:
+    """A function of the model's inputs of one image, without an axis for the batch.
+
+    It returns the confidence of what `config.eval` predicts, and the attention records of the whole image; none where
+    the model leaves none.
+    """
+    forward = None if is_plain(config) else make_forward(config, model)
+
+    @jax.jit
+    def look(variables: PyTree, *inputs: Array) -> tuple[Array, dict[str, AttentionRecord]]:
+        output, sown = model.apply(variables, *inputs, train=False, mutable=[RECORDS])
+        logits = forward(variables, *inputs) if forward else output.logits
+        return confidence(logits[0]), attention_records(sown.get(RECORDS, {}))
+
+    def looked(*inputs: np.ndarray) -> tuple[np.ndarray, dict[str, AttentionRecord]]:
+        sure, records = look(variables, *(x[None] for x in inputs))
+        return np.asarray(sure), records
+
+    return looked
 
 
 @functools.partial(jax.jit, static_argnums=0)

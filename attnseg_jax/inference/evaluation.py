@@ -19,13 +19,14 @@ from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.calibration import calibration, thresholds
 from attnseg_jax.evaluation.counts import iou
+from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.files import expanded, target, write_atomically
 from attnseg_jax.inference.masks import evaluate_masks
-from attnseg_jax.inference.restore import restore_run
+from attnseg_jax.inference.restore import Restored, restore_run
 from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import score_charts
 from attnseg_jax.plots.drawing import write_png
-from attnseg_jax.train.evaluation import Evaluation, draw_samples, evaluate_split
+from attnseg_jax.train.evaluation import Evaluation, draw_samples, evaluate_split, over_processes
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,8 @@ class Result:
       split: its name.
       step: of the checkpoint; None of masks.
       picture: where the samples were drawn; the other files lie beside it.
+      mistakes: of all images, where a report was asked for.
+      run: the model, where a report was asked for.
     """
 
     config: ConfigDict
@@ -47,6 +50,8 @@ class Result:
     split: str
     step: int | None
     picture: Path
+    mistakes: Mistakes | None = None
+    run: Restored | None = None
 
     @property
     def table(self) -> str:
@@ -67,6 +72,8 @@ def evaluate_run(
     picture: str | None = None,
     distributed: bool = False,
     changes: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    report: bool = False,
 ) -> Result:
     """Restores a run and scores a split; errors as in `restore_run`.
 
@@ -75,27 +82,37 @@ def evaluate_run(
       picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`. Beside it are drawn the confusion of
         classes (`_confusion.png`) and the calibration (`_calibration.png`), and the scores of each image are listed
         (`.csv`); nothing at all where the config asks for no samples.
+      report: also finds what a report shows of the images.
     """
     run = restore_run(
         workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed, changes=changes
     )
     path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
     _check_target(run.config, path)
+    mistakes = Mistakes(run.source.info.num_classes, run.source.size) if report else None
     try:
-        found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source)
+        found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source, mistakes=mistakes)
     except NotFinite as error:
         raise UserError(f"step {run.step} of {workdir}: {error}") from None
-    result = Result(run.config, found, run.source, run.split, run.step, path)
+    if mistakes:
+        mistakes.kinds = over_processes(mistakes.kinds)
+    result = Result(run.config, found, run.source, run.split, run.step, path, mistakes, run if report else None)
     _draw(result)
     return result
 
 
 def evaluate_predictions(
-    folder: str, config: ConfigDict, split: str = "val", picture: str | None = None, *, raw_ids: bool = False
+    folder: str,
+    config: ConfigDict,
+    split: str = "val",
+    picture: str | None = None,
+    *,
+    raw_ids: bool = False,
+    report: bool = False,
 ) -> Result:
     """Scores the masks of a folder, see `masks.evaluate_masks`, against a split of the data of `config`.
 
-    `picture` is as in `evaluate_run`, by default `FOLDER_scores/SPLIT.png`.
+    `picture` and `report` are as in `evaluate_run`, the former by default `FOLDER_scores/SPLIT.png`.
     """
     split = config.data.eval_split if split == "val" else split
     # Not among the masks.
@@ -103,8 +120,9 @@ def evaluate_predictions(
     path = expanded(picture or folder.with_name(f"{folder.name}_scores") / f"{split}.png")
     source = load_source(config.data, split)
     _check_target(config, path)
-    found = evaluate_masks(folder, config, source, raw_ids=raw_ids)
-    result = Result(config, found, source, split, None, path)
+    mistakes = Mistakes(source.info.num_classes, source.size) if report else None
+    found = evaluate_masks(folder, config, source, raw_ids=raw_ids, mistakes=mistakes)
+    result = Result(config, found, source, split, None, path, mistakes)
     _draw(result)
     return result
 

@@ -12,6 +12,7 @@ from attnseg_jax.data import datasets, decode
 from attnseg_jax.data.layouts import SUFFIXES
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import UserError
+from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.evaluation.scores import score_batches
 from attnseg_jax.files import expanded
 from attnseg_jax.inference.pictures import visible, with_pictures
@@ -20,7 +21,14 @@ from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.train.evaluation import Evaluation, Recorder
 
 
-def evaluate_masks(folder: str | Path, config: ConfigDict, source: Source, *, raw_ids: bool = False) -> Evaluation:
+def evaluate_masks(
+    folder: str | Path,
+    config: ConfigDict,
+    source: Source,
+    *,
+    raw_ids: bool = False,
+    mistakes: Mistakes | None = None,
+) -> Evaluation:
     """Scores the masks of `folder` for the images of `source`, by their names; `config` is a run's, for its samples.
 
     A mask is a gray or palette picture whose values are classes, named like its image, in any subfolder; of the outputs
@@ -31,12 +39,19 @@ def evaluate_masks(folder: str | Path, config: ConfigDict, source: Source, *, ra
       config: `data` and `eval` of it are used.
       source: the split.
       raw_ids: the values, or colours, are those of the data set's own masks, before its table of ids.
+      mistakes: looks at every image.
 
     Raises:
       UserError: a mask is missing, damaged, of another size, or holds what is no class.
     """
     paths = _masks(expanded(folder))
     recorder = Recorder(config, source)
+
+    def on_batch(batch: Mapping[str, Any], predictions: np.ndarray) -> None:
+        recorder(batch, predictions)
+        if mistakes:
+            mistakes(batch, predictions, None)
+
     with recorder.bar:
         scores = score_batches(
             lambda batch: (
@@ -45,7 +60,7 @@ def evaluate_masks(folder: str | Path, config: ConfigDict, source: Source, *, ra
             ),
             _rows(paths, folder, config, source, raw_ids),
             source.info.num_classes,
-            on_batch=recorder,
+            on_batch=on_batch,
         )
     return recorder.evaluation(scores)
 

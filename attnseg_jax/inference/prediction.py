@@ -10,7 +10,9 @@ from PIL import Image
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import write_atomically
+from attnseg_jax.inference.geotiff import is_large, mask_bytes, place_of
 from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.polygons import feature_collection
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, segmentation
 from attnseg_jax.plots.drawing import png_bytes, write_png
@@ -18,7 +20,7 @@ from attnseg_jax.plots.drawing import png_bytes, write_png
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
 """Attention records by name; height and width of what their maps cover, and of the picture within that."""
 
-KINDS = ("mask", "overlay", "probabilities", "entropy")
+KINDS = ("mask", "overlay", "probabilities", "entropy", "polygons")
 """What a prediction can be saved as, each in a folder of its own."""
 
 
@@ -109,7 +111,8 @@ class Prediction:
     def save(self, folder: str | Path, kinds: Collection[str] = ("mask", "overlay")) -> list[Path]:
         """Writes `KIND/NAME.png` for each of `KINDS` that is asked for, probabilities as `.npz`; returns the paths.
 
-        A mask is a palette PNG whose values are the classes, of 16 bits gray beyond 256 classes.
+        A mask is a palette PNG whose values are the classes, of 16 bits gray beyond 256 classes; of a picture that is a
+        GeoTIFF file it is one, too. Polygons are `.geojson`, see `polygons.feature_collection`.
 
         Raises:
           UserError: an unknown kind.
@@ -124,12 +127,16 @@ class Prediction:
                 buffer = io.BytesIO()
                 np.savez(buffer, probabilities=self.probabilities)
                 write_atomically(path, buffer.getvalue())
+            elif kind == "polygons":
+                write_atomically(path, feature_collection(self.mask, self.names, place_of(self.picture.path)))
             else:
                 write_png(path, Image.fromarray(np.round(self.entropy * 255).astype(np.uint8)))
         return list(paths.values())
 
     def _write_mask(self, path: Path) -> None:
-        if self.mask.dtype == np.uint8:
+        if path.suffix == ".tif":
+            write_atomically(path, mask_bytes(self.mask, self.palette, place_of(self.picture.path)))
+        elif self.mask.dtype == np.uint8:
             segmentation.write_label_map(self.mask, self.palette, path)
         else:
             write_png(path, Image.fromarray(self.mask))
@@ -155,6 +162,8 @@ def outputs(picture: Picture, folder: str | Path, kinds: Collection[str]) -> dic
     """
     if unknown := set(kinds) - set(KINDS):
         raise UserError(f"{min(unknown)!r} is no kind of output: {nearest(min(unknown), KINDS)}")
-    target = Path(folder)
-    names = {kind: picture.target.name + (".npz" if kind == "probabilities" else ".png") for kind in kinds}
+    target, endings = Path(folder), {"probabilities": ".npz", "polygons": ".geojson"}
+    if "mask" in kinds and (place_of(picture.path) or is_large(picture.path)):
+        endings["mask"] = ".tif"
+    names = {kind: picture.target.name + endings.get(kind, ".png") for kind in kinds}
     return {kind: target / kind / picture.target.parent / name for kind, name in names.items()}

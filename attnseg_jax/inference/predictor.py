@@ -1,5 +1,6 @@
 """Pictures in, masks out: a trained model as one object."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import UInt8
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree, UInt8
 from PIL import Image
 
 from attnseg_jax.data import datasets
@@ -64,6 +66,7 @@ class Predictor:
       config: of the run.
       forward: (variables, inputs of the model) -> logits, as `config.eval` says.
       multiple: of which height and width are once the pictures are padded.
+      mesh: the devices that share the windows of a picture; None where one does everything.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
@@ -94,9 +97,18 @@ class Predictor:
         configs.apply_changes(self.config, changes)
         self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
+        self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
+        if self.mesh:
+            self._forward = make_forward(self.config, self.model, self.mesh)
+            self._spread = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
         self.multiple = evaluation_multiple(self.config, self.model)
         self._data = datasets.info(self.config.data)
         self._programs: dict[tuple, Callable] = {}
+
+    @property
+    def placed(self) -> PyTree:
+        """The variables where the programs of pictures take them: on all devices of the mesh, where there is one."""
+        return self._spread if self.mesh else self.variables
 
     def __call__(
         self, images: str | Path | np.ndarray | Image.Image | Sequence[Any], *, extras: Sequence[str] = ()
@@ -220,7 +232,7 @@ class Predictor:
         found = []
         for start in range(0, len(samples), rows):
             part = [_filled(x[start : start + rows], rows) for x in inputs]
-            outputs = jax.device_get(program(self.variables, *part))
+            outputs = jax.device_get(program(self.placed, *part))
             count = min(rows, len(samples) - start)
             found += [{name: x[row] for name, x in outputs.items()} for row in range(count)]
         return found
@@ -236,8 +248,10 @@ class Predictor:
                 return self._programs[key]
             logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
             abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(model_outputs, self.forward, form, extras)
-            program = jax.jit(outputs).lower(self.variables, *abstract).compile()
+            outputs = functools.partial(model_outputs, self._forward, form, extras)
+            # The mesh is what a kernel that needs one device learns from how to spread itself.
+            with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+                program = jax.jit(outputs).lower(self.placed, *abstract).compile()
             needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
             if needed <= free:
                 # For the next batch as large as this one, too.
@@ -251,6 +265,12 @@ class Predictor:
                     f"device that has {free / 2**30:.3g} GiB left: cut it into smaller ones"
                 )
             rows //= 2
+
+
+def _mesh() -> Mesh | None:
+    """The devices of this process, where there are several."""
+    devices = jax.local_devices()
+    return Mesh(np.array(devices), ("windows",), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
 
 
 def checked_batch_size(given: int | None, usual: int) -> int:

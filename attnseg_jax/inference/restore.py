@@ -1,6 +1,6 @@
 """A run read back from its workdir, and what it makes of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 from flax import linen as nn
-from jaxtyping import Int, PyTree, UInt8
+from jaxtyping import Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
 from attnseg_jax.data import regions
@@ -17,7 +17,7 @@ from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.inference.attention import with_records
+from attnseg_jax.inference.attention import make_look, with_records
 from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
@@ -28,6 +28,7 @@ from attnseg_jax.train.parallel import Parallel
 from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.state import eval_variables
+from attnseg_jax.train.step import model_inputs
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,24 @@ def predict_with_records(
     if not finite:
         raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
     return np.asarray(prediction)[:h, :w], records, padded.shape[:2]
+
+
+def make_restored_look(
+    restored: Restored,
+) -> Callable[[dict[str, Any]], tuple[Float[np.ndarray, "h w"], dict[str, AttentionRecord], tuple[int, int]]]:
+    """A function of a record of the source: confidence, attention records by name, and what their maps cover.
+
+    The last are height and width of the image as it was padded.
+    """
+    look = make_look(restored.model, restored.variables, restored.config)
+
+    def looked(record: dict[str, Any]) -> tuple[np.ndarray, dict[str, AttentionRecord], tuple[int, int]]:
+        h, w = record["label"].shape
+        fields = _prepared(restored, record)
+        sure, records = look(*(fields[name] for name in model_inputs(restored.model)))
+        return sure[:h, :w], records, fields["image"].shape[:2]
+
+    return looked
 
 
 def _prepared(restored: Restored, record: dict[str, Any]) -> dict[str, np.ndarray]:

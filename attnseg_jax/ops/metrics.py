@@ -33,6 +33,11 @@ def confusion_matrix(
     return jnp.zeros(k * k + 1, jnp.int32).at[jnp.where(counted, cell, k * k)].add(1)[:-1].reshape(k, k)
 
 
+def confidence(logits: Float[Array, "*b k"]) -> Float[Array, "*b"]:
+    """The largest of the softmax probabilities."""
+    return jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
+
+
 def confidence_counts(
     logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"], bins: int = BINS
 ) -> Int[Array, "c {bins} 2"]:
@@ -50,8 +55,7 @@ def confidence_counts(
     """
     k = logits.shape[-1]
     prediction = jnp.argmax(logits, -1)
-    confidence = jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
-    place = jnp.clip((confidence * bins).astype(jnp.int32), 0, bins - 1)
+    place = jnp.clip((confidence(logits) * bins).astype(jnp.int32), 0, bins - 1)
     classes = 2 if k == 2 else 1
     if k == 2:
         place = place + bins * prediction.astype(jnp.int32)

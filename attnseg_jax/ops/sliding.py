@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.resize import resize
@@ -53,6 +54,7 @@ def slide(
     stride: tuple[int, int],
     blend: str = "uniform",
     rows: int = 8,
+    sharding: NamedSharding | None = None,
 ) -> Float[Array, "b h w k"]:
     """The logits of every window, averaged where windows overlap; float32.
 
@@ -68,6 +70,7 @@ def slide(
       stride: rows and columns from one window to the next.
       blend: 'uniform', or 'gaussian', where the middle of a window counts most.
       rows: windows at a time.
+      sharding: how they are spread over devices, of whose number `rows` is a multiple; None leaves that to others.
 
     Raises:
       ValueError: an unknown `blend`.
@@ -76,7 +79,8 @@ def slide(
     window = (min(window[0], h), min(window[1], w))
     tops, lefts = starts(h, window[0], stride[0]), starts(w, window[1], stride[1])
     places = np.array([(i, y, x) for i in range(b) for y in tops for x in lefts], np.int32)
-    rows = min(rows, len(places))
+    devices = sharding.num_devices if sharding else 1
+    rows = min(rows, -(-len(places) // devices) * devices)
     # Rows that fill the last chunk count for nothing.
     counted = np.arange(-(-len(places) // rows) * rows) < len(places)
     places = places[np.where(counted, np.arange(len(counted)), 0)]
@@ -86,6 +90,8 @@ def slide(
     def chunk(total: Array, item: tuple[Array, Array]) -> tuple[Array, None]:
         where, counted = item
         patches = jax.vmap(lambda p: jax.lax.dynamic_slice(image, (*p, 0), (1, *window, c))[0])(where)
+        if sharding is not None:
+            patches = jax.lax.with_sharding_constraint(patches, sharding)
         logits = apply(patches).astype(jnp.float32) * weights[None, :, :, None] * counted[:, None, None, None]
 
         def add(row: Array, total: Array) -> Array:

@@ -19,23 +19,34 @@ pre { background: #f4f4f5; padding: .7rem; overflow-x: auto } table { border-col
 .wide { overflow-x: auto }
 td, th { text-align: left; padding: .15rem .9rem .15rem 0; vertical-align: top; font-weight: normal }
 th { color: #55555a; border-bottom: 1px solid #d8d8dc } .bar { background: #30638e; height: .7rem; min-width: 1px }
-tbody th { color: inherit; border: 0; white-space: nowrap }
+tbody th { color: inherit; border: 0 } tbody th, .name { white-space: nowrap }
 .number { text-align: right; font-variant-numeric: tabular-nums }
 .error { border-left: 4px solid #d1344b } .warning { border-left: 4px solid #e0a100 }
 .note { border-left: 4px solid #a8a8ad } .finding { padding: .2rem .8rem; margin: .5rem 0 }
 details { color: #55555a } figure { display: inline-block; margin: .4rem .8rem .4rem 0; max-width: 100% }
 figcaption { font-size: 13px; color: #55555a } img { max-width: 100%; height: auto; display: block }
 .swatch { display: inline-block; width: .9rem; height: .9rem; vertical-align: -.1rem; border: 1px solid #0003 }
+.legend span + span { margin-left: .9rem } .legend > span { display: inline-block }
+h3 { font-size: 1rem; margin: 1.4rem 0 0 } .explained p { margin: .2rem 0 .4rem }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 18rem), 1fr)); gap: .6rem }
+.panels figure { margin: 0 } .panels img { width: 100%; image-rendering: pixelated } .panels .look { display: block }
+.panels .look[hidden], [hidden] { display: none }
+@media (max-width: 40rem) { .panels { grid-template-columns: 1fr 1fr } .look { grid-column: 1 / -1 } }
+.stage { position: relative; cursor: crosshair } .stage:focus { outline: 3px solid #30638e; outline-offset: 2px }
+.stage img { filter: grayscale(1) } .stage canvas { position: absolute; inset: 0; width: 100%; height: 100% }
+.mark { position: absolute; width: 12px; height: 12px; margin: -8px; border: 2px solid #00e5ff; border-radius: 50%;
+  box-shadow: 0 0 0 1.5px #000, inset 0 0 0 1.5px #000; pointer-events: none }
 """
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page of the parts that are not empty."""
+def document(title: str, parts: Iterable[str], script: str = "") -> str:
+    """A whole page of the parts that are not empty; `script` is run at its end."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{text(title)}</title><style>{_STYLE}</style>"
     )
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(filter(None, parts))}</body></html>\n"
+    body = "".join(filter(None, parts)) + (f"<script>{script}</script>" if script else "")
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
 
 
 def text(value: Any) -> str:
@@ -74,6 +85,12 @@ def bar(share: float, width: float = 8) -> str:
 def swatch(color: Sequence[int]) -> str:
     """A square of a colour, before a name."""
     return f'<span class="swatch" style="background:rgb{tuple(int(value) for value in color)}"></span> '
+
+
+def legend(names: Sequence[str], colours: Iterable[Sequence[int]]) -> str:
+    """Names beside their colours."""
+    cells = (f"<span>{swatch(colour)}{text(name)}</span>" for name, colour in zip(names, colours, strict=True))
+    return f'<p class="legend">{"".join(cells)}</p>'
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:

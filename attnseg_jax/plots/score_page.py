@@ -1,19 +1,27 @@
 """The report of an evaluation: one page of HTML that needs no network."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
+from attnseg_jax.evaluation.error_kinds import DEFINITIONS, KINDS
+from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.evaluation.scores import Scores
+from attnseg_jax.evaluation.suspects import SURE
 from attnseg_jax.evaluation.tables import OVERALL, fewer_classes, left_out, number
 from attnseg_jax.ops.metrics import ratio
-from attnseg_jax.plots.html import bar, document, figure, swatch, table, text
+from attnseg_jax.plots.explained import KIND_COLOURS, Explained, section
+from attnseg_jax.plots.html import bar, document, figure, legend, swatch, table, text
 
-_CONFUSIONS = 12
-_WIDEST = 1280
+_CONFUSIONS, _PAIRS = 12, 3
+# Bytes of the images' sections; the rest of a page is far smaller than the 3 MB that are left to 20.
+_LARGEST = 17_000_000
+_SCRIPT = Path(__file__).with_name("report.js")
 
 
 def page(
@@ -24,7 +32,9 @@ def page(
     *,
     interval: tuple[float, float],
     charts: Mapping[str, Image.Image],
-    images: Sequence[tuple[str, Image.Image]],
+    mistakes: Mistakes,
+    suspects: Sequence[tuple[str, Image.Image]],
+    images: Sequence[Explained],
     facts: Mapping[str, str],
 ) -> str:
     """The page.
@@ -36,7 +46,9 @@ def page(
       palette: their colours, 0 to 255.
       interval: of the mIoU, 95 %.
       charts: by their titles.
-      images: rows of image, truth, prediction and errors with their titles.
+      mistakes: of all images.
+      suspects: pictures of suspect labels with what they are, the most suspect first.
+      images: in their order; as many as a page of 20 MB holds.
       facts: of the run, its data and how the page was made.
     """
     fewer = fewer_classes(dict(zip(class_names, scores.iou)), left_out(scores, class_names))
@@ -56,12 +68,18 @@ def page(
         _confusions(scores.confusion, class_names),
         "<h2>Charts</h2>",
         *(figure(name, chart) for name, chart in charts.items()),
-        "<h2>Images</h2><p>Input, truth, prediction, errors.</p>" if images else "",
-        *(figure(name, _small(picture), photo=True) for name, picture in images),
+        "<h2>Kinds of errors</h2>",
+        _kinds(mistakes.kinds, class_names),
+        *_suspects(suspects),
+        *_images(images, class_names, palette),
         "<h2>Run and data</h2>",
         table(("", ""), [(text(name), f"<code>{text(value)}</code>") for name, value in facts.items()]),
     ]
-    return document(title, parts)
+    if not any(one.look.get("records") for one in images):
+        return document(title, parts)
+    names = json.dumps(list(class_names), ensure_ascii=False).replace("</", "<\\/")
+    parts.append(f'<script type="application/json" id="classes">{names}</script>')
+    return document(title, parts, _SCRIPT.read_text(encoding="utf-8"))
 
 
 def _overall(scores: Scores) -> str:
@@ -82,12 +100,13 @@ def _classes(scores: Scores, class_names: Sequence[str], palette: Int[np.ndarray
             number(scores.precision[k]),
             number(scores.accuracy[k]),
             number(scores.boundary_iou[k]),
+            number(scores.boundary_f[k]),
             _percent(scores.share[k]),
         )
         for k in order
     ]
-    heads = ("class", "IoU", "", "Dice", "precision", "accuracy", "boundary IoU", "pixels")
-    return table(heads, rows, numbers=(1, 3, 4, 5, 6, 7))
+    heads = ("class", "IoU", "", "Dice", "precision", "accuracy", "boundary IoU", "boundary F", "pixels")
+    return table(heads, rows, numbers=(1, 3, 4, 5, 6, 7, 8))
 
 
 def _confusions(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> str:
@@ -111,10 +130,64 @@ def _confusions(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -
     return table(("true", "predicted", "of the wrong pixels", "", "of the true class"), rows, numbers=(2, 4))
 
 
-def _small(picture: Image.Image) -> Image.Image:
-    if picture.width > _WIDEST:
-        picture = picture.resize((_WIDEST, round(picture.height * _WIDEST / picture.width)), Image.Resampling.LANCZOS)
-    return picture
+def _kinds(counts: Int[np.ndarray, "e k k"], class_names: Sequence[str]) -> str:
+    """The kinds of errors, what they are, their shares, and the classes that they concern most."""
+    if not counts.any():
+        return ""
+    rows = []
+    for kind, pairs in zip(KINDS, counts, strict=True):
+        order = [int(i) for i in np.argsort(-pairs, axis=None, kind="stable")[:_PAIRS] if pairs.flat[i]]
+        named = (divmod(i, len(class_names)) for i in order)
+        most = "<br>".join(text(f"{class_names[i]} as {class_names[j]}") for i, j in named)
+        share = float(ratio(pairs.sum(), counts.sum()))
+        heading = f"{swatch(KIND_COLOURS[kind])}{kind}"
+        rows.append((heading, _percent(share), bar(share), f'<span class="name">{most}</span>'))
+    note = (
+        "<p>Every wrong pixel is of one kind. A region is connected pixels of one class; it is found, or there, if at "
+        "least a tenth of it is right.</p><ul>"
+        + "".join(f"<li>{swatch(KIND_COLOURS[kind])}{kind}: {text(DEFINITIONS[kind])}</li>" for kind in KINDS)
+        + "</ul>"
+    )
+    return note + table(("kind", "of the wrong pixels", "", "most: true as predicted"), rows, numbers=(1,))
+
+
+def _suspects(suspects: Sequence[tuple[str, Image.Image]]) -> list[str]:
+    if not suspects:
+        return []
+    return [
+        "<h2>Suspect labels</h2><p>The largest regions, away from boundaries, where the model is at least "
+        f"{SURE:.0%} sure of another class than the truth has: look at these labels first. The model may be wrong.</p>",
+        '<div class="panels">',
+        *(figure(title, picture, photo=True) for title, picture in suspects),
+        "</div>",
+    ]
+
+
+def _images(images: Sequence[Explained], class_names: Sequence[str], palette: Int[np.ndarray, "k 3"]) -> list[str]:
+    """Sections of images, without those that would make the page too large."""
+    if not images:
+        return []
+    values = np.unique(np.concatenate([np.unique(m) for one in images for m in (one.truth, one.prediction)]))
+    present = [k for k in values.tolist() if k < len(class_names)]
+    words = "Right pixels are gray; unknown ones striped or light."
+    if any(one.look.get("records") for one in images):
+        words += (
+            " What a point attends to (bright yellow most): click a point in any picture, or move it with the arrow "
+            "keys. Each map is the mean over the heads, made coarser, from 0 to its own largest value."
+        )
+    sections, size = [], 0
+    for place, one in enumerate(images):
+        sections.append(section(one, place, palette))
+        size += len(sections[-1])
+        if size > _LARGEST:
+            sections[-1] = f"<p>{len(images) - place} more images do not fit into the page.</p>"
+            break
+    return [
+        f"<h2>Images</h2><p>{words}</p>",
+        legend([class_names[k] for k in present], [palette[k] for k in present]),
+        legend(KIND_COLOURS, KIND_COLOURS.values()),
+        *sections,
+    ]
 
 
 def _percent(value: float) -> str:

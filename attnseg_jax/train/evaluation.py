@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import NotFinite, UserError, nearest
 from attnseg_jax.evaluation import tables
 from attnseg_jax.evaluation.counts import Counter, iou
+from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.evaluation.scores import Collector, Scores, score_batches
 from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import segmentation
@@ -49,13 +51,15 @@ def sample_indices(length: int, samples: int, processes: int = 1) -> list[int]:
 class Evaluation:
     """Scores of a split, and for some images, by their index, the train ids `[h, w]` that were predicted.
 
-    `samples` are the same images every time, `worst` those with the lowest mIoU, the lowest first. `ids` are the names
-    of the images by their index; with several processes, those of the process's own rows.
+    `samples` are the same images every time, `worst` those with the lowest mIoU, the lowest first, `best` those with
+    the highest. `ids` are the names of the images by their index; with several processes, those of the process's own
+    rows.
     """
 
     scores: Scores
     samples: dict[int, np.ndarray]
     worst: dict[int, np.ndarray] = field(default_factory=dict)
+    best: dict[int, np.ndarray] = field(default_factory=dict)
     ids: dict[int, str] = field(default_factory=dict)
 
 
@@ -67,11 +71,12 @@ def evaluate_split(
     source: Source,
     *,
     between: Callable[[], None] = lambda: None,
+    mistakes: Mistakes | None = None,
 ) -> Evaluation:
     """Scores every image of `source` at full size; keeps the predictions of `config.eval.samples` and the worst.
 
     `variables`, parameters and statistics, come from `Parallel.put_state` or a train step. `between` is called after
-    every batch, and may raise.
+    every batch, and may raise. `mistakes` looks at every image.
 
     Raises:
       UserError: an image is too large for the memory; smaller batches than `config.eval.batch_size` were tried.
@@ -96,8 +101,10 @@ def evaluate_split(
         counts = np.asarray(predictions.confidence, np.int64)
         confidence = counts if confidence is None else confidence + counts
         with naming_images(lambda row: str(batch["id"][row])):
-            predictions = np.asarray(predictions)
-        recorder(batch, predictions)
+            found = np.asarray(predictions)
+        recorder(batch, found)
+        if mistakes:
+            mistakes(batch, found, predictions.sure())
 
     with recorder.bar:
         scores = score_batches(
@@ -133,25 +140,26 @@ class Recorder:
         self._counter, self._pace = Counter(len(source), source.info.num_classes, source.size), Pace()
         self._collector = Collector(sample_indices(len(source), config.eval.samples, jax.process_count()))
         self._left_out = left_out(config, source.info.class_names)
-        self._worst = Worst(config.eval.worst, self._counter, source.size, self._left_out)
+        extreme = partial(Extreme, config.eval.worst, self._counter, source.size, self._left_out)
+        self._worst, self._best = extreme(), extreme(highest=True)
         self.bar = ImageBar("evaluate", len(source))
 
     def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
         """Takes down the rows of a batch of `eval_batches` whose `index` is not negative."""
         self._ids.update((int(i), str(name)) for i, name in zip(batch["index"], batch["id"]) if i >= 0)
-        for part in (self._collector, self._counter, self._worst, self._pace, self.bar):
+        for part in (self._collector, self._counter, self._worst, self._best, self._pace, self.bar):
             part(batch, predictions)
 
     def evaluation(self, scores: Scores) -> Evaluation:
         """The `scores` of all batches with those of the images, when all were seen."""
-        images = self._counter.result(_over_processes)
+        images = self._counter.result(over_processes)
         # Without what the images were padded with.
         samples = {
             index: prediction[: self._size(index)[0], : self._size(index)[1]]
             for index, prediction in sorted(self._collector.predictions.items())
         }
         scores = replace(scores, images=images, image_seconds=self._pace.image_seconds).without(self._left_out)
-        return Evaluation(scores, samples, self._worst.predictions(), self._ids)
+        return Evaluation(scores, samples, self._worst.predictions(), self._best.predictions(), self._ids)
 
 
 @contextmanager
@@ -197,7 +205,7 @@ def draw_samples(evaluation: Evaluation, source: Source, path: Path, step: int |
     write_png(path, picture)
 
 
-class Worst:
+class Extreme:
     """An `on_batch` that keeps the predictions of the images with the lowest mIoU; with several processes, its own.
 
     Args:
@@ -205,26 +213,34 @@ class Worst:
       counter: has counted the batch already.
       size: place of an image in the split -> (h, w) without padding.
       left_out: classes that do not count.
+      highest: keeps those with the highest mIoU instead.
     """
 
     def __init__(
-        self, number: int, counter: Counter, size: Callable[[int], tuple[int, int]], left_out: Sequence[int] = ()
+        self,
+        number: int,
+        counter: Counter,
+        size: Callable[[int], tuple[int, int]],
+        left_out: Sequence[int] = (),
+        *,
+        highest: bool = False,
     ):
         self._number, self._counter, self._size, self._left_out = number, counter, size, [*left_out]
+        self._sign = -1 if highest else 1
         self._kept: list[tuple[float, int, np.ndarray]] = []
 
     def __call__(self, batch: Mapping[str, Any], predictions: np.ndarray) -> None:
         """Looks at the rows of a batch whose `index` [b] is not negative; `predictions` are [b, h, w]."""
         for row, index in enumerate(np.asarray(batch["index"]).tolist() if self._number else []):
             counts = np.delete(self._counter.of(index), self._left_out, axis=0)
-            miou = float(mean_of_known(iou(counts))) if index >= 0 else math.nan
+            miou = self._sign * float(mean_of_known(iou(counts))) if index >= 0 else math.nan
             if not math.isnan(miou) and (len(self._kept) < self._number or (miou, index) < self._kept[-1][:2]):
                 h, w = self._size(index)
                 self._kept.append((miou, index, predictions[row, :h, :w].copy()))
                 self._kept = sorted(self._kept, key=lambda one: one[:2])[: self._number]
 
     def predictions(self) -> dict[int, np.ndarray]:
-        """Place -> prediction `[h, w]`, the lowest mIoU first."""
+        """Place -> prediction `[h, w]`, the most extreme mIoU first."""
         return {index: prediction for _, index, prediction in self._kept}
 
 
@@ -254,7 +270,7 @@ class Pace:
         return self._seconds / self._images if self._images else float("nan")
 
 
-def _over_processes(counts: np.ndarray) -> np.ndarray:
+def over_processes(counts: np.ndarray) -> np.ndarray:
     """The sum of the processes' counts; each image has some in one of them only."""
     if jax.process_count() == 1:
         return counts

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
@@ -18,8 +19,10 @@ Forward = Callable[..., Float[Array, "b h w k"]]
 """(variables, *inputs of the model) -> logits of the size of the images, float32."""
 
 
-def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
+def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None) -> Forward:
     """What `config.eval` asks for: the model on whole images or in windows, on the image alone or on several views.
+
+    `mesh` is that of the devices that share the windows of an image; None where each has images of its own.
 
     Raises:
       UserError: values that do not fit the model or one another.
@@ -30,8 +33,7 @@ def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
     if wanted.mode == "whole" and (wanted.window or wanted.stride):
         key = "window" if wanted.window else "stride"
         raise UserError(f"config.eval.{key}={tuple(wanted[key])} is for windows: set config.eval.mode='slide', too")
-    plain = wanted.mode == "whole" and wanted.scales == (1.0,) and not wanted.flip
-    if plain:
+    if is_plain(config):
         return partial(_whole, model)
     if len(model_inputs(model)) > 1:
         raise UserError(
@@ -41,8 +43,17 @@ def make_forward(config: ConfigDict, model: nn.Module) -> Forward:
     multiple = evaluation_multiple(config, model)
     options = {}
     if wanted.mode == "slide":
-        options = {"blend": wanted.blend, "rows": wanted.windows, **window_and_stride(config, multiple)}
+        rows, sharding = wanted.windows, None
+        if mesh is not None:
+            rows = -(-rows // mesh.size) * mesh.size
+            sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **window_and_stride(config, multiple)}
     return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
+
+
+def is_plain(config: ConfigDict) -> bool:
+    """Whether the model sees whole images as they are, in one view."""
+    return config.eval.mode == "whole" and tuple(config.eval.scales) == (1.0,) and not config.eval.flip
 
 
 def window_and_stride(config: ConfigDict, multiple: int) -> Mapping[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -74,12 +74,19 @@ class Rows:
     """
 
     def __init__(
-        self, fetch: Callable[[], np.ndarray], cross_entropy: Float[Array, ""], confidence: Int[Array, "c n 2"]
+        self,
+        fetch: Callable[[str], np.ndarray],
+        cross_entropy: Float[Array, ""],
+        confidence: Int[Array, "c n 2"],
     ):
         self._fetch, self.cross_entropy, self.confidence = fetch, cross_entropy, confidence
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._fetch(), dtype)
+        return np.asarray(self._fetch("prediction"), dtype)
+
+    def sure(self) -> UInt8[np.ndarray, "b h w"]:
+        """The probability of each predicted class, 255 for 1."""
+        return self._fetch("sure")
 
 
 class Parallel:
@@ -90,7 +97,7 @@ class Parallel:
     Args:
       train_step: (state, batch, *, axis_name=None) -> (state, metrics); None only evaluates.
       eval_step: (variables, batch, *, axis_name=None) -> counts (`confusion`, `cross_entropy`,
-        `confidence`, `not_finite`), rows (`prediction`, `finite`).
+        `confidence`, `not_finite`), rows (`prediction`, `sure`, `finite`).
       devices: all by default.
       fields: batch fields that go to the devices -> their value in padding rows.
       rule: how the state is split.
@@ -162,11 +169,11 @@ class Parallel:
         """
         counts, rows = self._eval(variables, self._spread(batch))
 
-        def fetch() -> np.ndarray:
+        def fetch(name: str) -> np.ndarray:
             if int(counts["not_finite"]):
                 bad = np.flatnonzero(~self._local_rows(rows["finite"])).tolist()
                 raise NotFinite("the logits of the model are not finite", bad)
-            return self._local_rows(rows["prediction"])[: len(batch["valid"])]
+            return self._local_rows(rows[name])[: len(batch["valid"])]
 
         return counts["confusion"], Rows(fetch, counts["cross_entropy"], counts["confidence"])
 

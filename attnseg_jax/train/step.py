@@ -16,7 +16,7 @@ from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.models.remat import rematerialised
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
-from attnseg_jax.ops.metrics import confidence_counts, confusion_matrix
+from attnseg_jax.ops.metrics import confidence, confidence_counts, confusion_matrix
 from attnseg_jax.ops.platforms import fence
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -162,8 +162,8 @@ def eval_step(
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
       pixels, `cross_entropy` float32 [], the sum over them, `confidence` int32 (see
       `ops.metrics.confidence_counts`), and `not_finite` int32 [], rows with a logit that is none.
-      Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, and `finite` bool
-      [b].
+      Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, its probability
+      `sure` [b, h, w] uint8, 255 for 1, and `finite` bool [b].
     """
     inputs = [batch[name] for name in model_inputs(model)]
     logits = forward(variables, *inputs) if forward else model.apply(variables, *inputs, train=False).logits
@@ -178,7 +178,12 @@ def eval_step(
     }
     if axis_name is not None:
         counts = jax.lax.psum(counts, axis_name)
-    return counts, {"prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32), "finite": finite}
+    rows = {
+        "prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32),
+        "sure": (255 * confidence(logits)).astype(jnp.uint8),
+        "finite": finite,
+    }
+    return counts, rows
 
 
 class Forward:

@@ -69,7 +69,7 @@ def predicted(trained):
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
-    return evaluate_run(str(trained[0]))
+    return evaluate_run(str(trained[0]), report=True)
 
 
 def test_the_validation_scores_of_the_run(trained, evaluated):
@@ -206,8 +206,8 @@ def test_on_another_number_of_devices(trained):
     assert run.returncode == 0, run.stderr
     *table, last = run.stdout.splitlines()
     found = json.loads(last)
-    assert table[0].split() == ["class", "IoU", "Dice", "precision", "accuracy", "pixels", "boundary"]
-    for name in ("iou", "dice", "precision", "accuracy", "boundary_iou"):
+    assert table[0].split() == ["class", "IoU", "Dice", "precision", "accuracy", "pixels", "boundary", "boundary", "F"]
+    for name in ("iou", "dice", "precision", "accuracy", "boundary_iou", "boundary_f"):
         assert found.pop(name) == pytest.approx(result[name], abs=2e-3)
     assert found == {key: pytest.approx(result[key], abs=2e-3) for key in found} | {"split": "val"}
 
@@ -244,7 +244,7 @@ def test_masks_on_disk_score_as_the_run_that_made_them(trained, predicted, evalu
     """The same images drawn, too; without a model nothing is known of its confidence."""
     for record, prediction in zip(*predicted, strict=True):
         write_label_map(prediction, evaluated.source.info.palette, tmp_path / "masks/mask" / f"{record['id']}.png")
-    found = evaluate_predictions(str(tmp_path / "masks"), trained[2])
+    found = evaluate_predictions(str(tmp_path / "masks"), trained[2], report=True)
     expected = json.loads(evaluated.json)
     del expected["calibration_error"]
     assert json.loads(found.json) == expected | {"step": None}
@@ -252,6 +252,11 @@ def test_masks_on_disk_score_as_the_run_that_made_them(trained, predicted, evalu
     csv_text = found.picture.with_suffix(".csv").read_text()
     assert csv_text == evaluated.picture.with_suffix(".csv").read_text()
     _check_a_class_left_out(str(tmp_path / "masks"), trained[2], expected["iou"], csv_text)
+
+    np.testing.assert_array_equal(found.mistakes.kinds, evaluated.mistakes.kinds)
+    write_report(found, tmp_path / "report", None)
+    page = (tmp_path / "report/index.html").read_text()
+    assert "<h1>masks, val</h1>" in page and "confidence" not in page and "<script" not in page
 
 
 def _check_a_class_left_out(folder, config, iou, csv_text):
@@ -296,15 +301,19 @@ def test_the_report_stands_alone(trained, evaluated, tmp_path):
     assert f"<strong>{result['miou']:.4f}</strong>" in page and f"{low:.4f} and {high:.4f}" in page
     for name, value in result["iou"].items():
         assert name in page and ("absent" if value is None else f"{value:.4f}") in page
-    ids = [evaluated.source[i]["id"] for i in (*evaluated.evaluation.worst, *evaluated.evaluation.samples)]
-    assert all(f'alt="{name}, ' in page for name in ids)
-    # The curves, the confusion, the calibration; photographs are JPEG files.
-    assert page.count("data:image/png;base64,") == 3 and page.count("data:image/jpeg;base64,") == len({*ids})
-    assert not re.search(r"https?://|<script|<link", page)
-    assert page.count("<h1>") == 1 and 'name="viewport"' in page
-
-    write_report(evaluated, tmp_path / "masks", None)
-    assert "<h1>masks, val</h1>" in (tmp_path / "masks/index.html").read_text()
+    found = evaluated.evaluation
+    drawn = {evaluated.source[i]["id"] for i in (*found.worst, *found.best, *found.samples)}
+    assert drawn == set(re.findall(r"<h3>(.*?), .*?: mIoU", page)) and len(drawn) > len(found.worst)
+    # All wrong pixels are of a kind, true and predicted class as the confusion has them.
+    confusion = found.scores.confusion
+    np.testing.assert_array_equal(
+        evaluated.mistakes.kinds.sum(0), confusion - np.diag(np.diagonal(confusion)), strict=True
+    )
+    # Of each image truth, prediction and the attention; the curves, the confusion, the calibration.
+    assert page.count("data:image/png;base64,") == 3 * len(drawn) + 3
+    assert page.count('"name":"self0"') == page.count("<figcaption>confidence") == len(drawn)
+    assert not re.search(r"https?://|<script src|<link", page)
+    assert re.search(r"commit</th><td><code>([0-9a-f]{40}|none)", page)
 
 
 def test_the_validation_loss_and_the_calibration(trained):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from attnseg_jax.evaluation.counts import Counter
-from attnseg_jax.train.evaluation import Pace, Worst, sample_indices
+from attnseg_jax.train.evaluation import Extreme, Pace, sample_indices
 
 
 @pytest.mark.parametrize("length, samples, wanted", [(5, 2, [0, 4]), (3, 7, [0, 1, 2]), (1, 4, [0]), (9, 0, [])])
@@ -25,7 +25,7 @@ def test_the_worst_images_are_kept():
         rows = guess[index, : sizes[index][0], :2]
         guess[index, : sizes[index][0], :2] = np.where(np.arange(rows.size).reshape(rows.shape) < count, 0, rows)
     counter = Counter(5, 2, sizes.__getitem__)
-    worst, none = (Worst(number, counter, sizes.__getitem__) for number in (2, 0))
+    worst, none = (Extreme(number, counter, sizes.__getitem__) for number in (2, 0))
     for rows in ([3, 0], [1, 2], [4, -1]):
         batch = {"index": np.array(rows), "label": truth[rows]}
         for part in (counter, worst, none):

@@ -1,0 +1,217 @@
+"""A small server on this machine alone: pictures in, masks, confidence and attention out, as JSON for a page."""
+
+import base64
+import json
+import math
+import threading
+from collections import OrderedDict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from absl import logging
+from PIL import Image
+
+from attnseg_jax.data.decode import decode_image
+from attnseg_jax.errors import UserError
+from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.plots.attention_maps import heat_maps, position
+from attnseg_jax.plots.drawing import png_bytes
+from attnseg_jax.plots.look import pixel_records
+
+_HERE = Path(__file__).parent
+_PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript")}
+_KEPT = 4
+
+
+class Demo:
+    """What the page asks for.
+
+    Args:
+      predictor: of the model.
+      name: of the model, for the page.
+
+    Raises:
+      UserError: there are more classes than the page shows.
+    """
+
+    def __init__(self, predictor: Predictor, name: str):
+        if len(predictor.info.class_names) > 256:
+            raise UserError(f"{name} has {len(predictor.info.class_names)} classes: the page shows at most 256")
+        self._predictor, self._name = predictor, name
+        # A model takes one picture at a time; the newest few can be looked at.
+        self._lock, self._count = threading.Lock(), 0
+        self._pictures: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._looks: dict[str, tuple] = {}
+
+    def model(self) -> dict[str, Any]:
+        """Name and classes of the model."""
+        return {"name": self._name, "classes": self._classes()}
+
+    def predict(self, data: bytes) -> dict[str, Any]:
+        """The prediction of an encoded picture: sizes, class of each pixel, confidence, shares; a number to look at it.
+
+        Raises:
+          UserError: it is no picture, or it does not fit the model or the memory.
+        """
+        pixels = decode_image(data, "the picture")
+        with self._lock:
+            (found,) = self._predictor.stream([Picture("the picture", pixels=pixels)], extras=["probabilities"])
+            self._count += 1
+            number = str(self._count)
+            self._pictures[number] = pixels
+            while len(self._pictures) > _KEPT:
+                self._looks.pop(self._pictures.popitem(last=False)[0], None)
+        sure = np.round(255 * found.probabilities.max(-1).astype(np.float32)).astype(np.uint8)
+        return {
+            "number": number,
+            "size": list(found.mask.shape),
+            "mask": _png(found.mask.astype(np.uint8)),
+            "confidence": _png(sure),
+            "shares": [count / found.mask.size for count in found.areas().values()],
+            "mean_confidence": float(sure.mean() / 255),
+        }
+
+    def look(self, number: str, y: int, x: int, name: str = "") -> dict[str, Any]:
+        """What a pixel attends to, as the mean over the heads: a map from 0 to 255, and how much of the picture it has.
+
+        Raises:
+          UserError: there is no such picture any more, no such point, or nothing to look at.
+        """
+        with self._lock:
+            if number not in self._pictures:
+                raise UserError("this picture is gone: drop it again")
+            pixels = self._pictures[number]
+            h, w = pixels.shape[:2]
+            if not (0 <= y < h and 0 <= x < w):
+                raise UserError(f"the point {y},{x} is outside the picture of {h} x {w} pixels")
+            if number not in self._looks:
+                self._looks[number] = self._predictor.attention(pixels)
+            records, padded, scaled = self._looks[number]
+            shown = pixel_records(records)
+            if not shown:
+                raise UserError("the model has attention, but none between pixels")
+            name = name if name in shown else list(shown)[-1]
+            record = shown[name]
+            place = position((y * scaled[0] // h, x * scaled[1] // w), padded, record.query_size)
+            weights = np.abs(heat_maps(record, np.array([place]))[0, :, 0]).mean(0)
+        top = max(float(weights.max()), np.finfo(np.float32).tiny)
+        return {
+            "name": name,
+            "names": list(shown),
+            "map": _png(np.round(255 * weights / top).astype(np.uint8)),
+            "cells": list(weights.shape),
+            "reach": [p / s for p, s in zip(padded, scaled)],
+        }
+
+    def _classes(self) -> list[dict[str, Any]]:
+        colours = np.asarray(self._predictor.info.palette).tolist()
+        return [{"name": n, "colour": c} for n, c in zip(self._predictor.info.class_names, colours, strict=True)]
+
+
+def make_server(demo: Demo, port: int, largest: int) -> ThreadingHTTPServer:
+    """A server on the loopback interface.
+
+    Args:
+      demo: answers.
+      port: 0 takes any that is free.
+      largest: bytes of a picture.
+
+    Raises:
+      UserError: the port cannot be used.
+    """
+
+    class Handler(_Handler):
+        pass
+
+    Handler.demo, Handler.largest = demo, largest
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port={port} cannot be used ({error}): choose another one") from error
+
+
+class _Handler(BaseHTTPRequestHandler):
+    demo: Demo
+    largest: int
+    timeout = 60
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if not self._is_ours():
+            return
+        if url.path in _PAGE:
+            name, kind = _PAGE[url.path]
+            self._send(HTTPStatus.OK, (_HERE / name).read_bytes(), kind)
+        elif url.path == "/model":
+            self._answer(self.demo.model)
+        elif url.path == "/look":
+            asked = {key: values[0] for key, values in parse_qs(url.query).items()}
+            self._answer(lambda: self._look(asked))
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+
+    def do_POST(self) -> None:
+        if not self._is_ours():
+            return
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            self._refuse(HTTPStatus.LENGTH_REQUIRED, "the size of the picture is missing")
+        elif int(length) > self.largest:
+            limit = math.ceil(self.largest / 2**20)
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the picture is too large: at most {limit} MiB")
+        elif urlsplit(self.path).path != "/predict":
+            self._refuse(HTTPStatus.NOT_FOUND, "there is no such page")
+        else:
+            data = self.rfile.read(int(length))
+            self._answer(lambda: self.demo.predict(data))
+
+    def _look(self, asked: dict[str, str]) -> dict[str, Any]:
+        try:
+            y, x = int(asked["y"]), int(asked["x"])
+        except (KeyError, ValueError):
+            raise UserError("a point is y=ROW&x=COLUMN") from None
+        return self.demo.look(asked.get("number", ""), y, x, asked.get("name", ""))
+
+    def _is_ours(self) -> bool:
+        """Whether the page itself asks: pages of other sites, which a browser has open too, do not."""
+        port = self.server.server_address[1]
+        hosts = {f"{name}:{port}" for name in ("127.0.0.1", "localhost")}
+        origin = self.headers.get("Origin")
+        if self.headers.get("Host") in hosts and (origin is None or urlsplit(origin).netloc in hosts):
+            return True
+        self._refuse(HTTPStatus.FORBIDDEN, f"this page is at http://127.0.0.1:{port} alone")
+        return False
+
+    def _answer(self, ask: Any) -> None:
+        try:
+            found = ask()
+        except UserError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
+        else:
+            self._send(HTTPStatus.OK, json.dumps(found).encode(), "application/json")
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        # What is left of a request that was not read would be taken for the next one.
+        self.close_connection = True
+        self._send(status, json.dumps({"error": why}).encode(), "application/json")
+
+    def _send(self, status: HTTPStatus, data: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Security-Policy", "default-src 'self' 'unsafe-inline' data: blob:")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        logging.debug(format, *arguments)
+
+
+def _png(values: np.ndarray) -> str:
+    return "data:image/png;base64," + base64.b64encode(png_bytes(Image.fromarray(values))).decode()

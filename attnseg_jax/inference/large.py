@@ -1,0 +1,238 @@
+"""TIFF files of any size, predicted in windows and written by tiles: memory holds a band of rows, not the picture."""
+
+import contextlib
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from attnseg_jax.data.pipeline import padded_size
+from attnseg_jax.data.transforms.fields import normalise
+from attnseg_jax.errors import NotFinite, UserError
+from attnseg_jax.inference.geotiff import place_of
+from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.ops.sliding import importance, starts
+from attnseg_jax.train.forward import window_and_stride
+from attnseg_jax.train.step import model_inputs
+
+# Rows and columns of a tile of the mask; bytes of logits that are summed at a time, and of one piece of a file.
+_TILE = 256
+_LOGITS, _PIECE = 1 << 29, 1 << 28
+
+
+def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int = _LOGITS) -> Int[np.ndarray, "k"]:
+    """Predicts a TIFF file as `config.eval.mode='slide'` does, and writes its mask as a TIFF file.
+
+    The mask is that of `Predictor`, has a palette, and lies where the file does on the map.
+
+    Args:
+      predictor: of a run, with `config.eval.mode='slide'`.
+      path: of the file: 8 bits, gray or RGB.
+      target: of the mask; whole or not there.
+      band: bytes of logits that are summed at a time, at least for a window.
+
+    Returns:
+      The number of pixels of each class.
+
+    Raises:
+      UserError: the package tifffile is missing, or the config or the file is of another kind.
+      NotFinite: logits are not finite.
+    """
+    _check(predictor, path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(path) as tiff, tempfile.TemporaryFile(dir=target.parent) as file:
+        reader = _Reader(path, tiff)
+        dtype = np.dtype(np.uint8 if len(predictor.info.class_names) <= 256 else np.uint16)
+        counts = np.zeros(len(predictor.info.class_names), np.int64)
+        for top, left, mask in _bands(predictor, reader, band):
+            counts += np.bincount(mask.ravel(), minlength=len(counts))
+            for row, values in enumerate(mask.astype(dtype), top):
+                file.seek((row * reader.width + left) * dtype.itemsize)
+                file.write(values.tobytes())
+        _write(file, (reader.height, reader.width), dtype, predictor, path, target)
+    return counts
+
+
+def _check(predictor: Predictor, path: Path) -> None:
+    config = getattr(predictor, "config", None)
+    if config is None or config.eval.mode != "slide":
+        raise UserError(
+            f"{path}: a picture of this size is predicted in windows: give the folder of a run, and "
+            "--config.eval.mode=slide"
+        )
+    if tuple(config.eval.scales) != (1.0,) or config.eval.flip or config.data.resolution != 1:
+        raise UserError(
+            f"{path}: a picture of this size is predicted as it is: leave config.eval.scales and flip at their "
+            "defaults, and train with config.data.resolution=1"
+        )
+    if len(model_inputs(predictor.model)) > 1:
+        raise UserError(f"{path}: config.model.kind={config.model.kind!r} takes regions of whole pictures only")
+
+
+def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple[int, int, Int[np.ndarray, "y x"]]]:
+    """Parts of the mask with the row and column where they begin."""
+    config, classes = predictor.config, len(predictor.info.class_names)
+    sizes = window_and_stride(config, predictor.multiple)
+    padded = padded_size((reader.height, reader.width), predictor.multiple)
+    window = tuple(min(n, m) for n, m in zip(sizes["window"], padded))
+    tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
+    weights, devices = importance(window, config.eval.blend), predictor.mesh.size if predictor.mesh else 1
+    count = -(-config.eval.windows // devices) * devices
+    logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
+    wide = max(window[1], band // (window[0] * classes * 4))
+    for left in range(0, reader.width, wide):
+        right = min(left + wide, reader.width)
+        columns = [x for x in lefts if x < right and x + window[1] > left]
+        first, last = columns[0], columns[-1] + window[1]
+        total = np.zeros((window[0], last - first, classes), np.float32)
+        for top, following in zip(tops, [*tops[1:], padded[0]]):
+            rows = _padded(reader.rows(top, top + window[0]), config.data, (window[0], padded[1]))
+            for part in range(0, len(columns), count):
+                places = columns[part : part + count]
+                found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
+                for x, values in zip(places, found):
+                    total[:, x - first : x - first + window[1]] += values
+            # No later window reaches these rows.
+            done = total[: following - top, left - first : right - first]
+            if not np.isfinite(done).all():
+                raise NotFinite(f"{reader.path}: the logits of the model are not finite: take another checkpoint")
+            yield top, left, done[: max(0, reader.height - top)].argmax(-1)
+            total[: len(total) - (following - top)] = total[following - top :]
+            total[len(total) - (following - top) :] = 0
+
+
+def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+    """Rows as the model takes them, with zeros at the bottom and right."""
+    found = np.zeros((*size, 3), np.float32)
+    found[: pixels.shape[0], : pixels.shape[1]] = normalise(pixels, config.mean, config.std, config.channel_order)
+    return found
+
+
+def _weighted(model: Any, variables: PyTree, weights: Array, windows: Array) -> Float[Array, "n h w k"]:
+    return model.apply(variables, windows, train=False).logits.astype(jnp.float32) * weights[None, :, :, None]
+
+
+def _logits(
+    program: Callable, predictor: Predictor, weights: np.ndarray, windows: np.ndarray, count: int
+) -> Float[np.ndarray, "n h w k"]:
+    """Those of windows, in a program for `count` of them."""
+    filled, mesh = np.concatenate([windows, np.repeat(windows[:1], count - len(windows), 0)]), predictor.mesh
+    if mesh:
+        filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        return np.asarray(program(predictor.model, predictor.placed, weights, filled))[: len(windows)]
+
+
+def _tifffile(path: Path) -> Any:
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        hint = "pip install 'attnseg_jax[tiff]'"
+        raise UserError(f"{path}: a TIFF file of this size needs the package tifffile: {hint}") from None
+    return tifffile
+
+
+def _opened(path: Path) -> Any:
+    tifffile = _tifffile(path)
+    try:
+        return tifffile.TiffFile(path)
+    except (tifffile.TiffFileError, ValueError) as error:
+        raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from error
+
+
+class _Reader:
+    """The rows of a TIFF file, each piece of which (tile or strip) is decoded when it is asked for.
+
+    Attributes:
+      path, height, width: of the file.
+    """
+
+    def __init__(self, path: Path, tiff: Any):
+        self.path, self._file = path, tiff
+        self._page = page = tiff.pages[0]
+        self.height, self.width = page.imagelength, page.imagewidth
+        rows = page.tilelength if page.is_tiled else page.rowsperstrip
+        self._channels, self._rows = page.samplesperpixel, min(rows, self.height)
+        self._held: dict[int, np.ndarray] = {}
+        if page.dtype != np.uint8 or page.planarconfig != 1 or self._channels not in (1, 3, 4) or page.is_subsampled:
+            raise UserError(f"{path}: of this size TIFF files of 8 bits are read, gray or RGB, channels side by side")
+        self._plain = page.is_contiguous
+        if not self._plain and self._rows * self.width * self._channels > _PIECE:
+            raise UserError(f"{path}: its pieces have {self._rows} rows, too many for the memory: write it by tiles")
+
+    def rows(self, top: int, bottom: int) -> UInt8[np.ndarray, "y w 3"]:
+        """The rows from `top` to before `bottom`, those that there are, as RGB."""
+        bottom = min(bottom, self.height)
+        if self._plain:
+            size = self.width * self._channels
+            self._file.filehandle.seek(self._page.dataoffsets[0] + top * size)
+            found = np.frombuffer(self._file.filehandle.read((bottom - top) * size), np.uint8)
+            found = found.reshape(-1, self.width, self._channels)
+        else:
+            wanted = range(top // self._rows, -(-bottom // self._rows))
+            self._held = {i: self._held[i] if i in self._held else self._decoded(i) for i in wanted}
+            start = top - wanted[0] * self._rows
+            found = np.concatenate([self._held[i] for i in wanted])[start : start + bottom - top]
+        return np.repeat(found, 3, -1) if self._channels == 1 else found[..., :3]
+
+    def _decoded(self, number: int) -> np.ndarray:
+        """A row of tiles, or a strip."""
+        page, file = self._page, self._file.filehandle
+        rows = min(self._rows, self.height - number * self._rows)
+        found = np.zeros((rows, self.width, self._channels), np.uint8)
+        across = -(-self.width // page.tilewidth) if page.is_tiled else 1
+        for index in range(number * across, (number + 1) * across):
+            file.seek(page.dataoffsets[index])
+            data = file.read(page.databytecounts[index])
+            try:
+                piece, place, _ = page.decode(data, index, jpegtables=page.jpegtables)
+            except Exception as error:
+                # What a codec raises, or that it is missing, has no common class.
+                raise UserError(f"{self.path}: cannot be decoded ({' '.join(str(error).split())})") from error
+            if piece is not None:
+                x = place[-2]
+                piece = piece[0, :rows, : self.width - x]
+                found[: len(piece), x : x + piece.shape[1]] = piece
+        return found
+
+
+def _write(
+    file: BinaryIO, size: tuple[int, int], dtype: np.dtype, predictor: Predictor, path: Path, target: Path
+) -> None:
+    """Writes the rows in `file` by tiles."""
+    h, w = size
+
+    def tiles() -> Iterator[np.ndarray]:
+        for top in range(0, h, _TILE):
+            file.seek(top * w * dtype.itemsize)
+            rows = np.frombuffer(file.read(min(_TILE, h - top) * w * dtype.itemsize), dtype).reshape(-1, w)
+            for left in range(0, w, _TILE):
+                tile = np.zeros((_TILE, _TILE), dtype)
+                part = rows[:, left : left + _TILE]
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+
+    options: dict[str, Any] = {"photometric": "minisblack"}
+    if dtype == np.uint8:
+        colours = np.zeros((3, 256), np.uint16)
+        colours[:, : len(predictor.info.palette)] = np.asarray(predictor.info.palette).T * np.uint16(257)
+        options = {"photometric": "palette", "colormap": colours}
+    place = place_of(path)
+    tags = [(tag, kind, len(values), values, True) for tag, (kind, values) in place.tags.items()] if place else []
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _tifffile(path).imwrite(
+            temporary, tiles(), shape=size, dtype=dtype, tile=(_TILE, _TILE), compression="zlib", metadata=None,
+            extratags=tags, **options,
+        )  # fmt: skip
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
