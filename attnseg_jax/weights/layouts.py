@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
-from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
+from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
 from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
 from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
@@ -43,6 +45,9 @@ ENCODERS: dict[str, Rules] = {
     "transformers_segformer": TRANSFORMERS_SEGFORMER,
     "nvlabs_segformer": NVLABS_SEGFORMER,
     "leejunhyun_unet": LEEJUNHYUN_UNET,
+    "mmseg_mscan": MMSEG_MSCAN,
+    "timm_efficientvit": TIMM_EFFICIENTVIT,
+    "timm_convnext": TIMM_CONVNEXT,
 }
 
 
@@ -68,6 +73,7 @@ HEADS: dict[str, Head] = {
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
+    "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": Head(r"^(?=layer\d\.)", SEMSEG_PSPNET),
     "emanet": Head(r"^extractor\.", EMANET_HEAD),

@@ -16,6 +16,8 @@ MODELS = {
     "vit": ("vit_ti", "none", "mask_transformer", {"backbone": {"vit_ti": {"impl": "chunked"}}}),
     "swin": ("swin_t", "none", "fcn", {}),
     "convnext": ("convnext_t", "none", "deeplabv3plus", {}),
+    "mscan": ("mscan_t", "litemla", "ham", {}),
+    "efficientvit": ("efficientvit_b0", "hamburger", "fcn", {}),
     "unet": ("unet", "gate", "unet", {}),
     "segnet": ("vgg16", "none", "segnet", {"backbone": {"vgg16": {"output_stride": 32}}}),
     "vgg": ("vgg16", "encnet", "fcn", {}),

@@ -37,6 +37,9 @@ CASES = [
     ("vit_ti", {"patch_size": 14, "pyramid": True}, 28),
     ("swin_t", {}, 32),
     ("convnext_t", {}, 32),
+    ("convnextv2_atto", {}, 32),
+    ("mscan_t", {}, 32),
+    ("efficientvit_b0", {}, 32),
 ]
 
 

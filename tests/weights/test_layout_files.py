@@ -27,6 +27,9 @@ BACKBONE_FILES = {
     "backbone_vit_tiny_224": "timm_vit",
     "backbone_dinov2_tiny": "transformers_dinov2",
     "backbone_mit_b0": "transformers_segformer",
+    "backbone_mscan_tiny": "mmseg_mscan",
+    "backbone_efficientvit_b0": "timm_efficientvit",
+    "backbone_convnextv2_atto": "timm_convnext",
 }
 MODEL_FILES = {
     "model_fcn_resnet50": "torchvision_fcn+torchvision_resnet",
@@ -39,6 +42,7 @@ MODEL_FILES = {
     "model_emanet_resnet50": "emanet+emanet_resnet_v1c",
     "model_ocrnet_resnet50": "openseg_ocrnet+torchvision_resnet",
     "model_attunet": "leejunhyun_attunet+leejunhyun_unet",
+    "model_segnext_tiny": "mmseg_ham+mmseg_mscan",
     "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
     "model_smp_unet_resnet18": "smp_unet+torchvision_resnet",
     "model_smp_unet_scse_resnet18": "smp_unet+torchvision_resnet",

@@ -3,6 +3,7 @@
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
+from attnseg_jax.models.decoders.ham import Ham
 from attnseg_jax.models.decoders.lraspp import LRASPP
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
@@ -24,5 +25,6 @@ DECODERS = {
     "segformer": SegFormer,
     "unet": UNet,
     "uper": UPer,
+    "ham": Ham,
 }
 __all__ = ["DECODERS", "MaskedAttentionLayer"]

@@ -1,4 +1,6 @@
-"""Blocks of several decoders: separable convolutions, atrous and pooled pyramids."""
+"""Blocks of several decoders: separable and normalised convolutions, atrous and pooled pyramids."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -30,6 +32,32 @@ class SeparableConvBN(nn.Module):
         depthwise = Conv(c, self.kernel_size, dilation=self.dilation, groups=c, dtype=self.dtype, name="depthwise")
         x = Conv(self.features, 1, dtype=self.dtype, name="pointwise")(depthwise(x))
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train=train))
+
+
+class ConvGroupNorm(nn.Module):
+    """Convolution, group normalisation and an activation.
+
+    Attributes:
+      features: output channels, a multiple of `groups`.
+      kernel_size: of the convolution.
+      groups: of the normalisation.
+      activation: applied last; None leaves the result linear.
+    """
+
+    features: int
+    kernel_size: int = 3
+    groups: int = 32
+    activation: Callable | None = nn.relu
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
+        """Applies convolution, normalisation and activation."""
+        x = Conv(self.features, self.kernel_size, dtype=self.dtype, name="conv")(x)
+        # By two passes in float32, since one pass, flax's default, loses what is small beside its mean.
+        norm = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name="norm")
+        x = norm(x)
+        return (x if self.activation is None else self.activation(x)).astype(self.dtype)
 
 
 class ASPP(nn.Module):
