@@ -18,7 +18,16 @@ from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
 from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
-from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
+from attnseg_jax.weights.rules.smp import (
+    SMP_DEEPLABV3PLUS,
+    SMP_FPN,
+    SMP_LINKNET,
+    SMP_MANET,
+    SMP_PAN,
+    SMP_UNET,
+    SMP_UNETPLUSPLUS,
+    SMP_UPERNET,
+)
 from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
@@ -82,6 +91,10 @@ HEADS: dict[str, Head] = {
     "smp_unet": Head(_SMP, SMP_UNET),
     "smp_upernet": Head(_SMP, SMP_UPERNET),
     "smp_deeplabv3plus": Head(_SMP, SMP_DEEPLABV3PLUS),
+    "smp_unetplusplus": Head(_SMP, SMP_UNETPLUSPLUS),
+    "smp_manet": Head(_SMP, SMP_MANET),
+    "smp_linknet": Head(_SMP, SMP_LINKNET),
+    "smp_pan": Head(_SMP, SMP_PAN),
 }
 
 

@@ -54,7 +54,7 @@ class FPN(Decoder):
         sizes = [x.shape[1:3] for x in laterals]
         for i, (stride, x) in enumerate(zip(maps, sum_down(laterals, self.upsampling), strict=True)):
             for j in range(max(i, 1)):
-                x = ConvGroupNorm(self.channels, groups=self.groups, dtype=self.dtype, name=f"block{stride}_{j}")(x)
+                x = ConvGroupNorm(self.channels, self.groups, self.dtype, name=f"block{stride}_{j}")(x)
                 x = resize(x, sizes[max(i - j - 1, 0)], align_corners=True)
             levels.append(x)
         x = sum(levels[1:], levels[0]) if self.merge == "add" else jnp.concatenate(levels, axis=-1)

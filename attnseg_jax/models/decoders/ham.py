@@ -44,7 +44,7 @@ class Ham(Decoder):
         maps = list(maps_of(features, self.strides, "strides").values())
 
         def conv(name: str) -> ConvGroupNorm:
-            return ConvGroupNorm(self.channels, 1, self.groups, dtype=self.dtype, name=name)
+            return ConvGroupNorm(self.channels, self.groups, self.dtype, kernel_size=1, name=name)
 
         x = jnp.concatenate([resize(x, maps[0].shape[1:3]) for x in maps], axis=-1)
         x = conv("squeeze")(x)

@@ -55,7 +55,7 @@ class Hamburger(nn.Module):
 
         sow_record(self, "hamburger", record)
         y = y.astype(self.dtype).reshape(x.shape)
-        out = ConvGroupNorm(c, 1, self.groups, activation=None, dtype=self.dtype, name="out")
+        out = ConvGroupNorm(c, self.groups, self.dtype, kernel_size=1, relu=False, name="out")
         return nn.relu(x + out(y))
 
     def start(self, images: int, channels: int, *, train: bool) -> Float[Array, "_b c r"]:
