@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
 from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
 from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
@@ -83,6 +84,7 @@ HEADS: dict[str, Head] = {
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),
+    "transformers_dpt": Head(r"^dpt\.", TRANSFORMERS_DPT),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": Head(r"^(?=layer\d\.)", SEMSEG_PSPNET),
     "emanet": Head(r"^extractor\.", EMANET_HEAD),
@@ -95,6 +97,7 @@ HEADS: dict[str, Head] = {
     "smp_manet": Head(_SMP, SMP_MANET),
     "smp_linknet": Head(_SMP, SMP_LINKNET),
     "smp_pan": Head(_SMP, SMP_PAN),
+    "smp_dpt": Head(_SMP, SMP_DPT),
 }
 
 

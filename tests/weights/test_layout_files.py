@@ -52,6 +52,8 @@ MODEL_FILES = {
     "model_smp_manet_resnet18": "smp_manet+torchvision_resnet",
     "model_smp_linknet_resnet18": "smp_linknet+torchvision_resnet",
     "model_smp_pan_resnet18": "smp_pan+torchvision_resnet",
+    "model_smp_dpt_vit_tiny": "smp_dpt+timm_vit",
+    "model_dpt_tiny_48x48": "transformers_dpt+transformers_vit",
 }
 
 
@@ -109,11 +111,12 @@ def test_the_layout_of_every_model(name, layout):
 def test_files_with_attention_fit_the_model_of_a_config(name, classes, config):
     image = jax.ShapeDtypeStruct((1, 33, 49, 3), jnp.float32)
     target = jax.eval_shape(build_model(config, classes).init, jax.random.key(0), image)
-    fitted = fit(shaped(name), target, part="model", num_classes=classes)
+    backbone = BACKBONES[config["backbone"]["name"]]
+    fitted = fit(shaped(name), target, part="model", backbone=backbone, num_classes=classes)
     assert fitted.layout == MODEL_FILES[name] and fitted.unfilled == fitted.unused == ()
     # Of other classes the classifiers stay open, that of the regions too.
     other = jax.eval_shape(build_model(config, classes + 2).init, jax.random.key(0), image)
-    open_ones = fit(shaped(name), other, part="model", num_classes=classes + 2).unfilled
+    open_ones = fit(shaped(name), other, part="model", backbone=backbone, num_classes=classes + 2).unfilled
     assert open_ones and all("classifier" in parameter for parameter in open_ones)
 
 

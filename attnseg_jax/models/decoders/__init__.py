@@ -1,9 +1,11 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
+from attnseg_jax.models.decoders.dpt import DPT
 from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.ham import Ham
+from attnseg_jax.models.decoders.linear import Linear
 from attnseg_jax.models.decoders.linknet import LinkNet
 from attnseg_jax.models.decoders.lraspp import LRASPP
 from attnseg_jax.models.decoders.manet import MANet
@@ -34,5 +36,7 @@ DECODERS = {
     "manet": MANet,
     "linknet": LinkNet,
     "pan": PAN,
+    "dpt": DPT,
+    "linear": Linear,
 }
 __all__ = ["DECODERS", "MaskedAttentionLayer"]
