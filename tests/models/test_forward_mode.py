@@ -18,6 +18,8 @@ MODELS = {
     "convnext": ("convnext_t", "none", "deeplabv3plus", {}),
     "mscan": ("mscan_t", "litemla", "ham", {}),
     "efficientvit": ("efficientvit_b0", "hamburger", "fcn", {}),
+    "dpt": ("vit_ti", "none", "dpt", {"backbone": {"vit_ti": {"outputs": (2, 5, 8, 11)}}}),
+    "manet": ("resnet18", "conv", "manet", {}),
     "unet": ("unet", "gate", "unet", {}),
     "segnet": ("vgg16", "none", "segnet", {"backbone": {"vgg16": {"output_stride": 32}}}),
     "vgg": ("vgg16", "encnet", "fcn", {}),
