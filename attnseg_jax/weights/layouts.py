@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from attnseg_jax.weights.rename import Part, Rules
 from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
 from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
+from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
 from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
@@ -58,6 +59,8 @@ ENCODERS: dict[str, Rules] = {
     "mmseg_mscan": MMSEG_MSCAN,
     "timm_efficientvit": TIMM_EFFICIENTVIT,
     "timm_convnext": TIMM_CONVNEXT,
+    "mmseg_ddrnet": MMSEG_DDRNET,
+    "mmseg_pidnet": MMSEG_PIDNET,
 }
 
 
@@ -84,6 +87,8 @@ HEADS: dict[str, Head] = {
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),
+    "mmseg_ddr": Head(r"^backbone\.", MMSEG_DDR),
+    "mmseg_pid": Head(r"^backbone\.", MMSEG_PID),
     "transformers_dpt": Head(r"^dpt\.", TRANSFORMERS_DPT),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": Head(r"^(?=layer\d\.)", SEMSEG_PSPNET),

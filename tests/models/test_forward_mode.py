@@ -19,6 +19,7 @@ MODELS = {
     "mscan": ("mscan_t", "litemla", "ham", {}),
     "efficientvit": ("efficientvit_b0", "hamburger", "fcn", {}),
     "dpt": ("vit_ti", "none", "dpt", {"backbone": {"vit_ti": {"outputs": (2, 5, 8, 11)}}}),
+    "pidnet": ("pidnet_s", "none", "ddr", {"decoder": {"ddr": {"auxiliary": True}}}),
     "manet": ("resnet18", "conv", "manet", {}),
     "unet": ("unet", "gate", "unet", {}),
     "segnet": ("vgg16", "none", "segnet", {"backbone": {"vgg16": {"output_stride": 32}}}),

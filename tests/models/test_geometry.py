@@ -40,6 +40,8 @@ CASES = [
     ("convnextv2_atto", {}, 32),
     ("mscan_t", {}, 32),
     ("efficientvit_b0", {}, 32),
+    ("ddrnet23_slim", {}, 8),
+    ("pidnet_s", {}, 8),
 ]
 
 

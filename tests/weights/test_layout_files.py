@@ -43,6 +43,8 @@ MODEL_FILES = {
     "model_ocrnet_resnet50": "openseg_ocrnet+torchvision_resnet",
     "model_attunet": "leejunhyun_attunet+leejunhyun_unet",
     "model_segnext_tiny": "mmseg_ham+mmseg_mscan",
+    "model_ddrnet23_slim": "mmseg_ddr+mmseg_ddrnet",
+    "model_pidnet_s": "mmseg_pid+mmseg_pidnet",
     "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
     "model_smp_unet_resnet18": "smp_unet+torchvision_resnet",
     "model_smp_unet_scse_resnet18": "smp_unet+torchvision_resnet",

@@ -15,6 +15,7 @@ from attnseg_jax.models.backbones.convnext import (
     ConvNeXtV2Pico,
     ConvNeXtV2Tiny,
 )
+from attnseg_jax.models.backbones.ddrnet import DDRNet23Slim
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -31,6 +32,7 @@ from attnseg_jax.models.backbones.efficientvit import (
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.backbones.mscan import MSCANB, MSCANL, MSCANS, MSCANT
+from attnseg_jax.models.backbones.pidnet import PIDNetL, PIDNetM, PIDNetS
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.segnet_basic import SegNetBasic
 from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
@@ -89,6 +91,10 @@ BACKBONES = {
     "efficientvit_b1": EfficientViTB1,
     "efficientvit_b2": EfficientViTB2,
     "efficientvit_b3": EfficientViTB3,
+    "ddrnet23_slim": DDRNet23Slim,
+    "pidnet_s": PIDNetS,
+    "pidnet_m": PIDNetM,
+    "pidnet_l": PIDNetL,
 }
 # Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
 UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

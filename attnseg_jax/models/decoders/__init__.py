@@ -1,5 +1,6 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
+from attnseg_jax.models.decoders.ddr import DDR
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.dpt import DPT
 from attnseg_jax.models.decoders.fcn import FCN
@@ -38,5 +39,6 @@ DECODERS = {
     "pan": PAN,
     "dpt": DPT,
     "linear": Linear,
+    "ddr": DDR,
 }
 __all__ = ["DECODERS", "MaskedAttentionLayer"]
