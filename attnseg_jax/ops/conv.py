@@ -14,7 +14,7 @@ from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.platforms import unless_on_gpus
 from attnseg_jax.ops.pool import Pair, pair
-from attnseg_jax.ops.symbolic import surely
+from attnseg_jax.ops.symbolic import any_below, surely
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -148,7 +148,7 @@ def conv_transpose(
     _check(x, kernel, groups)
     strides, sizes = pair(stride), kernel.shape[:2]
     lengths = zip(x.shape[1:3], strides, pair(padding), sizes, pair(output_padding))
-    if min((n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in lengths) < 1:
+    if any_below(1, *((n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in lengths)):
         raise ValueError(f"padding {padding} leaves nothing of the output")
     return lax.conv_general_dilated(
         x,
