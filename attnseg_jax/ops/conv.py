@@ -45,7 +45,11 @@ def conv(
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
-        return _pointwise(x[:, ::sh, ::sw], kernel[0, 0])
+        if (sh, sw) != (1, 1):
+            # As a window's tap, so that sizes that are symbols have the form which other strided kernels give them.
+            rows, columns = map(Axis, (1, 1), (sh, sw), (1, 1), sides, x.shape[1:3])
+            x = x[:, rows.tap(0), columns.tap(0)]
+        return _pointwise(x, kernel[0, 0])
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
