@@ -16,7 +16,7 @@ from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.platforms import unless_on_gpus
 from attnseg_jax.ops.pool import Pair, pair
-from attnseg_jax.ops.symbolic import surely
+from attnseg_jax.ops.symbolic import any_below, surely
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -47,7 +47,11 @@ def conv(
     kh, kw = kernel.shape[:2]
     c = x.shape[-1]
     if kh == kw == groups == 1 and sides == ((0, 0), (0, 0)):
-        return _pointwise(x[:, ::sh, ::sw], kernel[0, 0])
+        if (sh, sw) != (1, 1):
+            # As a window's tap, so that sizes that are symbols have the form which other strided kernels give them.
+            rows, columns = map(Axis, (1, 1), (sh, sw), (1, 1), sides, x.shape[1:3])
+            x = x[:, rows.tap(0), columns.tap(0)]
+        return _pointwise(x, kernel[0, 0])
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
@@ -152,7 +156,7 @@ def conv_transpose(
     _check(x, kernel, groups)
     strides, sizes = pair(stride), kernel.shape[:2]
     lengths = zip(x.shape[1:3], strides, pair(padding), sizes, pair(output_padding))
-    if min((n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in lengths) < 1:
+    if any_below(1, *((n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in lengths)):
         raise ValueError(f"padding {padding} leaves nothing of the output")
     return lax.conv_general_dilated(
         x,

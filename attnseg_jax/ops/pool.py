@@ -105,6 +105,22 @@ def adaptive_avg_pool(x: Float[Array, "b h w c"], size: Pair) -> Float[Array, "b
     return apply_separable(x, *matrices)
 
 
+def centred_avg_pool(x: Float[Array, "b h w c"], kernel: int, stride: int) -> Float[Array, "b i j c"]:
+    """Mean over a window of an odd `kernel` around every `stride`-th pixel; zeros beyond the map count.
+
+    PyTorch's `AvgPool2d(kernel, stride, padding=kernel // 2)`.
+
+    >>> centred_avg_pool(9 * jnp.arange(1.0, 6.0).reshape(1, 1, 5, 1), 3, 2).ravel().round().tolist()
+    [3.0, 9.0, 9.0]
+    """
+    matrices = []
+    for n in x.shape[1:3]:
+        xp = numpy_of(n)
+        centres = xp.arange((n - 1) // stride + 1) * stride
+        matrices.append((abs(centres[:, None] - xp.arange(n)[None]) <= kernel // 2).astype(np.float32) / kernel)
+    return apply_separable(x, *matrices)
+
+
 def _beats(b, a):
     return (b > a) | (b != b)
 

@@ -50,6 +50,8 @@ _VIT = {
     "vit_b": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
 }
 
+_CONVNEXT_V2 = ("atto", "femto", "pico", "nano", "tiny", "base", "large", "huge")
+
 # The name begins with the `config.model.backbone.name` that the weights are of.
 CATALOGUE = {
     **{
@@ -102,6 +104,24 @@ CATALOGUE = {
             options={"patch_size": 14, "position_size": (37, 37), "layer_scale": 1e-5, "position_antialias": False},
         )
         for size in ("small", "base", "large")
+    },
+    **{
+        f"efficientvit_b{i}-imagenet": Published(
+            f"hf://timm/efficientvit_b{i}.r224_in1k/model.safetensors",
+            "timm_efficientvit",
+            "Apache-2.0",
+            interpolation="bicubic",
+        )
+        for i in range(4)
+    },
+    **{
+        f"convnextv2_{size}-imagenet": Published(
+            f"hf://timm/convnextv2_{size}.fcmae_ft_in1k/model.safetensors",
+            "timm_convnext",
+            "CC-BY-NC-4.0",
+            interpolation="bicubic",
+        )
+        for size in _CONVNEXT_V2
     },
 }
 

@@ -10,13 +10,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
-from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
+from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
+from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
+from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
 from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
-from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
+from attnseg_jax.weights.rules.smp import (
+    SMP_DEEPLABV3PLUS,
+    SMP_FPN,
+    SMP_LINKNET,
+    SMP_MANET,
+    SMP_PAN,
+    SMP_UNET,
+    SMP_UNETPLUSPLUS,
+    SMP_UPERNET,
+)
 from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
@@ -43,6 +56,11 @@ ENCODERS: dict[str, Rules] = {
     "transformers_segformer": TRANSFORMERS_SEGFORMER,
     "nvlabs_segformer": NVLABS_SEGFORMER,
     "leejunhyun_unet": LEEJUNHYUN_UNET,
+    "mmseg_mscan": MMSEG_MSCAN,
+    "timm_efficientvit": TIMM_EFFICIENTVIT,
+    "timm_convnext": TIMM_CONVNEXT,
+    "mmseg_ddrnet": MMSEG_DDRNET,
+    "mmseg_pidnet": MMSEG_PIDNET,
 }
 
 
@@ -68,6 +86,10 @@ HEADS: dict[str, Head] = {
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
+    "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),
+    "mmseg_ddr": Head(r"^backbone\.", MMSEG_DDR),
+    "mmseg_pid": Head(r"^backbone\.", MMSEG_PID),
+    "transformers_dpt": Head(r"^dpt\.", TRANSFORMERS_DPT),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": Head(r"^(?=layer\d\.)", SEMSEG_PSPNET),
     "emanet": Head(r"^extractor\.", EMANET_HEAD),
@@ -76,6 +98,11 @@ HEADS: dict[str, Head] = {
     "smp_unet": Head(_SMP, SMP_UNET),
     "smp_upernet": Head(_SMP, SMP_UPERNET),
     "smp_deeplabv3plus": Head(_SMP, SMP_DEEPLABV3PLUS),
+    "smp_unetplusplus": Head(_SMP, SMP_UNETPLUSPLUS),
+    "smp_manet": Head(_SMP, SMP_MANET),
+    "smp_linknet": Head(_SMP, SMP_LINKNET),
+    "smp_pan": Head(_SMP, SMP_PAN),
+    "smp_dpt": Head(_SMP, SMP_DPT),
 }
 
 

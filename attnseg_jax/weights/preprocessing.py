@@ -23,6 +23,8 @@ _HALF = _keys(127.5, 127.5)
 _ENCODERS: dict[str, Mapping[str, Any]] = {
     **{f"torchvision_{name}": IMAGENET for name in ("resnet", "vgg", "mobilenet_v3", "swin", "convnext")},
     **dict.fromkeys(("mmseg_resnet_v1c", "semseg_resnet_v1c", "transformers_dinov2"), IMAGENET),
+    **dict.fromkeys(("mmseg_ddrnet", "mmseg_pidnet"), IMAGENET),
+    **dict.fromkeys(("mmseg_mscan", "timm_efficientvit", "timm_convnext"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,
@@ -31,6 +33,7 @@ _ENCODERS: dict[str, Mapping[str, Any]] = {
 }
 _HEADS: dict[str, Mapping[str, Any]] = {
     "leejunhyun_attunet": _HALF,
+    "transformers_dpt": _HALF,
     # Of its ViTs; its DeiTs have ImageNet's.
     "segmenter": _HALF,
     "semseg_pspnet": IMAGENET,

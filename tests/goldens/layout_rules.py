@@ -100,6 +100,9 @@ TORCHVISION_CONVNEXT_HEAD: Rules = (
     (r"^(?!(head|norm)\.).*", None),
 )
 
+# timm's convnextv2_*, the classifier: `MeanHead` with `norm`.
+TIMM_CONVNEXT_HEAD: Rules = ((r"^head\.norm\.", "norm."), (r"^head\.fc\.", "head."), (r"^(?!(head|norm)\.).*", None))
+
 # timm's tf_efficientnet_lite*, the classifier: `EfficientNetLiteHead`.
 TIMM_EFFICIENTNET_LITE_HEAD: Rules = (
     (r"^(?!conv_head|bn2|classifier).*", None),

@@ -37,6 +37,11 @@ CASES = [
     ("vit_ti", {"patch_size": 14, "pyramid": True}, 28),
     ("swin_t", {}, 32),
     ("convnext_t", {}, 32),
+    ("convnextv2_atto", {}, 32),
+    ("mscan_t", {}, 32),
+    ("efficientvit_b0", {}, 32),
+    ("ddrnet23_slim", {}, 8),
+    ("pidnet_s", {}, 8),
 ]
 
 

@@ -22,6 +22,7 @@ UNDECLARED = {
     ("attention", "ocr", "regions"),
     ("decoder", "fcn", "skips"),
     *(("decoder", name, "strides") for name in ("fpn", "masked_attention", "segformer", "uper")),
+    *(("decoder", name, "strides") for name in ("ham", "pan", "dpt", "linear")),
     *(("decoder", name, "low_stride") for name in ("deeplabv3plus", "lraspp")),
 }
 # Of the backbones one of each family that has the option.

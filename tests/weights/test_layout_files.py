@@ -27,6 +27,9 @@ BACKBONE_FILES = {
     "backbone_vit_tiny_224": "timm_vit",
     "backbone_dinov2_tiny": "transformers_dinov2",
     "backbone_mit_b0": "transformers_segformer",
+    "backbone_mscan_tiny": "mmseg_mscan",
+    "backbone_efficientvit_b0": "timm_efficientvit",
+    "backbone_convnextv2_atto": "timm_convnext",
 }
 MODEL_FILES = {
     "model_fcn_resnet50": "torchvision_fcn+torchvision_resnet",
@@ -39,11 +42,20 @@ MODEL_FILES = {
     "model_emanet_resnet50": "emanet+emanet_resnet_v1c",
     "model_ocrnet_resnet50": "openseg_ocrnet+torchvision_resnet",
     "model_attunet": "leejunhyun_attunet+leejunhyun_unet",
+    "model_segnext_tiny": "mmseg_ham+mmseg_mscan",
+    "model_ddrnet23_slim": "mmseg_ddr+mmseg_ddrnet",
+    "model_pidnet_s": "mmseg_pid+mmseg_pidnet",
     "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
     "model_smp_unet_resnet18": "smp_unet+torchvision_resnet",
     "model_smp_unet_scse_resnet18": "smp_unet+torchvision_resnet",
     "model_smp_upernet_resnet18": "smp_upernet+torchvision_resnet",
     "model_smp_deeplabv3plus_resnet18": "smp_deeplabv3plus+torchvision_resnet",
+    "model_smp_unetplusplus_resnet18": "smp_unetplusplus+torchvision_resnet",
+    "model_smp_manet_resnet18": "smp_manet+torchvision_resnet",
+    "model_smp_linknet_resnet18": "smp_linknet+torchvision_resnet",
+    "model_smp_pan_resnet18": "smp_pan+torchvision_resnet",
+    "model_smp_dpt_vit_tiny": "smp_dpt+timm_vit",
+    "model_dpt_tiny_48x48": "transformers_dpt+transformers_vit",
 }
 
 
@@ -66,10 +78,12 @@ def test_the_layout_of_every_backbone(name, layout):
 @pytest.mark.parametrize("name, layout", MODEL_FILES.items())
 def test_the_layout_of_every_model(name, layout):
     target = from_torch(shaped(name), rules_of(layout))
-    fitted = fit(shaped(name), target, part="model", num_classes=0)
+    # That the encoder's names are told from others is tested above.
+    backbone = next(module for module in BACKBONES.values() if layout.partition("+")[2] in module.layouts)
+    fitted = fit(shaped(name), target, part="model", backbone=backbone, num_classes=0)
     assert fitted.layout == layout and fitted.unfilled == ()
     del target["params"]["decoder"]
-    fitted = fit(shaped(name), target, part="backbone")
+    fitted = fit(shaped(name), target, part="backbone", backbone=backbone)
     assert list(fitted.variables["params"]) == ["backbone"] and fitted.unused
 
 
@@ -99,11 +113,12 @@ def test_the_layout_of_every_model(name, layout):
 def test_files_with_attention_fit_the_model_of_a_config(name, classes, config):
     image = jax.ShapeDtypeStruct((1, 33, 49, 3), jnp.float32)
     target = jax.eval_shape(build_model(config, classes).init, jax.random.key(0), image)
-    fitted = fit(shaped(name), target, part="model", num_classes=classes)
+    backbone = BACKBONES[config["backbone"]["name"]]
+    fitted = fit(shaped(name), target, part="model", backbone=backbone, num_classes=classes)
     assert fitted.layout == MODEL_FILES[name] and fitted.unfilled == fitted.unused == ()
     # Of other classes the classifiers stay open, that of the regions too.
     other = jax.eval_shape(build_model(config, classes + 2).init, jax.random.key(0), image)
-    open_ones = fit(shaped(name), other, part="model", num_classes=classes + 2).unfilled
+    open_ones = fit(shaped(name), other, part="model", backbone=backbone, num_classes=classes + 2).unfilled
     assert open_ones and all("classifier" in parameter for parameter in open_ones)
 
 

@@ -3,14 +3,17 @@
 from attnseg_jax.models.attention.axial import AxialAttention
 from attnseg_jax.models.attention.base import Attention, ResidualAttention
 from attnseg_jax.models.attention.cbam import CBAM
+from attnseg_jax.models.attention.conv import ConvolutionalAttention
 from attnseg_jax.models.attention.criss_cross import CrissCrossAttention
 from attnseg_jax.models.attention.danet import DANet
 from attnseg_jax.models.attention.efficient import EfficientAttention
 from attnseg_jax.models.attention.ema import ExpectationMaximization
 from attnseg_jax.models.attention.encnet import ContextEncoding
 from attnseg_jax.models.attention.gate import Gate
+from attnseg_jax.models.attention.hamburger import Hamburger
 from attnseg_jax.models.attention.interlaced import Interlaced
 from attnseg_jax.models.attention.linear import LinearAttention
+from attnseg_jax.models.attention.litemla import LiteMultiScaleAttention
 from attnseg_jax.models.attention.local import LocalAttention
 from attnseg_jax.models.attention.non_local import NonLocal
 from attnseg_jax.models.attention.none import NoAttention
@@ -42,5 +45,8 @@ ATTENTION: dict[str, type[Attention]] = {
     "linear": LinearAttention,
     "ema": ExpectationMaximization,
     "encnet": ContextEncoding,
+    "conv": ConvolutionalAttention,
+    "hamburger": Hamburger,
+    "litemla": LiteMultiScaleAttention,
 }
 __all__ = ["ATTENTION", "Attention", "ResidualAttention", "Stack"]

@@ -1,5 +1,6 @@
 """Convolutional block attention: a gate of channels, then a gate of positions."""
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -20,16 +21,28 @@ class CBAM(Attention):
     Attributes:
       reduction: the hidden width of `f` is the channels divided by it, at least 1.
       kernel_size: of the spatial gate's convolution, odd.
+      lp: the channel gate also sees the length of each channel, the root of its sum of squares.
+      lse: the channel gate also sees the logarithm of each channel's sum of exponentials.
     """
 
     reduction: int = option(16, at_least=1)
     kernel_size: int = option(7, at_least=1, at_most=255, odd=True)
+    lp: bool = False
+    lse: bool = False
 
     @nn.compact
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """Returns the gated map; the gates `[b, 1, 1, c]` and `[b, h, w, 1]` are `cbam_channel` and `cbam_spatial`."""
         scores = ChannelScores(self.reduction, True, self.dtype, name="scores")
-        channel = nn.sigmoid(scores(pooled(x)) + scores(x.max((1, 2), keepdims=True)))
+        total = scores(pooled(x)) + scores(x.max((1, 2), keepdims=True))
+        exact = x.astype(jnp.float32)
+        if self.lp:
+            # A channel of zeros has length 0, where the root has no gradient.
+            squares = jnp.square(exact).sum((1, 2), keepdims=True)
+            total = total + scores(jnp.sqrt(jnp.maximum(squares, 1e-30)))
+        if self.lse:
+            total = total + scores(jax.nn.logsumexp(exact, axis=(1, 2), keepdims=True))
+        channel = nn.sigmoid(total)
         x = gated(x, channel)
         mean = x.mean(-1, keepdims=True, dtype=jnp.float32).astype(x.dtype)
         y = jnp.concatenate([x.max(-1, keepdims=True), mean], axis=-1)

@@ -14,10 +14,11 @@ class LinearAttention(ResidualAttention):
     """Every position of the deepest map attends to all: `x + out(factor(q) (factor(k)^T v))`, O(n d^2).
 
     Katharopoulos et al. 2020, arXiv:2006.16236 (github.com/idiap/fast-transformers) for `elu`; Shen et al. 2021,
-    arXiv:1812.01243 (github.com/cmsflash/efficient-attention) for `softmax`.
+    arXiv:1812.01243 (github.com/cmsflash/efficient-attention) for `softmax`; Cai et al. 2023, arXiv:2205.14756 for
+    `relu`.
 
     Attributes as in `ResidualAttention`, and:
-      form: `elu` (the kernel `elu + 1`) or `softmax` (of queries over channels, of keys over positions).
+      form: `elu` (the kernel `elu + 1`), `relu`, or `softmax` (of queries over channels, of keys over positions).
       heads: number of heads.
       head_dim: width of a head; 0 divides the channels by the heads.
     """

@@ -33,6 +33,8 @@ class PSA(Attention):
       shrink: attention works at `(size - 1) // shrink + 1` pixels.
       mask_size: height and width of the planes, odd unless compact; () is the map's at initialisation (compact) or
         twice that less 1, all offsets; parameters keep it when they are applied to another size.
+      softmax: of the scores over all sources; otherwise they are the weights as they are.
+      factor: what is gathered is divided by it; 0 takes the number of planes, for scores without a softmax.
       impl: how the compact form is computed, see `attnseg_jax.ops.attention.dot_product_attention`.
     """
 
@@ -41,6 +43,8 @@ class PSA(Attention):
     channels: int = option(0, at_least=0)
     shrink: int = option(2, at_least=1)
     mask_size: tuple[int, ...] = option((), at_least=1, at_most=1024, lengths=(0, 2))
+    softmax: bool = True
+    factor: float = option(1.0, at_least=0)
     impl: str = "auto"
 
     @nn.compact
@@ -77,6 +81,7 @@ class PSA(Attention):
         y = ConvBN(channels, 1, dtype=self.dtype, name="attention")(x, train=train)
         planes = self.param("planes", _planes_init, (*self._mask_size(size), channels), jnp.float32)
         mixed, record = (self._compact if self.compact else self._over_complete)(x, y, planes, distribute)
+        mixed = mixed / (self.factor or planes.shape[0] * planes.shape[1])
         return mixed.reshape(x.shape), record.replace(query_size=size, key_size=size)
 
     def _mask_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -95,8 +100,10 @@ class PSA(Attention):
         y = y.reshape(b, h * w, 1, c)
         q, k = (planes, y) if distribute else (y, planes)
         v = x.reshape(b, h * w, 1, c)
-        mixed = attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl)
-        return mixed, DotProductMap(q, k, scale=1.0)
+        record = DotProductMap(q, k, scale=1.0, softmax=self.softmax)
+        if not self.softmax:
+            return attention_ops.dot_product_average(q, k, v) * (h * w), record
+        return attention_ops.dot_product_attention(q, k, v, scale=1.0, impl=self.impl), record
 
     def _over_complete(self, x: Array, y: Array, planes: Array, distribute: bool) -> tuple[Array, AttentionRecord]:
         b, h, w, c = x.shape
@@ -104,7 +111,7 @@ class PSA(Attention):
         scores = scores_of_positions(scores)
         if distribute:
             scores = jnp.swapaxes(scores, 1, 2)
-        weights = nn.softmax(scores)
+        weights = nn.softmax(scores) if self.softmax else scores
         v = x.reshape(b, h * w, c)
         mixed = jnp.einsum("bnm,bmc->bnc", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
         return mixed.astype(v.dtype), AttentionMap(weights[:, None])

@@ -2,7 +2,20 @@
 
 import re
 
-from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
+from attnseg_jax.models.backbones.convnext import (
+    ConvNeXtB,
+    ConvNeXtS,
+    ConvNeXtT,
+    ConvNeXtV2Atto,
+    ConvNeXtV2Base,
+    ConvNeXtV2Femto,
+    ConvNeXtV2Huge,
+    ConvNeXtV2Large,
+    ConvNeXtV2Nano,
+    ConvNeXtV2Pico,
+    ConvNeXtV2Tiny,
+)
+from attnseg_jax.models.backbones.ddrnet import DDRNet23Slim
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -10,8 +23,16 @@ from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite3,
     EfficientNetLite4,
 )
+from attnseg_jax.models.backbones.efficientvit import (
+    EfficientViTB0,
+    EfficientViTB1,
+    EfficientViTB2,
+    EfficientViTB3,
+)
 from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, MiTB5
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
+from attnseg_jax.models.backbones.mscan import MSCANB, MSCANL, MSCANS, MSCANT
+from attnseg_jax.models.backbones.pidnet import PIDNetL, PIDNetM, PIDNetS
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.segnet_basic import SegNetBasic
 from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
@@ -54,6 +75,26 @@ BACKBONES = {
     "convnext_t": ConvNeXtT,
     "convnext_s": ConvNeXtS,
     "convnext_b": ConvNeXtB,
+    "convnextv2_atto": ConvNeXtV2Atto,
+    "convnextv2_femto": ConvNeXtV2Femto,
+    "convnextv2_pico": ConvNeXtV2Pico,
+    "convnextv2_nano": ConvNeXtV2Nano,
+    "convnextv2_tiny": ConvNeXtV2Tiny,
+    "convnextv2_base": ConvNeXtV2Base,
+    "convnextv2_large": ConvNeXtV2Large,
+    "convnextv2_huge": ConvNeXtV2Huge,
+    "mscan_t": MSCANT,
+    "mscan_s": MSCANS,
+    "mscan_b": MSCANB,
+    "mscan_l": MSCANL,
+    "efficientvit_b0": EfficientViTB0,
+    "efficientvit_b1": EfficientViTB1,
+    "efficientvit_b2": EfficientViTB2,
+    "efficientvit_b3": EfficientViTB3,
+    "ddrnet23_slim": DDRNet23Slim,
+    "pidnet_s": PIDNetS,
+    "pidnet_m": PIDNetM,
+    "pidnet_l": PIDNetL,
 }
 # Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
 UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545), after torchvision's `models/convnext.py`."""
+"""ConvNeXt (Liu et al. 2022, arXiv:2201.03545), after torchvision's `models/convnext.py`, and its second version."""
 
 from typing import ClassVar
 
@@ -15,17 +15,39 @@ from attnseg_jax.models.options import option
 _init = nn.initializers.truncated_normal(0.02)
 
 
+class ResponseNorm(nn.Module):
+    """Global response normalisation: `x + bias + scale * x * n`, n a channel's length over the mean length of all.
+
+    Woo et al. 2023, arXiv:2301.00808. Lengths are taken over all positions, in float32, so that every pixel depends on
+    the whole image; the module starts as the identity.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Returns the map, its strong channels made stronger."""
+        shape = (1, 1, 1, x.shape[-1])
+        scale = self.param("scale", nn.initializers.zeros, shape[3:], jnp.float32).reshape(shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32).reshape(shape)
+        y = x.astype(jnp.float32)
+        # A channel of zeros has length 0, where the root has no gradient.
+        length = jnp.sqrt(jnp.maximum(jnp.square(y).sum(axis=(1, 2), keepdims=True), 1e-30))
+        y = y + bias + scale * y * (length / (length.mean(axis=-1, keepdims=True) + 1e-6))
+        return y.astype(x.dtype)
+
+
 class ConvNeXtBlock(nn.Module):
     """`x + scale * mlp(norm(conv(x)))`, the convolution depthwise 7x7, the MLP four times as wide.
 
     Attributes:
       layer_scale: what the branch's factors start at; 0 leaves them out.
       drop_path: rate at which the branch is dropped, in training.
+      response_norm: normalises the hidden channels of the MLP.
     """
 
     layer_scale: float = 1e-6
     drop_path: float = 0.0
     dtype: Dtype = jnp.float32
+    response_norm: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
@@ -33,7 +55,7 @@ class ConvNeXtBlock(nn.Module):
         c = x.shape[-1]
         y = Conv(c, 7, groups=c, use_bias=True, dtype=self.dtype, kernel_init=_init, name="conv")(x)
         y = layer_norm("norm")(y).astype(self.dtype)
-        y = mlp(y, 4 * c, self.dtype)
+        y = mlp(y, 4 * c, self.dtype, **({"inside": ResponseNorm(name="grn")} if self.response_norm else {}))
         y = scale_channels(self, "layer_scale", y, self.layer_scale) if self.layer_scale else y
         return x + drop_path(y, self.drop_path, train=train)
 
@@ -56,6 +78,7 @@ class ConvNeXt(Backbone):
 
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
+    response_norm: ClassVar[bool] = False
     layouts = ("torchvision_convnext",)
     least_size = 32
 
@@ -72,8 +95,8 @@ class ConvNeXt(Backbone):
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths), 1):
             x = self._down(x, stage, width)
             for i in range(depth):
-                block = ConvNeXtBlock(self.layer_scale, next(rates), self.dtype, name=f"stage{stage}_{i}")
-                x = block(x, train=train)
+                options = {"response_norm": self.response_norm, "name": f"stage{stage}_{i}"}
+                x = ConvNeXtBlock(self.layer_scale, next(rates), self.dtype, **options)(x, train=train)
             stride = 2 * 2**stage
             maps[stride] = layer_norm(f"map_norm{stride}")(x).astype(self.dtype) if self.stage_norms else x
         return Features(maps)
@@ -91,3 +114,29 @@ class ConvNeXt(Backbone):
 ConvNeXtT = variant(ConvNeXt, "ConvNeXtT", depths=(3, 3, 9, 3))
 ConvNeXtS = variant(ConvNeXt, "ConvNeXtS", depths=(3, 3, 27, 3))
 ConvNeXtB = variant(ConvNeXt, "ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+
+
+class ConvNeXtV2(ConvNeXt):
+    """ConvNeXt with response normalisation inside every MLP and no factors (Woo et al. 2023, arXiv:2301.00808).
+
+    After timm's `models/convnext.py`; github.com/facebookresearch/ConvNeXt-V2. Attributes as in `ConvNeXt`.
+    """
+
+    response_norm = True
+    layouts = ("timm_convnext",)
+
+    layer_scale: float = option(0.0, at_least=0)
+
+
+def _second(name: str, width: int, depths: tuple[int, ...]) -> type[Backbone]:
+    return variant(ConvNeXtV2, f"ConvNeXtV2{name}", depths=depths, widths=tuple(width << i for i in range(4)))
+
+
+ConvNeXtV2Atto = _second("Atto", 40, (2, 2, 6, 2))
+ConvNeXtV2Femto = _second("Femto", 48, (2, 2, 6, 2))
+ConvNeXtV2Pico = _second("Pico", 64, (2, 2, 6, 2))
+ConvNeXtV2Nano = _second("Nano", 80, (2, 2, 8, 2))
+ConvNeXtV2Tiny = _second("Tiny", 96, (3, 3, 9, 3))
+ConvNeXtV2Base = _second("Base", 128, (3, 3, 27, 3))
+ConvNeXtV2Large = _second("Large", 192, (3, 3, 27, 3))
+ConvNeXtV2Huge = _second("Huge", 352, (3, 3, 27, 3))

@@ -10,7 +10,7 @@ from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import reduced_multi_head
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
-from attnseg_jax.models.layers.residual import drop_path, drop_path_rates
+from attnseg_jax.models.layers.residual import conv_mlp, drop_path, drop_path_rates
 from attnseg_jax.models.options import option
 
 # As transformers 5 computes; NVlabs' code has 1e-6 in the blocks and after the stages.
@@ -42,11 +42,7 @@ class MixBlock(nn.Module):
         y, _ = reduced_multi_head(y, heads=self.heads, reduction=self.reduction, impl=self.impl, dtype=self.dtype)
         x = x + drop_path(y, self.drop_path, train=train)
         y = layer_norm("norm2", _EPSILON)(x).astype(self.dtype)
-        y = nn.Dense(4 * c, dtype=self.dtype, name="mlp_in")(y)
-        # Fan-in: each of these filters reads 9 numbers, and the original scales by that.
-        init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-        y = Conv(4 * c, 3, groups=4 * c, use_bias=True, dtype=self.dtype, kernel_init=init, name="mlp_conv")(y)
-        y = nn.Dense(c, dtype=self.dtype, name="mlp_out")(nn.gelu(y, approximate=False))
+        y = conv_mlp(y, 4 * c, dtype=self.dtype)
         return x + drop_path(y, self.drop_path, train=train)
 
 

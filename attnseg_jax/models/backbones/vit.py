@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from attnseg_jax.errors import OptionError
 from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.features import Features
@@ -72,6 +73,8 @@ class ViT(Backbone):
       pyramid_channels: of these maps.
       drop_path: rate at which the last block's branches are dropped in training, growing from 0 in the first.
       norm_epsilon: added to the variance in layer normalisation: 1e-6 in timm and DINOv2, 1e-5 in Segmenter.
+      outputs: numbers of the blocks, from 0, whose patches and class token are handed on as they are, in
+        `extras["outputs"]`, for the decoder `dpt`.
     """
 
     width: ClassVar[int]
@@ -89,6 +92,7 @@ class ViT(Backbone):
     drop_path: float = option(0.0, at_least=0, below=1)
     norm_epsilon: float = option(1e-6, at_least=0, at_most=1)
     impl: str = "auto"
+    outputs: tuple[int, ...] = option((), at_least=0, at_most=1000)
 
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
@@ -105,6 +109,9 @@ class ViT(Backbone):
         rows, columns = self.position_size
         table = self.param("positions", init, (1, 1 + rows * columns, c), jnp.float32)
         tokens = tokens + self._positions(table, grid).astype(self.dtype)
+        if any(i >= self.depth for i in self.outputs):
+            raise OptionError("outputs", self.outputs, f"must name blocks from 0 to {self.depth - 1}")
+        outputs = {}
         for i, rate in enumerate(drop_path_rates(self.drop_path, self.depth)):
             block = Block(
                 self.heads,
@@ -116,6 +123,8 @@ class ViT(Backbone):
                 name=f"block{i}",
             )
             tokens = block(tokens, train=train)
+            if i in self.outputs:
+                outputs[i] = tokens[:, 1:].reshape(b, *grid, c), tokens[:, 0]
         tokens = layer_norm("norm", self.norm_epsilon)(tokens).astype(self.dtype)
         x = tokens[:, 1:].reshape(b, *grid, c)
         stride = _STRIDES[p]
@@ -123,9 +132,10 @@ class ViT(Backbone):
         if self.pyramid:
             hint = ""
             maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
-        return Features(
-            maps, {"class_token": tokens[:, 0]}, padded_size=None if padded_size == (h, w) else padded_size, hint=hint
-        )
+        extras = {"class_token": tokens[:, 0]}
+        if outputs:
+            extras["outputs"] = tuple(outputs[i] for i in self.outputs)
+        return Features(maps, extras, padded_size=None if padded_size == (h, w) else padded_size, hint=hint)
 
     def _positions(self, table: Array, grid: tuple[int, int]) -> Array:
         """The table for this many rows and columns of patches; the class token's row stays as it is."""

@@ -2,36 +2,15 @@
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers.conv import Conv, Dtype, classifier
+from attnseg_jax.models.layers.blocks import ConvGroupNorm
+from attnseg_jax.models.layers.conv import Conv, classifier
 from attnseg_jax.models.layers.residual import drop_channels
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
-
-
-class ConvGroupNorm(nn.Module):
-    """3x3 convolution, group normalisation and a ReLU.
-
-    Attributes:
-      features: output channels.
-      groups: of the normalisation.
-    """
-
-    features: int
-    groups: int = 32
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
-        """Applies convolution, normalisation and ReLU."""
-        x = Conv(self.features, dtype=self.dtype, name="conv")(x)
-        # By two passes in float32, since one pass, flax's default, loses what is small beside its mean.
-        norm = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        return nn.relu(norm(x)).astype(self.dtype)
 
 
 class FPN(Decoder):

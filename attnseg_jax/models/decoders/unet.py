@@ -53,6 +53,22 @@ class UNetBlock(nn.Module):
         return scse("scse2", conv("conv2", conv("conv1", x)))
 
 
+def steps_up(features: Features, channels: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The strides from the deepest map up to 1, each half of the one before, with the last of the `channels` each.
+
+    Raises:
+      OptionError: fewer `channels` than strides.
+    """
+    deepest = max(features.maps)
+    strides = [deepest >> i for i in range(1, deepest.bit_length())]
+    if len(strides) > len(channels):
+        hint = (
+            f"are those of {len(channels)} blocks; the backbone's stride {deepest} takes {len(strides)}: name so many"
+        )
+        raise OptionError("channels", channels, hint)
+    return list(zip(strides, channels[-len(strides) :], strict=True))
+
+
 class UNet(Decoder):
     """From the deepest map up to the image's size, with every finer map of the backbone as a skip on the way.
 
@@ -74,16 +90,8 @@ class UNet(Decoder):
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits at the size of the finest map at stride 1, or else at twice that at stride 2."""
-        deepest = max(features.maps)
-        strides = [deepest >> i for i in range(1, deepest.bit_length())]
-        if len(strides) > len(self.channels):
-            hint = (
-                f"are those of {len(self.channels)} blocks; the backbone's stride {deepest} takes {len(strides)}: name "
-                "so many"
-            )
-            raise OptionError("channels", self.channels, hint)
         x = features.deepest
-        for stride, channels in zip(strides, self.channels[-len(strides) :], strict=True):
+        for stride, channels in steps_up(features, self.channels):
             block = UNetBlock(channels, stride, self.form, self.scse, self.dtype, name=f"block{stride}")
             x = block(x, features.maps.get(stride), gate, train=train)
         kernel_size = 3 if self.form == "smp" else 1

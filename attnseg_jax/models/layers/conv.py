@@ -10,11 +10,14 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.ops import conv as conv_ops
 from attnseg_jax.ops import norm as norm_ops
+from attnseg_jax.ops.pool import pair
 
 Dtype = jnp.dtype | type
 
 he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 he_normal = nn.initializers.he_normal()
+# Of depthwise kernels: the fan-out of one filter, not of all of them together.
+he_normal_depthwise = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 # PyTorch's own. Queries and keys that are compared without a scale need it: fan-out scaling makes the first softmax
 # one-hot, and a one-hot softmax has no gradient.
 torch_default_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -27,7 +30,7 @@ class ConvOptions(nn.Module):
 
     Attributes:
       features: output channels.
-      kernel_size: height and width of the kernel.
+      kernel_size: height and width of the kernel, one number for both or one for each.
       stride: step in both directions.
       padding: zeros on every side, or `((top, bottom), (left, right))`; -1 keeps the size at stride 1
         (`dilation * (kernel_size // 2)`), which needs an odd kernel.
@@ -38,7 +41,7 @@ class ConvOptions(nn.Module):
     """
 
     features: int
-    kernel_size: int = 3
+    kernel_size: int | tuple[int, int] = 3
     stride: int = 1
     padding: int | conv_ops.Sides = -1
     dilation: int = 1
@@ -57,11 +60,11 @@ class Conv(ConvOptions):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
         """Convolves `x`."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        if self.padding == -1 and self.kernel_size % 2 == 0:
+        size = pair(self.kernel_size)
+        kernel = self.param("kernel", self.kernel_init, (*size, x.shape[-1] // self.groups, self.features), jnp.float32)
+        if self.padding == -1 and any(n % 2 == 0 for n in size):
             raise ValueError(f"no padding keeps the size under a kernel of {self.kernel_size} pixels: give one")
-        padding = self.dilation * (self.kernel_size // 2) if self.padding == -1 else self.padding
+        padding = tuple(self.dilation * (n // 2) for n in size) if self.padding == -1 else self.padding
         y = conv_ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),

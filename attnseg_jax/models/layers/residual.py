@@ -1,11 +1,13 @@
 """What the residual branches of transformers and ConvNeXt share: MLP, LayerScale, stochastic depth; dropout."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.conv import Conv, Dtype, he_normal_depthwise
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -57,11 +59,19 @@ def mlp(
     dropout: float = 0.0,
     train: bool = False,
     suffix: str = "",
+    inside: Callable[[Array], Array] = lambda hidden: hidden,
 ) -> Float[Array, "b *n c"]:
     """Two linear layers around an exact GELU, `mlp_in` and `mlp_out`, then `suffix`, of the module it is called in.
 
-    In training `dropout` is the rate at which hidden channels are dropped.
+    In training `dropout` is the rate at which hidden channels are dropped; `inside` acts on these.
     """
-    y = nn.gelu(nn.Dense(width, dtype=dtype, name=f"mlp_in{suffix}")(x), approximate=False)
+    y = inside(nn.gelu(nn.Dense(width, dtype=dtype, name=f"mlp_in{suffix}")(x), approximate=False))
     y = nn.Dropout(dropout, deterministic=not train)(y) if dropout else y
     return nn.Dense(x.shape[-1], dtype=dtype, name=f"mlp_out{suffix}")(y)
+
+
+def conv_mlp(x: Float[Array, "b h w c"], width: int, dtype: Dtype) -> Float[Array, "b h w c"]:
+    """`mlp` with a depthwise 3x3 convolution before its GELU, `mlp_conv` of the module it is called in."""
+    y = nn.Dense(width, dtype=dtype, name="mlp_in")(x)
+    conv = Conv(width, 3, groups=width, use_bias=True, dtype=dtype, kernel_init=he_normal_depthwise, name="mlp_conv")
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(nn.gelu(conv(y), approximate=False))

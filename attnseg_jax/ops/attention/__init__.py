@@ -5,7 +5,7 @@
 Time and memory are in `docs/performance.md`.
 
 The modules of the mechanisms are `axial`, `criss_cross`, `danet`, `ema`, `encnet`, `interlaced`, `linear`, `local`,
-`non_local`, `ocr`, `psa` and `window`. Functions whose name says what they do without the module stand here too.
+`nmf`, `non_local`, `ocr`, `psa` and `window`. Functions whose name says what they do without the module stand here too.
 """
 
 from attnseg_jax.ops.attention.criss_cross import criss_cross_attention, criss_cross_weights

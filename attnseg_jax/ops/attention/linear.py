@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-FORMS = ("elu", "softmax")
-_EPSILON = 1e-6
+FORMS = ("elu", "softmax", "relu")
 
 
 def linear_attention(
@@ -35,6 +34,8 @@ def linear_factors(
 
     - 'elu' (Katharopoulos et al. 2020, arXiv:2006.16236; github.com/idiap/fast-transformers): `f(q) / (f(q) . sum of
       f(k))` and `f(k)` with `f(x) = elu(x) + 1`; like there 1e-6 is added to the divisor.
+    - 'relu' (Cai et al. 2023, EfficientViT, arXiv:2205.14756; timm): likewise with `f(x) = relu(x)` and 1e-5. The
+      weights of a query without a positive entry, or that meets none in any key, are 0.
     - 'softmax' (Shen et al. 2021, arXiv:1812.01243; github.com/cmsflash/efficient-attention): the softmax of `q` over
       its channels and the softmax of `k` over the positions: each channel of `k` weighs the whole image.
 
@@ -52,9 +53,10 @@ def linear_factors(
     q, k = q.astype(jnp.float32), k.astype(jnp.float32)
     if form == "softmax":
         return jax.nn.softmax(q, axis=-1), jax.nn.softmax(k, axis=1)
-    q, k = _elu_plus_one(q), _elu_plus_one(k)
+    kernel, epsilon = (_elu_plus_one, 1e-6) if form == "elu" else (jax.nn.relu, 1e-5)
+    q, k = kernel(q), kernel(k)
     total = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True)
-    return q / (total + _EPSILON), k
+    return q / (total + epsilon), k
 
 
 def _elu_plus_one(x):

@@ -15,3 +15,19 @@ TORCHVISION_CONVNEXT: Rules = (
     (r"\bblock\.3\.", "mlp_in."),
     (r"\bblock\.5\.", "mlp_out."),
 )
+
+# timm's convnextv2_*: `ConvNeXtV2`. The smaller ones write the layers of the MLP as 1x1 convolutions.
+TIMM_CONVNEXT: Rules = (
+    (r"^(head|norm_pre)\..*", None),
+    (r"^stem\.0\.", "down1_conv."),
+    (r"^stem\.1\.", "down1_norm."),
+    *((rf"^stages\.{i - 1}\.downsample\.0\.", f"down{i}_norm.") for i in (2, 3, 4)),
+    *((rf"^stages\.{i - 1}\.downsample\.1\.", f"down{i}_conv.") for i in (2, 3, 4)),
+    *((rf"^stages\.{i - 1}\.blocks\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
+    (r"\bconv_dw\.", "conv."),
+    (r"\bmlp\.grn\.", "grn."),
+    (r"\bmlp\.fc1\.weight$", "mlp_in.linear"),
+    (r"\bmlp\.fc2\.weight$", "mlp_out.linear"),
+    (r"\bmlp\.fc1\.", "mlp_in."),
+    (r"\bmlp\.fc2\.", "mlp_out."),
+)

@@ -71,9 +71,17 @@ def scse(image, p, _):
     return y, {"scse_channel": np.reshape(channel, (1, 1, 12)), "scse_spatial": spatial}
 
 
-def cbam(image, p, statistics):
-    mean, largest = ([f(image[..., i]) for i in range(12)] for f in (np.mean, np.max))
-    channel = [sigmoid(mlp(mean, p["scores"], i) + mlp(largest, p["scores"], i)) for i in range(12)]
+def length(channel):
+    return np.sqrt((channel**2).sum())
+
+
+def log_sum(channel):
+    return np.log(np.exp(channel).sum())
+
+
+def cbam(image, p, statistics, pools=(np.mean, np.max)):
+    pooled = [[f(image[..., i]) for i in range(12)] for f in pools]
+    channel = [sigmoid(sum(mlp(v, p["scores"], i) for v in pooled)) for i in range(12)]
     y = image * np.reshape(channel, (1, 1, 12))
     kernel, norm, buffer = p["spatial_conv"]["kernel"], p["spatial_bn"], statistics["spatial_bn"]
     half, spatial = len(kernel) // 2, np.zeros((5, 7, 1))
@@ -95,6 +103,11 @@ def cbam(image, p, statistics):
         ("se", se, {"reduction": 5}),
         ("scse", scse, {"reduction": 3}),
         ("cbam", cbam, {"reduction": 4, "kernel_size": 3}),
+        (
+            "cbam",
+            functools.partial(cbam, pools=(np.mean, np.max, length, log_sum)),
+            {"reduction": 4, "kernel_size": 3, "lp": True, "lse": True},
+        ),
     ],
 )
 def test_against_loops(random_variables, name, oracle, options):

@@ -12,9 +12,12 @@ from sown import FAST_COMPILE
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import (
     ContextEncoding,
+    ConvolutionalAttention,
     CrissCrossAttention,
     ExpectationMaximization,
+    Hamburger,
     LinearAttention,
+    LiteMultiScaleAttention,
     LocalAttention,
     SelfAttention,
     ema,
@@ -30,6 +33,9 @@ MODELS = {
     "linear softmax": (LinearAttention(form="softmax", heads=3, head_dim=4, channels=5), 1e-2),
     "local": (LocalAttention(kernel=3, heads=3, head_dim=4, channels=5), 3e-3),
     "criss_cross": (CrissCrossAttention(reduction=2, channels=4, out_channels=5), 1e-3),
+    "conv": (ConvolutionalAttention(kernel=3, strips=(3,)), 1e-2),
+    "litemla": (LiteMultiScaleAttention(head_dim=3, scales=(3,)), 1e-3),
+    "hamburger": (Hamburger(bases=3, groups=2, channels=4, eval_steps=2), 1e-3),
     "encnet": (ContextEncoding(num_classes=5, channels=4, codewords=3), 1e-3),
 }
 

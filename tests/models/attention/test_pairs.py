@@ -11,15 +11,14 @@ from sown import with_records
 
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import OCR, DANet, EfficientAttention, Interlaced, NonLocal
+from attnseg_jax.models.attention.non_local import FORMS
 
 RNG = np.random.default_rng(0)
 B, H, W, C = 2, 5, 7, 12
 FEATURES = Features({2: RNG.standard_normal((B, 10, 14, 3)), 4: RNG.standard_normal((B, H, W, C))})
 FEATURES = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), FEATURES)
 MODELS = {
-    **{
-        f"nonlocal {form}": NonLocal(form=form, channels=9) for form in ("embedded_gaussian", "gaussian", "dot_product")
-    },
+    **{f"nonlocal {form}": NonLocal(form=form, channels=9) for form in FORMS},
     "nonlocal whole": NonLocal(sub_sample=False, norm=False),
     "danet": DANet(num_classes=6, channels=10, reduction=3),
     "efficient": EfficientAttention(heads=3, reduction=2),
@@ -106,8 +105,15 @@ def non_local_oracle(model, o, maps):
     query, key = (x, x) if model.form == "gaussian" else (o.conv(name, x) for name in ("query", "key"))
     if model.sub_sample:
         key, value = pool(key, 2), pool(value, 2)
-    softmax = model.form != "dot_product"
-    y, weights = attend(query, key, value, 1.0 if softmax else 1 / (key.shape[1] * key.shape[2]), softmax)
+    if model.form == "concatenation":
+        q, k, v = (t.reshape(B, -1, t.shape[-1]) for t in (query, key, value))
+        a, b = q @ o.leaf("score_query.kernel"), k @ o.leaf("score_key.kernel")
+        weights = np.maximum(a + np.moveaxis(b, 1, 2), 0)
+        y = (weights @ v / k.shape[1]).reshape(*x.shape[:3], -1)
+        weights = (weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12))[:, None]
+    else:
+        softmax = model.form != "dot_product"
+        y, weights = attend(query, key, value, 1.0 if softmax else 1 / (key.shape[1] * key.shape[2]), softmax)
     y = o.conv("out", y)
     return x + (o.batch_norm("norm", y) if model.norm else y), {"nonlocal0": weights}, {}
 
@@ -229,6 +235,7 @@ GRADIENTS = {
     "embedded_gaussian": (NonLocal(sub_sample=False), "attend", (X,), 1e-3),
     "gaussian": (NonLocal(form="gaussian", channels=9), "attend", (X,), 3e-4),
     "dot_product": (NonLocal(form="dot_product", channels=9), "attend", (X,), 3e-4),
+    "concatenation": (NonLocal(form="concatenation", channels=9, sub_sample=False), "attend", (X[:1, :2, :3],), 3e-4),
     "position": (DANet(reduction=3), "position", (X,), 1e-2),
     "channel": (DANet(), "channel", (X,), 1e-3),
     "efficient": (EfficientAttention(heads=3, reduction=2), "attend", (X,), 1e-2),

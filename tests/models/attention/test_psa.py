@@ -58,9 +58,10 @@ def conv_bn_relu(x, p, statistics):
     return np.maximum(x * p["bn"]["scale"] + p["bn"]["bias"], 0)
 
 
-def attended(image, p, statistics, distributes, compact, shrink):
+def attended(image, p, statistics, distributes, model):
     """What one branch makes of an image, and its weights, target by target and source by source."""
-    h, w = ((n - 1) // shrink + 1 for n in image.shape[:2])
+    compact = model.compact
+    h, w = ((n - 1) // model.shrink + 1 for n in image.shape[:2])
     x = aligned(conv_bn_relu(image, p["reduce"], statistics["reduce"]), h, w)
     y = conv_bn_relu(x, p["attention"], statistics["attention"])
     mask = np.einsum("hwc,ijc->hwij", y, p["planes"])
@@ -78,9 +79,9 @@ def attended(image, p, statistics, distributes, compact, shrink):
             p_, q_ = (b - a + n // 2 for a, b, n in zip(here, there, mask.shape[2:]))
             if 0 <= p_ < mask.shape[2] and 0 <= q_ < mask.shape[3]:
                 scores[source] = mask[(*here, p_, q_)]
-        weights[target] = np.exp(scores) / np.exp(scores).sum()
+        weights[target] = np.exp(scores) / np.exp(scores).sum() if model.softmax else scores
         out[target] = np.einsum("hw,hwc->c", weights[target], x)
-    return out, weights.reshape(h * w, h * w)
+    return out / (model.factor or p["planes"][..., 0].size), weights.reshape(h * w, h * w)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,8 @@ def attended(image, p, statistics, distributes, compact, shrink):
     [
         (LARGER, dict(kind="collect", mask_size=(3, 9), channels=5)),
         (LARGER, dict(kind="both", channels=4)),
+        (MAP, dict(kind="both", channels=4, softmax=False, factor=0.0)),
+        (MAP, dict(kind="both", compact=True, channels=4, softmax=False, factor=3.0)),
         (LARGER, dict(kind="both", compact=True, mask_size=(3, 4), channels=5)),
         (MAP, dict(kind="distribute", mask_size=(9, 3), channels=7, shrink=1)),
         (MAP, dict(kind="distribute", compact=True, channels=5, shrink=3)),
@@ -105,7 +108,7 @@ def test_against_loops(random_variables, x, options):
         parts = []
         for i, name in enumerate(names):
             branch = p[f"branch{i}"], statistics[f"branch{i}"]
-            part, weights = attended(x[b], *branch, name == "distribute", model.compact, model.shrink)
+            part, weights = attended(x[b], *branch, name == "distribute", model)
             parts.append(part)
             record = records[f"psa_{name}0"]
             assert record.query_size == record.key_size == part.shape[:2]

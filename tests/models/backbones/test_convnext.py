@@ -9,20 +9,35 @@ import pytest
 from classifiers import MeanHead
 from flax import linen as nn
 from golden import Golden
+from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
-from layout_rules import TORCHVISION_CONVNEXT_HEAD
+from layout_rules import TIMM_CONVNEXT_HEAD, TORCHVISION_CONVNEXT_HEAD
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones import UNPUBLISHED
-from attnseg_jax.models.backbones.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtT
+from attnseg_jax.models.backbones.convnext import ConvNeXt, ConvNeXtBlock, ConvNeXtT, ConvNeXtV2Atto, ResponseNorm
 from attnseg_jax.weights.rename import from_torch, match
-from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 # torchvision's, with their 1000 classes.
 PARAMETERS = {"convnext_t": 28_589_128, "convnext_s": 50_223_688, "convnext_b": 88_591_464}
+# timm's, likewise: in millions 3.71, 5.23, 9.07, 15.62, 28.64, 88.72, 197.96 and 660.29.
+PARAMETERS |= {
+    "convnextv2_atto": 3_708_400,
+    "convnextv2_femto": 5_233_240,
+    "convnextv2_pico": 9_066_280,
+    "convnextv2_nano": 15_623_800,
+    "convnextv2_tiny": 28_635_496,
+    "convnextv2_base": 88_717_800,
+    "convnextv2_large": 197_956_840,
+    "convnextv2_huge": 660_289_640,
+}
+
+
+FAST = ("convnext_t", "convnextv2_atto")
 
 
 class Small(ConvNeXt):
@@ -72,8 +87,48 @@ def test_the_original():
             assert_golden(case, name, found[name])
 
 
+def test_the_second_version():
+    case = Golden("backbone_convnextv2_atto")
+    x = nhwc(case.inputs()["x"])
+    model, head = ConvNeXtV2Atto(), MeanHead(10, norm=True)
+    variables = match(jax.eval_shape(model.init, jax.random.key(0), x), from_torch(case.state_dict(), TIMM_CONVNEXT))
+    scores = {"params": from_torch(case.state_dict(), TIMM_CONVNEXT_HEAD)["params"]}
+
+    @FAST_COMPILE
+    def run(variables, scores, x):
+        features = model.apply(variables, x)
+        return features.maps, head.apply(scores, features)
+
+    maps, logits = run(variables, scores, x)
+    for i in range(4):
+        assert_golden(case, f"feat{i}", nchw(maps[4 << i]))
+    assert_golden(case, "logits", logits)
+    # The larger ones have linear layers in the file.
+    state = {
+        name: array[:, :, 0, 0] if "fc" in name and array.ndim == 4 else array
+        for name, array in case.state_dict().items()
+    }
+    same = from_torch(state, TIMM_CONVNEXT)
+    jax.tree.map(np.testing.assert_array_equal, same["params"], variables["params"])
+
+
+def test_response_norm(random_variables):
+    """Against float64, as the identity it starts as, and its gradient where a channel is 0 everywhere."""
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype(np.float32)
+    x[0, :, :, 2] = 0
+    model = ResponseNorm()
+    variables = random_variables(model, x)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    length = np.sqrt((x.astype(np.float64) ** 2).sum((1, 2), keepdims=True))
+    expected = x + p["bias"] + p["scale"] * x * (length / (length.mean(-1, keepdims=True) + 1e-6))
+    np.testing.assert_allclose(model.apply(variables, x), expected, atol=1e-5)
+    np.testing.assert_array_equal(model.apply(model.init(jax.random.key(0), x), x), x)
+    check_grads(lambda p, x: model.apply({"params": p}, x), (variables["params"], x[1:]), 1, ("rev",), rtol=1e-2)
+    assert np.isfinite(jax.grad(lambda x: model.apply(variables, x).sum())(x)).all()
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "convnext_t")) for name in PARAMETERS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in PARAMETERS]
 )
 def test_number_of_parameters(name):
     features, variables = abstract(BACKBONES[name](), (45, 58))

@@ -73,6 +73,45 @@ SMP = {
 }
 
 
+# Of 7 classes; they share the encoder's weights and the image too.
+SMP_SEVEN = {
+    "model_smp_unetplusplus_resnet18": ("smp_unetplusplus", "unetplusplus"),
+    "model_smp_manet_resnet18": ("smp_manet", "manet"),
+    "model_smp_linknet_resnet18": ("smp_linknet", "linknet"),
+}
+
+
+@pytest.mark.parametrize("name", SMP_SEVEN)
+def test_smp_of_seven_classes(name):
+    head, decoder = SMP_SEVEN[name]
+    case = Golden(name)
+    image = nhwc(case.inputs()["x"])
+    config = {"backbone": {"name": "resnet18"}, "attention": {"name": "none"}, "decoder": {"name": decoder}}
+    model = build_model(config, num_classes=7)
+    variables = variables_of(model, case, f"{head}+torchvision_resnet", image)
+    run = functools.partial(model.decoder.apply, capture_intermediates=decoder == "manet", mutable=["intermediates"])
+    out, state = jax.jit(run, compiler_options=FAST)(own(variables, "decoder"), encoded(next(iter(SMP_SEVEN))))
+    assert_golden(case, "logits", nchw(out.logits))
+    if decoder == "manet":
+        assert_golden(case, "pab", nchw(state["intermediates"]["attention"]["__call__"][0]))
+
+
+def test_smp_pan():
+    case = Golden("model_smp_pan_resnet18")
+    image = nhwc(case.inputs()["x"])
+    backbone = BACKBONES["resnet18"](output_stride=16, contract_dilation=False)
+    model = Segmenter(backbone, ATTENTION["none"](), DECODERS["pan"](7))
+    variables = variables_of(model, case, "smp_pan+torchvision_resnet", image)
+
+    def decoded(model, image):
+        return model.decoder(model.backbone(image)).logits
+
+    run = functools.partial(model.apply, method=decoded, capture_intermediates=True, mutable=["intermediates"])
+    logits, state = jax.jit(run, compiler_options=FAST)(variables, image)
+    assert_golden(case, "fpa", nchw(state["intermediates"]["decoder"]["attention"]["__call__"][0]))
+    assert_aligned(case, "logits", logits)
+
+
 @pytest.mark.parametrize("name", SMP)
 def test_smp(name):
     case, model, variables = smp(name, *SMP[name])
