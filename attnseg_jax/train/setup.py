@@ -149,6 +149,7 @@ def make_run(
             frozen=frozen,
             ema_decay=config.optimizer.ema_decay,
             accumulate=config.train.accumulate,
+            scheduled=_schedule(model, variables, config.train.steps),
         )
     parallel = make_parallel(
         config.parallel,
@@ -158,6 +159,17 @@ def make_run(
         rule=resolve(SHARDINGS, config.sharding, "config.sharding"),
     )
     return Run(model, parallel, abstract, create)
+
+
+def _schedule(model: nn.Module, variables: PyTree, steps: int) -> Callable[[PyTree, jax.Array], PyTree] | None:
+    """How the statistics of a model with a schedule follow the steps of a training; None without one."""
+    if not hasattr(model, "scheduled"):
+        return None
+    statistics = variables.get("batch_stats", {})
+    # Now, so that an option that does not fit is found before anything is compiled.
+    if model.scheduled(statistics, 0.0) is statistics:
+        return None
+    return lambda batch_stats, step: model.scheduled(batch_stats, step / steps)
 
 
 def _check_trained(config: ConfigDict, params: PyTree, frozen: frozenset[str]) -> None:

@@ -21,7 +21,14 @@ from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
 from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
-from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT
+from attnseg_jax.weights.rules.vit import (
+    TIMM_VIT,
+    TRANSFORMERS_DINOV2,
+    TRANSFORMERS_DINOV3_VIT,
+    TRANSFORMERS_EOMT,
+    TRANSFORMERS_EOMT_HEAD,
+    TRANSFORMERS_VIT,
+)
 
 # Files of a backbone, with or without the classifier that it was trained with. A backbone names those that it reads, as
 # `layouts`.
@@ -40,6 +47,8 @@ ENCODERS: dict[str, Rules] = {
     "timm_vit": TIMM_VIT,
     "transformers_vit": TRANSFORMERS_VIT,
     "transformers_dinov2": TRANSFORMERS_DINOV2,
+    "transformers_dinov3_vit": TRANSFORMERS_DINOV3_VIT,
+    "transformers_eomt": TRANSFORMERS_EOMT,
     "transformers_segformer": TRANSFORMERS_SEGFORMER,
     "nvlabs_segformer": NVLABS_SEGFORMER,
     "leejunhyun_unet": LEEJUNHYUN_UNET,
@@ -66,6 +75,7 @@ HEADS: dict[str, Head] = {
     "torchvision_deeplabv3": Head(r"^backbone\.", TORCHVISION_DEEPLABV3),
     "torchvision_lraspp": Head(r"^backbone\.", TORCHVISION_LRASPP),
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
+    "transformers_eomt": Head(r"^(?=(embeddings|layers|layernorm)\.)", TRANSFORMERS_EOMT_HEAD),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.

@@ -3,6 +3,15 @@
 import re
 
 from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
+from attnseg_jax.models.backbones.dino import (
+    DINOv2B,
+    DINOv2L,
+    DINOv2S,
+    DINOv3ViTB,
+    DINOv3ViTL,
+    DINOv3ViTS,
+    DINOv3ViTSPlus,
+)
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -48,6 +57,13 @@ BACKBONES = {
     "vit_s": ViTS,
     "vit_b": ViTB,
     "vit_l": ViTL,
+    "dinov2_vit_s": DINOv2S,
+    "dinov2_vit_b": DINOv2B,
+    "dinov2_vit_l": DINOv2L,
+    "dinov3_vit_s": DINOv3ViTS,
+    "dinov3_vit_s_plus": DINOv3ViTSPlus,
+    "dinov3_vit_b": DINOv3ViTB,
+    "dinov3_vit_l": DINOv3ViTL,
     "swin_t": SwinT,
     "swin_s": SwinS,
     "swin_b": SwinB,

@@ -1,6 +1,7 @@
 """Decoders: `Features` -> `Output` at the size of their maps."""
 
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
+from attnseg_jax.models.decoders.eomt import EoMT
 from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.lraspp import LRASPP
@@ -15,6 +16,7 @@ DECODERS = {
     "fcn": FCN,
     "deeplabv3": DeepLabV3,
     "deeplabv3plus": DeepLabV3Plus,
+    "eomt": EoMT,
     "fpn": FPN,
     "lraspp": LRASPP,
     "mask_transformer": MaskTransformer,
