@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from golden import Golden
 from layout import assert_golden, nhwc
 
@@ -19,6 +20,9 @@ from attnseg_jax.models.decoders.eomt import EoMT
 from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.models.segmenter import Segmenter
+from attnseg_jax.ops import losses
+from attnseg_jax.ops.points import class_shares, sample
+from attnseg_jax.train.assignment import assign
 from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch, match
@@ -72,12 +76,13 @@ def loaded(case, model, x, probabilities):
     return variables, larger
 
 
-def run(model, variables, x, train=False):
-    """Output, the masks of the blocks and the normalised tokens at the end."""
+def program(model, monkeypatch, train):
+    """(variables, image, uniform numbers) -> queries, those before the blocks, the masks there, the tokens at the end."""
 
-    @functools.partial(FAST_COMPILE, static_argnames="train")
-    def apply(variables, x, train):
-        masks, tokens = [], []
+    @FAST_COMPILE
+    def apply(variables, x, drawn):
+        masks, tokens, drawn = [], [], iter(drawn)
+        monkeypatch.setattr(eomt, "uniform", lambda key, shape: next(drawn))
 
         def record(call, args, kwargs, context):
             if isinstance(context.module, Block) and kwargs.get("tail_mask") is not None:
@@ -89,9 +94,9 @@ def run(model, variables, x, train=False):
 
         with nn.intercept_methods(record):
             out = model.apply(variables, x, train=train, rngs={"dropout": jax.random.key(0)})
-        return out, masks, tokens[-1]
+        return out.queries, [*out.aux_queries.values()], masks, tokens[-1]
 
-    return apply(variables, x, train)
+    return apply
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -100,47 +105,134 @@ def test_goldens(name, monkeypatch):
     inputs, (backbone, decoder) = case.inputs(), CASES[name]
     x, blocks = nhwc(inputs["x"]), decoder.blocks
     first, patches = 1 + backbone.registers, (x.shape[1] // 8) * (x.shape[2] // 8)
+    run = program(model, monkeypatch, True)
 
     def attended(mask):
         assert mask[..., :first].all() and mask[..., first + patches :].all()
         return np.asarray(mask[:, 0, :, first : first + patches], np.int32)
 
+    # With these probabilities chance has no part in it.
     plain, larger = loaded(case, model, x, [1.0] * blocks)
-    out, *_ = run(model, plain, x)
-    assert_golden(case, "class_logits", out.queries.classes)
-    assert_golden(case, "mask_logits", out.queries.masks)
-    assert out.aux_queries == {}
-
-    # In training there are the predictions before the blocks; with these probabilities chance has no part in it.
-    monkeypatch.setattr(eomt, "uniform", lambda key, shape: jnp.full(shape, 0.5))
-    out, masks, tokens = run(model, larger, x, train=True)
-    predictions = [*out.aux_queries.values(), out.queries]
-    assert len(predictions) == blocks + 1 and len(masks) == blocks
-    for i, queries in enumerate(predictions):
-        assert_golden(case, f"gain/on/class_{i}", queries.classes)
-        assert_golden(case, f"gain/on/mask_{i}", queries.masks)
+    queries, *_ = run(plain, x, inputs["uniform"])
+    assert_golden(case, "class_logits", queries.classes)
+    assert_golden(case, "mask_logits", queries.masks)
+    queries, earlier, masks, tokens = run(larger, x, inputs["uniform"])
+    assert len(earlier) == len(masks) == blocks
+    for i, prediction in enumerate([*earlier, queries]):
+        assert_golden(case, f"gain/on/class_{i}", prediction.classes)
+        assert_golden(case, f"gain/on/mask_{i}", prediction.masks)
     for i, mask in enumerate(masks):
         assert_golden(case, f"gain/on/attend_{i}", attended(mask))
     # The queries stand behind the patches here, and before all others there.
-    assert_golden(case, "gain/on/tokens", jnp.concatenate([tokens[:, first + patches :], tokens[:, : first + patches]], 1))
-    still, *_ = run(model, larger, x)
-    np.testing.assert_allclose(still.queries.masks, out.queries.masks, atol=1e-5)
+    order = [*range(first + patches, tokens.shape[1]), *range(first + patches)]
+    assert_golden(case, "gain/on/tokens", np.asarray(tokens)[:, order])
 
-    _, larger = loaded(case, model, x, [0.0] * blocks)
-    out, masks, _ = run(model, larger, x)
+    _, unmasked = loaded(case, model, x, [0.0] * blocks)
+    queries, _, masks, _ = run(unmasked, x, inputs["uniform"])
     assert all(mask.all() for mask in masks)
-    assert_golden(case, f"gain/off/class_{blocks}", out.queries.classes)
-    assert_golden(case, f"gain/off/mask_{blocks}", out.queries.masks)
+    assert_golden(case, f"gain/off/class_{blocks}", queries.classes)
+    assert_golden(case, f"gain/off/mask_{blocks}", queries.masks)
 
-    drawn = iter(inputs["uniform"])
-    monkeypatch.setattr(eomt, "uniform", lambda key, shape: jnp.asarray(next(drawn)))
-    _, larger = loaded(case, model, x, inputs["probs"])
-    out, masks, _ = run(model, larger, x, train=True)
+    _, between = loaded(case, model, x, inputs["probs"])
+    queries, _, masks, _ = run(between, x, inputs["uniform"])
     for i in np.flatnonzero(inputs["probs"]):
         assert_golden(case, f"gain/anneal/attend_{i}", attended(masks[i]))
     if inputs["probs"].all():
         # Elsewhere the original leaves the mask of a block with probability 1 in force in one with probability 0.
-        assert_golden(case, f"gain/anneal/class_{blocks}", out.queries.classes)
-        assert_golden(case, f"gain/anneal/mask_{blocks}", out.queries.masks)
+        assert_golden(case, f"gain/anneal/class_{blocks}", queries.classes)
+        assert_golden(case, f"gain/anneal/mask_{blocks}", queries.masks)
     else:
         assert masks[2].all()
+
+
+def test_evaluation_masks_where_training_mostly_does(monkeypatch):
+    """The goldens again by the program of evaluation, which makes no prediction before the blocks."""
+    case, model = Golden("model_eomt_swiglu_4x9"), segmenter("model_eomt_swiglu_4x9")
+    x = nhwc(case.inputs()["x"])
+    run = program(model, monkeypatch, False)
+    for probabilities, name in (([0.7, 0.5], "on"), ([0.49, 0.0], "off")):
+        queries, earlier, _, _ = run(loaded(case, model, x, probabilities)[1], x, ())
+        assert earlier == []
+        assert_golden(case, f"gain/{name}/class_2", queries.classes)
+        assert_golden(case, f"gain/{name}/mask_2", queries.masks)
+
+
+def pairs_of(case, classes, layer):
+    """The original's matching `[b, n]` before a layer's block, and its pairs' places in `[b, n]`, in its order."""
+    found, places = np.full(classes.shape, 6, np.int32), []
+    for i, row in enumerate(classes):
+        names = case.expected(f"target/classes_{i}")
+        pairs = zip(*(case.expected(f"gain/match/{key}_{i}")[layer] for key in ("pred", "target")), strict=True)
+        for query, target in pairs:
+            found[i, names[target]] = query
+            places.append((i, names[target]))
+        assert sorted(names) == sorted(row[row >= 0])
+    return jnp.asarray(found), tuple(np.array(places).T)
+
+
+def test_the_loss_of_every_layer_and_its_gradients(monkeypatch):
+    """At the original's points, with its matching, which is found again."""
+    case, inputs = Golden("train_eomt_tiny"), Golden("train_eomt_tiny").inputs()
+    model = segmenter("model_eomt_tiny")
+    model = model.clone(decoder=model.decoder.clone(upsamplings=1))
+    x, labels = nhwc(inputs["x"]), jnp.asarray(inputs["semantic"])
+    monkeypatch.setattr(eomt, "uniform", lambda key, shape: jnp.full(shape, 0.5))
+    _, variables = loaded(case, model, x, [1.0] * 3)
+    classes = losses.segments(labels, 7)
+
+    pairs = [pairs_of(case, np.asarray(classes), layer) for layer in range(4)]
+
+    def spread(name):
+        result = np.zeros((4, *classes.shape, *inputs[name].shape[2:]), np.float32)
+        for layer, (_, places) in enumerate(pairs):
+            result[layer][places] = inputs[name][layer]
+        return jnp.asarray(result)
+
+    def terms_of(given):
+        queries, matching, shared, candidates, rest = given
+        costs = losses.matching_costs(
+            queries.classes, sample(queries.masks, shared), classes, class_shares(labels, classes, shared),
+            class_weight=2.0, mask_weight=5.0, dice_weight=5.0,
+        )  # fmt: skip
+        masks = jax.vmap(lambda m, i: m.at[i].get(mode="clip"))(queries.masks, matching)
+        points = losses.uncertain_points(candidates, sample(masks, candidates), 15)
+        points = jnp.concatenate([points, rest], axis=2)
+        shares = class_shares(labels, classes, points)
+        of_mask, of_dice = losses.mask_losses(sample(masks, points), shares, matching < 6)
+        count = losses.segment_count(classes)
+        of_class = losses.mean(*losses.class_loss(queries.classes, classes, matching, no_object=0.1))
+        return jnp.stack([5 * losses.mean(of_mask, count), 5 * losses.mean(of_dice, count), 2 * of_class]), costs
+
+    matchings = jnp.stack([matching for matching, _ in pairs])
+    shared = jnp.asarray(inputs["points/match"])[:, :, None]
+    points = shared, spread("points/over"), spread("points/random")
+
+    @FAST_COMPILE
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params):
+        rngs = {"dropout": jax.random.key(0)}
+        out = model.apply({**variables, "params": params}, x, train=True, rngs=rngs)
+        layers = jax.tree.map(lambda *leaves: jnp.stack(leaves), *out.aux_queries.values(), out.queries)
+        terms, costs = jax.lax.map(terms_of, (layers, matchings, *points))
+        return terms.sum(), (terms, costs)
+
+    gradients, (terms, costs) = gradient(variables["params"])
+    assert_golden(case, "gain/terms", terms)
+    assert_golden(case, "gain/loss", terms.sum())
+    present = jnp.broadcast_to(classes >= 0, (4, *classes.shape)).reshape(-1, 7)
+    matched = assign(costs.reshape(-1, *costs.shape[2:]), present).reshape(4, *classes.shape)
+    np.testing.assert_array_equal(matched, matchings)
+
+    state = case.state_dict()
+    names = [name for name in case.info["outputs"] if name.startswith("gain/grad/")]
+    for name in names:
+        source = name.removeprefix("gain/grad/")
+        ((path, leaf),) = flatten_dict(from_torch({source: state[source]}, rules_of(LAYOUT))["params"]).items()
+        value = np.asarray(functools.reduce(dict.__getitem__, path, gradients))
+        order = {"conv1": (2, 3, 0, 1), "conv2": (3, 2, 0, 1)}.get(source.split(".")[-2])
+        if order:
+            value = value.transpose(order)
+        elif path[-1] == "kernel":
+            value = value.T
+        assert_golden(case, name, value.reshape(case.info["outputs"][name]["shape"]))
+    assert len(names) == 12
