@@ -126,7 +126,8 @@ def make_run(
     _check_trained(config, variables["params"], frozen)
     if training:
         _check_statistics(config, model, variables, frozen)
-    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
+    layers = getattr(getattr(model, "backbone", None), "layers", ())
+    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen, layers)
     if training and config.optimizer.warmup_steps > (half := config.train.steps // 2):
         warmup = config.optimizer.warmup_steps
         logging.warning("config.optimizer.warmup_steps=%d is more than half of the run: %d are taken", warmup, half)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
-from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT, TRANSFORMERS_DINOV3_CONVNEXT
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
@@ -42,6 +42,7 @@ ENCODERS: dict[str, Rules] = {
     "torchvision_mobilenet_v3": TORCHVISION_MOBILENET_V3,
     "torchvision_swin": TORCHVISION_SWIN,
     "torchvision_convnext": TORCHVISION_CONVNEXT,
+    "transformers_dinov3_convnext": TRANSFORMERS_DINOV3_CONVNEXT,
     "timm_efficientnet_lite": TIMM_EFFICIENTNET_LITE,
     **{f"{name}_pytorch": rules for name, rules in EFFICIENTNET_LITE_PYTORCH.items()},
     "timm_vit": TIMM_VIT,

@@ -77,6 +77,7 @@ def optimizer_config(**changes):
         "warmup_steps": 0,
         "end_factor": 0.0,
         "clip_norm": 0.0,
+        "layer_decay": 1.0,
         "lr_multipliers": (),
         "beta1": 0.9,
         "beta2": 0.999,

@@ -12,6 +12,12 @@ from attnseg_jax.models.backbones.dino import (
     DINOv3ViTS,
     DINOv3ViTSPlus,
 )
+from attnseg_jax.models.backbones.dinov3_convnext import (
+    DINOv3ConvNeXtB,
+    DINOv3ConvNeXtL,
+    DINOv3ConvNeXtS,
+    DINOv3ConvNeXtT,
+)
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -70,6 +76,10 @@ BACKBONES = {
     "convnext_t": ConvNeXtT,
     "convnext_s": ConvNeXtS,
     "convnext_b": ConvNeXtB,
+    "dinov3_convnext_t": DINOv3ConvNeXtT,
+    "dinov3_convnext_s": DINOv3ConvNeXtS,
+    "dinov3_convnext_b": DINOv3ConvNeXtB,
+    "dinov3_convnext_l": DINOv3ConvNeXtL,
 }
 # Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
 UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

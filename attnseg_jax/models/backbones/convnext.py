@@ -63,6 +63,13 @@ class ConvNeXt(Backbone):
     layer_scale: float = option(1e-6, at_least=0)
     drop_path: float = option(0.0, at_least=0, below=1)
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """As in `Backbone`: the first stages are one layer each, the third has one for every three blocks."""
+        third = [f"stage3_({'|'.join(map(str, range(i, i + 3)))})/.*" for i in range(0, self.depths[2], 3)]
+        third[0] = f"(down3_.*|{third[0]})"
+        return ("down1_.*", "stage1_.*", "(down2|stage2)_.*", *third, "(down4|stage4)_.*")
+
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""

@@ -11,11 +11,14 @@ from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax.models import BACKBONES
+from attnseg_jax.models.backbones.convnext import ConvNeXt
 from attnseg_jax.models.backbones.dino import DINOv3ViT
+from attnseg_jax.models.backbones.dinov3_convnext import DINOv3ConvNeXt
 from attnseg_jax.models.backbones.vit import ViT
 from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.ops.rope import axial_angles, rotated
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.convnext import TRANSFORMERS_DINOV3_CONVNEXT
 from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV3_VIT
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -146,7 +149,41 @@ def published(c, depth, *, patch, registers, hidden, positions=0, key_bias=True,
         ),
         ("dinov3_vit_b", {}, published(768, 12, patch=16, registers=4, hidden=3072, key_bias=False)),
         ("dinov3_vit_l", {}, published(1024, 24, patch=16, registers=4, hidden=4096, key_bias=False)),
+        # torchvision's without their classifiers, but with the normalisation there; those of 192 channels are timm's.
+        ("dinov3_convnext_t", {}, 28_589_128 - 769_000),
+        ("dinov3_convnext_s", {}, 50_223_688 - 769_000),
+        ("dinov3_convnext_b", {}, 88_591_464 - 1_025_000),
+        ("dinov3_convnext_l", {}, 197_767_336 - 1_537_000),
     ],
 )  # fmt: skip
 def test_number_of_parameters(name, options, expected):
-    assert count_of(name, (45, 58), **options) == expected
+    assert count_of(name, (64, 58), **options) == expected
+
+
+class TinyConvNeXt(DINOv3ConvNeXt):
+    depths, widths = (1, 2, 2, 1), (8, 16, 24, 40)
+
+
+class TinyStages(ConvNeXt):
+    depths, widths = TinyConvNeXt.depths, TinyConvNeXt.widths
+
+
+def test_dinov3_convnext():
+    case = Golden("backbone_dinov3_convnext_tiny")
+    x = nhwc(case.inputs()["x"])
+    model = TinyConvNeXt()
+    variables = loaded(model, case, TRANSFORMERS_DINOV3_CONVNEXT, x)
+    without_norm = {"params": {name: leaf for name, leaf in variables["params"].items() if name != "norm"}}
+
+    @FAST_COMPILE
+    def run(x):
+        plain = TinyStages().apply(without_norm, x)
+        return plain, model.apply(variables, x)
+
+    plain, features = run(x)
+    for i, stride in enumerate((4, 8, 16, 32), 1):
+        assert_golden(case, f"stage{i}", nchw(plain.maps[stride]))
+    for stride in (4, 8, 16):
+        np.testing.assert_allclose(features.maps[stride], plain.maps[stride], atol=1e-6)
+    tokens = [features.extras["class_token"][:, None], features.deepest.reshape(2, -1, 40)]
+    assert_golden(case, "tokens", jnp.concatenate(tokens, axis=1))
