@@ -24,8 +24,9 @@ def make_optimizer(
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
     In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
-    the multipliers of `layer_decay` and of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient before the momentum,
-    AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
+    the multipliers of `layer_decay` and of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient
+    before the momentum, AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both
+    as in PyTorch.
     An unknown name raises `UserError`.
 
     `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no

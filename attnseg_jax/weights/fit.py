@@ -134,8 +134,8 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 def resample_positions(table: np.ndarray, backbone: nn.Module) -> np.ndarray:
     """A position table `[1, 1 + n * n, c]` of a square grid for the grid of `backbone`, `position_size`.
 
-    The class token's row stays, where it has one. The grid is resampled as the backbone does for images of another size, by its
-    `position_resize` and `position_antialias`.
+    The class token's row stays, where it has one. The grid is resampled as the backbone does for images of another
+    size, by its `position_resize` and `position_antialias`.
     """
     own = _class_rows(backbone)
     side, channels = math.isqrt(table.shape[1] - own), table.shape[-1]

@@ -23,6 +23,7 @@ _HALF = _keys(127.5, 127.5)
 _ENCODERS: dict[str, Mapping[str, Any]] = {
     **{f"torchvision_{name}": IMAGENET for name in ("resnet", "vgg", "mobilenet_v3", "swin", "convnext")},
     **dict.fromkeys(("mmseg_resnet_v1c", "semseg_resnet_v1c", "transformers_dinov2"), IMAGENET),
+    **dict.fromkeys(("transformers_dinov3_vit", "transformers_dinov3_convnext", "transformers_eomt"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,

@@ -26,6 +26,9 @@ BACKBONE_FILES = {
     "backbone_tf_effnet_lite0": "timm_efficientnet_lite",
     "backbone_vit_tiny_224": "timm_vit",
     "backbone_dinov2_tiny": "transformers_dinov2",
+    "backbone_dinov2_reg4_timm_42x84": "timm_vit",
+    "backbone_dinov3_vit_tiny_gated": "transformers_dinov3_vit",
+    "backbone_dinov3_convnext_tiny": "transformers_dinov3_convnext",
     "backbone_mit_b0": "transformers_segformer",
 }
 MODEL_FILES = {
@@ -39,6 +42,8 @@ MODEL_FILES = {
     "model_emanet_resnet50": "emanet+emanet_resnet_v1c",
     "model_ocrnet_resnet50": "openseg_ocrnet+torchvision_resnet",
     "model_attunet": "leejunhyun_attunet+leejunhyun_unet",
+    "model_eomt_tiny": "transformers_eomt+transformers_eomt",
+    "model_eomt_dinov3_tiny_5x7": "transformers_eomt+transformers_eomt",
     "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
     "model_smp_unet_resnet18": "smp_unet+torchvision_resnet",
     "model_smp_unet_scse_resnet18": "smp_unet+torchvision_resnet",

@@ -2,22 +2,16 @@
 
 import re
 
-from attnseg_jax.models.backbones.convnext import ConvNeXtB, ConvNeXtS, ConvNeXtT
-from attnseg_jax.models.backbones.dino import (
-    DINOv2B,
-    DINOv2L,
-    DINOv2S,
-    DINOv3ViTB,
-    DINOv3ViTL,
-    DINOv3ViTS,
-    DINOv3ViTSPlus,
-)
-from attnseg_jax.models.backbones.dinov3_convnext import (
+from attnseg_jax.models.backbones.convnext import (
+    ConvNeXtB,
+    ConvNeXtS,
+    ConvNeXtT,
     DINOv3ConvNeXtB,
     DINOv3ConvNeXtL,
     DINOv3ConvNeXtS,
     DINOv3ConvNeXtT,
 )
+from attnseg_jax.models.backbones.dinov3 import DINOv3ViTB, DINOv3ViTL, DINOv3ViTS, DINOv3ViTSPlus
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -33,7 +27,7 @@ from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
-from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
+from attnseg_jax.models.backbones.vit import DINOv2B, DINOv2L, DINOv2S, ViTB, ViTL, ViTS, ViTTi
 
 BACKBONES = {
     "tiny": Tiny,

@@ -95,6 +95,28 @@ class ConvNeXt(Backbone):
         return x if stage > 1 else layer_norm("down1_norm")(x).astype(self.dtype)
 
 
+class DINOv3ConvNeXt(ConvNeXt):
+    """`ConvNeXt` of DINOv3 (Simeoni et al. 2025, arXiv:2508.10104): the last map is normalised, attributes as there.
+
+    `extras["class_token"]` is the mean of the last stage after the same normalisation, `[b, c]`.
+    """
+
+    layouts = ("transformers_dinov3_convnext",)
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised)."""
+        features = super().__call__(image, train=train)
+        norm = layer_norm("norm")
+        x = features.deepest.astype(jnp.float32)
+        mean = norm(x.mean(axis=(1, 2))).astype(self.dtype)
+        return features.with_deepest(norm(x).astype(self.dtype)).replace(extras={"class_token": mean})
+
+
 ConvNeXtT = variant(ConvNeXt, "ConvNeXtT", depths=(3, 3, 9, 3))
 ConvNeXtS = variant(ConvNeXt, "ConvNeXtS", depths=(3, 3, 27, 3))
 ConvNeXtB = variant(ConvNeXt, "ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+DINOv3ConvNeXtT = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtT", depths=(3, 3, 9, 3))
+DINOv3ConvNeXtS = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtS", depths=(3, 3, 27, 3))
+DINOv3ConvNeXtB = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+DINOv3ConvNeXtL = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtL", depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536))

@@ -178,7 +178,22 @@ class ViT(PlainViT):
         return jnp.concatenate([table[:, :own], patches.reshape(1, -1, table.shape[-1])], axis=1)
 
 
+class DINOv2(ViT):
+    """`ViT` with the options of DINOv2's published weights; those with registers have `registers=4`.
+
+    Attributes as in `ViT`.
+    """
+
+    patch_size: int = option(14, choices=tuple(_STRIDES))
+    position_size: tuple[int, int] = option((37, 37), at_least=1, at_most=1024, lengths=(2,))
+    position_antialias: bool = False
+    layer_scale: float = option(1e-5, at_least=0)
+
+
 ViTTi = variant(ViT, "ViTTi", width=192, depth=12, heads=3)
 ViTS = variant(ViT, "ViTS", width=384, depth=12, heads=6)
 ViTB = variant(ViT, "ViTB", width=768, depth=12, heads=12)
 ViTL = variant(ViT, "ViTL", width=1024, depth=24, heads=16)
+DINOv2S = variant(DINOv2, "DINOv2S", width=384, depth=12, heads=6)
+DINOv2B = variant(DINOv2, "DINOv2B", width=768, depth=12, heads=12)
+DINOv2L = variant(DINOv2, "DINOv2L", width=1024, depth=24, heads=16)

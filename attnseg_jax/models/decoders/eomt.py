@@ -141,8 +141,18 @@ class EoMT(Decoder):
         """Returns the queries at the end, and those before each block in training; it gates no skips.
 
         What they attend to among the patches is recorded as `queries`.
+
+        Raises:
+          OptionError: what came from the backbone is not the map of its patches any more.
         """
-        queries = features.extras["visitors"]
+        queries, found = features.extras["visitors"], features.deepest.shape[-1]
+        if len(features.maps) > 1 or found != queries.shape[-1]:
+            hint = (
+                f"compares queries with the map of the patches, of {queries.shape[-1]} channels, and got "
+                f"{len(features.maps)} maps, the last of {found}: set the backbone's pyramid=False, and "
+                "choose an attention mechanism that keeps the channels, such as none"
+            )
+            raise OptionError("", type(self).__name__, hint)
         earlier = {f"eomt{i}": prediction for i, prediction in enumerate(features.extras["notes"])}
         return Output(None, queries=self.mask_module(queries, features.deepest), aux_queries=earlier)
 

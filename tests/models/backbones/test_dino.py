@@ -11,9 +11,8 @@ from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.models.backbones.convnext import ConvNeXt
-from attnseg_jax.models.backbones.dino import DINOv3ViT
-from attnseg_jax.models.backbones.dinov3_convnext import DINOv3ConvNeXt
+from attnseg_jax.models.backbones.convnext import ConvNeXt, DINOv3ConvNeXt
+from attnseg_jax.models.backbones.dinov3 import DINOv3ViT
 from attnseg_jax.models.backbones.vit import ViT
 from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.ops.rope import axial_angles, rotated

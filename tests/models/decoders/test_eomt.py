@@ -11,10 +11,12 @@ from flax.traverse_util import flatten_dict
 from golden import Golden
 from layout import assert_golden, nhwc
 
-from attnseg_jax import build_model
+from attnseg_jax import build_model, load_pretrained
 from attnseg_jax.errors import UserError
-from attnseg_jax.models.backbones.dino import DINOv3ViT
-from attnseg_jax.models.backbones.vit import ViT
+from attnseg_jax.models.attention.none import NoAttention
+from attnseg_jax.models.backbones.base import variant
+from attnseg_jax.models.backbones.dinov3 import DINOv3ViT
+from attnseg_jax.models.backbones.vit import DINOv2, ViT
 from attnseg_jax.models.decoders import eomt
 from attnseg_jax.models.decoders.eomt import EoMT
 from attnseg_jax.models.layers.vit import Block
@@ -23,9 +25,10 @@ from attnseg_jax.models.segmenter import Segmenter
 from attnseg_jax.ops import losses
 from attnseg_jax.ops.points import class_shares, sample
 from attnseg_jax.train.assignment import assign
-from attnseg_jax.models.attention.none import NoAttention
 from attnseg_jax.weights.layouts import rules_of
+from attnseg_jax.weights.preprocessing import IMAGENET_MEAN
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.safetensors_file import safetensors_bytes
 
 FAST_COMPILE = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 LAYOUT = "transformers_eomt+transformers_eomt"
@@ -77,7 +80,7 @@ def loaded(case, model, x, probabilities):
 
 
 def program(model, monkeypatch, train):
-    """(variables, image, uniform numbers) -> queries, those before the blocks, the masks there, the tokens at the end."""
+    """(variables, image, uniform numbers) -> queries, those before blocks and the masks there, tokens at the end."""
 
     @FAST_COMPILE
     def apply(variables, x, drawn):
@@ -227,7 +230,7 @@ def test_the_loss_of_every_layer_and_its_gradients(monkeypatch):
     names = [name for name in case.info["outputs"] if name.startswith("gain/grad/")]
     for name in names:
         source = name.removeprefix("gain/grad/")
-        ((path, leaf),) = flatten_dict(from_torch({source: state[source]}, rules_of(LAYOUT))["params"]).items()
+        ((path, _),) = flatten_dict(from_torch({source: state[source]}, rules_of(LAYOUT))["params"]).items()
         value = np.asarray(functools.reduce(dict.__getitem__, path, gradients))
         order = {"conv1": (2, 3, 0, 1), "conv2": (3, 2, 0, 1)}.get(source.split(".")[-2])
         if order:
@@ -236,3 +239,129 @@ def test_the_loss_of_every_layer_and_its_gradients(monkeypatch):
             value = value.T
         assert_golden(case, name, value.reshape(case.info["outputs"][name]["shape"]))
     assert len(names) == 12
+
+
+def test_a_file_of_transformers_through_the_public_path(tmp_path):
+    """With the names of the hub, as a whole model by its description."""
+    case = Golden("model_eomt_dinov3_tiny_5x7")
+    state = case.state_dict() | {"attn_mask_probs": np.ones(3, np.float32), "criterion.empty_weight": np.ones(8)}
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(state))
+    config = {
+        "backbone": {"name": f"{__name__}:TinyV3", "custom": {"patch_size": 8, "norm_epsilon": 1e-6}},
+        "attention": {"name": "none"},
+        "decoder": {"name": "eomt", "eomt": {"queries": 9, "blocks": 3, "upsamplings": 1}},
+    }
+    model, variables, info = load_pretrained(tmp_path / "model.safetensors", config, num_classes=7)
+    assert info.layout == LAYOUT and info.mean == IMAGENET_MEAN
+    out = FAST_COMPILE(model.apply)(variables, nhwc(case.inputs()["x"]))
+    assert_golden(case, "class_logits", out.queries.classes)
+    assert_golden(case, "mask_logits", out.queries.masks)
+    assert out.logits.shape == (2, 40, 56, 7)
+
+
+@functools.cache
+def small(blocks=2, backbone="vit_ti", dtype=jnp.float32, **options):
+    config = {
+        "backbone": {"name": backbone},
+        "attention": {"name": "none"},
+        "decoder": {"name": "eomt", "eomt": {"queries": 5, "blocks": blocks} | options},
+    }
+    return build_model(config, 7, dtype=dtype)
+
+
+def test_the_annealing_of_the_original():
+    """Its table of probabilities at some steps of a run of 60."""
+    case = Golden("train_llrd_eomt")
+    model = small(anneal=(5 / 60, 20 / 60, 40 / 60))
+    found = [model.scheduled({"decoder": {}}, jnp.float32(step) / 60) for step in case.expected("steps")]
+    found = np.stack([np.asarray(statistics["decoder"]["mask_probability"]) for statistics in found])
+    assert_golden(case, "mask_prob", found)
+    # By default a sixth of the training for each of four blocks, as in the recipes for ADE20K, COCO and Cityscapes.
+    even = small(blocks=4).scheduled({"decoder": {}}, 0.5)["decoder"]["mask_probability"]
+    np.testing.assert_allclose(even, [0, 0, 1, 1], atol=1e-6)
+    never = small(anneal=(1.0, 1.0, 1.0)).scheduled({"decoder": {}}, jnp.float32(0.99))
+    np.testing.assert_allclose(never["decoder"]["mask_probability"], [1, 1], atol=1e-6)
+    plain = {"backbone": {}}
+    assert small(masked=False).scheduled(plain, 0.5) is plain
+
+
+def abstract(model, train=True, size=(45, 70)):
+    """Shapes of the output, the records and the variables."""
+
+    def run(key, image):
+        variables = model.init(key, image)
+        out, updated = model.apply(
+            variables, image, train=train, rngs={"dropout": key}, mutable=["batch_stats", RECORDS]
+        )
+        return out, attention_records(updated.get(RECORDS, {})), variables
+
+    return jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, 3)))
+
+
+@pytest.mark.parametrize(
+    "backbone, grid",
+    [
+        (variant(DINOv2, "Shallow", width=24, depth=2, heads=3), (4, 5)),
+        (variant(DINOv3ViT, "Shallow", width=24, depth=3, heads=3), (3, 5)),
+    ],
+)
+def test_shapes_types_and_records(backbone, grid):
+    model = small(dtype=jnp.bfloat16)
+    backbone = backbone(dtype=jnp.bfloat16)
+    model = model.clone(backbone=backbone)
+    out, records, variables = abstract(model)
+    assert out.logits.shape == (2, 45, 70, 7) and list(out.aux_queries) == ["eomt0", "eomt1"]
+    for queries in (out.queries, *out.aux_queries.values()):
+        assert queries.classes.shape == (2, 5, 8) and queries.masks.shape == (2, 5, 4 * grid[0], 4 * grid[1])
+        assert queries.classes.dtype == queries.masks.dtype == jnp.float32
+    assert out.queries.size == tuple(n * backbone.patch_size for n in grid)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert list(records) == ["queries0", "queries1"]
+    assert records["queries1"].key_size == grid
+    assert records["queries1"].q.shape[1] == 5 and records["queries1"].k.shape[1] == grid[0] * grid[1]
+    assert records["queries1"].mask.shape == (2, 1, 5, grid[0] * grid[1])
+    assert abstract(model, train=False)[0].aux_queries == {}
+
+
+def test_number_of_parameters():
+    """Of the published model for ADE20K: DINOv2's large ViT with registers, patches of 16 pixels, 100 queries."""
+    options = {"patch_size": 16, "position_size": (32, 32), "registers": 4, "class_position": False}
+    config = {
+        "backbone": {"name": "dinov2_vit_l", "dinov2_vit_l": options},
+        "decoder": {"name": "eomt"},
+    }
+    _, _, variables = abstract(build_model(config, 150))
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    c, block = 1024, 12 * 1024**2 + 15 * 1024
+    backbone = 24 * block + 3 * 256 * c + c + c * (1 + 4 + 32 * 32) + 2 * c
+    upsampling = 4 * c * c + c + 9 * c + 2 * c
+    assert count == backbone + 100 * c + 2 * upsampling + 3 * (c * c + c) + 151 * (c + 1)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (
+            lambda: small(backbone="resnet18"),
+            r"config\.model\.decoder\.eomt puts its queries into the last blocks of a plain vision transform",
+        ),
+        (
+            lambda: small(blocks=13),
+            r"config\.model\.decoder\.eomt\.blocks=13 is more than the 12 blocks of the backbone",
+        ),
+        (
+            lambda: small().clone(backbone=TinyV3(pyramid=True)),
+            r"config\.model\.decoder\.eomt compares queries with the map of the patches, of 32 channels, and got 4",
+        ),
+        (lambda: small(queries=0), r"config\.model\.decoder\.eomt\.queries=0 must be at least 1"),
+    ],
+)
+def test_mistakes(model, message):
+    with pytest.raises(UserError, match=message):
+        abstract(model())
+
+
+@pytest.mark.parametrize("anneal", [(0.5, 0.7), (0.5, 0.4, 0.9)])
+def test_shares_that_do_not_fit(anneal):
+    with pytest.raises(UserError, match=r"config\.model\.decoder\.eomt\.anneal=.* must be 3 shares of the training"):
+        small(anneal=anneal).scheduled({"decoder": {}}, 0.0)

@@ -1,4 +1,4 @@
-"""DINOv2 (arXiv:2304.07193) and DINOv3 (Simeoni et al. 2025, arXiv:2508.10104), after transformers' models."""
+"""DINOv3's vision transformers (Simeoni et al. 2025, arXiv:2508.10104), after transformers' `dinov3_vit`."""
 
 import functools
 from collections.abc import Callable
@@ -7,22 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import variant
-from attnseg_jax.models.backbones.vit import _STRIDES, PlainViT, ViT
+from attnseg_jax.models.backbones.vit import PlainViT
 from attnseg_jax.models.features import Place
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.rope import axial_angles, rotated
-
-
-class DINOv2(ViT):
-    """`ViT` with the options of DINOv2's published weights; those with registers have `registers=4`.
-
-    Attributes as in `ViT`.
-    """
-
-    patch_size: int = option(14, choices=tuple(_STRIDES))
-    position_size: tuple[int, int] = option((37, 37), at_least=1, at_most=1024, lengths=(2,))
-    position_antialias: bool = False
-    layer_scale: float = option(1e-5, at_least=0)
 
 
 class DINOv3ViT(PlainViT):
@@ -54,9 +42,6 @@ class DINOv3ViT(PlainViT):
         return functools.partial(rotated, angles=jnp.asarray(angles), first=place.first)
 
 
-DINOv2S = variant(DINOv2, "DINOv2S", width=384, depth=12, heads=6)
-DINOv2B = variant(DINOv2, "DINOv2B", width=768, depth=12, heads=12)
-DINOv2L = variant(DINOv2, "DINOv2L", width=1024, depth=24, heads=16)
 DINOv3ViTS = variant(DINOv3ViT, "DINOv3ViTS", width=384, depth=12, heads=6)
 DINOv3ViTSPlus = variant(DINOv3ViT, "DINOv3ViTSPlus", width=384, depth=12, heads=6, gated=True)
 DINOv3ViTB = variant(DINOv3ViT, "DINOv3ViTB", width=768, depth=12, heads=12)
