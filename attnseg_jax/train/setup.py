@@ -126,7 +126,7 @@ def make_run(
     _check_trained(config, variables["params"], frozen)
     if training:
         _check_statistics(config, model, variables, frozen)
-    layers = getattr(getattr(model, "backbone", None), "layers", ())
+    layers = getattr(getattr(model, "backbone", None), "layer_paths", ())
     optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen, layers)
     if training and config.optimizer.warmup_steps > (half := config.train.steps // 2):
         warmup = config.optimizer.warmup_steps

@@ -71,10 +71,10 @@ def renamed(name, rules):
 def test_tables_of_the_originals(case, backbone, rules, decay):
     table = Golden(case).info["multipliers"]["layer_wise"]
     for name, factor in table.items():
-        assert depth_factor(decay, backbone.layers, renamed(name, rules)) == pytest.approx(factor, rel=1e-5), name
+        assert depth_factor(decay, backbone.layer_paths, renamed(name, rules)) == pytest.approx(factor, rel=1e-5), name
     found = jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
-    used = [layer for layer in backbone.layers if any(re.match(layer, f"{name}/x") for name in found)]
-    assert used[1:] == list(backbone.layers)[1:]
+    used = [layer for layer in backbone.layer_paths if any(re.match(layer, f"{name}/x") for name in found)]
+    assert used[1:] == list(backbone.layer_paths)[1:]
 
 
 def test_eomt_counts_from_the_last_block():
@@ -89,7 +89,7 @@ def test_eomt_counts_from_the_last_block():
     config = optimizer_config(
         learning_rate=1.0, momentum=0.0, weight_decay=0.0, schedule="constant", layer_decay=0.8, lr_multipliers=rules
     )
-    rule, _ = make_optimizer(config, 10, layers=FourBlocks().layers)
+    rule, _ = make_optimizer(config, 10, layers=FourBlocks().layer_paths)
     updates, _ = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
     updates = traverse_util.flatten_dict(updates, sep="/")
     for name, factor in factors.items():

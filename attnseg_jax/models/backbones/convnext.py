@@ -64,7 +64,7 @@ class ConvNeXt(Backbone):
     drop_path: float = option(0.0, at_least=0, below=1)
 
     @property
-    def layers(self) -> tuple[str, ...]:
+    def layer_paths(self) -> tuple[str, ...]:
         """As in `Backbone`: the first stages are one layer each, the third has one for every three blocks."""
         third = [f"stage3_({'|'.join(map(str, range(i, i + 3)))})/.*" for i in range(0, self.depths[2], 3)]
         third[0] = f"(down3_.*|{third[0]})"

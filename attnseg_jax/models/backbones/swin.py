@@ -61,7 +61,7 @@ class Swin(Backbone):
     impl: str = "auto"
 
     @property
-    def layers(self) -> tuple[str, ...]:
+    def layer_paths(self) -> tuple[str, ...]:
         """As in `Backbone`: a layer is a block; what halves the map belongs to the block before it."""
         found = ["patch_(embed|norm)/.*"]
         for stage, depth in enumerate(self.depths, 1):

@@ -62,7 +62,7 @@ class PlainViT(Backbone):
     impl: str = "auto"
 
     @property
-    def layers(self) -> tuple[str, ...]:
+    def layer_paths(self) -> tuple[str, ...]:
         """As in `Backbone`."""
         blocks = tuple(f"block{i}/.*" for i in range(self.depth))
         return ("(patch_embed/.*|class_token|register_tokens|positions)", *blocks)

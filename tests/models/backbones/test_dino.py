@@ -186,3 +186,59 @@ def test_dinov3_convnext():
         np.testing.assert_allclose(features.maps[stride], plain.maps[stride], atol=1e-6)
     tokens = [features.extras["class_token"][:, None], features.deepest.reshape(2, -1, 40)]
     assert_golden(case, "tokens", jnp.concatenate(tokens, axis=1))
+
+
+def normed(x, p):
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+
+
+def test_a_block_with_masked_last_tokens_against_float64(random_variables):
+    """Rotation, keys without bias, a gated MLP, LayerScale; the masks of the last tokens are theirs alone."""
+    rng = np.random.default_rng(3)
+    x, mask = rng.standard_normal((1, 6, 8)).astype(np.float32), rng.random((1, 1, 2, 6)) < 0.6
+    mask[..., 0] = True
+    model = Block(2, mlp_ratio=1.5, gated=True, key_bias=False, layer_scale=0.5)
+    angles = axial_angles(1, 3, 4)
+    rotate = functools.partial(rotated, angles=jnp.asarray(angles), first=1)
+    variables = random_variables(model, x)
+    found = FAST_COMPILE(lambda v, x: model.apply(v, x, rotate=rotate, tail_mask=jnp.asarray(mask)))(variables, x)
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    assert set(p["attention"]["key"]) == {"kernel"}
+
+    def project(y, name):
+        y = y @ p["attention"][name]["kernel"] + p["attention"][name].get("bias", 0)
+        return y.reshape(6, 2, 4)
+
+    def turned(y):
+        y = y.copy()
+        for n, i in np.ndindex(3, 2):
+            pair = (y[1 + n, :, i] + 1j * y[1 + n, :, i + 2]) * np.exp(1j * np.float64(angles[n, i]))
+            y[1 + n, :, i], y[1 + n, :, i + 2] = pair.real, pair.imag
+        return y
+
+    y = normed(x[0].astype(np.float64), p["norm1"])
+    q, k, v = turned(project(y, "query")), turned(project(y, "key")), project(y, "value")
+    scores = np.einsum("nad,mad->anm", q, k) / 2
+    scores[:, 4:][:, ~mask[0, 0]] = -np.inf
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    y = np.einsum("anm,mad->nad", weights, v).reshape(6, 8) @ p["attention"]["out"]["kernel"]
+    y = x[0] + p["layer_scale1"] * (y + p["attention"]["out"]["bias"])
+    hidden = {name: normed(y, p["norm2"]) @ p[name]["kernel"] + p[name]["bias"] for name in ("mlp_gate", "mlp_in")}
+    gate = hidden["mlp_gate"] / (1 + np.exp(-hidden["mlp_gate"]))
+    assert gate.shape == (6, 12)
+    y = y + p["layer_scale2"] * ((gate * hidden["mlp_in"]) @ p["mlp_out"]["kernel"] + p["mlp_out"]["bias"])
+    np.testing.assert_allclose(found[0], y, atol=2e-5)
+
+
+def test_derivatives_of_rotated_tokens():
+    """The turned tokens' gradient is turned back, forward and backward, one image or several."""
+    rng = np.random.default_rng(4)
+    x, g = (jnp.asarray(rng.standard_normal((2, 5, 1, 8)), jnp.float32) for _ in range(2))
+    angles = jnp.asarray(axial_angles(1, 3, 8))
+    y, back = jax.vjp(lambda x: rotated(x, angles, first=1), x)
+    _, forward = jax.jvp(lambda x: rotated(x, angles, first=1), (x,), (g,))
+    np.testing.assert_allclose(back(g)[0], rotated(g, -angles, first=1), atol=1e-6)
+    np.testing.assert_allclose(forward, rotated(g, angles, first=1), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(lambda x: rotated(x[None], angles, first=1)[0])(x), y, atol=1e-6)
