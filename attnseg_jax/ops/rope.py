@@ -20,8 +20,8 @@ def axial_angles(height: int, width: int, channels: int, *, base: float = 100.0)
       channels: of a head, a multiple of 4.
       base: of the geometric series of frequencies.
 
-    >>> axial_angles(1, 2, 4).round(3).tolist()
-    [[0.0, -3.142, 0.0, -3.142], [0.0, 3.142, 0.0, 3.142]]
+    >>> (axial_angles(1, 2, 4) / np.pi).round(2).tolist()
+    [[0.0, -1.0, 0.0, -1.0], [0.0, 1.0, 0.0, 1.0]]
     """
     if channels % 4:
         raise ValueError(f"rotary positions along two axes need a multiple of 4 channels for a head, not {channels}")
