@@ -320,6 +320,9 @@ def get_config() -> ConfigDict:
     optimizer.eps = 1e-8
     # Largest global norm of the gradient; 0 is off.
     optimizer.clip_norm = 1.0
+    # Learning rate of each layer of the backbone as a factor of that of the next, such as 0.75; the head and the last
+    # normalisation have the full one. 1 is off. For transformers (vit_*, dinov2_*, dinov3_*, swin_*) and convnext_*.
+    optimizer.layer_decay = 1.0
     # 'regex=factor' on parameter paths; the first match counts, such as ('backbone/.*=0.1',).
     optimizer.lr_multipliers = ()
     # Decay of the exponential moving average of the parameters that evaluation then uses; 0 is off.

@@ -1,7 +1,8 @@
 """The structs that travel between backbone, attention, decoder and caller."""
 
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from flax import struct
 from jaxtyping import Array, Float
@@ -89,6 +90,25 @@ def _free(name: str, taken: dict[str, Any]) -> str:
     """`name`, or where a mechanism was stacked on its like `name1` and so on, so that both are trained."""
     names = itertools.chain([name], (f"{name}{number}" for number in itertools.count(1)))
     return next(name for name in names if name not in taken)
+
+
+class Place(NamedTuple):
+    """Where the patches are among the tokens of a plain vision transformer, for who visits its blocks.
+
+    Attributes:
+      first: number of the first patch's token; the others follow row by row.
+      grid: rows and columns of patches.
+      norm: the transformer's last normalisation.
+    """
+
+    first: int
+    grid: tuple[int, int]
+    norm: Callable[[Array], Array]
+
+    @property
+    def last(self) -> int:
+        """Number of the token behind the patches."""
+        return self.first + self.grid[0] * self.grid[1]
 
 
 @struct.dataclass

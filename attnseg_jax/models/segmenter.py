@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
         Raises:
           OptionError: the parts do not fit together, such as a mechanism that gates skips and a decoder without any.
         """
-        features = self._call("backbone", Features, image, train=train)
+        features = self._call("backbone", Features, image, train=train, **self._visitor(train))
         if features.hint:
             features = features.replace(hint=".".join(filter(None, [self.paths.get("backbone"), features.hint])))
         features = self._call("attention", Features, features, train=train)
@@ -79,6 +79,34 @@ class Segmenter(nn.Module):
         if decoded.logits is None and refined is logits:
             return resized_semantic_logits(queries.classes, queries.masks, size, align_corners=self.align_corners)
         return full(refined)
+
+    def scheduled(self, batch_stats: Mapping[str, Any], done: Float[Array, ""]) -> Mapping[str, Any]:
+        """The statistics when this share of the training is done: those of a decoder with a schedule follow it.
+
+        Raises:
+          OptionError: an option of the schedule that does not fit the others.
+        """
+        if not hasattr(self.decoder, "scheduled") or "decoder" not in batch_stats:
+            return batch_stats
+        with option_path(self.paths.get("decoder", "")):
+            return {**batch_stats, "decoder": self.decoder.scheduled(batch_stats["decoder"], done)}
+
+    def _visitor(self, train: bool) -> dict[str, Callable]:
+        """What the backbone calls before its blocks, where the decoder has tokens in them."""
+        if not getattr(self.decoder, "visits", False):
+            return {}
+        if not getattr(self.backbone, "takes_visitors", False):
+            hint = (
+                "puts its queries into the last blocks of a plain vision transformer, and this backbone has none: "
+                "choose a backbone vit_*, dinov2_vit_* or dinov3_vit_*, or the decoder masked_attention"
+            )
+            raise OptionError("", type(self.decoder).__name__, hint, self.paths.get("decoder", ""))
+
+        def visit(*args: Any, **keywords: Any) -> tuple:
+            with option_path(self.paths.get("decoder", "")):
+                return self.decoder.visit(*args, train=train, **keywords)
+
+        return {"visit": visit}
 
     def _call(
         self, part: str, kind: type, *args: Any, method: str = "__call__", channels: int = 0, **keywords: Any

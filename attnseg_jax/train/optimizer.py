@@ -19,23 +19,26 @@ UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.
 
 
 def make_optimizer(
-    config: Any, total_steps: int, frozen: frozenset[str] = frozenset()
+    config: Any, total_steps: int, frozen: frozenset[str] = frozenset(), layers: tuple[str, ...] = ()
 ) -> tuple[optax.GradientTransformation, Schedule]:
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
     In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
-    the multipliers of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient before the momentum,
-    AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in PyTorch.
+    the multipliers of `layer_decay` and of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient
+    before the momentum, AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both
+    as in PyTorch.
     An unknown name raises `UserError`.
 
     `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no
-    moments, and their gradient does not count in the clipping.
+    moments, and their gradient does not count in the clipping. `layers` are those of the backbone, for `layer_decay`.
     """
     check_known("config.optimizer", OPTIMIZERS, name=config.name)
     schedule = make_schedule(config, total_steps)
     parts = OPTIMIZERS[config.name](config)
     if config.clip_norm:
         parts = [("clip", optax.clip_by_global_norm(config.clip_norm)), *parts]
+    if config.layer_decay != 1:
+        parts = [*parts, ("layer_decay", scale_by_depth(config.layer_decay, layers))]
     if config.lr_multipliers:
         parts = [*parts, ("multipliers", scale_by_path(config.lr_multipliers))]
     # Named parts: a checkpoint of another optimizer is then told apart by readable names.
@@ -104,6 +107,39 @@ def decay_mask(params: PyTree) -> PyTree:
     {'conv': {'bias': False, 'kernel': True}, 'pos_embed': False}
     """
     return _by_path(lambda path, p: jnp.ndim(p) > 1 and not UNDECAYED.fullmatch(path.rsplit("/", 1)[-1]), params)
+
+
+def depth_factor(decay: float, layers: tuple[str, ...], path: str) -> float:
+    """The factor of a parameter's learning rate by how deep it lies: `decay^(n - i)` in layer i of the backbone's n.
+
+    Layer 0 is what the image enters first, and what is in none of the layers, the head, has the factor 1; as in BEiT,
+    MAE and mmsegmentation.
+
+    Args:
+      decay: of one layer to the one before it.
+      layers: a regex for each layer, of paths within the backbone.
+      path: of a parameter.
+
+    >>> [depth_factor(0.5, ("stem/.*", "block0/.*"), f"backbone/{name}/kernel") for name in ("stem", "block0", "norm")]
+    [0.25, 0.5, 1.0]
+    """
+    within = path.removeprefix("backbone/")
+    found = (len(layers) - i for i, layer in enumerate(layers) if within != path and re.fullmatch(layer, within))
+    return decay ** next(found, 0)
+
+
+def scale_by_depth(decay: float, layers: tuple[str, ...]) -> optax.GradientTransformation:
+    """Multiply the update of each parameter by `depth_factor`; `UserError` where there are no layers."""
+    if not layers:
+        raise UserError(
+            f"config.optimizer.layer_decay={decay} needs a backbone that says what its layers are, such as vit_*, "
+            "dinov2_*, dinov3_*, swin_* or convnext_*: set it to 1, or use config.optimizer.lr_multipliers"
+        )
+
+    def update(updates, state, params=None):
+        return _by_path(lambda path, u: u * depth_factor(decay, layers, path), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_path(rules: tuple[str, ...]) -> optax.GradientTransformation:

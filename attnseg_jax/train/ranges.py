@@ -71,6 +71,7 @@ RANGES: dict[str, Range] = {
     # Without it a parameter without gradient would become NaN.
     "optimizer.eps": Range(at_least=1e-30, at_most=1),
     "optimizer.clip_norm": _NOT_NEGATIVE,
+    "optimizer.layer_decay": Range(at_least=0.001, at_most=1),
     "optimizer.ema_decay": _BELOW_1,
     **{f"train.{key}": Range(at_least=1, at_most=LARGEST) for key in ("steps", "log_every", "eval_every", "keep")},
     "train.patience": Range(at_least=0, at_most=LARGEST),

@@ -128,7 +128,8 @@ def make_run(
     _check_trained(config, variables["params"], frozen)
     if training:
         _check_statistics(config, model, variables, frozen)
-    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen)
+    layers = getattr(getattr(model, "backbone", None), "layer_paths", ())
+    optimizer, schedule = make_optimizer(config.optimizer, config.train.steps, frozen, layers)
     if training and config.optimizer.warmup_steps > (half := config.train.steps // 2):
         warmup = config.optimizer.warmup_steps
         logging.warning("config.optimizer.warmup_steps=%d is more than half of the run: %d are taken", warmup, half)
@@ -152,6 +153,7 @@ def make_run(
             ema_decay=config.optimizer.ema_decay,
             accumulate=config.train.accumulate,
             remat=config.remat,
+            scheduled=_schedule(model, variables, config.train.steps),
         )
     parallel = make_parallel(
         config.parallel,
@@ -161,6 +163,17 @@ def make_run(
         rule=resolve(SHARDINGS, config.sharding, "config.sharding"),
     )
     return Run(model, parallel, abstract, create)
+
+
+def _schedule(model: nn.Module, variables: PyTree, steps: int) -> Callable[[PyTree, jax.Array], PyTree] | None:
+    """How the statistics of a model with a schedule follow the steps of a training; None without one."""
+    if not hasattr(model, "scheduled"):
+        return None
+    statistics = variables.get("batch_stats", {})
+    # Now, so that an option that does not fit is found before anything is compiled.
+    if model.scheduled(statistics, 0.0) is statistics:
+        return None
+    return lambda batch_stats, step: model.scheduled(batch_stats, step / steps)
 
 
 def _check_trained(config: ConfigDict, params: PyTree, frozen: frozenset[str]) -> None:

@@ -44,6 +44,7 @@ def train_step(
     ema_decay: float = 0.0,
     accumulate: int = 1,
     remat: str = "none",
+    scheduled: Callable[[PyTree, Array], PyTree] | None = None,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Terms]:
     """One optimizer step.
@@ -68,6 +69,7 @@ def train_step(
         images: a ratio of sums (`dice`, `jaccard`, `tversky`, `boundary`, `focal` normalized) and the choice of hard
         pixels (`ohem`) are those of the micro-batch, which counts by its valid pixels.
       remat: what of the backbone is computed again in the backward pass, of `models.remat.REMAT`.
+      scheduled: (statistics, steps done) -> the statistics that follow a schedule, such as how often `eomt` masks.
       axis_name: the mapped axis of the devices (inside `pmap`), or None.
 
     Returns:
@@ -130,6 +132,8 @@ def train_step(
         # drift.
         changes = jax.lax.pmean(jax.tree.map(jnp.subtract, batch_stats, state.batch_stats), axis_name)
         batch_stats = jax.tree.map(jnp.add, state.batch_stats, changes)
+    if scheduled is not None:
+        batch_stats = scheduled(batch_stats, state.step + 1)
 
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

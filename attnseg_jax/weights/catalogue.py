@@ -44,6 +44,18 @@ class Published:
 _NVIDIA = "NVIDIA Source Code License for SegFormer"
 # Variant: first digits of its SHA-256, which stand in the file's name; side of the images of its training.
 _LITE = {0: ("57934424", 224), 1: ("77cc7160", 240), 2: ("9656183e", 260)}
+# Of https://ai.meta.com/resources/models-and-libraries/dinov3-license: its terms hold for what is made with them, too.
+_DINOV3 = "DINOv3 License (gated: accept it on the page of the weights, and log in, before they can be downloaded)"
+_DINOV3_FILES = {
+    "vit_s": "vits16",
+    "vit_s_plus": "vits16plus",
+    "vit_b": "vitb16",
+    "vit_l": "vitl16",
+    "convnext_t": "convnext-tiny",
+    "convnext_s": "convnext-small",
+    "convnext_b": "convnext-base",
+    "convnext_l": "convnext-large",
+}
 _VIT = {
     "vit_ti": "vit_tiny_patch16_224.augreg_in21k_ft_in1k",
     "vit_s": "vit_small_patch16_224.augreg_in21k_ft_in1k",
@@ -122,6 +134,31 @@ CATALOGUE = {
             interpolation="bicubic",
         )
         for size in _CONVNEXT_V2
+    },
+    # The same files, with registers and without, for the backbones that have these options by themselves.
+    **{
+        f"dinov2_vit_{size[0]}-{kind}": Published(
+            f"hf://facebook/dinov2-{middle}{size}/{file}",
+            "transformers_dinov2",
+            "Apache-2.0",
+            input_size=(518, 518),
+            interpolation="bicubic",
+            options=options,
+        )
+        for size in ("small", "base", "large")
+        for kind, middle, file, options in (
+            ("lvd142m", "", "pytorch_model.bin", {}),
+            ("registers", "with-registers-", "model.safetensors", {"registers": 4}),
+        )
+    },
+    **{
+        f"dinov3_{name}-lvd1689m": Published(
+            f"hf://facebook/dinov3-{file}-pretrain-lvd1689m/model.safetensors",
+            f"transformers_dinov3_{name.split('_')[0]}",
+            _DINOV3,
+            interpolation="bilinear",
+        )
+        for name, file in _DINOV3_FILES.items()
     },
 }
 

@@ -99,7 +99,7 @@ def fit(
         match({name: x for name, x in target.items() if name not in other}, filled)
     except UserError as error:
         hint = "; for a backbone alone there is config.model.backbone.pretrained"
-        hint = hint if part == "model" and layout in ENCODERS else _hint(kept, target)
+        hint = hint if part == "model" and layout in ENCODERS else _hint(kept, target, _class_rows(backbone))
         raise UserError(f"read as {layout}, {error}{hint}") from None
     # Only now, when the file is known to hold no more than the model.
     filled = {name: _float32(name, array) for name, array in filled.items()}
@@ -134,20 +134,26 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
 def resample_positions(table: np.ndarray, backbone: nn.Module) -> np.ndarray:
     """A position table `[1, 1 + n * n, c]` of a square grid for the grid of `backbone`, `position_size`.
 
-    The class token's row stays. The grid is resampled as the backbone does for images of another size, by its
-    `position_resize` and `position_antialias`.
+    The class token's row stays, where it has one. The grid is resampled as the backbone does for images of another
+    size, by its `position_resize` and `position_antialias`.
     """
-    side, channels = math.isqrt(table.shape[1] - 1), table.shape[-1]
+    own = _class_rows(backbone)
+    side, channels = math.isqrt(table.shape[1] - own), table.shape[-1]
     patches = resize(
-        jnp.asarray(table[:, 1:].reshape(1, side, side, channels)),
+        jnp.asarray(table[:, own:].reshape(1, side, side, channels)),
         tuple(backbone.position_size),
         backbone.position_resize,
         antialias=backbone.position_antialias,
     )
-    return np.concatenate([table[:, :1], np.asarray(patches).reshape(1, -1, channels)], axis=1)
+    return np.concatenate([table[:, :own], np.asarray(patches).reshape(1, -1, channels)], axis=1)
 
 
-def _hint(given: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+def _class_rows(backbone: nn.Module | None) -> int:
+    """Rows of a position table that belong to no patch."""
+    return int(getattr(backbone, "class_position", True))
+
+
+def _hint(given: Mapping[str, Any], target: Mapping[str, Any], own: int = 1) -> str:
     """The options of a vision transformer by which its weights `given` differ from the `target`'s, with their values.
 
     >>> _hint({"params.backbone.positions": np.ones((1, 25, 3))}, {"params.backbone.positions": np.ones((1, 197, 3))})
@@ -166,9 +172,11 @@ def _hint(given: Mapping[str, Any], target: Mapping[str, Any]) -> str:
     options = []
     if shape := differing("patch_embed.kernel", (0, 1)):
         options.append(f"patch_size={shape[0]}")
-    # A row for every patch and one for the class token; published tables are square.
+    if shape := differing("register_tokens", (1,)):
+        options.append(f"registers={shape[1]}")
+    # A row for every patch and `own` for the class token; published tables are square.
     if shape := differing("positions", (1,)):
-        patches = shape[1] - 1
+        patches = shape[1] - own
         side = math.isqrt(patches)
         options.append(f"position_size={(side, side) if side**2 == patches else f'(h, w) with h * w = {patches}'}")
     both_vit = all("params.backbone.class_token" in names for names in (given, target))
@@ -228,7 +236,8 @@ def _other_grid(given, target, backbone):
     there, here = given[_POSITIONS].shape, target[_POSITIONS].shape
     if len(there) != 3 or (there[0], there[2]) != (here[0], here[2]) or there[1] < 2:
         return False
-    return there[1] != here[1] and math.isqrt(there[1] - 1) ** 2 == there[1] - 1
+    patches = there[1] - _class_rows(backbone)
+    return there[1] != here[1] and math.isqrt(patches) ** 2 == patches
 
 
 def _other_classes(given, target, num_classes):

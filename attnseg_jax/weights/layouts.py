@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
-from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT
+from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT, TRANSFORMERS_DINOV3_CONVNEXT
 from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
 from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
@@ -34,7 +34,14 @@ from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
 from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
-from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV2, TRANSFORMERS_VIT
+from attnseg_jax.weights.rules.vit import (
+    TIMM_VIT,
+    TRANSFORMERS_DINOV2,
+    TRANSFORMERS_DINOV3_VIT,
+    TRANSFORMERS_EOMT,
+    TRANSFORMERS_EOMT_HEAD,
+    TRANSFORMERS_VIT,
+)
 
 # Files of a backbone, with or without the classifier that it was trained with. A backbone names those that it reads, as
 # `layouts`.
@@ -48,11 +55,14 @@ ENCODERS: dict[str, Rules] = {
     "torchvision_mobilenet_v3": TORCHVISION_MOBILENET_V3,
     "torchvision_swin": TORCHVISION_SWIN,
     "torchvision_convnext": TORCHVISION_CONVNEXT,
+    "transformers_dinov3_convnext": TRANSFORMERS_DINOV3_CONVNEXT,
     "timm_efficientnet_lite": TIMM_EFFICIENTNET_LITE,
     **{f"{name}_pytorch": rules for name, rules in EFFICIENTNET_LITE_PYTORCH.items()},
     "timm_vit": TIMM_VIT,
     "transformers_vit": TRANSFORMERS_VIT,
     "transformers_dinov2": TRANSFORMERS_DINOV2,
+    "transformers_dinov3_vit": TRANSFORMERS_DINOV3_VIT,
+    "transformers_eomt": TRANSFORMERS_EOMT,
     "transformers_segformer": TRANSFORMERS_SEGFORMER,
     "nvlabs_segformer": NVLABS_SEGFORMER,
     "leejunhyun_unet": LEEJUNHYUN_UNET,
@@ -84,6 +94,7 @@ HEADS: dict[str, Head] = {
     "torchvision_deeplabv3": Head(r"^backbone\.", TORCHVISION_DEEPLABV3),
     "torchvision_lraspp": Head(r"^backbone\.", TORCHVISION_LRASPP),
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
+    "transformers_eomt": Head(r"^(?=(embeddings|layers|layernorm)\.)", TRANSFORMERS_EOMT_HEAD),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),

@@ -25,6 +25,7 @@ _ENCODERS: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("mmseg_resnet_v1c", "semseg_resnet_v1c", "transformers_dinov2"), IMAGENET),
     **dict.fromkeys(("mmseg_ddrnet", "mmseg_pidnet"), IMAGENET),
     **dict.fromkeys(("mmseg_mscan", "timm_efficientvit", "timm_convnext"), IMAGENET),
+    **dict.fromkeys(("transformers_dinov3_vit", "transformers_dinov3_convnext", "transformers_eomt"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,

@@ -57,6 +57,9 @@ _LEAVES = {
     ("layer_scale", 3): ("params", "layer_scale", (0,)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
+    ("positions", 2): ("params", "positions", (None, 0, 1)),
+    ("query_tokens", 2): ("params", "query_tokens", (None, 0, 1)),
+    ("mask_probability", 1): ("batch_stats", "mask_probability", (0,)),
     ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
 }
 _UNUSED = ("num_batches_tracked",)
@@ -68,10 +71,10 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
     `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
-    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]`, a `linear` one of `[i, o]`, a `transposed`
-    of 4 one of `[kh, kw, i, o]`, and a `layer_scale` of 3 loses its last two; the `running_mean` and `running_var`
-    become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies there too; any other word stays, with its
-    array as it is.
+    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]`, a `linear` one of `[i, o]`, a `transposed` of 4 one
+    of `[kh, kw, i, o]`; a `layer_scale` of 3 loses its last two, tables and tokens of 2 get a first; the `running_mean`
+    and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) and a `mask_probability` lie
+    there too; any other word stays, with its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.

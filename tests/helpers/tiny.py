@@ -77,6 +77,7 @@ def optimizer_config(**changes):
         "warmup_steps": 0,
         "end_factor": 0.0,
         "clip_norm": 0.0,
+        "layer_decay": 1.0,
         "lr_multipliers": (),
         "beta1": 0.9,
         "beta2": 0.999,
@@ -89,14 +90,14 @@ def optimizer_config(**changes):
 _STATES, _SETUPS = {}, {}
 
 
-def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumulate=1, **options):
+def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumulate=1, scheduled=None, **options):
     """(state, train_step, eval_step) of the tiny model; equal calls give the same ones, compiled once."""
     model, optimizer = model or Tiny(), optimizer or optimizer_config()
     rule, schedule = make_optimizer(optimizer, total_steps=10)
     key = repr((model, optimizer.to_dict(), ema_decay))
     if key not in _STATES:
         _STATES[key] = create(model, rule, ema_decay)
-    full = key + repr((sorted(frozen), accumulate, options))
+    full = key + repr((sorted(frozen), accumulate, scheduled, options))
     if full not in _SETUPS:
         step = functools.partial(
             train_step,
@@ -107,6 +108,7 @@ def setup(model=None, optimizer=None, ema_decay=0.0, frozen=frozenset(), accumul
             frozen=frozen,
             ema_decay=ema_decay,
             accumulate=accumulate,
+            scheduled=scheduled,
         )
         evaluate = functools.partial(eval_step, model=model, num_classes=CLASSES)
         _SETUPS[full] = jax.jit(step, static_argnames="axis_name"), evaluate

@@ -23,6 +23,7 @@ NEEDS = {
     "gate": {"decoder__name": "unet", "backbone__name": "unet"},
     "axial": {"attention__axial__heads": 2},
     "segnet": {"backbone__name": "vgg16", "backbone__vgg16__output_stride": 32},
+    "eomt": {"backbone__name": "vit_ti", "decoder__eomt__blocks": 2},
     "masked_attention": {"decoder__masked_attention__layers": 2},
 }
 COLUMNS = ("any size", "at least a size", "one size")

@@ -35,6 +35,8 @@ CASES = [
     ("vit_ti", {"pyramid": True}, 32),
     # Two cells of its finest map are 7 pixels.
     ("vit_ti", {"patch_size": 14, "pyramid": True}, 28),
+    ("dinov2_vit_s", {}, 14),
+    ("dinov3_vit_s", {}, 16),
     ("swin_t", {}, 32),
     ("convnext_t", {}, 32),
     ("convnextv2_atto", {}, 32),
@@ -42,6 +44,7 @@ CASES = [
     ("efficientvit_b0", {}, 32),
     ("ddrnet23_slim", {}, 8),
     ("pidnet_s", {}, 8),
+    ("dinov3_convnext_t", {}, 32),
 ]
 
 
@@ -108,9 +111,10 @@ def test_maps_without_strides():
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_logits_have_the_size_of_the_padded_image(decoder):
     """Whatever the decoder does to the maps, it is drawn over all that they cover."""
-    config = {"backbone": {"name": "vgg16_bn"}, "decoder": {"name": decoder}}
+    visits = DECODERS[decoder].visits
+    config = {"backbone": {"name": "vit_ti" if visits else "vgg16_bn"}, "decoder": {"name": decoder}}
     model = build_model(config, 5)
-    assert model.size_multiple == 32
+    assert model.size_multiple == (16 if visits else 32)
     size = padded_size((65, 95), 32)
     output = jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, *size, 3)))
     assert output.logits.shape == (1, *size, 5)

@@ -32,7 +32,7 @@ for attention in models.ATTENTION:
     config = {"backbone": {"tiny": {"width": 16}}, "attention": {"name": attention}, "decoder": skips}
     assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
 for decoder in models.DECODERS:
-    backbone = {"name": "vgg16_bn" if decoder == "segnet" else "resnet18"}
+    backbone = {"name": {"segnet": "vgg16_bn", "eomt": "dinov3_vit_s"}.get(decoder, "resnet18")}
     config = {"backbone": backbone, "attention": {"name": "none"}, "decoder": {"name": decoder}}
     assert run(models.build_model(config, 7, dtype=jnp.bfloat16), True).shape == (2, 61, 83, 7)
 try:

@@ -184,3 +184,7 @@ def test_what_fits_is_built():
     # Without this loss queries are trained by pixels.
     make_run(with_loss(**_QUERIES, **{"loss.name": "cross_entropy"}), CLASSES)
     make_run(with_loss(**{"model.decoder.name": "masked_attention"}), CLASSES)
+    eomt = {"model.backbone.name": "vit_ti", "model.decoder.name": "eomt", "model.decoder.eomt.blocks": 1}
+    run = make_run(with_loss(**eomt), CLASSES)
+    assert run.abstract.batch_stats["decoder"]["mask_probability"].shape == (1,)
+    assert run.parallel.train is not None

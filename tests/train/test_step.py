@@ -175,6 +175,22 @@ def test_accumulation_hands_batch_statistics_on():
     assert largest_difference(new.batch_stats, state.batch_stats) > 1e-3
 
 
+def test_statistics_that_follow_a_schedule():
+    """They are those of the steps that are done, micro-batches or not; the others stay what the model made of them."""
+
+    def scheduled(statistics, step):
+        return {**statistics, "norm": {**statistics["norm"], "mean": jnp.full(5, step / 10)}}
+
+    state, step, _ = setup(accumulate=2, scheduled=scheduled)
+    plain_state, plain_step, _ = setup(accumulate=2)
+    for count in (1, 2):
+        state, _ = step(state, tiny.batch(count))
+        plain_state, _ = plain_step(plain_state, tiny.batch(count))
+        np.testing.assert_allclose(state.batch_stats["norm"]["mean"], count / 10, rtol=1e-6)
+    np.testing.assert_array_equal(state.batch_stats["norm"]["var"], plain_state.batch_stats["norm"]["var"])
+    assert largest_difference(state.params, plain_state.params) == 0
+
+
 def test_average_of_parameters_by_hand():
     state, step, _ = setup(Tiny(), ema_decay=0.75)
     batch = tiny.batch(size=4)

@@ -14,8 +14,13 @@ from attnseg_jax.models.backbones.convnext import (
     ConvNeXtV2Nano,
     ConvNeXtV2Pico,
     ConvNeXtV2Tiny,
+    DINOv3ConvNeXtB,
+    DINOv3ConvNeXtL,
+    DINOv3ConvNeXtS,
+    DINOv3ConvNeXtT,
 )
 from attnseg_jax.models.backbones.ddrnet import DDRNet23Slim
+from attnseg_jax.models.backbones.dinov3 import DINOv3ViTB, DINOv3ViTL, DINOv3ViTS, DINOv3ViTSPlus
 from attnseg_jax.models.backbones.efficientnet import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -39,7 +44,7 @@ from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
-from attnseg_jax.models.backbones.vit import ViTB, ViTL, ViTS, ViTTi
+from attnseg_jax.models.backbones.vit import DINOv2B, DINOv2L, DINOv2S, ViTB, ViTL, ViTS, ViTTi
 
 BACKBONES = {
     "tiny": Tiny,
@@ -69,6 +74,13 @@ BACKBONES = {
     "vit_s": ViTS,
     "vit_b": ViTB,
     "vit_l": ViTL,
+    "dinov2_vit_s": DINOv2S,
+    "dinov2_vit_b": DINOv2B,
+    "dinov2_vit_l": DINOv2L,
+    "dinov3_vit_s": DINOv3ViTS,
+    "dinov3_vit_s_plus": DINOv3ViTSPlus,
+    "dinov3_vit_b": DINOv3ViTB,
+    "dinov3_vit_l": DINOv3ViTL,
     "swin_t": SwinT,
     "swin_s": SwinS,
     "swin_b": SwinB,
@@ -95,6 +107,10 @@ BACKBONES = {
     "pidnet_s": PIDNetS,
     "pidnet_m": PIDNetM,
     "pidnet_l": PIDNetL,
+    "dinov3_convnext_t": DINOv3ConvNeXtT,
+    "dinov3_convnext_s": DINOv3ConvNeXtS,
+    "dinov3_convnext_b": DINOv3ConvNeXtB,
+    "dinov3_convnext_l": DINOv3ConvNeXtL,
 }
 # Names of the parameters that a backbone has on request (`pyramid`, `stage_norms`) and no published weights fill.
 UNPUBLISHED = re.compile(r"(pyramid|map_norm\d+)\..*")

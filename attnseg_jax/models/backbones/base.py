@@ -26,11 +26,17 @@ class Backbone(nn.Module):
       dtype: compute type; parameters and normalisation are float32. Filled by `build_model`.
       layouts: the layouts of published weights that fill it, keys of `attnseg_jax.weights.layouts.ENCODERS`.
       least_size: least height and width in pixels of an image of which every stage sees something.
+      layer_paths: for `config.optimizer.layer_decay`, one regex for each depth, from the image on: which paths of
+        parameters within the backbone are there. What none matches, such as a last normalisation, counts to the head.
+        () for none.
+      takes_visitors: whether a decoder may visit its blocks: it then takes `visit`, see `PlainViT`.
     """
 
     dtype: Dtype = jnp.float32
     layouts: ClassVar[tuple[str, ...]] = ()
     least_size: ClassVar[int] = 1
+    layer_paths: ClassVar[tuple[str, ...]] = ()
+    takes_visitors: ClassVar[bool] = False
 
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised).

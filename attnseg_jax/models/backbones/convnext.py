@@ -86,6 +86,13 @@ class ConvNeXt(Backbone):
     layer_scale: float = option(1e-6, at_least=0)
     drop_path: float = option(0.0, at_least=0, below=1)
 
+    @property
+    def layer_paths(self) -> tuple[str, ...]:
+        """As in `Backbone`: the first stages are one layer each, the third has one for every three blocks."""
+        third = [f"stage3_({'|'.join(map(str, range(i, i + 3)))})/.*" for i in range(0, self.depths[2], 3)]
+        third[0] = f"(down3_.*|{third[0]})"
+        return ("down1_.*", "stage1_.*", "(down2|stage2)_.*", *third, "(down4|stage4)_.*")
+
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""
@@ -111,9 +118,31 @@ class ConvNeXt(Backbone):
         return x if stage > 1 else layer_norm("down1_norm")(x).astype(self.dtype)
 
 
+class DINOv3ConvNeXt(ConvNeXt):
+    """`ConvNeXt` of DINOv3 (Simeoni et al. 2025, arXiv:2508.10104): the last map is normalised, attributes as there.
+
+    `extras["class_token"]` is the mean of the last stage after the same normalisation, `[b, c]`.
+    """
+
+    layouts = ("transformers_dinov3_convnext",)
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
+        """Returns the feature maps of `image` (float, normalised)."""
+        features = super().__call__(image, train=train)
+        norm = layer_norm("norm")
+        x = features.deepest.astype(jnp.float32)
+        mean = norm(x.mean(axis=(1, 2))).astype(self.dtype)
+        return features.with_deepest(norm(x).astype(self.dtype)).replace(extras={"class_token": mean})
+
+
 ConvNeXtT = variant(ConvNeXt, "ConvNeXtT", depths=(3, 3, 9, 3))
 ConvNeXtS = variant(ConvNeXt, "ConvNeXtS", depths=(3, 3, 27, 3))
 ConvNeXtB = variant(ConvNeXt, "ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+DINOv3ConvNeXtT = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtT", depths=(3, 3, 9, 3))
+DINOv3ConvNeXtS = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtS", depths=(3, 3, 27, 3))
+DINOv3ConvNeXtB = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtB", depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
+DINOv3ConvNeXtL = variant(DINOv3ConvNeXt, "DINOv3ConvNeXtL", depths=(3, 3, 27, 3), widths=(192, 384, 768, 1536))
 
 
 class ConvNeXtV2(ConvNeXt):

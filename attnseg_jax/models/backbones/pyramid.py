@@ -4,33 +4,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
-from attnseg_jax.ops import conv as conv_ops
+from attnseg_jax.models.layers.conv import Conv, Dtype, Upsample, layer_norm
 from attnseg_jax.ops import pool
 
 STRIDES = (4, 8, 16, 32)
-
-
-class Upsample(nn.Module):
-    """A transposed 2x2 convolution of stride 2, which doubles height and width.
-
-    Attributes:
-      features: output channels.
-    """
-
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
-        """Returns the map of twice the size."""
-        shape = (2, 2, x.shape[-1], self.features)
-        # Every output pixel sees one tap, so the fan is that of a linear layer.
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
-        kernel = self.param("kernel", init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        y = conv_ops.conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), stride=2)
-        return y + bias.astype(self.dtype)[None, None, None]
 
 
 class SimplePyramid(nn.Module):

@@ -60,6 +60,15 @@ class Swin(Backbone):
     drop_path: float = option(0.0, at_least=0, below=1)
     impl: str = "auto"
 
+    @property
+    def layer_paths(self) -> tuple[str, ...]:
+        """As in `Backbone`: a layer is a block; what halves the map belongs to the block before it."""
+        found = ["patch_(embed|norm)/.*"]
+        for stage, depth in enumerate(self.depths, 1):
+            found += [f"stage{stage}_{i}/.*" for i in range(depth)]
+            found[-1] = f"({found[-1]}|merge{stage}/.*)"
+        return tuple(found)
+
     @nn.compact
     def __call__(self, image: Float[Array, "b h w c"], *, train: bool = False) -> Features:
         """Returns the feature maps of `image` (float, normalised)."""

@@ -3,6 +3,7 @@
 from attnseg_jax.models.decoders.ddr import DDR
 from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.dpt import DPT
+from attnseg_jax.models.decoders.eomt import EoMT
 from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.ham import Ham
@@ -23,6 +24,7 @@ DECODERS = {
     "fcn": FCN,
     "deeplabv3": DeepLabV3,
     "deeplabv3plus": DeepLabV3Plus,
+    "eomt": EoMT,
     "fpn": FPN,
     "lraspp": LRASPP,
     "mask_transformer": MaskTransformer,

@@ -1,6 +1,7 @@
 """What decoders share: their options, the maps they ask for, the top-down path of a feature pyramid."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,10 +24,13 @@ class Decoder(nn.Module):
     Attributes:
       num_classes: channels of the logits. Filled by `build_model`.
       dtype: compute type; parameters, normalisation and logits are float32. Filled by `build_model`.
+      visits: whether it has tokens of its own in the last blocks of a plain vision transformer: a method `visit`, which
+        the backbone calls before each block, see `eomt`.
     """
 
     num_classes: int = 0
     dtype: Dtype = jnp.float32
+    visits: ClassVar[bool] = False
 
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits, and auxiliary logits where there are some; `gate` weights the skips of a decoder with any.

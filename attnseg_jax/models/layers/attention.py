@@ -1,5 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762) of tokens and of maps, and fixed positions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -59,6 +60,9 @@ def multi_head(
     heads: int,
     head_dim: int | None = None,
     mask: Bool[Array, "#b #a #n #m"] | None = None,
+    tail_mask: Bool[Array, "#b #a t #m"] | None = None,
+    rotate: Callable[[Array], Array] | None = None,
+    key_bias: bool = True,
     dropout: float = 0.0,
     impl: str = "auto",
     dtype: Dtype = jnp.float32,
@@ -75,11 +79,15 @@ def multi_head(
       heads: number of heads.
       head_dim: width of a head; 0, or None for want of such an option, divides the query's channels by the heads.
       mask: True where a query may look.
+      tail_mask: likewise, of the last queries alone: the others look everywhere, without a mask of their own.
+      rotate: applied to the heads of queries and of keys, `[b, n, a, d]`, such as `ops.rope.rotated`.
+      key_bias: whether the projection of the keys has a bias.
       dropout: rate at which attention weights are dropped in training; it needs the dense form.
       train: whether weights are dropped.
 
     Returns:
-      The attended tokens, and the map of weights, whose sizes the caller knows.
+      The attended tokens, and the map of weights, of the last queries alone where they have a mask of their own; its
+      sizes the caller knows.
 
     Raises:
       OptionError: heads that do not divide the channels, without a `head_dim`; an `impl` that cannot serve, or drop.
@@ -92,16 +100,25 @@ def multi_head(
     value = key if value is None else value
 
     def project(x: Array, name: str) -> Array:
-        y = nn.Dense(heads * d, dtype=dtype, name=name)(x)
+        y = nn.Dense(heads * d, use_bias=key_bias or name != "key", dtype=dtype, name=name)(x)
         return y.reshape(*y.shape[:-1], heads, d)
 
+    def attend(q: Array, mask: Array | None) -> Array:
+        return attention_ops.dot_product_attention(q, k, v, mask=mask, impl=impl)
+
     q, k, v = project(query, "query"), project(key, "key"), project(value, "value")
+    if rotate is not None:
+        q, k = rotate(q), rotate(k)
     record = DotProductMap(q, k, mask=mask)
     if train and dropout:
         dropped = nn.Dropout(dropout, deterministic=False)(record.weights)
         y = jnp.einsum("banm,bmad->bnad", dropped.astype(v.dtype), v)
+    elif tail_mask is not None:
+        first = q.shape[1] - tail_mask.shape[2]
+        record = DotProductMap(q[:, first:], k, mask=tail_mask)
+        y = jnp.concatenate([attend(q[:, :first], mask), attend(q[:, first:], tail_mask)], axis=1)
     else:
-        y = attention_ops.dot_product_attention(q, k, v, mask=mask, impl=impl)
+        y = attend(q, mask)
     y = y.reshape(*y.shape[:2], heads * d)
     return nn.Dense(channels, dtype=dtype, name="out")(y), record
 

@@ -51,6 +51,15 @@ def mlp_width(channels: int, ratio: float) -> int:
     return int(channels * ratio)
 
 
+def gated_mlp(x: Float[Array, "b *n c"], width: int, dtype: Dtype) -> Float[Array, "b *n c"]:
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202): `mlp_out(silu(mlp_gate(x)) * mlp_in(x))`, of the module it is called in.
+
+    `width` is that of the hidden layer.
+    """
+    gate = nn.silu(nn.Dense(width, dtype=dtype, name="mlp_gate")(x))
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(gate * nn.Dense(width, dtype=dtype, name="mlp_in")(x))
+
+
 def mlp(
     x: Float[Array, "b *n c"],
     width: int,

@@ -31,3 +31,16 @@ TIMM_CONVNEXT: Rules = (
     (r"\bmlp\.fc1\.", "mlp_in."),
     (r"\bmlp\.fc2\.", "mlp_out."),
 )
+
+# transformers' DINOv3ConvNextModel: `DINOv3ConvNeXt`.
+TRANSFORMERS_DINOV3_CONVNEXT: Rules = (
+    (r"^layer_norm\.", "norm."),
+    *((rf"^stages\.{i}\.downsample_layers\.{int(i > 0)}\.", f"down{i + 1}_conv.") for i in range(4)),
+    *((rf"^stages\.{i}\.downsample_layers\.{int(i == 0)}\.", f"down{i + 1}_norm.") for i in range(4)),
+    *((rf"^stages\.{i}\.layers\.(\d+)\.", rf"stage{i + 1}_\1.") for i in range(4)),
+    (r"\.depthwise_conv\.", ".conv."),
+    (r"\.layer_norm\.", ".norm."),
+    (r"\.pointwise_conv1\.", ".mlp_in."),
+    (r"\.pointwise_conv2\.", ".mlp_out."),
+    (r"\.gamma$", ".layer_scale"),
+)

@@ -14,7 +14,8 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.models.backbones import UNPUBLISHED
 from attnseg_jax.models.backbones.pyramid import SimplePyramid
-from attnseg_jax.models.backbones.vit import Block, ViT, ViTTi
+from attnseg_jax.models.backbones.vit import ViT, ViTTi
+from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.vit import TRANSFORMERS_VIT
 

@@ -12,7 +12,8 @@ from layout import assert_golden, nchw, nhwc
 from layout_rules import CLASS_HEAD
 
 from attnseg_jax import build_model
-from attnseg_jax.models.backbones.vit import Block, ViT, ViTTi
+from attnseg_jax.models.backbones.vit import ViT, ViTTi
+from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.vit import TIMM_VIT, TRANSFORMERS_DINOV2
