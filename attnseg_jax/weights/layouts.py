@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from attnseg_jax.weights.rename import Part, Rules
 from attnseg_jax.weights.rules.convnext import TORCHVISION_CONVNEXT
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
+from attnseg_jax.weights.rules.mask2former import MASK2FORMER
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
-from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
+from attnseg_jax.weights.rules.resnet import (
+    EMANET_RESNET_V1C,
+    MMSEG_RESNET_V1C,
+    RESNET,
+    SEMSEG_RESNET_V1C,
+    TRANSFORMERS_RESNET,
+)
 from attnseg_jax.weights.rules.smp import SMP_DEEPLABV3PLUS, SMP_FPN, SMP_UNET, SMP_UPERNET
-from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
+from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN, TRANSFORMERS_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
 from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
@@ -43,6 +50,8 @@ ENCODERS: dict[str, Rules] = {
     "transformers_segformer": TRANSFORMERS_SEGFORMER,
     "nvlabs_segformer": NVLABS_SEGFORMER,
     "leejunhyun_unet": LEEJUNHYUN_UNET,
+    "transformers_resnet": TRANSFORMERS_RESNET,
+    "transformers_swin": TRANSFORMERS_SWIN,
 }
 
 
@@ -66,6 +75,7 @@ HEADS: dict[str, Head] = {
     "torchvision_deeplabv3": Head(r"^backbone\.", TORCHVISION_DEEPLABV3),
     "torchvision_lraspp": Head(r"^backbone\.", TORCHVISION_LRASPP),
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
+    "transformers_mask2former": Head(r"^model\.pixel_level_module\.encoder\.", MASK2FORMER),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.

@@ -24,6 +24,7 @@ _ENCODERS: dict[str, Mapping[str, Any]] = {
     **{f"torchvision_{name}": IMAGENET for name in ("resnet", "vgg", "mobilenet_v3", "swin", "convnext")},
     **dict.fromkeys(("mmseg_resnet_v1c", "semseg_resnet_v1c", "transformers_dinov2"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
+    **dict.fromkeys(("transformers_resnet", "transformers_swin"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,
     **{f"efficientnet_lite{i}_pytorch": _keys(127.0, 128.0) for i in range(5)},

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from layout_rules import MULTI_HEAD_ATTENTION
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.layouts import rules_of
+from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rename import Part, from_torch, match
 from attnseg_jax.weights.rules.resnet import RESNET
 

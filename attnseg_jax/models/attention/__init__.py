@@ -5,6 +5,7 @@ from attnseg_jax.models.attention.base import Attention, ResidualAttention
 from attnseg_jax.models.attention.cbam import CBAM
 from attnseg_jax.models.attention.criss_cross import CrissCrossAttention
 from attnseg_jax.models.attention.danet import DANet
+from attnseg_jax.models.attention.deformable import Deformable
 from attnseg_jax.models.attention.efficient import EfficientAttention
 from attnseg_jax.models.attention.ema import ExpectationMaximization
 from attnseg_jax.models.attention.encnet import ContextEncoding
@@ -42,5 +43,6 @@ ATTENTION: dict[str, type[Attention]] = {
     "linear": LinearAttention,
     "ema": ExpectationMaximization,
     "encnet": ContextEncoding,
+    "deformable": Deformable,
 }
 __all__ = ["ATTENTION", "Attention", "ResidualAttention", "Stack"]

@@ -4,6 +4,7 @@ from attnseg_jax.models.decoders.deeplab import DeepLabV3, DeepLabV3Plus
 from attnseg_jax.models.decoders.fcn import FCN
 from attnseg_jax.models.decoders.fpn import FPN
 from attnseg_jax.models.decoders.lraspp import LRASPP
+from attnseg_jax.models.decoders.mask2former import Mask2Former
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
 from attnseg_jax.models.decoders.pyramid import PSP, UPer
@@ -19,6 +20,7 @@ DECODERS = {
     "lraspp": LRASPP,
     "mask_transformer": MaskTransformer,
     "masked_attention": MaskedAttentionDecoder,
+    "mask2former": Mask2Former,
     "segnet": SegNet,
     "psp": PSP,
     "segformer": SegFormer,

@@ -14,24 +14,31 @@ from attnseg_jax.ops.resize import resize
 
 
 class ConvGroupNorm(nn.Module):
-    """3x3 convolution, group normalisation and a ReLU.
+    """Convolution that keeps the size, group normalisation and a ReLU.
 
     Attributes:
       features: output channels.
       groups: of the normalisation.
+      kernel_size: of the convolution.
+      use_bias: of the convolution.
+      relu: whether there is one.
     """
 
     features: int
     groups: int = 32
     dtype: Dtype = jnp.float32
+    kernel_size: int = 3
+    use_bias: bool = False
+    relu: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w o"]:
         """Applies convolution, normalisation and ReLU."""
-        x = Conv(self.features, dtype=self.dtype, name="conv")(x)
+        conv = Conv(self.features, self.kernel_size, use_bias=self.use_bias, dtype=self.dtype, name="conv")
         # By two passes in float32, since one pass, flax's default, loses what is small beside its mean.
         norm = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False, name="norm")
-        return nn.relu(norm(x)).astype(self.dtype)
+        x = norm(conv(x))
+        return (nn.relu(x) if self.relu else x).astype(self.dtype)
 
 
 class FPN(Decoder):

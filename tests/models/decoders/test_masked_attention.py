@@ -9,7 +9,6 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden
-from layout_rules import MASK2FORMER_LAYER
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
@@ -19,6 +18,7 @@ from attnseg_jax.models.decoders.masked_attention import open_pixels
 from attnseg_jax.models.layers.attention import sincos_positions
 from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mask2former import MASK2FORMER_LAYER
 
 RNG = np.random.default_rng(0)
 SIZES = {2: (10, 14), 4: (5, 7), 8: (3, 4)}
