@@ -16,8 +16,8 @@ from attnseg_jax.models.layers.attention import MultiHeadAttention
 from attnseg_jax.models.layers.conv import BatchNorm
 from attnseg_jax.ops import losses
 from attnseg_jax.weights.layouts import rules_of
-from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rules.resnet import RESNET
 
 load = functools.cache(Golden)

@@ -9,8 +9,8 @@ from flax.traverse_util import flatten_dict
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.layouts import rules_of
-from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rename import Part, from_torch, match
+from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rules.resnet import RESNET
 
 RNG = np.random.default_rng(0)

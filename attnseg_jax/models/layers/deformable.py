@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Zhu et al. 2021, arXiv:2010.04159) as a module, after Mask2Former's in transformers."""
+"""Multi-scale deformable attention as a module (Zhu et al. 2021, arXiv:2010.04159), as Mask2Former has it."""
 
 from collections.abc import Sequence
 

@@ -4,8 +4,9 @@
 `dense` and `chunked` run everywhere, `cudnn` and `splash` are the kernels of GPUs and TPUs, and `dispatch` chooses.
 Time and memory are in `docs/performance.md`.
 
-The modules of the mechanisms are `axial`, `criss_cross`, `danet`, `deformable`, `ema`, `encnet`, `interlaced`, `linear`,
-`local`, `non_local`, `ocr`, `psa` and `window`. Functions whose name says what they do without the module stand here too.
+The modules of the mechanisms are `axial`, `criss_cross`, `danet`, `deformable`, `ema`, `encnet`, `interlaced`,
+`linear`, `local`, `non_local`, `ocr`, `psa` and `window`. Functions whose name says what they do without the module
+stand here too.
 """
 
 from attnseg_jax.ops.attention.criss_cross import criss_cross_attention, criss_cross_weights

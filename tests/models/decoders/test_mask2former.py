@@ -3,13 +3,12 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
-from attnseg_jax.models import ATTENTION, Features, Segmenter
+from attnseg_jax.models import ATTENTION, Segmenter
 from attnseg_jax.models.backbones.base import variant
 from attnseg_jax.models.backbones.resnet import ResNet
 from attnseg_jax.models.backbones.swin import Swin
