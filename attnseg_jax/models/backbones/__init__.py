@@ -14,7 +14,7 @@ from attnseg_jax.models.backbones.mit import MiTB0, MiTB1, MiTB2, MiTB3, MiTB4, 
 from attnseg_jax.models.backbones.mobilenet import MobileNetV3Large
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.segnet_basic import SegNetBasic
-from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
+from attnseg_jax.models.backbones.swin import SwinB, SwinL, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
@@ -51,6 +51,7 @@ BACKBONES = {
     "swin_t": SwinT,
     "swin_s": SwinS,
     "swin_b": SwinB,
+    "swin_l": SwinL,
     "convnext_t": ConvNeXtT,
     "convnext_s": ConvNeXtS,
     "convnext_b": ConvNeXtB,

@@ -108,4 +108,5 @@ class Swin(Backbone):
 
 SwinT = variant(Swin, "SwinT", depths=(2, 2, 6, 2))
 SwinS = variant(Swin, "SwinS", depths=(2, 2, 18, 2))
+SwinL = variant(Swin, "SwinL", width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48))
 SwinB = variant(Swin, "SwinB", width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32))

@@ -3,12 +3,15 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
 
-from attnseg_jax.models import ATTENTION, Segmenter
+from attnseg_jax import build_model
+from attnseg_jax.errors import UserError
+from attnseg_jax.models import ATTENTION, Features, Segmenter
 from attnseg_jax.models.backbones.base import variant
 from attnseg_jax.models.backbones.resnet import ResNet
 from attnseg_jax.models.backbones.swin import Swin
@@ -81,3 +84,80 @@ def test_the_original(name):
     assert len(queries) == len(masks) + 1 == decoder.layers + 1
     for i, mask in enumerate(masks):
         assert_golden(case, f"masked_{i}", 1 - mask[:, 0].astype(np.int32))
+
+
+# transformers' Mask2FormerForUniversalSegmentation of 150 classes, less the last norm of Swin, which it does not use.
+PARAMETERS = {
+    ("resnet50", ()): 44_041_367,
+    ("swin_t", (("stage_norms", True),)): 47_441_169 - 2 * 768,
+    ("swin_b", (("stage_norms", True), ("window", 12))): 106_924_239 - 2 * 1024,
+    ("swin_l", (("stage_norms", True), ("window", 12))): 215_491_851 - 2 * 1536,
+}
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in ("swin_b", "swin_l"))) for case in PARAMETERS],
+)
+def test_number_of_parameters(name, options):
+    config = {"backbone": {"name": name, name: dict(options)}, "decoder": {"name": "mask2former"}}
+    model = build_model(config | {"attention": {"name": "none"}}, 150)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 61, 83, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == PARAMETERS[name, options]
+
+
+RNG = np.random.default_rng(0)
+MAPS = {4: (2, 7, 9, 5), 8: (2, 4, 5, 6), 16: (2, 2, 3, 7)}
+SMALL = dict(channels=12, queries=4, layers=2, heads=3, mlp_ratio=1.5, pixel_layers=1, points=2, groups=3)
+
+
+def features(dtype=jnp.float32, cut=0):
+    maps = {stride: RNG.standard_normal(shape) for stride, shape in MAPS.items()}
+    return Features({stride: jnp.asarray(x[:, : x.shape[1] - cut], dtype) for stride, x in maps.items()})
+
+
+def test_another_size_bfloat16_and_gradients(random_variables):
+    """Every parameter learns from the last layer, or from those before it; a softmax knows no bias of its keys."""
+    options = SMALL | {"layers": 1, "strides": (8, 4)}
+    variables = random_variables(Mask2Former(7, **options), features())
+    model = Mask2Former(7, **options, dtype=jnp.bfloat16)
+    given = features(jnp.bfloat16, cut=1)
+
+    @functools.partial(jax.jit, compiler_options=FAST)
+    @functools.partial(jax.grad, has_aux=True)
+    def gradient(params):
+        out = model.apply({"params": params}, given, train=True)
+        queries = [*out.aux_queries.values(), out.queries]
+        return sum(jnp.sin(x).sum() for found in queries for x in (found.classes, found.masks)), queries
+
+    found, queries = gradient(variables["params"])
+    for one in queries:
+        assert one.classes.shape == (2, 4, 8) and one.masks.shape == (2, 4, 6, 9)
+        assert one.classes.dtype == one.masks.dtype == jnp.float32
+    assert len(queries) == 2
+    for path, leaf in jax.tree_util.tree_leaves_with_path(found):
+        if "['key']['bias']" not in jax.tree_util.keystr(path):
+            assert np.isfinite(leaf).all() and (leaf != 0).any(), path
+
+
+def test_options():
+    """Maps that are there, other widths, no earlier predictions."""
+
+    def made(maps, **options):
+        model = Mask2Former(7, **{**SMALL, **options})
+        return jax.eval_shape(model.init_with_output, jax.random.key(0), Features(maps))
+
+    maps = features().maps
+    out, variables = made(maps, pixel_channels=6, mask_channels=5, deep_supervision=False)
+    assert out.logits is None and out.aux_queries == {}
+    shapes = variables["params"]
+    assert shapes["memory0"]["kernel"].shape == (1, 1, 6, 12) and shapes["mask2"]["kernel"].shape == (12, 5)
+    assert shapes["pixel_decoder"]["level_tokens"].shape == (2, 6) and shapes["level_tokens"].shape == (2, 12)
+    # A single map is looked at and compared with.
+    out, variables = made({16: maps[16]})
+    assert out.queries.masks.shape == (2, 4, 2, 3) and list(out.aux_queries) == ["mask2former0", "mask2former1"]
+    assert {"input16", "lateral"} <= {*variables["params"]["pixel_decoder"]}
+    with pytest.raises(UserError, match="groups=5 does not divide 12 channels: choose a divisor"):
+        made(maps, groups=5)
+    with pytest.raises(UserError, match=r"pixel_mlp_ratio=0\.01 must be at least 0\.0833"):
+        made(maps, pixel_mlp_ratio=0.01)
