@@ -18,6 +18,9 @@ from attnseg_jax.models.backbones.swin import Swin
 from attnseg_jax.models.decoders.mask2former import Mask2Former, PixelDecoder
 from attnseg_jax.models.layers.attention import sine_positions
 from attnseg_jax.models.records import RECORDS, attention_records
+from attnseg_jax.ops import losses
+from attnseg_jax.ops.points import class_shares, sample
+from attnseg_jax.train.assignment import assign
 from attnseg_jax.weights.fit import fit
 from attnseg_jax.weights.rename import from_torch, match
 from attnseg_jax.weights.rules.mask2former import MASK2FORMER_PIXEL_DECODER
@@ -84,6 +87,105 @@ def test_the_original(name):
     assert len(queries) == len(masks) + 1 == decoder.layers + 1
     for i, mask in enumerate(masks):
         assert_golden(case, f"masked_{i}", 1 - mask[:, 0].astype(np.int32))
+
+
+def kernel(*path, axes=(1, 0)):
+    """The gradient of a kernel in PyTorch's order of axes."""
+
+    def of(gradients):
+        found = functools.reduce(lambda tree, word: tree[word], path, gradients)["kernel"]
+        return np.transpose(found, axes)
+
+    return of
+
+
+TRAINED = {
+    "class_predictor.weight": kernel("decoder", "classes"),
+    "model.transformer_module.queries_features.weight": lambda g: g["decoder"]["query_tokens"],
+    "model.transformer_module.queries_embedder.weight": lambda g: g["decoder"]["query_positions"],
+    "model.transformer_module.level_embed.weight": lambda g: g["decoder"]["level_tokens"],
+    "model.transformer_module.decoder.layernorm.weight": lambda g: g["decoder"]["norm"]["scale"],
+    "model.transformer_module.decoder.layers.0.cross_attn.in_proj_weight": lambda g: np.concatenate(
+        [kernel("decoder", "layer0", "cross_attention", name)(g) for name in ("query", "key", "value")]
+    ),
+    "model.transformer_module.decoder.mask_predictor.mask_embedder.0.0.weight": kernel("decoder", "mask0"),
+    "model.pixel_level_module.decoder.level_embed": lambda g: g["decoder"]["pixel_decoder"]["level_tokens"],
+    "model.pixel_level_module.decoder.encoder.layers.0.self_attn.sampling_offsets.weight": kernel(
+        "decoder", "pixel_decoder", "layer0", "attention", "offsets"
+    ),
+    "model.pixel_level_module.decoder.encoder.layers.1.self_attn.attention_weights.bias": lambda g: g["decoder"][
+        "pixel_decoder"
+    ]["layer1"]["attention"]["weights"]["bias"],
+    "model.pixel_level_module.decoder.mask_projection.weight": kernel(
+        "decoder", "pixel_decoder", "pixels", axes=(3, 2, 0, 1)
+    ),
+    "model.pixel_level_module.encoder.embeddings.patch_embeddings.projection.weight": kernel(
+        "backbone", "patch_embed", axes=(3, 2, 0, 1)
+    ),
+}
+
+
+@pytest.mark.slow
+def test_a_training_step_of_the_original():
+    """Matching, losses of every layer and gradients down to the backbone, at the original's points."""
+    case = Golden("train_mask2former_swin_tiny")
+    given = {name: jnp.asarray(value) for name, value in case.inputs().items()}
+    image, labels = nhwc(given["x"]), given["semantic"]
+    backbone, decoder, _ = MODELS["model_mask2former_swin_tiny"]
+    model = Segmenter(backbone, ATTENTION["none"](), decoder.clone(layers=3))
+    target = jax.eval_shape(model.init, jax.random.key(0), image)
+    fitted = fit(case.state_dict(), target, part="model", num_classes=7, backbone=backbone)
+    classes = losses.segments(labels, 7)
+    b, n = classes.shape
+    places = np.nonzero(np.asarray(classes) >= 0)
+
+    def spread(points, order):
+        """Points of the original's pairs, which stand in the order of their queries."""
+        return jnp.zeros((b, n, *points.shape[1:])).at[order].set(points)
+
+    def predictions(params):
+        out = model.apply({"params": params}, image, train=True)
+        return [out.queries, *out.aux_queries.values()]
+
+    matchings, orders = [], []
+    for k, queries in enumerate(jax.jit(predictions, compiler_options=FAST)(fitted.variables["params"])):
+        points = given["points/match"][k][:, None]
+        costs = losses.matching_costs(
+            queries.classes, sample(queries.masks, points), classes, class_shares(labels, classes, points),
+            class_weight=2.0, mask_weight=5.0, dice_weight=5.0,
+        )  # fmt: skip
+        matchings.append(assign(costs, classes >= 0))
+        found = np.asarray(matchings[-1])
+        for i in range(b):
+            names = case.expected(f"target/classes_{i}")
+            pairs = zip(case.expected(f"match/pred_{i}")[k], case.expected(f"match/target_{i}")[k], strict=True)
+            assert {names[t]: q for q, t in pairs} == {c: found[i, c] for c in names}
+        by_query = sorted(zip(*places), key=lambda place: (place[0], found[place]))
+        orders.append(tuple(np.array(by_query).T))
+
+    def loss(params):
+        terms = []
+        for k, queries in enumerate(predictions(params)):
+            matching = matchings[k]
+            masks = jax.vmap(lambda m, i: m.at[i].get(mode="clip"))(queries.masks, matching)
+            over, rest = (spread(given[f"points/{key}"][k], orders[k]) for key in ("over", "random"))
+            chosen = losses.uncertain_points(over, sample(jax.lax.stop_gradient(masks), over), 15)
+            chosen = jnp.concatenate([chosen, rest], axis=2)
+            of_mask, of_dice = losses.mask_losses(
+                sample(masks, chosen), class_shares(labels, classes, chosen), matching < queries.masks.shape[1]
+            )
+            count = losses.segment_count(classes)
+            of_class = losses.mean(*losses.class_loss(queries.classes, classes, matching, no_object=0.1))
+            terms.append(jnp.stack([5 * of_mask / count, 5 * of_dice / count, 2 * of_class]))
+        return jnp.stack(terms).sum(), jnp.stack(terms)
+
+    (total, terms), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST)(
+        fitted.variables["params"]
+    )
+    assert_golden(case, "loss", total)
+    assert_golden(case, "terms", terms)
+    for name, of in TRAINED.items():
+        assert_golden(case, f"grad/{name}", of(gradients))
 
 
 # transformers' Mask2FormerForUniversalSegmentation of 150 classes, less the last norm of Swin, which it does not use.
