@@ -53,6 +53,8 @@ _LEAVES = {
     ("layer_scale", 3): ("params", "layer_scale", (0,)),
     ("running_mean", 1): ("batch_stats", "mean", (0,)),
     ("running_var", 1): ("batch_stats", "var", (0,)),
+    ("query_tokens", 2): ("params", "query_tokens", (None, 0, 1)),
+    ("query_positions", 2): ("params", "query_positions", (None, 0, 1)),
     ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
 }
 _PIECE = re.compile(r"@(\d+)(?=\.)")
@@ -65,9 +67,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
 
     The last word of a name is translated by the number of axes: a `weight` of 4 or 3 (convolution, `[o, i, kh, kw]` or
     `[o, i, n]`) or 2 (linear, `[o, i]`) becomes a `kernel` `[kh, kw, i, o]`, `[n, i, o]` or `[i, o]`, one of 1 a norm's
-    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]` and a `layer_scale` of 3 loses its last two; the
-    `running_mean` and `running_var` become the `mean` and `var` of `batch_stats`, and a `mu` of 3 (bases) lies there
-    too; any other word stays, with its array as it is.
+    `scale`; a `pointwise` of 2 becomes a `kernel` `[1, 1, i, o]` and a `layer_scale` of 3 loses its last two,
+    `query_tokens` and `query_positions` of 2 get a first; the `running_mean` and `running_var` become the `mean` and
+    `var` of `batch_stats`, and a `mu` of 3 (bases) lies there too; any other word stays, with its array as it is.
 
     Args:
       state_dict: PyTorch names -> arrays.

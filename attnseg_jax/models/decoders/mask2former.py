@@ -153,16 +153,16 @@ class Mask2Former(Decoder):
         predict = self._heads(pixels)
 
         def table(name: str, count: int) -> Array:
-            return self.param(name, nn.initializers.normal(1.0), (count, c), jnp.float32)[None]
+            return self.param(name, nn.initializers.normal(1.0), (1, count, c), jnp.float32)
 
         queries, query_positions = table("query_tokens", self.queries), table("query_positions", self.queries)
-        levels = table("level_tokens", len(pyramid))
+        levels = self.param("level_tokens", nn.initializers.normal(1.0), (len(pyramid), c), jnp.float32)
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
         predictions = [predict(x)]
         for i in range(self.layers):
             level = i % len(pyramid)
             b, h, w, _ = pyramid[level].shape
-            memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
+            memory = pyramid[level].reshape(b, h * w, c) + levels[None, level : level + 1].astype(self.dtype)
             layer = MaskedAttentionLayer(
                 self.heads, mlp_width(c, self.mlp_ratio), self.impl, self.dtype, self.pre_norm, name=f"layer{i}"
             )

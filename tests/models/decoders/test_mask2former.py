@@ -101,8 +101,8 @@ def kernel(*path, axes=(1, 0)):
 
 TRAINED = {
     "class_predictor.weight": kernel("decoder", "classes"),
-    "model.transformer_module.queries_features.weight": lambda g: g["decoder"]["query_tokens"],
-    "model.transformer_module.queries_embedder.weight": lambda g: g["decoder"]["query_positions"],
+    "model.transformer_module.queries_features.weight": lambda g: g["decoder"]["query_tokens"][0],
+    "model.transformer_module.queries_embedder.weight": lambda g: g["decoder"]["query_positions"][0],
     "model.transformer_module.level_embed.weight": lambda g: g["decoder"]["level_tokens"],
     "model.transformer_module.decoder.layernorm.weight": lambda g: g["decoder"]["norm"]["scale"],
     "model.transformer_module.decoder.layers.0.cross_attn.in_proj_weight": lambda g: np.concatenate(
