@@ -81,7 +81,7 @@ def test_arrays_that_are_apart_are_joined_in_order():
     np.testing.assert_array_equal(params["qkv"]["kernel"], np.concatenate([pieces[name].T for name in "qkv"], axis=1))
     with pytest.raises(UserError, match=r"q.weight, k.weight cannot be joined: \(5, 4\), \(5, 3\)"):
         from_torch({"k.weight": np.ones((5, 3)), "q.weight": np.ones((5, 4))}, rules)
-    with pytest.raises(UserError, match=r"k.weight: another name became qkv@1.weight too"):
+    with pytest.raises(UserError, match=r"l.weight: another name became qkv@1.weight too"):
         from_torch({"k.weight": np.ones(2), "l.weight": np.ones(2)}, (*rules, (r"\bl\.", "qkv@1.")))
 
 
