@@ -40,7 +40,7 @@ def outputs(x):
     found["fractions"] = sine_positions(h, w, 6) + jnp.zeros((h, w, 6))
     tokens = x.reshape(1, h * w, 2, c // 2)
     places = jnp.broadcast_to(centres([(h, w)])[None, :, None, None, None] + 0.1, (1, h * w, 2, 1, 3, 2))
-    found["sampled"] = deformable_attention(tokens, places, jnp.ones(places.shape[:-1]), ((h, w),))
+    found["sampled"] = deformable_attention(tokens, places, jnp.full(places.shape[:-1], 0.1), ((h, w),))
     masks = jnp.moveaxis(x[..., :3], 3, 1)
     found["scores"] = resized_semantic_logits(x[:, 0, :3], masks, (2 * h, w + 5))
     found["attended"] = dot_product_attention(tokens, 2 * tokens, tokens)
