@@ -56,7 +56,7 @@ def test_pixel_decoder_of_the_original():
     assert_golden(case, "position_stage4", nchw(sine_positions(2, 3, 64)[None]))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("resnet" in n)) for n in MODELS])
 def test_the_original(name):
     """Through the layouts, as a file would be read."""
     case = Golden(name)
@@ -199,7 +199,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize(
     "name, options",
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in ("swin_b", "swin_l"))) for case in PARAMETERS],
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[0] != "resnet50")) for case in PARAMETERS],
 )
 def test_number_of_parameters(name, options):
     config = {"backbone": {"name": name, name: dict(options)}, "decoder": {"name": "mask2former"}}
