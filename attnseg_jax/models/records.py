@@ -83,6 +83,37 @@ class DotProductMap:
 
 
 @struct.dataclass
+class SampledMap:
+    """An `AttentionMap` over all pixels of a map of which queries see some points, computed when asked for.
+
+    A point counts for the pixels around it by its bilinear weights, and a row of weights sums to less than 1 where
+    points lie outside the map.
+
+    Attributes:
+      locations: `(x, y)` in [0, 1], `[b, n, a, p, 2]`.
+      point_weights: `[b, n, a, p]`.
+      query_size: as in `AttentionMap`.
+      key_size: height and width of the map.
+    """
+
+    locations: Float[Array, "b n a p 2"]
+    point_weights: Float[Array, "b n a p"]
+    query_size: Size = struct.field(pytree_node=False, default=None)
+    key_size: Size = struct.field(pytree_node=False, default=None)
+    keys = None
+
+    @property
+    def weights(self) -> Float[Array, "b a n m"]:
+        """All weights, float32."""
+        return attention_ops.point_shares(self.locations, self.point_weights, self.key_size)
+
+    def rows(self, queries: Int[Array, "r"]) -> Float[Array, "b a r m"]:
+        """The weights of some queries, by their numbers; those of the others are not computed."""
+        some = [jnp.take(x, queries, axis=1) for x in (self.locations, self.point_weights)]
+        return attention_ops.point_shares(*some, self.key_size)
+
+
+@struct.dataclass
 class GateMap:
     """Factors that a gate gives to a map.
 
@@ -93,7 +124,7 @@ class GateMap:
     values: Float[Array, "b y x c"]
 
 
-AttentionRecord = AttentionMap | DotProductMap | GateMap
+AttentionRecord = AttentionMap | DotProductMap | SampledMap | GateMap
 
 RECORDS = "attention"
 

@@ -6,7 +6,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from attnseg_jax.ops.resize import interpolation_matrix
+from attnseg_jax.ops.resize import interpolation_matrix, resize
+from attnseg_jax.ops.symbolic import is_symbolic
 
 _TINY = 1e-30
 # Numbers of the masks that are upsampled at once.
@@ -54,6 +55,7 @@ def resized_semantic_logits(
     pixels of the masks are large, here it is sharp where the interpolated logits cross 0.
 
     The large masks are never there as a whole: stripes of rows are resized one after another, also for the gradient.
+    Only a program for images of any size, which does not know how many rows there are, has them whole.
 
     Args:
       class_logits: of k classes and, last, of no object.
@@ -69,8 +71,12 @@ def resized_semantic_logits(
     """
     b, q = mask_logits.shape[:2]
     h, w = size
-    rows = min(rows or _divisor(h, max(_AT_ONCE // (b * q * w), 1)), h)
     masks = jnp.moveaxis(mask_logits.astype(jnp.float32), 1, 3)
+    if is_symbolic(h, w, *mask_logits.shape[2:]):
+        return semantic_logits(class_logits, resize(masks, size, align_corners=align_corners))
+    # Of a batch of any size one image is what counts.
+    images = 1 if is_symbolic(b) else b
+    rows = min(rows or _divisor(h, max(_AT_ONCE // (images * q * w), 1)), h)
     vertical, horizontal = (
         _neighbours(n, out, align_corners) for n, out in zip(mask_logits.shape[2:], size, strict=True)
     )

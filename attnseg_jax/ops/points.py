@@ -21,7 +21,7 @@ def sample(maps: Float[Array, "b n y x"], points: Float[Array, "b #n p 2"]) -> F
     [0.0, 0.5, 0.5]
     """
     flat = maps.astype(jnp.float32).reshape(*maps.shape[:2], -1)
-    return sum(_at(flat, index) * weight for index, weight in _corners(points, maps.shape[2:]))
+    return sum(_at(flat, index) * weight for index, weight in corners(points, maps.shape[2:]))
 
 
 def class_shares(
@@ -37,7 +37,7 @@ def class_shares(
     """
     classes, flat = classes[:, :, None], labels.reshape(labels.shape[0], 1, -1)
     return sum(
-        jnp.where(_at(flat, index) == classes, weight, 0.0) for index, weight in _corners(points, labels.shape[1:])
+        jnp.where(_at(flat, index) == classes, weight, 0.0) for index, weight in corners(points, labels.shape[1:])
     )
 
 
@@ -50,14 +50,19 @@ def labelled_shares(labels: Int[Array, "b h w"], points: Float[Array, "b n p 2"]
     [1.0, 0.5, 0.0]
     """
     flat, labelled, all_ = labels.reshape(labels.shape[0], 1, -1), 0.0, 0.0
-    for index, weight in _corners(points, labels.shape[1:]):
+    for index, weight in corners(points, labels.shape[1:]):
         labelled += jnp.where(_at(flat, index) == IGNORE_LABEL, 0.0, weight)
         all_ += weight
     return labelled / all_
 
 
-def _corners(points: Float[Array, "b n p 2"], size: tuple[int, int]) -> Iterator[tuple[Array, Array]]:
-    """Flat index and weight, both `[b, n, p]`, of the four pixels around each point; weight 0 outside."""
+def corners(points: Float[Array, "b n p 2"], size: tuple[int, int]) -> Iterator[tuple[Array, Array]]:
+    """Flat index and weight, both `[b, n, p]`, of the four pixels around each point; weight 0 outside.
+
+    Args:
+      points: on the map.
+      size: height and width of the map.
+    """
     h, w = size
     x, y = points[..., 0] * w - 0.5, points[..., 1] * h - 0.5
     left, top = jnp.floor(x), jnp.floor(y)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.models.records import AttentionMap, DotProductMap
+from attnseg_jax.models.records import AttentionMap, DotProductMap, SampledMap
 
-WeightRecord = AttentionMap | DotProductMap
+WeightRecord = AttentionMap | DotProductMap | SampledMap
 """A record of weights, not of a gate."""
 _CHUNK = 1 << 24
 """How many weights are computed at a time: 64 MiB of them."""

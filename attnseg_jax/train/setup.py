@@ -189,7 +189,7 @@ def _check_queries(config: ConfigDict, model: nn.Module, variables: PyTree, inpu
     if getattr(jax.eval_shape(partial(model.apply, train=False), variables, *inputs), "queries", None) is None:
         decoder = config.model.decoder.name
         culprit = f"kind={config.model.kind!r}" if config.model.kind != "segmenter" else f"decoder.name={decoder!r}"
-        cure = "choose decoder 'masked_attention', or 'mask_transformer' with queries"
+        cure = "choose decoder 'masked_attention' or 'mask2former', or 'mask_transformer' with queries"
         if decoder == "mask_transformer":
             cure = "set config.model.decoder.mask_transformer.queries, such as 20"
         objective = config.objective.name

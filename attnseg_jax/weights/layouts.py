@@ -15,11 +15,18 @@ from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
 from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
 from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
+from attnseg_jax.weights.rules.mask2former import MASK2FORMER
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
-from attnseg_jax.weights.rules.resnet import EMANET_RESNET_V1C, MMSEG_RESNET_V1C, RESNET, SEMSEG_RESNET_V1C
+from attnseg_jax.weights.rules.resnet import (
+    EMANET_RESNET_V1C,
+    MMSEG_RESNET_V1C,
+    RESNET,
+    SEMSEG_RESNET_V1C,
+    TRANSFORMERS_RESNET,
+)
 from attnseg_jax.weights.rules.smp import (
     SMP_DEEPLABV3PLUS,
     SMP_FPN,
@@ -30,7 +37,7 @@ from attnseg_jax.weights.rules.smp import (
     SMP_UNETPLUSPLUS,
     SMP_UPERNET,
 )
-from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN
+from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN, TRANSFORMERS_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
 from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
@@ -71,6 +78,8 @@ ENCODERS: dict[str, Rules] = {
     "timm_convnext": TIMM_CONVNEXT,
     "mmseg_ddrnet": MMSEG_DDRNET,
     "mmseg_pidnet": MMSEG_PIDNET,
+    "transformers_resnet": TRANSFORMERS_RESNET,
+    "transformers_swin": TRANSFORMERS_SWIN,
 }
 
 
@@ -95,6 +104,7 @@ HEADS: dict[str, Head] = {
     "torchvision_lraspp": Head(r"^backbone\.", TORCHVISION_LRASPP),
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
     "transformers_eomt": Head(r"^(?=(embeddings|layers|layernorm)\.)", TRANSFORMERS_EOMT_HEAD),
+    "transformers_mask2former": Head(r"^model\.pixel_level_module\.encoder\.", MASK2FORMER),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),

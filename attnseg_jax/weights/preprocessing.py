@@ -27,6 +27,7 @@ _ENCODERS: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("mmseg_mscan", "timm_efficientvit", "timm_convnext"), IMAGENET),
     **dict.fromkeys(("transformers_dinov3_vit", "transformers_dinov3_convnext", "transformers_eomt"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
+    **dict.fromkeys(("transformers_resnet", "transformers_swin"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,
     **{f"efficientnet_lite{i}_pytorch": _keys(127.0, 128.0) for i in range(5)},

@@ -6,6 +6,7 @@ and is translated for all tables alike (see `from_torch`). A replacement is
 
 - a string: the new spelling;
 - a tuple of strings: the array is cut into as many equal pieces along its first axis, one for each spelling;
+  the other way round, a word that ends in `@` and a number is a piece, which is joined with the others along that axis;
 - None: the array is not used.
 
 A rule can also be a `Part`: names of one part of a model, which go through a table of their own. Another layout is
@@ -59,9 +60,11 @@ _LEAVES = {
     ("running_var", 1): ("batch_stats", "var", (0,)),
     ("positions", 2): ("params", "positions", (None, 0, 1)),
     ("query_tokens", 2): ("params", "query_tokens", (None, 0, 1)),
+    ("query_positions", 2): ("params", "query_positions", (None, 0, 1)),
     ("mask_probability", 1): ("batch_stats", "mask_probability", (0,)),
     ("mu", 3): ("batch_stats", "mu", (0, 1, 2)),
 }
+_PIECE = re.compile(r"@(\d+)(?=\.)")
 _UNUSED = ("num_batches_tracked",)
 _SHOWN = 8
 
@@ -83,25 +86,26 @@ def from_torch(state_dict: Mapping[str, np.ndarray], rules: Rules) -> dict[str, 
     Raises:
       UserError: two names of the state dict become one, or an array does not divide into its pieces.
 
+    >>> from_torch({"k.bias": np.ones(1), "q.bias": np.zeros(1)}, ((r"^q", "qk@0"), (r"^k", "qk@1")))["params"]["qk"]
+    {'bias': array([0., 1.])}
     >>> rules = ((r"^in_proj_bias$", ("query.bias", "key.bias", "value.bias")),)
     >>> from_torch({"in_proj_bias": np.arange(6.0)}, rules)["params"]["key"]
     {'bias': array([2., 3.])}
     """
     variables: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
-    for source, array in state_dict.items():
-        for name, piece in _rename(source, np.asarray(array), rules):
-            *path, leaf = name.split(".")
-            if leaf in _UNUSED:
-                continue
-            collection, leaf, axes = _LEAVES.get((leaf, piece.ndim), ("params", leaf, tuple(range(piece.ndim))))
-            node = variables[collection]
-            for word in path:
-                node = node.setdefault(word, {})
-                if not isinstance(node, dict):
-                    raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
-            if leaf in node:
-                raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
-            node[leaf] = _arrange(piece, axes)
+    for source, name, array in _joined(state_dict, rules):
+        *path, leaf = name.split(".")
+        if leaf in _UNUSED:
+            continue
+        collection, leaf, axes = _LEAVES.get((leaf, array.ndim), ("params", leaf, tuple(range(array.ndim))))
+        node = variables[collection]
+        for word in path:
+            node = node.setdefault(word, {})
+            if not isinstance(node, dict):
+                raise UserError(f"{source}: another name became a part of {name}; the rules do not fit")
+        if leaf in node:
+            raise UserError(f"{source}: another name became {'.'.join([*path, leaf])} too; the rules do not fit")
+        node[leaf] = _arrange(array, axes)
     return variables
 
 
@@ -129,6 +133,25 @@ def match(variables: Mapping[str, Any], loaded: Mapping[str, Any]) -> Mapping[st
         parts = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
         raise UserError(f"the weights are not this model's; {'; '.join(parts)}")
     return loaded
+
+
+def _joined(state_dict, rules):
+    """The triples (source, new name, array) of a state dict, of several pieces one."""
+    wholes = {}
+    for source, array in state_dict.items():
+        for name, piece in _rename(source, np.asarray(array), rules):
+            if not (place := _PIECE.search(name)):
+                yield source, name, piece
+                continue
+            pieces = wholes.setdefault(_PIECE.sub("", name), {})
+            if int(place[1]) in pieces:
+                raise UserError(f"{source}: another name became {name} too; the rules do not fit")
+            pieces[int(place[1])] = source, piece
+    for name, pieces in wholes.items():
+        sources, arrays = zip(*(pieces[i] for i in sorted(pieces)))
+        if len({array.shape[1:] for array in arrays}) > 1 or not arrays[0].ndim:
+            raise UserError(f"{listed(sources)} cannot be joined: {', '.join(str(x.shape) for x in arrays)}")
+        yield sources[0], name, np.concatenate(arrays)
 
 
 def _rename(name, array, rules):

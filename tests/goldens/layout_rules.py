@@ -131,26 +131,5 @@ TORCHVISION_VGG_HEAD: Rules = (
     (r"^classifier\.(\d+)\.", r"classifier\1."),
 )
 
-# torch.nn.MultiheadAttention: `MultiHeadAttention`.
-MULTI_HEAD_ATTENTION: Rules = (
-    (r"\bin_proj_(weight|bias)$", (r"query.\1", r"key.\1", r"value.\1")),
-    (r"\bq_proj_weight$", "query.weight"),
-    (r"\bk_proj_weight$", "key.weight"),
-    (r"\bv_proj_weight$", "value.weight"),
-    (r"\bout_proj\.", "out."),
-)
-
-# transformers, Mask2FormerMaskedAttentionDecoderLayer: `MaskedAttentionLayer`.
-MASK2FORMER_LAYER: Rules = (
-    *MULTI_HEAD_ATTENTION,
-    (r"\bq_proj\.", "query."),
-    (r"\bk_proj\.", "key."),
-    (r"\bv_proj\.", "value."),
-    (r"\b(self|cross)_attn_layer_norm\.", r"\1_norm."),
-    (r"\b(self|cross)_attn\.", r"\1_attention."),
-    (r"\bfc([12])\.", r"mlp\1."),
-    (r"\bfinal_layer_norm\.", "mlp_norm."),
-)
-
 # The linear classifier of timm's, torchvision's and transformers' models: `MeanHead`, `ViTHead`.
 CLASS_HEAD: Rules = ((r"^classifier\.", "head."), (r"^(?!head\.).*", None))

@@ -25,6 +25,7 @@ NEEDS = {
     "segnet": {"backbone__name": "vgg16", "backbone__vgg16__output_stride": 32},
     "eomt": {"backbone__name": "vit_ti", "decoder__eomt__blocks": 2},
     "masked_attention": {"decoder__masked_attention__layers": 2},
+    "mask2former": {"decoder__mask2former__layers": 2, "decoder__mask2former__pixel_layers": 1},
 }
 COLUMNS = ("any size", "at least a size", "one size")
 

@@ -39,7 +39,11 @@ SAMPLE = [
     pytest.param("mit_b0", "none", "fpn", marks=pytest.mark.slow),
 ]
 # Layers that repeat take time to trace.
-SHALLOW = {"masked_attention": {"layers": 2}, "eomt": {"blocks": 2}}
+SHALLOW = {
+    "masked_attention": {"layers": 2},
+    "mask2former": {"layers": 1, "pixel_layers": 1},
+    "eomt": {"blocks": 2},
+}
 
 
 def build(dtype=jnp.float32, **names):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from golden import Golden
 from layout import assert_golden, nchw, nhwc
-from layout_rules import MULTI_HEAD_ATTENTION
 from sown import recorded
 
 from attnseg_jax import build_model
@@ -18,6 +17,7 @@ from attnseg_jax.models.layers.conv import BatchNorm
 from attnseg_jax.ops import losses
 from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rules.resnet import RESNET
 
 load = functools.cache(Golden)

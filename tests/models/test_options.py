@@ -21,7 +21,7 @@ REGION_MODELS = {"rcnn": RCNN, "fast_rcnn": FastRCNN}
 UNDECLARED = {
     ("attention", "ocr", "regions"),
     ("decoder", "fcn", "skips"),
-    *(("decoder", name, "strides") for name in ("fpn", "masked_attention", "segformer", "uper")),
+    *(("decoder", name, "strides") for name in ("fpn", "mask2former", "masked_attention", "segformer", "uper")),
     *(("decoder", name, "strides") for name in ("ham", "pan", "dpt", "linear")),
     *(("decoder", name, "low_stride") for name in ("deeplabv3plus", "lraspp")),
 }
@@ -54,12 +54,17 @@ TRACED = [
     ("attention", "ocr", "regions", "fcn", "is no auxiliary prediction of an earlier mechanism (there: none)", {}),
     ("attention", "psa", "shrink", 13, "does not fit a map of 12x16 positions: choose 1 to 12", {}),
     ("attention", "psa", "mask_size", (3, 4), "must be two odd numbers, or ()", {}),
+    ("attention", "deformable", "heads", 5, "does not divide 64 channels", {}),
     ("attention", "linear", "heads", 5, "does not divide 64 channels", {}),
     ("decoder", "fcn", "skips", (3,), "asks for a map of stride 3; the backbone has 2, 4: change skips", {}),
     ("decoder", "mask_transformer", "heads", 5, "does not divide 64 channels", {}),
     ("decoder", "mask_transformer", "mlp_ratio", 0.001, "must be at least 0.015625", {}),
     ("decoder", "masked_attention", "heads", 5, "does not divide 64 channels", {}),
     ("decoder", "masked_attention", "mlp_ratio", 0.001, "must be at least 0.015625", {}),
+    ("decoder", "mask2former", "heads", 5, "does not divide 256 channels", {}),
+    ("decoder", "mask2former", "groups", 5, "does not divide 256 channels: choose a divisor", {}),
+    ("decoder", "mask2former", "mlp_ratio", 0.001, "must be at least 0.00390625", {}),
+    ("decoder", "mask2former", "strides", (3,), "asks for a map of stride 3; the backbone has 2, 4:", {}),
     ("decoder", "masked_attention", "strides", (3,), "asks for a map of stride 3; the backbone has 2, 4:", {}),
 ]
 

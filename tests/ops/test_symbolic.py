@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from attnseg_jax.models.layers.attention import sincos_positions
+from attnseg_jax.models.layers.attention import sincos_positions, sine_positions
+from attnseg_jax.models.layers.deformable import centres
+from attnseg_jax.ops.attention.deformable import deformable_attention
 from attnseg_jax.ops.attention.dispatch import dot_product_attention, portable
 from attnseg_jax.ops.attention.interlaced import crop_to_size, pad_to_multiple
 from attnseg_jax.ops.attention.window import window_mask
 from attnseg_jax.ops.conv import conv
+from attnseg_jax.ops.mask_classification import resized_semantic_logits
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.resize import resize
 
@@ -34,7 +37,12 @@ def outputs(x):
     found["cropped"] = crop_to_size(found["padded"], (h, w))
     found["mask"] = window_mask((h, w), (2, 3), (1, 1))
     found["positions"] = sincos_positions(h, w, 6) + jnp.zeros((h, w, 6))
+    found["fractions"] = sine_positions(h, w, 6) + jnp.zeros((h, w, 6))
     tokens = x.reshape(1, h * w, 2, c // 2)
+    places = jnp.broadcast_to(centres([(h, w)])[None, :, None, None, None] + 0.1, (1, h * w, 2, 1, 3, 2))
+    found["sampled"] = deformable_attention(tokens, places, jnp.full(places.shape[:-1], 0.1), ((h, w),))
+    masks = jnp.moveaxis(x[..., :3], 3, 1)
+    found["scores"] = resized_semantic_logits(x[:, 0, :3], masks, (2 * h, w + 5))
     found["attended"] = dot_product_attention(tokens, 2 * tokens, tokens)
     found["masked"] = dot_product_attention(tokens, tokens, tokens, mask=(tokens[..., :1, 0] > 0)[:, None, None, :, 0])
     return found

@@ -39,6 +39,8 @@ MODEL_FILES = {
     "model_deeplabv3_resnet50": "torchvision_deeplabv3+torchvision_resnet",
     "model_lraspp_mobilenet_v3_large": "torchvision_lraspp+torchvision_mobilenet_v3",
     "model_segformer_b0": "transformers_segformer+transformers_segformer",
+    "model_mask2former_resnet_tiny": "transformers_mask2former+transformers_resnet",
+    "model_mask2former_swin_tiny": "transformers_mask2former+transformers_swin",
     "model_segmenter_tiny_mask": "segmenter+timm_vit",
     "model_segmenter_tiny_linear": "segmenter+timm_vit",
     "model_pspnet_resnet50": "semseg_pspnet+semseg_resnet_v1c",

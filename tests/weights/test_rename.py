@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from layout_rules import MULTI_HEAD_ATTENTION
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.models import BACKBONES
 from attnseg_jax.weights.layouts import rules_of
 from attnseg_jax.weights.rename import Part, from_torch, match
+from attnseg_jax.weights.rules.mask2former import MULTI_HEAD_ATTENTION
 from attnseg_jax.weights.rules.resnet import RESNET
 
 RNG = np.random.default_rng(0)
@@ -72,6 +72,17 @@ def test_stacked_projections_are_cut_in_torchs_order():
         np.testing.assert_array_equal(params[name]["kernel"], weight[5 * i : 5 * i + 5].T)
     with pytest.raises(UserError, match=r"in_proj_weight of shape \(16, 4\) does not divide into 3 pieces"):
         from_torch({"in_proj_weight": np.ones((16, 4))}, MULTI_HEAD_ATTENTION)
+
+
+def test_arrays_that_are_apart_are_joined_in_order():
+    rules = tuple((rf"\b{name}\.", f"qkv@{i}.") for i, name in enumerate(("q", "k", "v")))
+    pieces = {name: RNG.normal(size=(5, 4)) for name in "vqk"}
+    params = from_torch({f"attn.{name}.weight": x for name, x in pieces.items()}, rules)["params"]["attn"]
+    np.testing.assert_array_equal(params["qkv"]["kernel"], np.concatenate([pieces[name].T for name in "qkv"], axis=1))
+    with pytest.raises(UserError, match=r"q.weight, k.weight cannot be joined: \(5, 4\), \(5, 3\)"):
+        from_torch({"k.weight": np.ones((5, 3)), "q.weight": np.ones((5, 4))}, rules)
+    with pytest.raises(UserError, match=r"l.weight: another name became qkv@1.weight too"):
+        from_torch({"k.weight": np.ones(2), "l.weight": np.ones(2)}, (*rules, (r"\bl\.", "qkv@1.")))
 
 
 def test_two_names_for_one_parameter_are_refused():

@@ -6,6 +6,7 @@ from attnseg_jax.models.attention.cbam import CBAM
 from attnseg_jax.models.attention.conv import ConvolutionalAttention
 from attnseg_jax.models.attention.criss_cross import CrissCrossAttention
 from attnseg_jax.models.attention.danet import DANet
+from attnseg_jax.models.attention.deformable import Deformable
 from attnseg_jax.models.attention.efficient import EfficientAttention
 from attnseg_jax.models.attention.ema import ExpectationMaximization
 from attnseg_jax.models.attention.encnet import ContextEncoding
@@ -48,5 +49,6 @@ ATTENTION: dict[str, type[Attention]] = {
     "conv": ConvolutionalAttention,
     "hamburger": Hamburger,
     "litemla": LiteMultiScaleAttention,
+    "deformable": Deformable,
 }
 __all__ = ["ATTENTION", "Attention", "ResidualAttention", "Stack"]

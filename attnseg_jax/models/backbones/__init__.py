@@ -40,7 +40,7 @@ from attnseg_jax.models.backbones.mscan import MSCANB, MSCANL, MSCANS, MSCANT
 from attnseg_jax.models.backbones.pidnet import PIDNetL, PIDNetM, PIDNetS
 from attnseg_jax.models.backbones.resnet import ResNet18, ResNet34, ResNet50, ResNet50V1c, ResNet101, ResNet101V1c
 from attnseg_jax.models.backbones.segnet_basic import SegNetBasic
-from attnseg_jax.models.backbones.swin import SwinB, SwinS, SwinT
+from attnseg_jax.models.backbones.swin import SwinB, SwinL, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
@@ -84,6 +84,7 @@ BACKBONES = {
     "swin_t": SwinT,
     "swin_s": SwinS,
     "swin_b": SwinB,
+    "swin_l": SwinL,
     "convnext_t": ConvNeXtT,
     "convnext_s": ConvNeXtS,
     "convnext_b": ConvNeXtB,

@@ -58,7 +58,8 @@ class ResNet(Backbone):
 
     Where the output stride is below 32 the later stages keep their resolution and dilate their 3x3 convolutions.
 
-    A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`).
+    A subclass names the blocks of its four stages (`depths`) and their form (`bottleneck`), and may change their width
+    (`widths`) and that of the stem (`stem_width`).
 
     Attributes:
       output_stride: 8, 16 or 32.
@@ -71,7 +72,9 @@ class ResNet(Backbone):
 
     depths: ClassVar[tuple[int, ...]]
     bottleneck: ClassVar[bool]
-    layouts = ("torchvision_resnet",)
+    widths: ClassVar[tuple[int, ...]] = (64, 128, 256, 512)
+    stem_width: ClassVar[int] = 64
+    layouts = ("torchvision_resnet", "transformers_resnet")
 
     output_stride: int = output_stride_option()
     zero_init_residual: bool = False
@@ -96,7 +99,7 @@ class ResNet(Backbone):
             factors = self.multi_grid if self.multi_grid and nominal == 32 else (1,) * depth
             for i, factor in enumerate(factors):
                 x = Block(
-                    64 * 2**stage,
+                    self.widths[stage],
                     self.bottleneck,
                     stride if i == 0 else 1,
                     factor * (first if i == 0 and self.contract_dilation else dilation),
@@ -108,7 +111,7 @@ class ResNet(Backbone):
         return Features(maps)
 
     def _stem(self, image, *, train):
-        x = Conv(64, 7, 2, dtype=self.dtype, name="conv1")(image)
+        x = Conv(self.stem_width, 7, 2, dtype=self.dtype, name="conv1")(image)
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x, train=train))
 
 

@@ -11,6 +11,7 @@ from attnseg_jax.models.decoders.linear import Linear
 from attnseg_jax.models.decoders.linknet import LinkNet
 from attnseg_jax.models.decoders.lraspp import LRASPP
 from attnseg_jax.models.decoders.manet import MANet
+from attnseg_jax.models.decoders.mask2former import Mask2Former
 from attnseg_jax.models.decoders.mask_transformer import MaskTransformer
 from attnseg_jax.models.decoders.masked_attention import MaskedAttentionDecoder, MaskedAttentionLayer
 from attnseg_jax.models.decoders.pan import PAN
@@ -29,6 +30,7 @@ DECODERS = {
     "lraspp": LRASPP,
     "mask_transformer": MaskTransformer,
     "masked_attention": MaskedAttentionDecoder,
+    "mask2former": Mask2Former,
     "segnet": SegNet,
     "psp": PSP,
     "segformer": SegFormer,

@@ -20,18 +20,26 @@ _MAX_CHANNELS = 256
 _EPSILON = 1e-5
 
 
+def relu_mlp(x: Float[Array, "b n c"], hidden: int, dtype: Dtype) -> Float[Array, "b n c"]:
+    """Two linear layers around a ReLU, `mlp1` and `mlp2` of the module it is called in."""
+    y = nn.relu(nn.Dense(hidden, dtype=dtype, name="mlp1")(x))
+    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp2")(y)
+
+
 class MaskedAttentionLayer(nn.Module):
     """Queries attend to the pixels of their mask, then to one another, then an MLP; norms after each sum.
 
     Attributes:
       heads: number of heads.
       hidden: hidden width of the MLP.
+      pre_norm: normalises what goes into each of the three instead.
     """
 
     heads: int
     hidden: int
     impl: str = "auto"
     dtype: Dtype = jnp.float32
+    pre_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -52,14 +60,20 @@ class MaskedAttentionLayer(nn.Module):
         def attend(name: str, record: str = "") -> MultiHeadAttention:
             return MultiHeadAttention(self.heads, impl=self.impl, dtype=self.dtype, record=record, name=name)
 
-        cross = attend("cross_attention", "masked_attention")
-        y = cross(x + query_positions, memory + positions, memory, mask=mask, key_size=size)
-        x = layer_norm("cross_norm", _EPSILON)(x + y)
-        at = x + query_positions
-        x = layer_norm("self_norm", _EPSILON)(x + attend("self_attention")(at, at, x))
-        y = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name="mlp1")(x))
-        y = nn.Dense(x.shape[-1], dtype=self.dtype, name="mlp2")(y)
-        return layer_norm("mlp_norm", _EPSILON)(x + y)
+        def to_pixels(x: Array) -> Array:
+            cross = attend("cross_attention", "masked_attention")
+            return cross(x + query_positions, memory + positions, memory, mask=mask, key_size=size)
+
+        def to_queries(x: Array) -> Array:
+            return attend("self_attention")(x + query_positions, x + query_positions, x)
+
+        def through_mlp(x: Array) -> Array:
+            return relu_mlp(x, self.hidden, self.dtype)
+
+        for name, branch in (("cross", to_pixels), ("self", to_queries), ("mlp", through_mlp)):
+            norm = layer_norm(f"{name}_norm", _EPSILON)
+            x = x + branch(norm(x)) if self.pre_norm else norm(x + branch(x))
+        return x
 
 
 class MaskedAttentionDecoder(Decoder):
@@ -77,6 +91,7 @@ class MaskedAttentionDecoder(Decoder):
       mlp_ratio: hidden width of a layer's MLP, in channels.
       strides: nominal strides of the maps to use; () takes all from 4 on.
       deep_supervision: trains the prediction before each layer too.
+      pre_norm: normalises before attention and MLP instead of after each sum.
     """
 
     channels: int = option(0, at_least=0)
@@ -86,6 +101,7 @@ class MaskedAttentionDecoder(Decoder):
     mlp_ratio: float = option(8.0, at_least=0, at_most=1000)
     strides: tuple[int, ...] = ()
     deep_supervision: bool = True
+    pre_norm: bool = False
     impl: str = "auto"
 
     @nn.compact
@@ -116,7 +132,7 @@ class MaskedAttentionDecoder(Decoder):
             b, h, w, _ = pyramid[level].shape
             memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
             positions = jnp.asarray(sincos_positions(h, w, c).reshape(1, h * w, c), self.dtype)
-            layer = MaskedAttentionLayer(self.heads, hidden, self.impl, self.dtype, name=f"layer{i}")
+            layer = MaskedAttentionLayer(self.heads, hidden, self.impl, self.dtype, self.pre_norm, name=f"layer{i}")
             mask = open_pixels(mask_logits, (h, w))
             x = layer(x, memory, mask, query_positions=query_positions, positions=positions, size=(h, w))
             class_logits, mask_logits = shared(x, pixels)

@@ -35,6 +35,26 @@ def sincos_positions(height: int, width: int, channels: int) -> Float[np.ndarray
     return xp.concatenate(parts, axis=-1).astype(np.float32)
 
 
+def sine_positions(height: int, width: int, channels: int) -> Float[np.ndarray, "h w c"]:
+    """Fixed two-dimensional positions as fractions of the map, half of the channels each for y and x.
+
+    Follows `PositionEmbeddingSine` of DETR (Carion et al. 2020, arXiv:2005.12872), normalised: the last row and column
+    are at 2 pi whatever the map's size, and sines and cosines of one wavelength stand side by side.
+
+    >>> sine_positions(2, 3, 8).shape
+    (2, 3, 8)
+    """
+    half = channels // 2
+    frequency = 1.0 / 10000.0 ** (np.arange(half) // 2 * 2 / max(half, 1)).reshape(1, 1, half)
+    phase = (np.arange(half) % 2 * (np.pi / 2)).reshape(1, 1, half)  # a cosine is a sine a quarter further
+    xp = numpy_of(height, width)
+    y = (xp.arange(height)[:, None, None] + 1) * (2 * np.pi / (height + 1e-6))
+    x = (xp.arange(width)[None, :, None] + 1) * (2 * np.pi / (width + 1e-6))
+    parts = [xp.broadcast_to(xp.sin(t * frequency + phase), (height, width, half)) for t in (y, x)]
+    parts.append(xp.zeros((height, width, channels - 2 * half)))
+    return xp.concatenate(parts, axis=-1).astype(np.float32)
+
+
 def head_width(channels: int, heads: int, head_dim: int | None = None) -> int:
     """Width of a head: `head_dim`, or where that is 0, or None for want of such an option, an equal share of channels.
 

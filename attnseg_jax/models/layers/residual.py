@@ -37,8 +37,8 @@ def scale_channels(
     return branch * scale.astype(branch.dtype).reshape((1,) * (branch.ndim - 1) + (-1,))
 
 
-def mlp_width(channels: int, ratio: float) -> int:
-    """Hidden channels of an MLP, `ratio` times the map's.
+def mlp_width(channels: int, ratio: float, field: str = "mlp_ratio") -> int:
+    """Hidden channels of an MLP, `ratio` times the map's, which is the option `field`.
 
     Raises:
       OptionError: there would be none.
@@ -47,7 +47,7 @@ def mlp_width(channels: int, ratio: float) -> int:
     9
     """
     if not channels * ratio >= 1:
-        raise OptionError("mlp_ratio", ratio, f"must be at least {1 / channels:g}, one of {channels} channels")
+        raise OptionError(field, ratio, f"must be at least {1 / channels:g}, one of {channels} channels")
     return int(channels * ratio)
 
 

@@ -17,7 +17,7 @@ class ShiftedWindowAttention(nn.Module):
     """Multi-head attention inside each window, with a learned bias for every offset of query and key.
 
     As in Swin, the zeros that complete the last windows are keys like others (theirs is the projection's bias), and an
-    axis of a single window is not shifted.
+    axis of a single window is not shifted unless `always_shift` says so.
 
     Attributes:
       window: pixels on a side of a window.
@@ -32,13 +32,14 @@ class ShiftedWindowAttention(nn.Module):
     impl: str = "auto"
     dtype: Dtype = jnp.float32
     record: str = ""
+    always_shift: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Returns the attended map."""
         b, h, w, c = x.shape
         size, window = (h, w), self.window
-        shift = window_ops.usable_shift(size, window, self.shift)
+        shift = (self.shift,) * 2 if self.always_shift else window_ops.usable_shift(size, window, self.shift)
         windows = window_ops.partition(x.astype(self.dtype), window, shift)
         _, g, s, _ = windows.shape
         qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(windows)
@@ -80,12 +81,13 @@ class SwinBlock(nn.Module):
     impl: str = "auto"
     dtype: Dtype = jnp.float32
     record: str = ""
+    always_shift: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
         """Returns the map after attention and MLP."""
         attend = ShiftedWindowAttention(
-            self.window, self.shift, self.heads, self.impl, self.dtype, self.record, name="attn"
+            self.window, self.shift, self.heads, self.impl, self.dtype, self.record, self.always_shift, name="attn"
         )
         y = attend(layer_norm("norm1", _EPSILON)(x))
         x = x + drop_path(y, self.drop_path, train=train)

@@ -10,6 +10,19 @@ RESNET: Rules = (
     (r"\.downsample\.1\.", ".downsample_bn."),
 )
 
+# transformers' ResNetModel, and the encoder of its other models: `ResNet`.
+TRANSFORMERS_RESNET: Rules = (
+    (r"^classifier\..*", None),
+    (r"^resnet\.", ""),
+    (r"^embedder\.embedder\.convolution\.", "conv1."),
+    (r"^embedder\.embedder\.normalization\.", "bn1."),
+    *((rf"^encoder\.stages\.{i}\.layers\.(\d+)\.", rf"layer{i + 1}_\1.") for i in range(4)),
+    (r"\bshortcut\.convolution\.", "downsample_conv."),
+    (r"\bshortcut\.normalization\.", "downsample_bn."),
+    *((rf"\blayer\.{i}\.convolution\.", f"conv{i + 1}.") for i in range(3)),
+    *((rf"\blayer\.{i}\.normalization\.", f"bn{i + 1}.") for i in range(3)),
+)
+
 _DEEP_STEM: Rules = (
     (r"\bstem\.0\.", "stem1_conv."),
     (r"\bstem\.1\.", "stem1_bn."),

@@ -9,7 +9,6 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden
-from layout_rules import MASK2FORMER_LAYER
 
 from attnseg_jax import build_model
 from attnseg_jax.errors import UserError
@@ -19,6 +18,7 @@ from attnseg_jax.models.decoders.masked_attention import open_pixels
 from attnseg_jax.models.layers.attention import sincos_positions
 from attnseg_jax.models.records import RECORDS, attention_records
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.mask2former import MASK2FORMER_LAYER
 
 RNG = np.random.default_rng(0)
 SIZES = {2: (10, 14), 4: (5, 7), 8: (3, 4)}
@@ -83,6 +83,21 @@ def test_open_pixels():
     assert found.tolist() == [[[[False, True], [True, False], [True, True]]]]
 
 
+def dense(x, leaf):
+    return x @ leaf["kernel"] + leaf["bias"]
+
+
+def attend(q, k, v, leaf, allowed):
+    """Of three heads of width 4."""
+    q, k, v = dense(q, leaf["query"]), dense(k, leaf["key"]), dense(v, leaf["value"])
+    mixed = []
+    for a in range(3):
+        one = slice(4 * a, 4 * a + 4)
+        powers = np.exp(q[:, one] @ k[:, one].T / 2) * allowed
+        mixed.append(powers / powers.sum(-1, keepdims=True) @ v[:, one])
+    return dense(np.concatenate(mixed, -1), leaf["out"])
+
+
 def norm(x, p, eps=1e-5):
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * p["scale"] + p["bias"]
@@ -109,18 +124,6 @@ def test_against_numpy(random_variables):
     def batch_norm(x, name):
         bn, stats = p[name]["bn"], s[name]["bn"]
         return (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * bn["scale"] + bn["bias"]
-
-    def dense(x, leaf):
-        return x @ leaf["kernel"] + leaf["bias"]
-
-    def attend(q, k, v, leaf, allowed):
-        q, k, v = dense(q, leaf["query"]), dense(k, leaf["key"]), dense(v, leaf["value"])
-        mixed = []
-        for a in range(3):
-            one = slice(4 * a, 4 * a + 4)
-            powers = np.exp(q[:, one] @ k[:, one].T / 2) * allowed
-            mixed.append(powers / powers.sum(-1, keepdims=True) @ v[:, one])
-        return dense(np.concatenate(mixed, -1), leaf["out"])
 
     def predict(x, pixels):
         y = norm(x, p["norm"])
@@ -162,6 +165,26 @@ def test_against_numpy(random_variables):
             logits, masks = predict(x, pixels)
         np.testing.assert_allclose(out.logits[b], logits, atol=1e-4)
     assert closed > 20 and sorted(out.aux) == ["masked_attention0", "masked_attention1"]
+
+
+def test_pre_norm_against_numpy(random_variables):
+    """What goes into attention and MLP is normalised, the sums are not; keys and values are as they come."""
+    rng = np.random.default_rng(2)
+    x, memory, at, positions = (rng.standard_normal((1, n, 12)).astype(np.float32) for n in (6, 20, 6, 20))
+    mask = rng.random((1, 1, 6, 20)) < 0.6
+    model = MaskedAttentionLayer(heads=3, hidden=8, pre_norm=True)
+    keywords = dict(query_positions=at, positions=positions, size=(4, 5))
+    variables = random_variables(model, x, memory, mask, **keywords)
+    found = FAST_COMPILE(functools.partial(model.apply, **keywords))(variables, x, memory, mask)
+    p = jax.tree.map(lambda a: a.astype(np.float64), variables["params"])
+    (x,), (memory,), (at,), (positions,) = x, memory, at, positions
+    y = norm(x, p["cross_norm"]) + at
+    x = x + attend(y, memory + positions, memory, p["cross_attention"], mask[0, 0])
+    y = norm(x, p["self_norm"])
+    x = x + attend(y + at, y + at, y, p["self_attention"], True)
+    y = norm(x, p["mlp_norm"])
+    x = x + dense(np.maximum(dense(y, p["mlp1"]), 0), p["mlp2"])
+    np.testing.assert_allclose(found[0], x, atol=2e-5)
 
 
 ONE_LAYER = dict(num_classes=7, queries=5, layers=1, heads=3, deep_supervision=False)
