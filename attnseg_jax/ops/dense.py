@@ -40,7 +40,11 @@ def dense_conv(
 
 
 def worth_blocks(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c o"], stride: tuple[int, int]) -> bool:
-    """Whether the kernel's gradient fills more than a block; never where the compiler spreads it over devices."""
+    """Whether the kernel's gradient fills more than a block; never where the compiler spreads it over devices.
+
+    >>> worth_blocks(jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 4, 8)), (1, 1))
+    False
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if is_symbolic(*x.shape) or (mesh.size > 1 and AxisType.Auto in mesh.axis_types):
         return False

@@ -34,7 +34,11 @@ def confusion_matrix(
 
 
 def confidence(logits: Float[Array, "*b k"]) -> Float[Array, "*b"]:
-    """The largest of the softmax probabilities."""
+    """The largest of the softmax probabilities.
+
+    >>> confidence(jnp.log(jnp.array([3.0, 1.0]))).item()
+    0.75
+    """
     return jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
 
 

@@ -62,6 +62,9 @@ def corners(points: Float[Array, "b n p 2"], size: tuple[int, int]) -> Iterator[
     Args:
       points: on the map.
       size: height and width of the map.
+
+    >>> [weight.item() for _, weight in corners(jnp.full((1, 1, 1, 2), 0.5), (1, 2))]
+    [0.5, 0.5, 0.0, 0.0]
     """
     h, w = size
     x, y = points[..., 0] * w - 0.5, points[..., 1] * h - 0.5

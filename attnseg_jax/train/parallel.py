@@ -41,10 +41,10 @@ def fully_sharded(path: str, shape: tuple[int, ...], *, devices: int) -> Partiti
 
     Of equal axes it is the last. Small arrays, and those without such an axis, are whole on every device.
 
-    >>> fully_sharded("params/head/kernel", (3, 3, 64, 256), devices=8)
-    PartitionSpec(None, None, None, 'data')
-    >>> fully_sharded("params/head/bias", (256,), devices=8)
-    PartitionSpec()
+    >>> tuple(fully_sharded("params/head/kernel", (3, 3, 64, 256), devices=8))
+    (None, None, None, 'data')
+    >>> tuple(fully_sharded("params/head/bias", (256,), devices=8))
+    ()
     """
     axes = [axis for axis, length in enumerate(shape) if length % devices == 0]
     if math.prod(shape) < _WORTH_SPLITTING or not axes:

@@ -215,8 +215,8 @@ def _choose(arrays, target, part, layouts):
             best, score = (layout, given), found
     if best is None:
         raise UserError(
-            f"its names ({listed(list(arrays))}) are in no known layout the model's ({listed(list(target))}); known "
-            f"layouts: {', '.join(ENCODERS)}; and of whole models: {', '.join(HEADS)}"
+            f"its names ({listed(list(arrays), 4)}) are in no known layout the model's ({listed(list(target), 4)}); "
+            f"known layouts: {', '.join(ENCODERS)}; and of whole models: {', '.join(HEADS)}"
         )
     return best
 

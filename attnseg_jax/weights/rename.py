@@ -201,7 +201,7 @@ def folded(names: Sequence[str]) -> str:
     return listed([f"{count} of {part}" for part, count in counts.items()])
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], shown: int = _SHOWN) -> str:
     """The first few names, and how many there are beside them."""
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -74,7 +74,7 @@ def test_a_model_without_attention_has_none():
 
 
 # These compute weights for the record alone; all others have them anyway, or compute them when they are read.
-COMPUTED = {"criss_cross", "interlaced", "linear", "local", "window"}
+COMPUTED = {"conv", "criss_cross", "hamburger", "interlaced", "linear", "litemla", "local", "window"}
 
 
 @pytest.mark.parametrize("name", [name for name in ATTENTION if name not in ("none", "gate")])

@@ -46,12 +46,11 @@ def test_the_neck_and_heads_of_transformers():
         assert_golden(case, name, value)
 
 
-def test_transformers(monkeypatch):
+def test_transformers():
     """The whole model; logits of an odd grid are larger than the image."""
     case = Golden("model_dpt_tiny_48x48")
     x = nhwc(case.inputs()["x"])
-    monkeypatch.setattr(vit, "Block", functools.partial(vit.Block, mlp_ratio=1.5))
-    sizes = vit.variant(vit.ViT, "Tiny", width=32, depth=5, heads=4)
+    sizes = vit.variant(vit.ViT, "Tiny", width=32, depth=5, heads=4, mlp_ratio=1.5)
     options = {"position_size": (4, 4), "position_resize": "bilinear", "position_antialias": False}
     backbone = sizes(norm_epsilon=1e-12, outputs=(0, 1, 3, 4), **options)
     decoder = DPT(7, channels=8, reassembled=(8, 12, 16, 20), batch_norm=False, auxiliary=True)
