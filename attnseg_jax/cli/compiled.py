@@ -60,7 +60,8 @@ def _own_folder(base: Path) -> Path:
         folder = base / _processor()
         folder.mkdir(mode=0o700, exist_ok=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"--{FLAG}={base}: {getattr(error, 'strerror', None) or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--{FLAG}={base}: {reason}: give a folder of your own, or --{FLAG}= to keep none") from error
     # Whoever may write here could have this process run code of theirs.
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise UserError(
