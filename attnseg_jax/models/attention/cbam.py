@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.layers.conv import BatchNorm, Conv
-from attnseg_jax.models.layers.gates import ChannelScores, gated, pooled
+from attnseg_jax.models.layers.gates import ChannelScores, channel_length, gated, pooled
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import GateMap, sow_record
 
@@ -35,13 +35,10 @@ class CBAM(Attention):
         """Returns the gated map; the gates `[b, 1, 1, c]` and `[b, h, w, 1]` are `cbam_channel` and `cbam_spatial`."""
         scores = ChannelScores(self.reduction, True, self.dtype, name="scores")
         total = scores(pooled(x)) + scores(x.max((1, 2), keepdims=True))
-        exact = x.astype(jnp.float32)
         if self.lp:
-            # A channel of zeros has length 0, where the root has no gradient.
-            squares = jnp.square(exact).sum((1, 2), keepdims=True)
-            total = total + scores(jnp.sqrt(jnp.maximum(squares, 1e-30)))
+            total = total + scores(channel_length(x))
         if self.lse:
-            total = total + scores(jax.nn.logsumexp(exact, axis=(1, 2), keepdims=True))
+            total = total + scores(jax.nn.logsumexp(x.astype(jnp.float32), axis=(1, 2), keepdims=True))
         channel = nn.sigmoid(total)
         x = gated(x, channel)
         mean = x.mean(-1, keepdims=True, dtype=jnp.float32).astype(x.dtype)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.gates import channel_length
 from attnseg_jax.models.layers.residual import drop_path, drop_path_rates, mlp, scale_channels
 from attnseg_jax.models.options import option
 
@@ -28,9 +29,7 @@ class ResponseNorm(nn.Module):
         shape = (1, 1, 1, x.shape[-1])
         scale = self.param("scale", nn.initializers.zeros, shape[3:], jnp.float32).reshape(shape)
         bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32).reshape(shape)
-        y = x.astype(jnp.float32)
-        # A channel of zeros has length 0, where the root has no gradient.
-        length = jnp.sqrt(jnp.maximum(jnp.square(y).sum(axis=(1, 2), keepdims=True), 1e-30))
+        y, length = x.astype(jnp.float32), channel_length(x)
         y = y + bias + scale * y * (length / (length.mean(axis=-1, keepdims=True) + 1e-6))
         return y.astype(x.dtype)
 

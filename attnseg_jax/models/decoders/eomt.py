@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.decoders.base import Decoder, Gate
 from attnseg_jax.models.features import Features, Output, Place, Queries
-from attnseg_jax.models.layers.conv import Conv, Dtype, Upsample, layer_norm
+from attnseg_jax.models.layers.blocks import ConvTranspose
+from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops.resize import resize
@@ -55,7 +56,7 @@ class MaskModule(nn.Module):
         c = queries.shape[-1]
         x, y = patches, queries.astype(self.dtype)
         for i in range(self.upsamplings):
-            x = nn.gelu(Upsample(c, self.dtype, name=f"up{i}")(x), approximate=False)
+            x = nn.gelu(ConvTranspose(c, dtype=self.dtype, name=f"up{i}")(x), approximate=False)
             x = Conv(c, 3, groups=c, dtype=self.dtype, name=f"up_conv{i}")(x)
             x = layer_norm(f"up_norm{i}")(x).astype(self.dtype)
         for i in range(3):

@@ -79,28 +79,6 @@ class Conv(ConvOptions):
         return y
 
 
-class Upsample(nn.Module):
-    """A transposed 2x2 convolution of stride 2, which doubles height and width.
-
-    Attributes:
-      features: output channels.
-    """
-
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j o"]:
-        """Returns the map of twice the size."""
-        shape = (2, 2, x.shape[-1], self.features)
-        # Every output pixel sees one tap, so the fan is that of a linear layer.
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=2, out_axis=3, batch_axis=(0, 1))
-        kernel = self.param("kernel", init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        y = conv_ops.conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), stride=2)
-        return y + bias.astype(self.dtype)[None, None, None]
-
-
 def classifier(num_classes: int, name: str, kernel_size: int = 1, init: Callable = classifier_init) -> Conv:
     """A convolution to logits; float32 whatever the compute type, since scores are summed and compared."""
     return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=init, name=name)

@@ -21,6 +21,13 @@ def pooled(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
     return x.mean((1, 2), keepdims=True, dtype=jnp.float32)
 
 
+def channel_length(x: Float[Array, "b h w c"]) -> Float[Array, "b y x c"]:
+    """The root of each channel's sum of squares over all positions, `[b, 1, 1, c]` float32."""
+    squares = jnp.square(x.astype(jnp.float32)).sum((1, 2), keepdims=True)
+    # A channel of zeros has length 0, where the root has no gradient.
+    return jnp.sqrt(jnp.maximum(squares, 1e-30))
+
+
 def gated(x: Float[Array, "b h w c"], gate: Float[Array, "b y x a"]) -> Float[Array, "b h w c"]:
     """`x` times a gate of channels or of positions, in the type of `x`."""
     return x * gate.astype(x.dtype)
