@@ -10,7 +10,8 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-SUFFIXES = (".tif", ".tiff")
+from attnseg_jax.data.bands import TIFF
+
 LARGE = 1 << 25
 """From so many pixels on a TIFF file is predicted by bands of rows, where that is in windows."""
 UNREADABLE = 2 * Image.MAX_IMAGE_PIXELS
@@ -58,7 +59,7 @@ class Place:
 
 def is_tiff(path: Path | None) -> bool:
     """Whether a file is named like a TIFF file."""
-    return path is not None and path.suffix.lower() in SUFFIXES
+    return path is not None and path.suffix.lower() in TIFF
 
 
 def size_of(path: Path) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from PIL import Image
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.plots.drawing import png_bytes
 from attnseg_jax.plots.html import bar, document, figure, swatch, table, text
-from attnseg_jax.plots.sheet import stripes
+from attnseg_jax.plots.sheet import coloured
 
 _WIDEST = 480
 _SHOWN_VALUES = 40
@@ -26,14 +26,13 @@ def overlay(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """An image under its classes: tinted in their colours, with full colour along their borders; void is striped."""
     void = label == IGNORE_LABEL
-    colours = np.where(void[..., None], stripes(*label.shape), palette[np.where(void, 0, label)])
     border = np.zeros(label.shape, bool)
     for axis in (0, 1):
         changes = np.diff(label.astype(np.int16), axis=axis) != 0
         border |= np.pad(changes, [(0, 1) if i == axis else (0, 0) for i in (0, 1)])
         border |= np.pad(changes, [(1, 0) if i == axis else (0, 0) for i in (0, 1)])
     strength = np.where(border, 1.0, np.where(void, _STRENGTH, tint))[..., None]
-    return (image * (1 - strength) + colours * strength).round().astype(np.uint8)
+    return (image * (1 - strength) + coloured(label, palette) * strength).round().astype(np.uint8)
 
 
 def sample_picture(

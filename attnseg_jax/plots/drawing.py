@@ -1,5 +1,6 @@
 """The one way from a figure or a picture to a PNG file; needs no display and changes no global state."""
 
+import base64
 import io
 import os
 
@@ -35,6 +36,11 @@ def png_bytes(picture: Image.Image, *, optimize: bool = False) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=optimize)
     return buffer.getvalue()
+
+
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """A picture as an address that a page can hold; `kind` is its format."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def brightened(image: UInt8[np.ndarray, "h w 3"]) -> tuple[UInt8[np.ndarray, "h w 3"], float]:

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Float, Integer, UInt8
 from matplotlib import colormaps
 from PIL import Image
 
+from attnseg_jax.evaluation.boundary_iou import sliding
 from attnseg_jax.evaluation.error_kinds import KINDS, error_kinds
 from attnseg_jax.evaluation.suspects import Suspect
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.plots.drawing import brightened
 from attnseg_jax.plots.html import figure, text
-from attnseg_jax.plots.sheet import stripes
+from attnseg_jax.plots.sheet import coloured
 
 KIND_COLOURS = dict(zip(KINDS, ((255, 214, 10), (255, 32, 78), (0, 190, 255), (200, 90, 255)), strict=True))
 """Colours of wrong pixels."""
@@ -94,24 +95,10 @@ def suspect_picture(found: Suspect, image: UInt8[np.ndarray, "h w 3"]) -> Image.
     reach = max(24, *found.mask.shape)
     y, x = (found.top + bottom) // 2, (found.left + right) // 2
     box = np.s_[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach]
-    picture = np.where(_outline(mask)[..., None], np.uint8(_OUTLINE), shown)[box]
+    outline = sliding(mask, 1, np.maximum, False) & ~mask
+    picture = np.where(outline[..., None], np.uint8(_OUTLINE), shown)[box]
     factor = max(1, _CROP // max(picture.shape[:2]))
     return _reduced(picture.repeat(factor, 0).repeat(factor, 1))
-
-
-def coloured(labels: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Classes in their colours, 255 striped."""
-    void = labels == IGNORE_LABEL
-    return np.where(void[..., None], stripes(*labels.shape), palette[np.where(void, 0, labels)])
-
-
-def _outline(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The pixels around a mask."""
-    padded, grown = np.pad(mask, 1), np.zeros_like(mask)
-    for y in range(3):
-        for x in range(3):
-            grown |= padded[y : y + mask.shape[0], x : x + mask.shape[1]]
-    return grown & ~mask
 
 
 def _errors(image: np.ndarray, kinds: np.ndarray, truth: np.ndarray) -> np.ndarray:

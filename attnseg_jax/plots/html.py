@@ -1,6 +1,5 @@
 """Pages of HTML that need no network: the document around their parts, text, pictures, bars."""
 
-import base64
 import html
 import io
 from collections.abc import Iterable, Sequence
@@ -8,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from attnseg_jax.plots.drawing import png_bytes
+from attnseg_jax.plots.drawing import data_uri, png_bytes
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1e; background: #fff; max-width: 62rem; margin: 2rem auto;
@@ -70,9 +69,8 @@ def figure(title: str, picture: bytes | Image.Image, *, width: str = "", photo: 
             picture.save(buffer, "JPEG", quality=88, subsampling=0)
         picture = buffer.getvalue() if photo else png_bytes(picture)
     style = f' style="width:{width}"' if width else ""
-    data = base64.b64encode(picture).decode()
     return (
-        f'<figure{style}><img alt="{text(title)}" src="data:image/{kind};base64,{data}">'
+        f'<figure{style}><img alt="{text(title)}" src="{data_uri(picture, kind)}">'
         f"<figcaption>{text(title)}</figcaption></figure>"
     )
 

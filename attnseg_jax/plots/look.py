@@ -1,6 +1,5 @@
 """What every part of an image attends to, small enough for a page: a grid of points, a coarse map for each."""
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from PIL import Image
 
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots.attention_maps import heat_maps, position
-from attnseg_jax.plots.drawing import png_bytes
+from attnseg_jax.plots.drawing import data_uri, png_bytes
 
 # Points of an image, positions that each attends to, and records of a model, at most.
 _POINTS, _POSITIONS, _RECORDS = 320, 640, 3
@@ -63,14 +62,19 @@ def looked_at(record: AttentionRecord, grid: Grid, covered: tuple[int, int]) -> 
     Large maps are made coarser by a whole factor, by sums over its squares.
     """
     queries = np.array([position(tuple(point), covered, record.query_size) for point in grid.points.tolist()])
-    h, w = record.key_size
-    factor = math.ceil(math.sqrt(h * w / _POSITIONS))
+    (h, w), factor = record.key_size, _coarsening(record)
     found = []
     for start in range(0, len(queries), _CHUNK):
         maps = np.abs(heat_maps(record, queries[start : start + _CHUNK])[0]).mean(0)
         maps = np.pad(maps, ((0, 0), (0, -h % factor), (0, -w % factor)))
         found.append(maps.reshape(len(maps), -(-h // factor), factor, -(-w // factor), factor).sum((2, 4)))
     return np.concatenate(found)
+
+
+def _coarsening(record: AttentionRecord) -> int:
+    """By which factor a record's map is made coarser, so that it has at most so many positions as a page holds."""
+    h, w = record.key_size
+    return math.ceil(math.sqrt(h * w / _POSITIONS))
 
 
 def atlas(maps: Float[np.ndarray, "n y x"], columns: int) -> UInt8[np.ndarray, "h w"]:
@@ -105,13 +109,12 @@ def look_data(
     ys, xs = grid.points.T
     found = []
     for name, record in pixel_records(records).items():
-        maps = looked_at(record, grid, covered)
+        maps, factor = looked_at(record, grid, covered), _coarsening(record)
         cells, size = maps.shape[1:], record.key_size
-        factor = math.ceil(math.sqrt(size[0] * size[1] / _POSITIONS))
         # Of the image: what the coarse map covers, which may be more.
         reach = [n * factor / m * c / s for n, m, c, s in zip(cells, size, covered, truth.shape)]
-        png = base64.b64encode(png_bytes(Image.fromarray(atlas(maps, grid.columns)), optimize=True)).decode()
-        found.append({"name": name, "cells": list(cells), "reach": reach, "atlas": f"data:image/png;base64,{png}"})
+        png = png_bytes(Image.fromarray(atlas(maps, grid.columns)), optimize=True)
+        found.append({"name": name, "cells": list(cells), "reach": reach, "atlas": data_uri(png)})
     return {
         "rows": grid.rows,
         "columns": grid.columns,

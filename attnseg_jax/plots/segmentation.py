@@ -12,7 +12,7 @@ from attnseg_jax.evaluation.counts import iou
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.metrics import mean_of_known
 from attnseg_jax.plots.drawing import brightened, write_png
-from attnseg_jax.plots.sheet import Swatch, compose, flat, stripes
+from attnseg_jax.plots.sheet import Swatch, coloured, compose, flat, stripes
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]
 LabelArray = Integer[np.ndarray, "_ _"]
@@ -157,9 +157,9 @@ def _row_panels(image, truth, guesses, palette, rarity) -> list[np.ndarray]:
     # `reduce` keeps a partial last cell, the strided maps may not.
     small = _upsample(small[: truth.shape[0], : truth.shape[1]], up)
     truth, *guesses = (_upsample(m, up) for m in (truth, *guesses))
-    panels = [small, _colored(truth, palette)]
+    panels = [small, coloured(truth, palette)]
     for guess in guesses:
-        panels.append(_colored(guess, palette))
+        panels.append(coloured(guess, palette))
         if rarity is not None:
             panels.append(_errors(small, truth, guess, rarity))
     return panels
@@ -171,12 +171,6 @@ def _factors(width: int) -> tuple[int, int]:
 
 def _upsample(array: np.ndarray, factor: int) -> np.ndarray:
     return array.repeat(factor, 0).repeat(factor, 1)
-
-
-def _colored(labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    void = labels == IGNORE_LABEL
-    colors = palette[np.where(void, 0, labels)]
-    return np.where(void[..., None], stripes(*labels.shape), colors)
 
 
 def _rarity(labels: Sequence[LabelArray], num_classes: int) -> np.ndarray:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Swatch = tuple[str, UInt8[np.ndarray, "16 16 3"]]
 """A name of the legend and what stands beside it."""
@@ -21,6 +23,12 @@ def stripes(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
     """What stands for void; drawn at the size of the picture, so that no palette colour can be taken for it."""
     dark = (np.arange(height)[:, None] + np.arange(width)) % 8 < 3
     return np.where(dark[..., None], np.uint8(_VOID_DARK), np.uint8(_VOID_LIGHT))
+
+
+def coloured(labels: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Classes in their colours, 255 striped."""
+    void = labels == IGNORE_LABEL
+    return np.where(void[..., None], stripes(*labels.shape), palette[np.where(void, 0, labels)])
 
 
 def flat(color: Sequence[int]) -> UInt8[np.ndarray, "16 16 3"]:

@@ -1,6 +1,5 @@
 """A small server on this machine alone: pictures in, masks, confidence and attention out, as JSON for a page."""
 
-import base64
 import json
 import math
 import threading
@@ -20,7 +19,7 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.plots.attention_maps import heat_maps, position
-from attnseg_jax.plots.drawing import png_bytes
+from attnseg_jax.plots.drawing import data_uri, png_bytes
 from attnseg_jax.plots.look import pixel_records
 
 _HERE = Path(__file__).parent
@@ -214,4 +213,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _png(values: np.ndarray) -> str:
-    return "data:image/png;base64," + base64.b64encode(png_bytes(Image.fromarray(values))).decode()
+    return data_uri(png_bytes(Image.fromarray(values)))
