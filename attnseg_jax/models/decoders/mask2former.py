@@ -1,14 +1,12 @@
 """Mask2Former (Cheng et al. 2022, arXiv:2112.01527), after transformers' `modeling_mask2former.py`."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of
-from attnseg_jax.models.decoders.masked_attention import MaskedAttentionLayer, open_pixels, relu_mlp
+from attnseg_jax.models.decoders.base import Decoder, Gate
+from attnseg_jax.models.decoders.masked_attention import EPSILON, chosen_maps, query_heads, refined, relu_mlp
 from attnseg_jax.models.features import Features, Output, Queries
 from attnseg_jax.models.layers.attention import sine_positions
 from attnseg_jax.models.layers.blocks import ConvGroupNorm
@@ -17,8 +15,6 @@ from attnseg_jax.models.layers.deformable import DeformableAttention, centres
 from attnseg_jax.models.layers.residual import mlp_width
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
-
-_EPSILON = 1e-5
 
 
 class DeformableLayer(nn.Module):
@@ -41,8 +37,8 @@ class DeformableLayer(nn.Module):
     ) -> Float[Array, "b n c"]:
         """Returns the tokens of all positions of maps of these sizes."""
         attention = DeformableAttention(self.heads, self.points, self.dtype, name="attention")
-        x = layer_norm("attention_norm", _EPSILON)(x + attention(x + positions, x, centres(sizes), sizes))
-        return layer_norm("mlp_norm", _EPSILON)(x + relu_mlp(x, self.hidden, self.dtype))
+        x = layer_norm("attention_norm", EPSILON)(x + attention(x + positions, x, centres(sizes), sizes))
+        return layer_norm("mlp_norm", EPSILON)(x + relu_mlp(x, self.hidden, self.dtype))
 
 
 class PixelDecoder(nn.Module):
@@ -147,10 +143,15 @@ class Mask2Former(Decoder):
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns queries, also those before each layer; their scores stand for the logits."""
         c = self.channels
-        pyramid, pixels = self._pixel_decoder()(self._maps(features))
+        pyramid, pixels = self._pixel_decoder()(chosen_maps(features, self.strides))
         if pyramid[0].shape[-1] != c:
             pyramid = [Conv(c, 1, use_bias=True, dtype=self.dtype, name=f"memory{i}")(x) for i, x in enumerate(pyramid)]
-        predict = self._heads(pixels)
+        heads = query_heads(self.num_classes, (c, c, pixels.shape[-1]), self.dtype)
+
+        def predict(x: Array) -> tuple[Array, Array]:
+            classes, y = heads(x)
+            masks = jnp.einsum("bqc,bhwc->bqhw", y, pixels, preferred_element_type=jnp.float32)
+            return classes, jnp.moveaxis(masks, 1, 3)
 
         def table(name: str, count: int) -> Array:
             return self.param(name, nn.initializers.normal(1.0), (1, count, c), jnp.float32)
@@ -158,29 +159,10 @@ class Mask2Former(Decoder):
         queries, query_positions = table("query_tokens", self.queries), table("query_positions", self.queries)
         levels = self.param("level_tokens", nn.initializers.normal(1.0), (len(pyramid), c), jnp.float32)
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
-        predictions = [predict(x)]
-        for i in range(self.layers):
-            level = i % len(pyramid)
-            b, h, w, _ = pyramid[level].shape
-            memory = pyramid[level].reshape(b, h * w, c) + levels[None, level : level + 1].astype(self.dtype)
-            layer = MaskedAttentionLayer(
-                self.heads, mlp_width(c, self.mlp_ratio), self.impl, self.dtype, self.pre_norm, name=f"layer{i}"
-            )
-            x = layer(
-                x,
-                memory,
-                open_pixels(jnp.moveaxis(predictions[-1].masks, 1, 3), (h, w)),
-                query_positions=query_positions,
-                positions=jnp.asarray(sine_positions(h, w, c), self.dtype).reshape(1, h * w, c),
-                size=(h, w),
-            )
-            predictions.append(predict(x))
-        earlier = {f"mask2former{i}": found for i, found in enumerate(predictions[:-1])}
-        return Output(None, queries=predictions[-1], aux_queries=earlier if self.deep_supervision else {})
-
-    def _maps(self, features: Features) -> dict[int, Array]:
-        strides = self.strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
-        return maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
+        found = refined(self, x, pyramid, levels[None], query_positions, sine_positions, predict)
+        *earlier, last = [Queries(classes, jnp.moveaxis(masks, 3, 1)) for classes, masks in found]
+        aux = {f"mask2former{i}": queries for i, queries in enumerate(earlier)}
+        return Output(None, queries=last, aux_queries=aux if self.deep_supervision else {})
 
     def _pixel_decoder(self) -> PixelDecoder:
         c = self.pixel_channels or self.channels
@@ -191,17 +173,3 @@ class Mask2Former(Decoder):
             c, self.mask_channels or self.channels, self.pixel_layers, self.heads, self.points, with_mlp,
             self.groups, self.dtype, name="pixel_decoder",
         )  # fmt: skip
-
-    def _heads(self, pixels: Array) -> Callable[[Array], Queries]:
-        """What all layers share: queries -> their classes and masks over the fine map."""
-        norm = layer_norm("norm", _EPSILON)
-        classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
-        widths = self.channels, self.channels, pixels.shape[-1]
-        layers = [nn.Dense(width, dtype=self.dtype, name=f"mask{i}") for i, width in enumerate(widths)]
-
-        def predict(x: Array) -> Queries:
-            x = norm(x)
-            y = layers[2](nn.relu(layers[1](nn.relu(layers[0](x)))))
-            return Queries(classes(x), jnp.einsum("bqc,bhwc->bqhw", y, pixels, preferred_element_type=jnp.float32))
-
-        return predict

@@ -1,6 +1,7 @@
 """Masked attention (Cheng et al. 2022, arXiv:2112.01527; github.com/facebookresearch/Mask2Former), pixel by pixel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -17,7 +18,7 @@ from attnseg_jax.ops.mask_classification import semantic_logits
 from attnseg_jax.ops.resize import resize
 
 _MAX_CHANNELS = 256
-_EPSILON = 1e-5
+EPSILON = 1e-5
 
 
 def relu_mlp(x: Float[Array, "b n c"], hidden: int, dtype: Dtype) -> Float[Array, "b n c"]:
@@ -71,7 +72,7 @@ class MaskedAttentionLayer(nn.Module):
             return relu_mlp(x, self.hidden, self.dtype)
 
         for name, branch in (("cross", to_pixels), ("self", to_queries), ("mlp", through_mlp)):
-            norm = layer_norm(f"{name}_norm", _EPSILON)
+            norm = layer_norm(f"{name}_norm", EPSILON)
             x = x + branch(norm(x)) if self.pre_norm else norm(x + branch(x))
         return x
 
@@ -108,12 +109,15 @@ class MaskedAttentionDecoder(Decoder):
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits at the size of the finest map used, and queries; both of every layer too."""
         c = self.channels or min(features.deepest.shape[-1], _MAX_CHANNELS)
-        hidden = mlp_width(c, self.mlp_ratio)
         pyramid = self._pyramid(features, c, train)
         pixels = ConvBN(c, dtype=self.dtype, name="smooth")(pyramid[-1], train=train)
         pixels = Conv(c, 1, use_bias=True, dtype=self.dtype, name="pixels")(pixels)
         pyramid = pyramid[:-1] or pyramid
-        shared = self._heads(c)
+        heads = query_heads(self.num_classes, (c, c, c), self.dtype)
+
+        def predict(x: Array) -> tuple[Array, Array]:
+            classes, y = heads(x)
+            return classes, jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
 
         def table(name: str, count: int) -> Array:
             return self.param(name, nn.initializers.normal(1.0), (1, count, c), jnp.float32)
@@ -121,46 +125,86 @@ class MaskedAttentionDecoder(Decoder):
         queries, query_positions = table("query_tokens", self.queries), table("query_positions", self.queries)
         levels = table("level_tokens", len(pyramid))
         x = jnp.broadcast_to(queries, (pixels.shape[0], *queries.shape[1:]))
-        class_logits, mask_logits = shared(x, pixels)
+        *earlier, last = refined(self, x, pyramid, levels, query_positions, sincos_positions, predict)
         aux, aux_queries = {}, {}
-        for i in range(self.layers):
-            if self.deep_supervision:
-                name = f"masked_attention{i}"
-                aux[name] = semantic_logits(class_logits, mask_logits)
-                aux_queries[name] = _queries(class_logits, mask_logits)
-            level = i % len(pyramid)
-            b, h, w, _ = pyramid[level].shape
-            memory = pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(self.dtype)
-            positions = jnp.asarray(sincos_positions(h, w, c).reshape(1, h * w, c), self.dtype)
-            layer = MaskedAttentionLayer(self.heads, hidden, self.impl, self.dtype, self.pre_norm, name=f"layer{i}")
-            mask = open_pixels(mask_logits, (h, w))
-            x = layer(x, memory, mask, query_positions=query_positions, positions=positions, size=(h, w))
-            class_logits, mask_logits = shared(x, pixels)
-        logits = semantic_logits(class_logits, mask_logits)
-        return Output(logits, aux, queries=_queries(class_logits, mask_logits), aux_queries=aux_queries)
+        for i, found in enumerate(earlier if self.deep_supervision else ()):
+            aux[f"masked_attention{i}"] = semantic_logits(*found)
+            aux_queries[f"masked_attention{i}"] = _queries(*found)
+        return Output(semantic_logits(*last), aux, queries=_queries(*last), aux_queries=aux_queries)
 
     def _pyramid(self, features: Features, c: int, train: bool) -> list[Array]:
         """Maps of `c` channels, coarse to fine, each with what the coarser ones hold."""
-        strides = self.strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
-        maps = maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
+        maps = chosen_maps(features, self.strides)
         laterals = [
             ConvBN(c, 1, activation=None, dtype=self.dtype, name=f"lateral{stride}")(x, train=train)
             for stride, x in maps.items()
         ]
         return sum_down(laterals)[::-1]
 
-    def _heads(self, c: int) -> Callable:
-        """What all layers share: queries and pixels -> class logits `[b, q, k + 1]` and mask logits `[b, h, w, q]`."""
-        norm = layer_norm("norm", _EPSILON)
-        classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
-        layers = [nn.Dense(c, dtype=self.dtype, name=f"mask{i}") for i in range(3)]
 
-        def predict(x: Array, pixels: Array) -> tuple[Array, Array]:
-            x = norm(x)
-            y = layers[2](nn.relu(layers[1](nn.relu(layers[0](x)))))
-            return classes(x), jnp.einsum("bhwc,bqc->bhwq", pixels, y, preferred_element_type=jnp.float32)
+def chosen_maps(features: Features, strides: tuple[int, ...]) -> dict[int, Array]:
+    """The maps of an option `strides`, fine to coarse; of () all from stride 4 on, or all where there are none."""
+    strides = strides or tuple(stride for stride in features.maps if stride >= 4) or tuple(features.maps)
+    return maps_of(features, strides, "strides", "choose strides among them, or () for all from 4 on")
 
-        return predict
+
+def query_heads(
+    num_classes: int, widths: Sequence[int], dtype: Dtype
+) -> Callable[[Float[Array, "b q c"]], tuple[Array, Array]]:
+    """What the predictions of all layers share: queries -> class logits `[b, q, k + 1]`, and what makes their masks.
+
+    The latter is an MLP of three layers, of these widths; called in a module.
+    """
+    norm = layer_norm("norm", EPSILON)
+    classes = nn.Dense(num_classes + 1, dtype=jnp.float32, name="classes")
+    layers = [nn.Dense(width, dtype=dtype, name=f"mask{i}") for i, width in enumerate(widths)]
+
+    def heads(x: Array) -> tuple[Array, Array]:
+        x = norm(x)
+        return classes(x), layers[2](nn.relu(layers[1](nn.relu(layers[0](x)))))
+
+    return heads
+
+
+def refined(
+    decoder: Any,
+    x: Float[Array, "b q c"],
+    pyramid: Sequence[Float[Array, "b _h _w c"]],
+    levels: Float[Array, "1 l c"],
+    query_positions: Float[Array, "1 q c"],
+    positions: Callable[[int, int, int], Array],
+    predict: Callable[[Array], tuple[Array, Array]],
+) -> list[tuple[Array, Array]]:
+    """What the queries predict before each layer of masked attention and after the last; called in the decoder.
+
+    Args:
+      decoder: has the fields `layers`, `heads`, `mlp_ratio`, `impl`, `dtype` and `pre_norm`.
+      x: the queries.
+      pyramid: the maps that they attend to in turn.
+      levels: what is added to each map.
+      query_positions: of the queries.
+      positions: height, width and channels of a map -> those of its pixels.
+      predict: queries -> class logits and mask logits `[b, h, w, q]`.
+    """
+    c = x.shape[-1]
+    hidden = mlp_width(c, decoder.mlp_ratio)
+    predictions = [predict(x)]
+    for i in range(decoder.layers):
+        level = i % len(pyramid)
+        b, h, w, _ = pyramid[level].shape
+        layer = MaskedAttentionLayer(
+            decoder.heads, hidden, decoder.impl, decoder.dtype, decoder.pre_norm, name=f"layer{i}"
+        )
+        x = layer(
+            x,
+            pyramid[level].reshape(b, h * w, c) + levels[:, level : level + 1].astype(decoder.dtype),
+            open_pixels(predictions[-1][1], (h, w)),
+            query_positions=query_positions,
+            positions=jnp.asarray(positions(h, w, c).reshape(1, h * w, c), decoder.dtype),
+            size=(h, w),
+        )
+        predictions.append(predict(x))
+    return predictions
 
 
 def _queries(class_logits: Array, mask_logits: Float[Array, "b h w q"]) -> Queries:
