@@ -28,7 +28,8 @@ from attnseg_jax.train.config import region_counts
 from attnseg_jax.train.forward import make_forward
 from attnseg_jax.train.objective import make_objective
 from attnseg_jax.train.optimizer import make_optimizer
-from attnseg_jax.train.parallel import SHARDINGS, Parallel, check_batch_size, make_parallel
+from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
+from attnseg_jax.train.sharding import SHARDINGS
 from attnseg_jax.train.state import TrainState, create_state, init_variables
 from attnseg_jax.train.step import eval_step, model_inputs, train_step
 

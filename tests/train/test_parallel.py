@@ -13,7 +13,8 @@ from tiny import Tiny, largest_difference, optimizer_config, setup
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.train.checkpoint import Checkpoints
-from attnseg_jax.train.parallel import check_batch_size, fully_sharded, make_parallel
+from attnseg_jax.train.parallel import check_batch_size, make_parallel
+from attnseg_jax.train.sharding import fully_sharded
 from attnseg_jax.train.state import eval_variables
 
 ADAMW = optimizer_config(name="adamw", learning_rate=3e-3, warmup_steps=2)
