@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
-from attnseg_jax.ops.dense import dense_conv, worth_blocks
+from attnseg_jax.ops.dense import dense_conv, plain_conv, worth_blocks
 from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.platforms import unless_on_gpus
@@ -61,15 +61,8 @@ def conv(
         return _of_patches(x, kernel, (sh, sw), sides, (dh, dw))
     if groups == 1 and 1 < kh * kw <= _MOST_TAPS and worth_blocks(x, kernel, (sh, sw)):
         return dense_conv(x, kernel, (sh, sw), sides, (dh, dw))
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(sh, sw),
-        padding=sides,
-        rhs_dilation=(dh, dw),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    axes = tuple(map(Axis, (kh, kw), (sh, sw), (dh, dw), sides, x.shape[1:3]))
+    return plain_conv(x, kernel, axes, groups)
 
 
 def _of_patches(x, kernel, stride, sides, dilation):

@@ -7,6 +7,7 @@ after another, and their products added. Figures are in `docs/performance.md`.
 
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,26 @@ from attnseg_jax.ops.symbolic import is_symbolic
 _BLOCK = 1_700_000
 # Windows of a block, at least: with fewer the sums, which every block reads and writes, cost more than the product.
 _WINDOWS = 512
+
+
+def plain_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw _ o"], axes: Sequence[Axis], groups: int = 1
+) -> Float[Array, "b i j o"]:
+    """XLA's own convolution, with the gradients that JAX derives; `axes` are those of rows and columns.
+
+    >>> axes = Axis(1, 1, 1, (0, 0), 1), Axis(2, 1, 1, (0, 1), 3)
+    >>> plain_conv(jnp.ones((1, 1, 3, 2)), jnp.ones((1, 2, 2, 1)), axes).ravel().tolist()
+    [4.0, 4.0, 2.0]
+    """
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=[axis.stride for axis in axes],
+        padding=[axis.sides for axis in axes],
+        rhs_dilation=[axis.dilation for axis in axes],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
 
 
 def dense_conv(
@@ -57,14 +78,7 @@ def _convolution(rows, columns):
     axes = rows, columns
 
     def product(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=[axis.stride for axis in axes],
-            padding=[axis.sides for axis in axes],
-            rhs_dilation=[axis.dilation for axis in axes],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return plain_conv(x, kernel, axes)
 
     def input_gradient(kernel, g):
         x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, kernel.shape[2]))

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
+from attnseg_jax.ops.dense import plain_conv
 from attnseg_jax.ops.linear_map import bilinear
 
 # Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
@@ -47,15 +48,7 @@ def _convolution(rows, columns):
     axes = rows, columns
 
     def general(x, kernel):
-        return lax.conv_general_dilated(
-            x,
-            kernel[:, :, None],
-            window_strides=[axis.stride for axis in axes],
-            padding=[axis.sides for axis in axes],
-            rhs_dilation=[axis.dilation for axis in axes],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
+        return plain_conv(x, kernel[:, :, None], axes, groups=x.shape[-1])
 
     def general_input_gradient(kernel, g):
         x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, g.shape[-1]))

@@ -41,6 +41,7 @@ from attnseg_jax.ops.attention import (
     psa,
     window,
 )
+from attnseg_jax.ops.axis import Axis
 
 MODULES = (
     attention,
@@ -96,6 +97,10 @@ CALLS = {
     conv.same_padding: ((7, 3, 2), {}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     dense.dense_conv: ((IMAGE, jnp.ones((3, 2, 4, 6))), {"stride": (2, 1), "padding": ((1, 0), (0, 2))}),
+    dense.plain_conv: (
+        (IMAGE, jnp.ones((3, 2, 2, 6)), (Axis(3, 2, 1, (1, 0), 7), Axis(2, 1, 1, (0, 2), 5)), 2),
+        {},
+    ),
     dense.worth_blocks: ((IMAGE, jnp.ones((3, 2, 4, 6)), (2, 1)), {}),
     depthwise.depthwise_conv: ((IMAGE, jnp.ones((3, 2, 4))), {"stride": (2, 1), "padding": ((1, 0), (0, 2))}),
     criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
