@@ -152,11 +152,26 @@ def program_cost(function: Callable, *arguments: PyTree, repeats: int = 0, max_b
     >>> cost.flops, cost.bytes_accessed
     (60.0, 124.0)
     """
-    (flops, accessed), compiled = _counted_once(function, arguments)
-    more_flops, more_accessed = _repetitions(_live(jax.make_jaxpr(function)(*arguments).jaxpr))
+    counts, compiled = _counted_once(function, arguments)
+    more = _repetitions(_live(jax.make_jaxpr(function)(*arguments).jaxpr), lambda *body: _counted_once(*body)[0])
     temp = int(compiled.memory_analysis().temp_size_in_bytes)
     milliseconds = _median_milliseconds(compiled, arguments, repeats) if repeats and temp <= max_bytes else None
-    return Cost(float(flops + more_flops), float(accessed + more_accessed), temp, milliseconds)
+    flops, accessed = counts + more
+    return Cost(float(flops), float(accessed), temp, milliseconds)
+
+
+def program_flops(function: Callable, *arguments: PyTree) -> float:
+    """The floating-point operations of `function(*arguments)`, whose arguments may be abstract; compiles nothing.
+
+    >>> program_flops(lambda x, y: x @ y, jnp.ones((2, 3)), jnp.ones((3, 5)))
+    60.0
+    """
+
+    def once(function: Callable, arguments: Sequence[PyTree]) -> np.ndarray:
+        return np.maximum((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", 0.0), 0.0)
+
+    repeated = _repetitions(_live(jax.make_jaxpr(function)(*arguments).jaxpr), once)
+    return float(once(function, arguments) + np.sum(repeated))
 
 
 def _floating(out: PyTree) -> list[Array]:
@@ -180,18 +195,18 @@ def _live(jaxpr: Any) -> Any:
     return dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
-def _repetitions(jaxpr: Any) -> np.ndarray:
-    """FLOPs and bytes of all loops' repetitions beyond what XLA counted."""
-    total = np.zeros(2)
+def _repetitions(jaxpr: Any, counted: Callable[[Callable, Sequence[PyTree]], np.ndarray]) -> np.ndarray:
+    """What `counted` says of all loops' repetitions beyond the first: it counts the bodies of loops once."""
+    total = np.zeros(())
     for equation in jaxpr.eqns:
         if equation.primitive.name == "scan":
             body = equation.params["jaxpr"]
-            once, _ = _counted_once(jaxpr_as_fun(body), [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals])
-            inner = _repetitions(body.jaxpr)
-            total += equation.params["length"] * (once + inner) - once
+            once = counted(jaxpr_as_fun(body), [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in body.in_avals])
+            inner = _repetitions(body.jaxpr, counted)
+            total = total + equation.params["length"] * (once + inner) - once
         else:
             for inner in jaxprs_in_params(equation.params):
-                total += _repetitions(inner)
+                total = total + _repetitions(inner, counted)
     return total
 
 

@@ -58,9 +58,10 @@ MAY_IMPORT = {
         # Exported models say by which version.
         "__version__",
     },
+    "planning": {"cost", "train", "models", "data", "ops", "errors"},
     "study": {"inference", "train", "cost", "plots", "evaluation", "models", "data", "ops", "files", "parts", "errors"},
     "cli": {
-        *("study", "inference", "train", "cost", "weights", "plots", "evaluation"),
+        *("study", "planning", "inference", "train", "cost", "weights", "plots", "evaluation"),
         *("models", "data", "ops", "configs", "files", "parts", "errors"),
     },
 }

@@ -7,33 +7,24 @@ Outside a checkout the command is attnseg-train. Every key of a config can be se
 command again continues an interrupted run and prints the result of a finished one.
 """
 
-import ast
 import functools
-import keyword
-import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from attnseg_jax import configs
-from attnseg_jax.cli import entry
+from attnseg_jax.cli import config_flag, entry
 from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
-from attnseg_jax.train import explain, loop
-
-DEFAULT = str(config_files.DEFAULT)
+from attnseg_jax.train import loop
 
 
 def _flags() -> None:
-    # Without a default: one would be read, and fail, while this line runs.
-    config_flags.DEFINE_config_file(
-        "config", None, "config, by name or file (default: default); --config.key=value sets one of its keys"
-    )
+    config_flag.define_flag()
     flags.DEFINE_string("workdir", None, "folder of the run (default: runs/<config name>-<hash of the config>)")
 
 
@@ -53,77 +44,6 @@ def _train() -> None:
         print(table.read_text(), end="")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")
-
-
-def _keys(topic: str) -> str:
-    """What `--help` says of configs; with a topic, `--help=TOPIC`, the keys below it."""
-    config = config_files.read_file(DEFAULT)
-    if topic:
-        return explain.describe(config, topic, config_files.DEFAULT) + "\n"
-    names = ", ".join(name for name in configs.names() if not name.startswith("studies/"))
-    return (
-        f"\nconfigs, in configs/ or by name:\n{explain.filled(names)}\n\n"
-        f"keys of a config, set by --config.key=value:\n{explain.overview(config)}\n\n"
-        "--help=train or --help=model.attention.self explains the keys of a group, --help=all every one\n"
-    )
-
-
-def _with_config(argv: list[str]) -> list[str]:
-    """The checked command line, with the path of the config: the default's where none is given."""
-    if "--config" in argv[:-1]:
-        # `--config FILE` is `--config=FILE`.
-        at = argv.index("--config")
-        argv = [*argv[:at], f"--config={argv[at + 1]}", *argv[at + 2 :]]
-    given = [argument.partition("=")[2] for argument in argv if argument.startswith(("--config=", "-config="))]
-    rest = [argument for argument in argv if not argument.startswith(("--config=", "-config="))]
-    argv = [f"--config={configs.find(given[-1]) if given else DEFAULT}", *rest]
-    config_files.check_flags(argv, DEFAULT)
-    argv = _overrides(argv)
-    # Where ml_collections looks for the keys that are set.
-    sys.argv[1:] = argv
-    return argv
-
-
-def _overrides(argv: list[str]) -> list[str]:
-    """Each key of the config once, with the last value given, written as ml_collections can read it.
-
-    Of a tuple given twice it would join the values. It parses a key as Python, where `nonlocal` is a keyword.
-
-    >>> _overrides(["--config.data.crop=(8, 9)", "--config.seed=1", "--config.data.crop", "(4, 5)"])
-    ['--config.seed=1', '--config.data.crop=(4, 5)']
-    >>> _overrides(["--config.model.attention.nonlocal.norm=False"])
-    ["--config.model.attention['nonlocal'].norm=False"]
-    """
-    last: dict[str, str] = {}
-    left = list(argv)
-    while left:
-        flag, equals, value = left.pop(0).partition("=")
-        prefix, *names = flag.lstrip("-").split(".")
-        if not (flag.startswith("-") and prefix == "config" and names):
-            last[f"argument {len(left)}"] = flag + equals + value
-            continue
-        key = "".join(f"[{name!r}]" if keyword.iskeyword(name) else f".{name}" for name in names)
-        if not equals and left and not left[0].startswith("--"):
-            equals, value = "=", left.pop(0)
-        last.pop(key, None)
-        last[key] = f"--config{key}{equals}{_spelled_out('.'.join(names), value)}"
-    return list(last.values())
-
-
-def _spelled_out(key: str, value: str) -> str:
-    """Several names, or a table, as a shell likes them, in the form that the flags read.
-
-    Without it `a,b` would be one name, and of a dict only the keys would count.
-    """
-    if key in ("data.classes", "data.transforms", "hooks") and value and value[0] not in "([\"'":
-        return str(tuple(name.strip() for name in value.split(",") if name.strip()))
-    if key == "data.ids" and value.lstrip().startswith("{"):
-        try:
-            return str(tuple(ast.literal_eval(value).items()))
-        except (ValueError, SyntaxError, AttributeError):
-            hint = "write a table as '{0: 0, 255: 1}', raw id: train id"
-            raise UserError(f"--config.{key}={value}: {hint}") from None
-    return value
 
 
 def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
@@ -149,7 +69,7 @@ def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
     return True
 
 
-main = functools.partial(entry.run, _train, _flags, usage=__doc__, check=_with_config, more_help=_keys)
+main = functools.partial(entry.run, _train, _flags, usage=__doc__, check=config_flag.check, more_help=config_flag.keys)
 
 if __name__ == "__main__":
     main()

@@ -1,10 +1,13 @@
-"""Functions that have another form on GPUs, chosen when a program is lowered: an exported one holds both.
+"""The platform that a program is for, and functions that have another form on GPUs.
 
-`jax.lax.platform_dependent` would leave a conditional in the programs of every platform.
+That form is chosen when a program is lowered: an exported one holds both. `jax.lax.platform_dependent` would leave a
+conditional in the programs of every platform.
 """
 
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +18,35 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 from attnseg_jax.ops.linear_map import linear_map
+
+_ELSEWHERE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("elsewhere", default=None)
+
+
+@contextlib.contextmanager
+def tracing_for(platform: str, devices: int) -> Iterator[None]:
+    """Within it programs are traced for so many devices of a platform, `cpu`, `gpu` or `tpu`, that need not be here.
+
+    >>> with tracing_for("tpu", 8):
+    ...     target_platform(), target_devices()
+    ('tpu', 8)
+    """
+    token = _ELSEWHERE.set((platform, devices))
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
+
+
+def target_platform() -> str:
+    """The platform that programs are traced for: `tracing_for`'s, else this process's own."""
+    elsewhere = _ELSEWHERE.get()
+    return elsewhere[0] if elsewhere else jax.default_backend()
+
+
+def target_devices() -> int:
+    """The number of devices that programs are traced for."""
+    elsewhere = _ELSEWHERE.get()
+    return elsewhere[1] if elsewhere else jax.device_count()
 
 
 def unless_on_gpus(default: Callable[..., Array], on_gpus: Callable[..., Array]) -> Callable[..., Array]:

@@ -22,9 +22,9 @@ FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
 _ON_HOST = {"index"}
 
 
-def check_batch_size(batch_size: int, *, accumulate: int = 1) -> None:
-    """Refuse a global batch that the devices cannot share evenly; the message names the nearest sizes."""
-    devices = jax.device_count()
+def check_batch_size(batch_size: int, *, accumulate: int = 1, devices: int | None = None) -> None:
+    """Refuse a global batch that the devices (by default all) cannot share evenly; the message names the nearest."""
+    devices = devices or jax.device_count()
     unit = devices * accumulate
     if batch_size > 0 and batch_size % unit == 0:
         return
@@ -129,6 +129,13 @@ class Parallel:
         """One step on a batch from `shard_batch`; the old state is gone afterwards. Does not wait for the result."""
         return self._train(state, batch)
 
+    def lower_train(self, state: PyTree, batch: Mapping[str, jax.ShapeDtypeStruct]) -> jax.stages.Lowered:
+        """The program of `train`, not compiled yet, for shapes alone: of a state and of the global batch's fields.
+
+        The devices may be those of `jax.experimental.topologies`.
+        """
+        return self._lower_train(state, dict(batch))
+
     def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
@@ -212,6 +219,14 @@ class PmapParallel(Parallel):
         count = len(self.local_devices)
         return (count, shape[0] // count, *shape[1:])
 
+    def _lower_train(self, state, batch):
+        local, all_devices = len(self.local_devices), len(self.devices)
+
+        def rows(x):
+            return jax.ShapeDtypeStruct((local, x.shape[0] // all_devices, *x.shape[1:]), x.dtype)
+
+        return self._train.lower(state, jax.tree.map(rows, batch))
+
     def _lower_eval(self, variables, batch):
         return self._eval.lower(variables, batch)
 
@@ -238,6 +253,10 @@ class MeshParallel(Parallel):
         with jax.set_mesh(self._mesh):
             return self._compiled_eval(variables, batch)
 
+    def _lower_train(self, state, batch):
+        with jax.set_mesh(self._mesh):
+            return self._jitted(state).lower(state, batch)
+
     def _lower_eval(self, variables, batch):
         with jax.set_mesh(self._mesh):
             return self._compiled_eval.lower(variables, batch)
@@ -248,15 +267,18 @@ class MeshParallel(Parallel):
     def _train(self, state, batch):
         # The first state says which arrays there are to split.
         if self._compiled is None:
-            shardings = self._shardings(state)
-            self._compiled = jax.jit(
-                self._train_step,
-                in_shardings=(shardings, self._rows),
-                out_shardings=(shardings, self._whole),
-                donate_argnums=0,
-            )
+            self._compiled = self._jitted(state)
         with jax.set_mesh(self._mesh):
             return self._compiled(state, batch)
+
+    def _jitted(self, state):
+        shardings = self._shardings(state)
+        return jax.jit(
+            self._train_step,
+            in_shardings=(shardings, self._rows),
+            out_shardings=(shardings, self._whole),
+            donate_argnums=0,
+        )
 
     def _put(self, x, sharding):
         return _copy(x, sharding) if jax.process_count() == 1 else global_array(x, sharding)

@@ -1,6 +1,6 @@
 """Builds the parts of a run from its config: model, steps, state; shared by training and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,12 +42,21 @@ _FEW = 4
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one run; `abstract` has the shapes and types of the state that `create` makes."""
+    """The parts of one run.
+
+    Attributes:
+      model: the linen module.
+      parallel: runs the steps on the devices.
+      abstract: shapes and types of the state that `create` makes.
+      create: makes the first state.
+      step: the pure step of `parallel.train`, (state, batch) -> (state, metrics); None without training.
+    """
 
     model: nn.Module
     parallel: Parallel
     abstract: PyTree
     create: Callable[[], TrainState]
+    step: Callable | None
 
 
 def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Survey | None) -> np.ndarray | None:
@@ -98,6 +107,7 @@ def make_run(
     weights: Callable[[], np.ndarray | None] = lambda: None,
     *,
     training: bool = True,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Run:
     """Builds model, optimizer and steps; nothing is compiled or allocated yet.
 
@@ -106,6 +116,7 @@ def make_run(
       num_classes: of the data.
       weights: gives the class weights `[k]` of the loss; called after everything cheaper was checked.
       training: without it only evaluation is offered, on any number of devices.
+      devices: all of this process by default; those of another machine can compile the steps, and not run them.
 
     Raises:
       UserError: the config asks for something that does not exist or does not fit.
@@ -114,7 +125,9 @@ def make_run(
     check_known("config", REMAT, remat=config.remat)
     check_known("config.loss", CLASS_WEIGHTS, class_weights=config.loss.class_weights)
     if training:
-        check_batch_size(config.train.batch_size, accumulate=config.train.accumulate)
+        check_batch_size(
+            config.train.batch_size, accumulate=config.train.accumulate, devices=len(devices) if devices else None
+        )
     if config.eval.batch_size % jax.process_count():
         raise UserError(
             f"config.eval.batch_size={config.eval.batch_size} cannot be split over {jax.process_count()} processes: "
@@ -161,9 +174,10 @@ def make_run(
         step,
         partial(eval_step, model=model, num_classes=num_classes, forward=make_forward(config, model)),
         fields=fields,
+        devices=devices,
         rule=resolve(SHARDINGS, config.sharding, "config.sharding"),
     )
-    return Run(model, parallel, abstract, create)
+    return Run(model, parallel, abstract, create, step)
 
 
 def _schedule(model: nn.Module, variables: PyTree, steps: int) -> Callable[[PyTree, jax.Array], PyTree] | None:

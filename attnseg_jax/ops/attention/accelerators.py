@@ -9,6 +9,7 @@ from jax.sharding import AxisType, PartitionSpec
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.linear_map import linear_map
 from attnseg_jax.ops.norm import DATA_AXIS
+from attnseg_jax.ops.platforms import target_devices, target_platform
 
 _LANES, _MAX_BLOCK = 128, 512
 _HALF = ("bfloat16", "float16")
@@ -30,9 +31,11 @@ def cudnn(q, k, v, bias=None, mask=None, scale=None):
 
 def cudnn_refusal(dtype=None, widths=None, tokens=None, bias_or_mask=False):
     """Why cuDNN cannot serve, or None; what is not known yet is not held against it."""
-    if "cuda" not in jax.local_devices()[0].client.platform_version:
-        return f"needs an NVIDIA GPU, and this process runs on {jax.default_backend()}"
-    capability = getattr(jax.local_devices()[0], "compute_capability", None)
+    platform, here = target_platform(), jax.local_devices()[0]
+    at_hand = platform == jax.default_backend()
+    if platform != "gpu" or (at_hand and "cuda" not in here.client.platform_version):
+        return f"needs an NVIDIA GPU, and this process runs on {platform}"
+    capability = getattr(here, "compute_capability", None) if at_hand else None
     if capability and float(capability) < 8:
         return f"needs an NVIDIA GPU of compute capability 8.0 or more, not {capability}"
     if dtype is not None and jnp.dtype(dtype).name not in _HALF:
@@ -65,8 +68,8 @@ def splash(q, k, v, bias=None, mask=None, scale=None, interpret=False):
 
 def splash_refusal(bias=False, mask_shape=None):
     """Why splash attention cannot serve, or None."""
-    if jax.default_backend() != "tpu":
-        return f"needs a TPU, and this process runs on {jax.default_backend()}"
+    if (platform := target_platform()) != "tpu":
+        return f"needs a TPU, and this process runs on {platform}"
     if bias:
         return "takes no bias"
     if mask_shape is not None and mask_shape[1:3] != (1, 1):
@@ -81,7 +84,7 @@ def knows_its_device(q) -> bool:
         # A Pallas kernel does not say over which mesh axes it varies, which `shard_map(check_vma=True)` insists on.
         kind = jax.typeof(q)
         return not getattr(getattr(kind, "manual_axis_type", kind), "varying", getattr(kind, "vma", ()))
-    return _batch_axis(q) if axes else jax.device_count() == 1
+    return _batch_axis(q) if axes else target_devices() == 1
 
 
 def _batch_axis(q):

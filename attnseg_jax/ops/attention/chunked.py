@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from attnseg_jax.ops.linear_map import linear_map
+from attnseg_jax.ops.platforms import target_platform
 from attnseg_jax.ops.symbolic import is_symbolic
 from attnseg_jax.ops.varying import varying_together
 
@@ -27,7 +28,7 @@ def chunked(q, k, v, bias=None, mask=None, scale=None, rows=None):
     """`dot_product_attention` in blocks of `rows` queries, by default as many as fit in the cache."""
     (b, n, _, d), m = q.shape, k.shape[1]
     if rows is None:
-        scores = _SCORES.get(jax.default_backend(), _SCORES_ELSEWHERE)
+        scores = _SCORES.get(target_platform(), _SCORES_ELSEWHERE)
         # Of a batch of any size, as exported programs have, one image is what counts.
         blocks = -(-n // max(_MIN_ROWS, scores // ((b if isinstance(b, int) else 1) * m)))
         rows = -(-n // blocks)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.platforms import target_platform
 from attnseg_jax.ops.points import corners
 from attnseg_jax.ops.symbolic import is_symbolic
 
@@ -95,7 +96,7 @@ def _blocks(b: int, n: int, numbers: int, rows: int) -> int:
     """Number of blocks of the queries, of which each takes so many gathered numbers at each of four pixels."""
     if is_symbolic(n):
         return 1
-    at_once = _NUMBERS.get(jax.default_backend(), _NUMBERS_ELSEWHERE)
+    at_once = _NUMBERS.get(target_platform(), _NUMBERS_ELSEWHERE)
     # Of a batch of any size, as exported programs have, one image is what counts.
     images = 1 if is_symbolic(b) else b
     rows = rows or max(_MIN_ROWS, at_once // (4 * images * numbers))

@@ -5,7 +5,6 @@ import contextvars
 import logging
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -15,6 +14,7 @@ from attnseg_jax.ops.attention.accelerators import cudnn, cudnn_refusal, knows_i
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
 from attnseg_jax.ops.attention.shapes import check_shapes
+from attnseg_jax.ops.platforms import target_platform
 from attnseg_jax.ops.symbolic import is_symbolic
 
 _FUNCTIONS = {"dense": dense, "chunked": chunked, "cudnn": cudnn, "splash": splash}
@@ -158,7 +158,7 @@ def _is_large(q, k, limit):
 
 def _choose(q, k, v, bias, mask):
     """The kernel of an accelerator if it can serve, else dense attention if it is small, else chunked."""
-    backend = jax.default_backend()
+    backend = target_platform()
     n, m = q.shape[1], k.shape[1]
     impl = {"gpu": "cudnn", "tpu": "splash" if knows_its_device(q) else None}.get(backend)
     if impl is None or min(n, m) < _KERNEL_TOKENS or _refusal(impl, **_facts(q, k, v, bias, mask)):
