@@ -21,7 +21,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation.tables import short, text_table
 from attnseg_jax.files import target, write_atomically
 from attnseg_jax.planning import chips
-from attnseg_jax.planning.plan import AttentionPlan, Plan, attention_plans, largest_batch, largest_crop, make_plan
+from attnseg_jax.planning.attention import AttentionPlan, attention_plans
+from attnseg_jax.planning.largest import largest_batch, largest_crop
+from attnseg_jax.planning.plan import Plan, make_plan
 from attnseg_jax.train import config as configs
 from attnseg_jax.weights import catalogue
 

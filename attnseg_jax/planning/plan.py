@@ -1,35 +1,27 @@
 """What the training step of a config takes on chips that need not be here."""
 
-import dataclasses
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from attnseg_jax.cost import Alone, program_flops
+from attnseg_jax.cost import program_flops
 from attnseg_jax.data import datasets
-from attnseg_jax.errors import UserError
-from attnseg_jax.models.attention import Attention
 from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.ops.platforms import tracing_for
 from attnseg_jax.planning import hlo
 from attnseg_jax.planning.chips import Slice
 from attnseg_jax.planning.liveness import peak_bytes
-from attnseg_jax.train.setup import Run, abstract_inputs, make_model, make_run
+from attnseg_jax.train.setup import Run, abstract_inputs, make_run
 from attnseg_jax.train.step import model_inputs
 
-# Programs that are compiled, at most, to find the largest batch or crop.
-_TRIES = 6
 _PARTS = re.compile(r"/(backbone|attention|decoder|auxiliary)(?=[/.0-9])")
 
 
@@ -121,23 +113,6 @@ class Plan:
         return sent * (chips - 1) / chips / self.slice.chip.links
 
 
-@dataclass(frozen=True)
-class AttentionPlan:
-    """What one form of an attention mechanism takes alone: its outputs and the gradients, on one chip.
-
-    Attributes:
-      impl: the form.
-      temporaries: bytes; None where it cannot serve, or needs more than the chip has.
-      milliseconds: by the compiler's cycles; None where they are not told.
-      reason: why there are no figures.
-    """
-
-    impl: str
-    temporaries: int | None = None
-    milliseconds: float | None = None
-    reason: str = ""
-
-
 def make_plan(
     config: ConfigDict, where: Slice, *, rows: int | None = None, crop: tuple[int, int] | None = None
 ) -> Plan:
@@ -198,143 +173,11 @@ def _needed(message: str) -> str:
     return " of ".join(f"{size} {unit}iB" for size, unit in sizes[:2]) or "more than there is"
 
 
-def largest_batch(config: ConfigDict, where: Slice) -> Plan:
-    """The plan with the most images on each chip that its memory holds."""
-    accumulate = config.train.accumulate
-    start = max(1, config.train.batch_size // where.count // accumulate)
-    return _largest(lambda n: make_plan(config, where, rows=n * accumulate), start, lambda n: n)
-
-
-def largest_crop(config: ConfigDict, where: Slice) -> Plan:
-    """The plan with the largest crops of the config's proportions that the memory of each chip holds."""
-    multiple = make_model(config, datasets.info(config.data).num_classes).size_multiple
-    step = max(multiple, 32)
-    height, width = config.data.crop
-
-    def plan(n: int) -> Plan:
-        return make_plan(config, where, crop=(n * step, max(1, round(n * width / height)) * step))
-
-    return _largest(plan, max(1, height // step), lambda n: n * n)
-
-
-def _largest(plan: Callable[[int], Plan], start: int, size: Callable[[int], int]) -> Plan:
-    """The last of `plan(1), plan(2), ...` that fits, whose memory grows with `size`; few of them are looked at."""
-    best, too_large, n = None, None, start
-    found: dict[int, int] = {}
-    for _ in range(_TRIES):
-        current = plan(n)
-        logging.info("%s", describe_size(current))
-        if current.fits:
-            best = (n, current)
-        else:
-            too_large = n
-        if current.memory is not None:
-            found[n] = current.memory.total
-        n = _next(found, size, best and best[0], too_large, current.slice.chip.memory)
-        if n is None or n in found:
-            break
-    if best is None:
-        raise UserError(
-            f"--topology={current.slice.name}: not even {describe_size(current)} fits: choose chips with more memory, "
-            "config.parallel='fsdp', config.remat='blocks' or a smaller crop"
-        )
-    return best[1]
-
-
-def _next(
-    found: dict[int, int], size: Callable[[int], int], fitting: int | None, too_large: int | None, memory: float
-) -> int | None:
-    """What to try after these; None when the answer is known."""
-    if fitting is None:
-        return too_large // 2 or None
-    if too_large == fitting + 1:
-        return None
-    if len(found) < 2:
-        return fitting * 2 if too_large is None else (fitting + too_large) // 2
-    (a, bytes_a), (b, bytes_b) = sorted(found.items())[-2:]
-    each = max((bytes_b - bytes_a) / (size(b) - size(a)), 1.0)
-    n = fitting
-    # A fiftieth is left: the compiler's choices are not quite proportional.
-    while bytes_a + each * (size(n + 1) - size(a)) <= 0.98 * memory and n + 1 != too_large:
-        n += 1
-    return n if n > fitting else None
-
-
 def describe_size(plan: Plan) -> str:
     """Batch and crop of a plan, and the memory that they take."""
     needed = f"{plan.memory.total / 2**30:.3g} GiB" if plan.memory else plan.needed
     height, width = plan.crop
     return f"{plan.rows} images of {height} x {width} on each chip ({needed})"
-
-
-def attention_plans(config: ConfigDict, where: Slice, rows: int) -> list[AttentionPlan]:
-    """What each form of the config's attention takes alone on one chip; empty for a mechanism that has but one."""
-    if where.devices is None or "impl" not in _fields(config):
-        return []
-    plans = []
-    for impl in ("dense", "chunked", "splash"):
-        try:
-            plans.append(_attention_plan(config, where, rows, impl))
-        except UserError as error:
-            plans.append(AttentionPlan(impl, reason=str(error)))
-    return plans
-
-
-def _fields(config: ConfigDict) -> set[str]:
-    mechanism = make_model(config, datasets.info(config.data).num_classes)
-    attention = getattr(mechanism, "attention", None)
-    return {field.name for field in dataclasses.fields(attention)} if attention is not None else set()
-
-
-def _attention_plan(config: ConfigDict, where: Slice, rows: int, impl: str) -> AttentionPlan:
-    classes = datasets.info(config.data).num_classes
-    with tracing_for(where.chip.platform, 1):
-        model = make_model(config, classes)
-        shape = _attended(model, abstract_inputs(config, rows))
-        mechanism = Alone(model.attention.clone(impl=impl, parent=None))
-        one = NamedSharding(Mesh(np.array(where.devices[:1]), ("data",)), PartitionSpec())
-        inputs = [
-            jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype)),
-            jax.ShapeDtypeStruct((*shape[:3], classes), "float32"),
-        ]
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-        variables = jax.eval_shape(partial(mechanism.init, train=False), keys, *inputs)
-
-        def loss(variables: Any, *inputs: jax.Array) -> jax.Array:
-            out, _ = mechanism.apply(
-                variables, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
-            )
-            return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(out))
-
-        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=one, out_shardings=one)
-        try:
-            compiled = gradient.lower(variables, *inputs).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return AttentionPlan(impl, reason="needs more memory than a chip has")
-    taken = hlo.taken(hlo.parse(compiled.as_text()))
-    known = where.chip.clock and not taken.kernels
-    milliseconds = 1e3 * sum(taken.cycles.values()) / where.chip.clock if known else None
-    reason = "" if known else "the compiler does not look into its kernel"
-    return AttentionPlan(impl, compiled.memory_analysis().temp_size_in_bytes, milliseconds, reason)
-
-
-def _attended(model: nn.Module, inputs: Sequence[jax.ShapeDtypeStruct]) -> tuple[int, ...]:
-    """The shape of the map that a model's attention mechanism is given."""
-    shapes = []
-
-    def look(call: Callable, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(context.module, Attention) and context.method_name == "__call__":
-            shapes.append(args[0].deepest.shape)
-        return call(*args, **kwargs)
-
-    def forward(*inputs: jax.Array) -> Any:
-        with nn.intercept_methods(look):
-            return model.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, *inputs, train=False)
-
-    jax.eval_shape(forward, *inputs)
-    return shapes[0]
 
 
 def _run(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:

@@ -10,8 +10,10 @@ import pytest
 from attnseg_jax.configs import default
 from attnseg_jax.errors import UserError
 from attnseg_jax.planning import chips, hlo
+from attnseg_jax.planning.attention import attention_plans
 from attnseg_jax.planning.chips import Chip, Slice
-from attnseg_jax.planning.plan import Memory, Plan, _largest, attention_plans, make_plan
+from attnseg_jax.planning.largest import largest
+from attnseg_jax.planning.plan import Memory, Plan, make_plan
 from attnseg_jax.train.state import TrainState
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
@@ -102,7 +104,7 @@ def test_the_largest_that_fits_is_found(start, bend):
         memory = None if used > 5 * CHIP.memory else Memory(used, 0, 0, 0)
         return Plan(where, n, (8, 8), memory, 1.0, needed="too much")
 
-    best = _largest(plan, start, lambda n: n)
+    best = largest(plan, start, lambda n: n)
     exact = max(n for n in range(1, 1000) if 2e8 + 1.7e6 * n + bend * 1e5 * max(0, n - 100) <= CHIP.memory)
     assert best.fits and len(looked_at) <= 6 and len({*looked_at}) == len(looked_at)
     assert 0.9 * exact <= best.rows <= exact
@@ -111,7 +113,7 @@ def test_the_largest_that_fits_is_found(start, bend):
 def test_nothing_fits():
     where = Slice("toy:1", replace(CHIP, memory=10), 1, None)
     with pytest.raises(UserError, match=r"--topology=toy:1: not even 1 images of 8 x 8 .* config.remat='blocks'"):
-        _largest(lambda n: Plan(where, n, (8, 8), Memory(11, 0, 0, 0), 1.0), 4, lambda n: n)
+        largest(lambda n: Plan(where, n, (8, 8), Memory(11, 0, 0, 0), 1.0), 4, lambda n: n)
 
 
 def test_attention_by_its_forms(here):
