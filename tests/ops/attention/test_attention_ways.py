@@ -22,6 +22,7 @@ from attnseg_jax.ops import attention
 from attnseg_jax.ops.attention import accelerators, dispatch
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
+from attnseg_jax.ops.platforms import tracing_for
 
 ROOT = pathlib.Path(__file__).parents[3]
 MIB = 2**20
@@ -120,6 +121,22 @@ def test_auto_chooses(monkeypatch, backend, devices, dtype, n, width, mask, expe
     q = jax.ShapeDtypeStruct((2, n, 3, width), dtype)
     mask = None if mask is None else jax.ShapeDtypeStruct(mask, bool)
     assert dispatch._choose(q, q, q, None, mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices", "dtype", "expected"),
+    [
+        ("tpu", 1, "float32", "splash"),
+        ("tpu", 8, "float32", "dense"),  # no mesh says how the batch is split
+        ("gpu", 8, "bfloat16", "cudnn"),
+        ("cpu", 8, "float32", "chunked"),
+    ],
+)
+def test_auto_chooses_for_a_machine_that_is_not_here(platform, devices, dtype, expected):
+    q = jax.ShapeDtypeStruct((2, 900, 3, 32), dtype)
+    with tracing_for(platform, devices):
+        assert dispatch._choose(q, q, q, None, None) == expected
+    assert dispatch._choose(q, q, q, None, None) == "chunked"
 
 
 @pytest.mark.parametrize(("check_vma", "expected"), [(False, "splash"), (True, "dense")])
