@@ -13,9 +13,10 @@ from jaxtyping import UInt8
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded, file_sha256
+from attnseg_jax.inference.batching import checked_batch_size
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look
-from attnseg_jax.inference.predictor import Predictor, checked_batch_size
+from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import Info, read_card
 from attnseg_jax.inference.programs import Form
 

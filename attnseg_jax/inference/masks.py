@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import datasets, decode
+from attnseg_jax.data import datasets, decode, mask_ids
 from attnseg_jax.data.layouts import SUFFIXES
 from attnseg_jax.data.sources import Source
 from attnseg_jax.errors import UserError
@@ -116,8 +116,8 @@ def _read(path: Path, config: ConfigDict, source: Source, raw_ids: bool) -> UInt
     if raw_ids:
         nearest = decode.takes_nearest(config.data.mask_values)
         raw = decode.decode_mask(path, str(path), datasets.raw_colours(config.data), nearest=nearest)
-        table = decode.id_table(datasets.from_config(config.data).ids, nearest=nearest)
-        return decode.to_train_ids(raw, table, str(path))
+        table = mask_ids.id_table(datasets.from_config(config.data).ids, nearest=nearest)
+        return mask_ids.to_train_ids(raw, table, str(path))
     ids = decode.decode_mask(path, str(path))
     classes = source.info.num_classes
     wrong = ids[(ids < 0) | ((ids >= classes) & (ids != IGNORE_LABEL))]

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.inference import pictures
+from attnseg_jax.inference import batching, pictures
 from attnseg_jax.inference.attention import with_records
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
@@ -37,8 +36,6 @@ from attnseg_jax.train.step import model_inputs
 EXTRAS = ("probabilities", "entropy")
 """What a prediction may hold beside the mask."""
 
-# Pixels of the pictures that are decoded and wait for their batch, at most, beyond the first.
-_WINDOW = 1 << 25
 # Compiled programs that are kept, the newest.
 _PROGRAMS = 32
 
@@ -95,7 +92,7 @@ class Predictor:
     ):
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
         configs.apply_changes(self.config, changes)
-        self.batch_size = checked_batch_size(batch_size, self.config.eval.batch_size)
+        self.batch_size = batching.checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
         self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
         if self.mesh:
@@ -142,7 +139,7 @@ class Predictor:
         """
         if unknown := set(extras) - set(EXTRAS):
             raise UserError(f"extras={tuple(extras)}: {min(unknown)!r} is none of {', '.join(EXTRAS)}")
-        for window in _windows(_read(images, self._data.channels, on_error), 4 * self.batch_size):
+        for window in batching.windows(batching.read(images, self._data.channels, on_error), 4 * self.batch_size):
             yield from self._predict(window, tuple(sorted(set(extras))), on_error)
 
     def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
@@ -231,7 +228,7 @@ class Predictor:
         program, rows = self._fitting(inputs, rows, form, extras)
         found = []
         for start in range(0, len(samples), rows):
-            part = [_filled(x[start : start + rows], rows) for x in inputs]
+            part = [batching.filled(x[start : start + rows], rows) for x in inputs]
             outputs = jax.device_get(program(self.placed, *part))
             count = min(rows, len(samples) - start)
             found += [{name: x[row] for name, x in outputs.items()} for row in range(count)]
@@ -271,45 +268,6 @@ def _mesh() -> Mesh | None:
     """The devices of this process, where there are several."""
     devices = jax.local_devices()
     return Mesh(np.array(devices), ("windows",), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
-
-
-def checked_batch_size(given: int | None, usual: int) -> int:
-    """The batch size that is given, or the usual one."""
-    if given is not None and given < 1:
-        raise UserError(f"batch_size={given} must be at least 1")
-    return usual if given is None else given
-
-
-def _read(
-    images: Iterable[Picture], channels: int, on_error: Callable[[Picture, UserError], None] | None
-) -> Iterator[tuple[Picture, np.ndarray]]:
-    """Pictures with their pixels; files are decoded ahead by threads."""
-    for picture, outcome in pictures.decoded(images, channels):
-        if isinstance(outcome, UserError):
-            if on_error is None:
-                raise outcome
-            on_error(picture, outcome)
-        else:
-            yield picture, outcome
-
-
-def _windows(items: Iterator[tuple[Picture, np.ndarray]], count: int) -> Iterator[list[tuple[Picture, np.ndarray]]]:
-    """Runs of at most `count` items and of a bounded number of pixels."""
-    window, size = [], 0
-    for item in items:
-        pixels = math.prod(item[1].shape[:2])
-        if window and (len(window) == count or size + pixels > _WINDOW):
-            yield window
-            window, size = [], 0
-        window.append(item)
-        size += pixels
-    if window:
-        yield window
-
-
-def _filled(x: np.ndarray, rows: int) -> np.ndarray:
-    """`x` with its first row once more for every row that is missing."""
-    return x if len(x) == rows else np.concatenate([x, np.repeat(x[:1], rows - len(x), 0)])
 
 
 def _bytes(program: Any) -> int:

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Int, PyTree
 
 from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
 from attnseg_jax.train.copies import global_array, local_copy
+from attnseg_jax.train.rows import Rows
 from attnseg_jax.train.sharding import ShardingRule, fully_sharded, replicated
 
 # Batch fields that go to the devices -> their value in padding rows.
@@ -32,30 +33,6 @@ def check_batch_size(batch_size: int, *, accumulate: int = 1, devices: int | Non
     near = f"{below} or {above}" if below > 0 else str(max(above, unit))
     parts = f"{devices} devices" + (f" x config.train.accumulate={accumulate}" if accumulate > 1 else "")
     raise UserError(f"config.train.batch_size={batch_size} cannot be split evenly over {parts}: give {near}")
-
-
-class Rows:
-    """Predictions that stay on their devices until NumPy asks for them; NotFinite where their logits were none.
-
-    Attributes:
-      cross_entropy: summed over the valid pixels of all processes' rows, on the device.
-      confidence: `ops.metrics.confidence_counts` of those pixels, on the device.
-    """
-
-    def __init__(
-        self,
-        fetch: Callable[[str], np.ndarray],
-        cross_entropy: Float[Array, ""],
-        confidence: Int[Array, "c n 2"],
-    ):
-        self._fetch, self.cross_entropy, self.confidence = fetch, cross_entropy, confidence
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._fetch("prediction"), dtype)
-
-    def sure(self) -> UInt8[np.ndarray, "b h w"]:
-        """The probability of each predicted class, 255 for 1."""
-        return self._fetch("sure")
 
 
 class Parallel:
@@ -136,7 +113,7 @@ class Parallel:
         """
         return self._lower_train(state, dict(batch))
 
-    def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], "Rows"]:
+    def evaluate(self, variables: PyTree, batch: Mapping[str, np.ndarray]) -> tuple[Int[Array, "k k"], Rows]:
         """Start evaluating this process's NumPy batch: the confusion over all processes, its own rows' predictions.
 
         Does not wait: the counts are on the device, and `np.asarray` of the predictions `[b, h, w]` fetches them. It

@@ -8,7 +8,7 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from attnseg_jax.data import decode
+from attnseg_jax.data import decode, mask_ids
 from attnseg_jax.data.doctor.facts import read_mask
 from attnseg_jax.errors import UserError
 
@@ -180,12 +180,12 @@ def test_a_flipped_bit_in_a_png_is_noticed():
 
 
 def test_the_table_maps_raw_ids():
-    table = decode.id_table((3, 255, 0))
+    table = mask_ids.id_table((3, 255, 0))
     raw = np.array([[0, 1, 2, 255], [2, 2, 0, 1]], np.uint8)
-    np.testing.assert_array_equal(decode.to_train_ids(raw, table, "m"), [[3, 255, 0, 255], [0, 0, 3, 255]])
-    deep = decode.id_table((255,) * 1000 + (4,))
-    np.testing.assert_array_equal(decode.to_train_ids(np.array([[1000, 999]], np.uint16), deep, "m"), [[4, 255]])
-    assert decode.to_train_ids(raw, table, "m").dtype == np.uint8
+    np.testing.assert_array_equal(mask_ids.to_train_ids(raw, table, "m"), [[3, 255, 0, 255], [0, 0, 3, 255]])
+    deep = mask_ids.id_table((255,) * 1000 + (4,))
+    np.testing.assert_array_equal(mask_ids.to_train_ids(np.array([[1000, 999]], np.uint16), deep, "m"), [[4, 255]])
+    assert mask_ids.to_train_ids(raw, table, "m").dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_values_outside_the_table(value, dtype):
     raw = np.zeros((3, 4), dtype)
     raw[2, 1] = value
     with pytest.raises(UserError, match=rf"^a/m\.png: the mask holds the value {value}, .*0-2, 255.*config\.data\.ids"):
-        decode.to_train_ids(raw, decode.id_table((0, 1, 255)), "a/m.png")
+        mask_ids.to_train_ids(raw, mask_ids.id_table((0, 1, 255)), "a/m.png")
 
 
 def test_image_and_mask_of_different_sizes():
     image, mask = encoded(np.zeros((5, 7, 3), np.uint8)), encoded(np.zeros((5, 8), np.uint8))
     with pytest.raises(UserError, match=r"^m\.png: the mask is 8x5 pixels, its image i\.png is 7x5"):
-        decode.decode_pair(image, mask, "i.png", "m.png", decode.id_table((0,)), ())
+        decode.decode_pair(image, mask, "i.png", "m.png", mask_ids.id_table((0,)), ())
 
 
 def test_size_comes_from_the_header():
@@ -248,7 +248,7 @@ def test_photographs_are_turned_upright(orientation, kind, options):
 
 def test_a_photograph_held_upright_and_its_mask():
     image, upright = np.zeros((4, 6, 3), np.uint8), np.ones((6, 4), np.uint8)
-    table = decode.id_table((0, 1))
+    table = mask_ids.id_table((0, 1))
     for orientation in (6, 8):
         photo = turned(image, orientation, "JPEG")
         pixels, label = decode.decode_pair(photo, encoded(upright), "photo.jpg", "mask.png", table, ())
@@ -290,18 +290,18 @@ def test_no_flipped_bit_of_a_png_gives_other_pixels():
     "known, raw, expected", [((0, 1, 2), 1, 1), ((0, 9), 4, 0), ((0, 9), 5, 9), ((3, 200), 255, 200)]
 )
 def test_the_nearest_known_value(known, raw, expected):
-    ids = [decode.UNKNOWN] * (max(known) + 1)
+    ids = [mask_ids.UNKNOWN] * (max(known) + 1)
     for train, value in enumerate(known):
         ids[value] = train
-    table = decode.id_table(ids, nearest=True)
+    table = mask_ids.id_table(ids, nearest=True)
     assert known[table[raw]] == expected and table[65535] == len(known) - 1
 
 
 def test_masks_of_lossy_files_by_their_nearest_values():
     raw = np.kron(RNG.integers(0, 2, (4, 4)), np.ones((16, 16), int))
     data = encoded((255 * raw).astype(np.uint8), "JPEG")
-    table = decode.id_table([0, *[decode.UNKNOWN] * 254, 1], nearest=True)
-    label = decode.to_train_ids(decode.decode_mask(data, "m", nearest=True), table, "m")
+    table = mask_ids.id_table([0, *[mask_ids.UNKNOWN] * 254, 1], nearest=True)
+    label = mask_ids.to_train_ids(decode.decode_mask(data, "m", nearest=True), table, "m")
     np.testing.assert_array_equal(label, raw)
     colours = ((0, 0, 0), (200, 30, 30), (30, 200, 30))
     rgb = np.array(colours, np.int64)[label.astype(int)] + RNG.integers(-9, 10, (64, 64, 3))

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Integer
 
-from attnseg_jax.data import annotations, bands, datasets, decode, layouts
+from attnseg_jax.data import annotations, bands, datasets, decode, layouts, mask_ids
 from attnseg_jax.errors import UserError
 
 
@@ -25,7 +25,7 @@ class FolderSource:
         layout, tree = layouts.chosen(config, split)
         self.info = datasets.info(config)
         self._nearest = decode.takes_nearest(config.mask_values)
-        self._table = decode.id_table(datasets.from_config(config).ids, nearest=self._nearest)
+        self._table = mask_ids.id_table(datasets.from_config(config).ids, nearest=self._nearest)
         self._colors = datasets.raw_colours(config)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._root = tree.root

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from attnseg_jax.data import datasets, decode
+from attnseg_jax.data import datasets, decode, mask_ids
 from attnseg_jax.data.sources import embedded
 from attnseg_jax.errors import UserError
 
@@ -26,7 +26,7 @@ class TfdsSource:
         self.info = datasets.info(config)
         dataset = datasets.from_config(config)
         self._nearest = decode.takes_nearest(config.mask_values)
-        self._table = decode.id_table(dataset.ids, nearest=self._nearest)
+        self._table = mask_ids.id_table(dataset.ids, nearest=self._nearest)
         self._colors = datasets.raw_colours(config)
         builder = _builder(dataset.tfds_name, config.dir)
         features = builder.info.features
