@@ -9,7 +9,10 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 PACKAGE = "attnseg_jax"
 # From what users call to what it is made of; "" are the files beside the rooms.
-ROOMS = ("", "models", "ops", "weights", "data", "train", "inference", "evaluation", "plots", "study", "planning", "cli")
+ROOMS = (
+    *("", "models", "ops", "weights", "data", "train"),
+    *("inference", "evaluation", "plots", "study", "planning", "cli"),
+)
 
 
 def _modules(room: str) -> list[Path]:
