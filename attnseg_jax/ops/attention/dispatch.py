@@ -74,7 +74,7 @@ def dot_product_attention(
       ValueError: shapes that do not fit together.
       OptionError: an unknown `impl`, or one that cannot serve here.
 
-    >>> x = jax.numpy.eye(3).reshape(1, 3, 1, 3)
+    >>> x = jnp.eye(3).reshape(1, 3, 1, 3)
     >>> dot_product_attention(x, x, x, scale=100.0).argmax(-1).ravel().tolist()
     [0, 1, 2]
     """
