@@ -82,7 +82,7 @@ def lines(plan: Plan, config: ConfigDict, forms: list[AttentionPlan]) -> list[st
     text = [
         f"{plan.slice.name}: {plan.slice.count} chips{hosts}; each has {_bytes(chip.memory)}, "
         f"{short(chip.flops / 1e12)} TFLOP/s in bfloat16, {short(chip.bandwidth / 1e9)} GB/s",
-        f"a training step by {config.parallel}: {plan.rows} images of {height} x {width} on each chip, "
+        f"a training step by {config.parallel}: {plan.rows} images of {height} x {width} a chip, "
         f"{plan.rows * plan.slice.count} in all, {config.dtype}",
     ]
     if plan.memory is None:

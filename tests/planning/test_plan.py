@@ -147,7 +147,7 @@ def test_what_cannot_be_planned(call, arguments, message):
 def test_a_plan_of_gpus(call, tmp_path):
     code, out, _ = call(SCRIPT, "--topology=a100:2", "--batch=3", f"--json={tmp_path / 'plan.json'}")
     assert code == 0
-    assert "3 images of 64 x 96 on each chip, 6 in all" in out and "no compiler for this chip is here" in out
+    assert "3 images of 64 x 96 a chip, 6 in all" in out and "no compiler for this chip is here" in out
     document = json.loads((tmp_path / "plan.json").read_text())
     assert document["fits"] and not document["compiled"] and document["rows"] == 3
     assert document["memory"]["total"] == sum(document["memory"][name] for name in ("arguments", "temporaries"))
