@@ -3,8 +3,8 @@
     python train.py --config=configs/camvid_resnet18_attention.py --config.data.dir=path/to/camvid \
         --workdir=runs/camvid
 
-Seed 0, float32, CPU: val mIoU 0.513 and pixel accuracy 0.865 after the 500 steps. docs/results.md has figures of a longer
-run.
+Seed 0, float32, CPU: val mIoU 0.513 and pixel accuracy 0.865 after the 500 steps. docs/results.md has figures of a
+longer run.
 """
 
 from ml_collections import ConfigDict

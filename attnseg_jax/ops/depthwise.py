@@ -1,4 +1,4 @@
-"""Depthwise convolution and its gradients in forms that XLA runs fast on a CPU; on accelerators XLA's own.
+"""Depthwise convolution and its gradients in forms that XLA runs fast on a CPU, some on TPUs too; elsewhere XLA's own.
 
 The result and the gradient of the input are multiply-adds over shifted slices, one fused loop for each phase of the
 stride. The gradient of the kernel is, for every tap, a sum over all positions. Loops over blocks of channels and rows
@@ -23,6 +23,9 @@ from attnseg_jax.ops.linear_map import bilinear
 _ROWS = 32
 # Bytes of a block of rows and channels of one operand, which every tap reads again.
 _BLOCK = 1_400_000
+# Taps of a window up to which the slices take fewer cycles of a TPU than XLA's own convolution, which computes float32
+# in half precision too (`benchmarks/tpu.py`).
+_TPU_TAPS, _TPU_TAPS_OF_HALF = 9, 25
 
 
 def depthwise_conv(
@@ -58,15 +61,21 @@ def _convolution(rows, columns):
         kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, g.shape[-1]))
         return jax.linear_transpose(lambda kernel: general(x, kernel), kernel)(g)[0]
 
-    # The loop and the many slices of the CPU's forms do not suit accelerators, whose libraries know this convolution.
-    def choose(cpu, default):
+    # The loop and the many slices of the CPU's forms do not suit GPUs, whose libraries know this convolution.
+    def choose(cpu, default, *, on_tpus):
         cpu = functools.partial(cpu, axes)
-        return lambda *arrays: lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+        def chosen(*arrays):
+            most = _TPU_TAPS if arrays[0].dtype.itemsize > 2 else _TPU_TAPS_OF_HALF
+            forms = {"cpu": cpu, "tpu": cpu} if on_tpus and rows.taps * columns.taps <= most else {"cpu": cpu}
+            return lax.platform_dependent(*arrays, **forms, default=default)
+
+        return chosen
 
     return bilinear(
-        choose(_product, general),
-        choose(_input_gradient, general_input_gradient),
-        choose(_kernel_gradient, general_kernel_gradient),
+        choose(_product, general, on_tpus=True),
+        choose(_input_gradient, general_input_gradient, on_tpus=rows.stride == columns.stride == 1),
+        choose(_kernel_gradient, general_kernel_gradient, on_tpus=False),
     )
 
 

@@ -1,0 +1,91 @@
+"""Cycles of a depthwise convolution on a TPU that need not be here: shifted slices beside XLA's own, by its compiler.
+
+    python benchmarks/tpu.py --topology=v5e:1x1 --dtype=bfloat16
+
+Needs the extra `plan`. Prints microseconds by the compiler's own estimate: forward, by image and by kernel, each as
+slices and, after the comma, as XLA's own. `attnseg_jax/ops/depthwise.py` takes what is faster.
+"""
+
+import argparse
+import pathlib
+import sys
+from functools import partial
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from attnseg_jax.ops import depthwise
+from attnseg_jax.ops.dense import plain_conv
+from attnseg_jax.planning import chips, hlo
+
+# Window, stride, images.
+CASES = (
+    (3, 1, (1, 128, 256, 128)),
+    (3, 1, (1, 64, 128, 1024)),
+    (3, 1, (1, 288, 384, 32)),
+    (3, 1, (2, 16, 24, 64)),
+    (3, 2, (2, 256, 512, 96)),
+    (3, 2, (1, 288, 384, 32)),
+    (5, 1, (2, 64, 128, 240)),
+    (5, 2, (2, 64, 128, 240)),
+    (7, 1, (1, 128, 256, 96)),
+    # Those of EfficientNet-Lite0 on a crop of CamVid.
+    (3, 1, (1, 72, 96, 144)),
+    (5, 2, (1, 72, 96, 144)),
+    (5, 1, (1, 36, 48, 240)),
+    (5, 1, (1, 18, 24, 672)),
+    (3, 1, (1, 18, 24, 1152)),
+)
+
+
+def microseconds(where, dtype, function, *shapes):
+    """The compiler's estimate of a function of arrays of such shapes on one chip."""
+    one = NamedSharding(Mesh(np.array(where.devices[:1]), ("chip",)), PartitionSpec())
+    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
+    compiled = jax.jit(function, in_shardings=one, out_shardings=one).lower(*arrays).compile()
+    return 1e6 * sum(hlo.taken(hlo.parse(compiled.as_text())).cycles.values()) / where.chip.clock
+
+
+def programs(window, stride, images):
+    """(form as slices, form of XLA, shapes of their arguments) of the convolution and its gradients."""
+    sides = (window // 2, window // 2)
+    axes = tuple(depthwise._Axis(window, stride, 1, sides, size) for size in images[1:3])
+    results, kernels = (images[0], *(axis.out for axis in axes), images[3]), (window, window, images[3])
+
+    def own(x, kernel):
+        return plain_conv(x, kernel[:, :, None], axes, groups=x.shape[-1])
+
+    def by_image(kernel, g):
+        return jax.linear_transpose(lambda x: own(x, kernel), jnp.zeros(images, g.dtype))(g)[0]
+
+    def by_kernel(x, g):
+        return jax.linear_transpose(lambda kernel: own(x, kernel), jnp.zeros(kernels, g.dtype))(g)[0]
+
+    yield partial(depthwise._product, axes), own, (images, kernels)
+    yield partial(depthwise._input_gradient, axes), by_image, (kernels, results)
+    yield partial(depthwise._kernel_gradient, axes), by_kernel, (images, results)
+
+
+def main():
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", default="v5e:1x1", help="one chip, such as v5e:1x1 (default)")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="default: bfloat16")
+    arguments = parser.parse_args()
+    where = chips.read(arguments.topology)
+    print("| window, images | forward | by image | by kernel |\n|---|---|---|---|")
+    for window, stride, images in CASES:
+        cells = [
+            ", ".join(f"{microseconds(where, arguments.dtype, form, *shapes):.0f}" for form in (slices, own))
+            for slices, own, shapes in programs(window, stride, images)
+        ]
+        name = f"{window}x{window}" + (f", stride {stride}" if stride > 1 else "")
+        print(f"| {name}, {images} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
