@@ -14,12 +14,8 @@ from functools import partial
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnseg_jax.ops import depthwise
-from attnseg_jax.ops.dense import plain_conv
 from attnseg_jax.planning import chips, hlo
 
 # Window, stride, images.
@@ -44,10 +40,8 @@ CASES = (
 
 def microseconds(where, dtype, function, *shapes):
     """The compiler's estimate of a function of arrays of such shapes on one chip."""
-    one = NamedSharding(Mesh(np.array(where.devices[:1]), ("chip",)), PartitionSpec())
-    arrays = [jax.ShapeDtypeStruct(shape, dtype) for shape in shapes]
-    compiled = jax.jit(function, in_shardings=one, out_shardings=one).lower(*arrays).compile()
-    return 1e6 * sum(hlo.taken(hlo.parse(compiled.as_text())).cycles.values()) / where.chip.clock
+    compiled = where.jit(function).lower(*(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)).compile()
+    return 1e6 * hlo.taken(compiled.as_text()).all_cycles / where.chip.clock
 
 
 def programs(window, stride, images):
@@ -56,18 +50,12 @@ def programs(window, stride, images):
     axes = tuple(depthwise._Axis(window, stride, 1, sides, size) for size in images[1:3])
     results, kernels = (images[0], *(axis.out for axis in axes), images[3]), (window, window, images[3])
 
-    def own(x, kernel):
-        return plain_conv(x, kernel[:, :, None], axes, groups=x.shape[-1])
-
-    def by_image(kernel, g):
-        return jax.linear_transpose(lambda x: own(x, kernel), jnp.zeros(images, g.dtype))(g)[0]
-
-    def by_kernel(x, g):
-        return jax.linear_transpose(lambda kernel: own(x, kernel), jnp.zeros(kernels, g.dtype))(g)[0]
-
-    yield partial(depthwise._product, axes), own, (images, kernels)
-    yield partial(depthwise._input_gradient, axes), by_image, (kernels, results)
-    yield partial(depthwise._kernel_gradient, axes), by_kernel, (images, results)
+    for form, own, shapes in (
+        (depthwise._product, depthwise._plain_product, (images, kernels)),
+        (depthwise._input_gradient, depthwise._plain_input_gradient, (kernels, results)),
+        (depthwise._kernel_gradient, depthwise._plain_kernel_gradient, (images, results)),
+    ):
+        yield partial(form, axes), partial(own, axes), shapes
 
 
 def main():

@@ -11,9 +11,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
-from attnseg_jax.ops.dense import dense_conv, plain_conv, worth_blocks
+from attnseg_jax.ops.dense import dense_conv, worth_blocks
 from attnseg_jax.ops.depthwise import depthwise_conv
 from attnseg_jax.ops.linear_map import bilinear
+from attnseg_jax.ops.plain import plain_conv
 from attnseg_jax.ops.platforms import unless_on_gpus
 from attnseg_jax.ops.pool import Pair, pair
 from attnseg_jax.ops.symbolic import any_below, surely

@@ -7,7 +7,6 @@ after another, and their products added. Figures are in `docs/performance.md`.
 
 import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,32 +16,13 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.linear_map import bilinear
+from attnseg_jax.ops.plain import plain_conv, plain_input_gradient, plain_kernel_gradient
 from attnseg_jax.ops.symbolic import is_symbolic
 
 # Bytes of the pixels under all taps of a block.
 _BLOCK = 1_700_000
 # Windows of a block, at least: with fewer the sums, which every block reads and writes, cost more than the product.
 _WINDOWS = 512
-
-
-def plain_conv(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw _ o"], axes: Sequence[Axis], groups: int = 1
-) -> Float[Array, "b i j o"]:
-    """XLA's own convolution, with the gradients that JAX derives; `axes` are those of rows and columns.
-
-    >>> axes = Axis(1, 1, 1, (0, 0), 1), Axis(2, 1, 1, (0, 1), 3)
-    >>> plain_conv(jnp.ones((1, 1, 3, 2)), jnp.ones((1, 2, 2, 1)), axes).ravel().tolist()
-    [4.0, 4.0, 2.0]
-    """
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=[axis.stride for axis in axes],
-        padding=[axis.sides for axis in axes],
-        rhs_dilation=[axis.dilation for axis in axes],
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
 
 
 def dense_conv(
@@ -77,22 +57,13 @@ def _convolution(rows, columns):
     """The convolution of images and kernels of given sizes."""
     axes = rows, columns
 
-    def product(x, kernel):
-        return plain_conv(x, kernel, axes)
-
-    def input_gradient(kernel, g):
-        x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, kernel.shape[2]))
-        return jax.linear_transpose(lambda x: product(x, kernel), x)(g)[0]
-
-    def general(x, g):
-        kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, x.shape[-1], g.shape[-1]))
-        return jax.linear_transpose(lambda kernel: product(x, kernel), kernel)(g)[0]
-
     def kernel_gradient(x, g):
         in_blocks = functools.partial(_in_blocks, axes)
-        return lax.platform_dependent(x, g, cpu=in_blocks, default=general)
+        return lax.platform_dependent(x, g, cpu=in_blocks, default=functools.partial(plain_kernel_gradient, axes=axes))
 
-    return bilinear(product, input_gradient, kernel_gradient)
+    return bilinear(
+        functools.partial(plain_conv, axes=axes), functools.partial(plain_input_gradient, axes=axes), kernel_gradient
+    )
 
 
 def _in_blocks(axes, x, g):

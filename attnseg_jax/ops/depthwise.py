@@ -9,14 +9,13 @@ channel. Figures are in `docs/performance.md`.
 import functools
 import itertools
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
-from attnseg_jax.ops.dense import plain_conv
 from attnseg_jax.ops.linear_map import bilinear
+from attnseg_jax.ops.plain import plain_conv, plain_input_gradient, plain_kernel_gradient
 
 # Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
 # one block, which is faster; more rows are more code to compile.
@@ -50,20 +49,9 @@ def _convolution(rows, columns):
     """The convolution of images and kernels of given sizes."""
     axes = rows, columns
 
-    def general(x, kernel):
-        return plain_conv(x, kernel[:, :, None], axes, groups=x.shape[-1])
-
-    def general_input_gradient(kernel, g):
-        x = jnp.zeros_like(g, shape=(len(g), rows.size, columns.size, g.shape[-1]))
-        return jax.linear_transpose(lambda x: general(x, kernel), x)(g)[0]
-
-    def general_kernel_gradient(x, g):
-        kernel = jnp.zeros_like(g, shape=(rows.taps, columns.taps, g.shape[-1]))
-        return jax.linear_transpose(lambda kernel: general(x, kernel), kernel)(g)[0]
-
     # The loop and the many slices of the CPU's forms do not suit GPUs, whose libraries know this convolution.
     def choose(cpu, default, *, on_tpus):
-        cpu = functools.partial(cpu, axes)
+        cpu, default = functools.partial(cpu, axes), functools.partial(default, axes)
 
         def chosen(*arrays):
             most = _TPU_TAPS if arrays[0].dtype.itemsize > 2 else _TPU_TAPS_OF_HALF
@@ -73,10 +61,22 @@ def _convolution(rows, columns):
         return chosen
 
     return bilinear(
-        choose(_product, general, on_tpus=True),
-        choose(_input_gradient, general_input_gradient, on_tpus=rows.stride == columns.stride == 1),
-        choose(_kernel_gradient, general_kernel_gradient, on_tpus=False),
+        choose(_product, _plain_product, on_tpus=True),
+        choose(_input_gradient, _plain_input_gradient, on_tpus=rows.stride == columns.stride == 1),
+        choose(_kernel_gradient, _plain_kernel_gradient, on_tpus=False),
     )
+
+
+def _plain_product(axes, x, kernel):
+    return plain_conv(x, kernel[:, :, None], axes, groups=x.shape[-1])
+
+
+def _plain_input_gradient(axes, kernel, g):
+    return plain_input_gradient(kernel[:, :, None], g, axes, groups=g.shape[-1])
+
+
+def _plain_kernel_gradient(axes, x, g):
+    return plain_kernel_gradient(x, g, axes, groups=g.shape[-1])[:, :, 0]
 
 
 def _product(axes, x, kernel):

@@ -20,6 +20,7 @@ from attnseg_jax.ops import (
     metrics,
     norm,
     pillow,
+    plain,
     points,
     pool,
     region_maps,
@@ -61,6 +62,7 @@ MODULES = (
     points,
     psa,
     pillow,
+    plain,
     pool,
     region_maps,
     ocr,
@@ -77,6 +79,7 @@ LABELS = jnp.zeros((2, 7, 5), jnp.int32)
 # Six queries of three classes, four segments, points of an image and of each segment.
 QUERIES, SEGMENTS, MASKS = jnp.ones((2, 6, 4)), jnp.array([[0, 2, 1, -1], [2, -1, -1, -1]]), jnp.ones((2, 6, 7, 5))
 SHARED, EACH, VALUES = jnp.ones((2, 1, 9, 2)), jnp.ones((2, 4, 9, 2)), jnp.ones((2, 4, 9))
+AXES = Axis(3, 2, 1, (1, 0), 7), Axis(2, 1, 1, (0, 2), 5)
 WEIGHTS = dict.fromkeys(("class_weight", "mask_weight", "dice_weight"), 2.0)
 CALLS = {
     attention.dot_product_attention: (
@@ -97,10 +100,9 @@ CALLS = {
     conv.same_padding: ((7, 3, 2), {}),
     conv.conv_transpose: ((IMAGE, jnp.ones((3, 3, 2, 6))), {"groups": 2, "stride": 2}),
     dense.dense_conv: ((IMAGE, jnp.ones((3, 2, 4, 6))), {"stride": (2, 1), "padding": ((1, 0), (0, 2))}),
-    dense.plain_conv: (
-        (IMAGE, jnp.ones((3, 2, 2, 6)), (Axis(3, 2, 1, (1, 0), 7), Axis(2, 1, 1, (0, 2), 5)), 2),
-        {},
-    ),
+    plain.plain_conv: ((IMAGE, jnp.ones((3, 2, 2, 6)), AXES, 2), {}),
+    plain.plain_input_gradient: ((jnp.ones((3, 2, 2, 6)), jnp.ones((2, 3, 6, 6)), AXES, 2), {}),
+    plain.plain_kernel_gradient: ((IMAGE, jnp.ones((2, 3, 6, 6)), AXES, 2), {}),
     dense.worth_blocks: ((IMAGE, jnp.ones((3, 2, 4, 6)), (2, 1)), {}),
     depthwise.depthwise_conv: ((IMAGE, jnp.ones((3, 2, 4))), {"stride": (2, 1), "padding": ((1, 0), (0, 2))}),
     criss_cross.criss_cross_attention: ((IMAGE, IMAGE, jnp.ones((2, 7, 5, 6))), {"scale": 0.5}),
