@@ -168,7 +168,7 @@ def program_flops(function: Callable, *arguments: PyTree) -> float:
     """
 
     def once(function: Callable, arguments: Sequence[PyTree]) -> np.ndarray:
-        return np.maximum((jax.jit(function).lower(*arguments).cost_analysis() or {}).get("flops", 0.0), 0.0)
+        return _counted(jax.jit(function).lower(*arguments), "flops")
 
     repeated = _repetitions(_live(jax.make_jaxpr(function)(*arguments).jaxpr), once)
     return float(once(function, arguments) + np.sum(repeated))
@@ -183,11 +183,13 @@ def _counted_once(function: Callable, arguments: Sequence[PyTree]) -> tuple[np.n
     """XLA's own FLOPs and bytes, with every loop's body counted once; the compiled program."""
     lowered = jax.jit(function).lower(*arguments)
     compiled = lowered.compile()
-    # A program that computes nothing has no entries.
-    flops = (lowered.cost_analysis() or {}).get("flops", 0.0)
-    accessed = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
-    # XLA's word for a number it cannot tell is negative.
-    return np.maximum([flops, accessed], 0.0), compiled
+    return np.array([_counted(lowered, "flops"), _counted(compiled, "bytes accessed")]), compiled
+
+
+def _counted(program: Any, name: str) -> np.ndarray:
+    """A number of XLA's own about a lowered or compiled program."""
+    # A program that computes nothing has no entries, and XLA's word for a number that it cannot tell is negative.
+    return np.maximum((program.cost_analysis() or {}).get(name, 0.0), 0.0)
 
 
 def _live(jaxpr: Any) -> Any:

@@ -3,11 +3,15 @@
 import ast
 import keyword
 import sys
+from collections.abc import Collection
 
-from ml_collections import config_flags
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from attnseg_jax import configs
+from attnseg_jax.data import datasets
 from attnseg_jax.errors import UserError
+from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
 from attnseg_jax.train import explain
 
@@ -20,6 +24,15 @@ def define_flag() -> None:
     config_flags.DEFINE_config_file(
         "config", None, "config, by name or file (default: default); --config.key=value sets one of its keys"
     )
+
+
+def given() -> ConfigDict:
+    """The config of the parsed command line; a folder of pictures without a source means the pictures in it."""
+    config = flags.FLAGS.config
+    if _means_folder(config, config_flags.get_override_values(flags.FLAGS["config"])):
+        logging.info("config.data.dir is given without a source: its images and masks are read")
+        config.data.source = "folder"
+    return config
 
 
 def keys(topic: str) -> str:
@@ -91,3 +104,26 @@ def _spelled_out(key: str, value: str) -> str:
             hint = "write a table as '{0: 0, 255: 1}', raw id: train id"
             raise UserError(f"--config.{key}={value}: {hint}") from None
     return value
+
+
+def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
+    """Whether a config that names a folder of pictures and no source means the pictures in that folder.
+
+    Args:
+      config: not `filled` yet.
+      given: keys, such as `data.dir`, that a user has set. A source or a data set among them says what is meant.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    data = config.data
+    if "data.dir" not in given or not data.dir or {"data.source", "data.tfds_name"} & {*given}:
+        return False
+    if data.source != "tfds" or data.tfds_name or data.name != datasets.EMBEDDED or "data.name" in given:
+        return False
+    if not expanded(data.dir).is_dir():
+        raise UserError(
+            f"config.data.dir={data.dir}: there is no such folder; for the embedded pictures, kept there, set "
+            "config.data.source='tfds'"
+        )
+    return True

@@ -49,7 +49,7 @@ def _plan() -> None:
         raise UserError("--batch=auto and --crop=auto: find one after the other")
     path = target("--json", values.json) if values.json else None
     where = chips.read(values.topology)
-    config = catalogue.apply(configs.with_folder(values.config))
+    config = catalogue.apply(configs.with_folder(config_flag.given()))
     configs.check_values(config)
     plan = _made(config, where, values.batch, bool(values.crop))
     forms = attention_plans(config, where, plan.rows) if plan.fits else []

@@ -8,15 +8,12 @@ command again continues an interrupted run and prints the result of a finished o
 """
 
 import functools
-from collections.abc import Collection
 from pathlib import Path
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import config_flags
 
 from attnseg_jax.cli import config_flag, entry
-from attnseg_jax.data import datasets
-from attnseg_jax.errors import UserError
 from attnseg_jax.evaluation import tables
 from attnseg_jax.files import expanded
 from attnseg_jax.train import config as config_files
@@ -30,10 +27,7 @@ def _flags() -> None:
 
 def _train() -> None:
     """Trains, and prints the scores and where everything is."""
-    config = flags.FLAGS.config
-    if _means_folder(config, config_flags.get_override_values(flags.FLAGS["config"])):
-        logging.info("config.data.dir is given without a source: its images and masks are read")
-        config.data.source = "folder"
+    config = config_flag.given()
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = expanded(flags.FLAGS.workdir or f"runs/{name}-{config_files.config_hash(config)}")
     result = loop.run(config, workdir)
@@ -44,29 +38,6 @@ def _train() -> None:
         print(table.read_text(), end="")
     for what, path in (("checkpoints", "checkpoints"), ("curves", "curves.png"), ("pictures", "predictions")):
         print(f"{what}: {workdir / path}")
-
-
-def _means_folder(config: ConfigDict, given: Collection[str]) -> bool:
-    """Whether a config that names a folder of pictures and no source means the pictures in that folder.
-
-    Args:
-      config: not `filled` yet.
-      given: keys, such as `data.dir`, that a user has set. A source or a data set among them says what is meant.
-
-    Raises:
-      UserError: there is no such folder.
-    """
-    data = config.data
-    if "data.dir" not in given or not data.dir or {"data.source", "data.tfds_name"} & {*given}:
-        return False
-    if data.source != "tfds" or data.tfds_name or data.name != datasets.EMBEDDED or "data.name" in given:
-        return False
-    if not expanded(data.dir).is_dir():
-        raise UserError(
-            f"config.data.dir={data.dir}: there is no such folder; for the embedded pictures, kept there, set "
-            "config.data.source='tfds'"
-        )
-    return True
 
 
 main = functools.partial(entry.run, _train, _flags, usage=__doc__, check=config_flag.check, more_help=config_flag.keys)

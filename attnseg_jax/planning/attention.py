@@ -1,6 +1,5 @@
 """What the forms in which attention can be computed take alone, on one chip."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,9 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from attnseg_jax.cost import Alone
@@ -20,6 +17,7 @@ from attnseg_jax.models.attention import Attention
 from attnseg_jax.ops.platforms import tracing_for
 from attnseg_jax.planning import hlo
 from attnseg_jax.planning.chips import Slice
+from attnseg_jax.planning.plan import compile_if_it_fits
 from attnseg_jax.train.setup import abstract_inputs, make_model
 
 
@@ -42,53 +40,41 @@ class AttentionPlan:
 
 def attention_plans(config: ConfigDict, where: Slice, rows: int) -> list[AttentionPlan]:
     """What each form of the config's attention takes alone on one chip; empty for a mechanism that has but one."""
-    if where.devices is None or "impl" not in _fields(config):
+    classes = datasets.info(config.data).num_classes
+    model = make_model(config, classes)
+    mechanism = getattr(model, "attention", None)
+    if where.devices is None or not hasattr(mechanism, "impl"):
         return []
+    shape = _attended(model, abstract_inputs(config, rows))
+    inputs = [jax.ShapeDtypeStruct(shape, config.dtype), jax.ShapeDtypeStruct((*shape[:3], classes), "float32")]
     plans = []
     for impl in ("dense", "chunked", "splash"):
         try:
-            plans.append(_attention_plan(config, where, rows, impl))
+            plans.append(_attention_plan(mechanism.clone(impl=impl, parent=None), inputs, where))
         except UserError as error:
             plans.append(AttentionPlan(impl, reason=str(error)))
     return plans
 
 
-def _fields(config: ConfigDict) -> set[str]:
-    mechanism = make_model(config, datasets.info(config.data).num_classes)
-    attention = getattr(mechanism, "attention", None)
-    return {field.name for field in dataclasses.fields(attention)} if attention is not None else set()
+def _attention_plan(mechanism: Attention, inputs: list[jax.ShapeDtypeStruct], where: Slice) -> AttentionPlan:
+    alone, impl = Alone(mechanism), mechanism.impl
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
+    def loss(variables: Any, *inputs: jax.Array) -> jax.Array:
+        out, _ = alone.apply(
+            variables, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
+        )
+        return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(out))
 
-def _attention_plan(config: ConfigDict, where: Slice, rows: int, impl: str) -> AttentionPlan:
-    classes = datasets.info(config.data).num_classes
     with tracing_for(where.chip.platform, 1):
-        model = make_model(config, classes)
-        shape = _attended(model, abstract_inputs(config, rows))
-        mechanism = Alone(model.attention.clone(impl=impl, parent=None))
-        one = NamedSharding(Mesh(np.array(where.devices[:1]), ("data",)), PartitionSpec())
-        inputs = [
-            jax.ShapeDtypeStruct(shape, jnp.dtype(config.dtype)),
-            jax.ShapeDtypeStruct((*shape[:3], classes), "float32"),
-        ]
-        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-        variables = jax.eval_shape(partial(mechanism.init, train=False), keys, *inputs)
-
-        def loss(variables: Any, *inputs: jax.Array) -> jax.Array:
-            out, _ = mechanism.apply(
-                variables, *inputs, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
-            )
-            return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(out))
-
-        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)), in_shardings=one, out_shardings=one)
-        try:
-            compiled = gradient.lower(variables, *inputs).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return AttentionPlan(impl, reason="needs more memory than a chip has")
-    taken = hlo.taken(hlo.parse(compiled.as_text()))
+        variables = jax.eval_shape(partial(alone.init, train=False), keys, *inputs)
+        lowered = where.jit(jax.grad(loss, argnums=(0, 1))).lower(variables, *inputs)
+        compiled, needed = compile_if_it_fits(lowered)
+    if compiled is None:
+        return AttentionPlan(impl, reason=f"needs {needed}")
+    taken = hlo.taken(compiled.as_text())
     known = where.chip.clock and not taken.kernels
-    milliseconds = 1e3 * sum(taken.cycles.values()) / where.chip.clock if known else None
+    milliseconds = 1e3 * taken.all_cycles / where.chip.clock if known else None
     reason = "" if known else "the compiler does not look into its kernel"
     return AttentionPlan(impl, compiled.memory_analysis().temp_size_in_bytes, milliseconds, reason)
 

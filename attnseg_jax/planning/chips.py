@@ -7,12 +7,14 @@ peaks, of dense products in bfloat16; `links` is what one chip can send to the o
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from attnseg_jax.errors import UserError, nearest
 
@@ -78,6 +80,11 @@ class Slice:
     def hosts(self) -> int:
         """How many machines they are in, as far as that is known."""
         return len({device.process_index for device in self.devices}) if self.devices else 1
+
+    def jit(self, function: Callable) -> Any:
+        """`jax.jit` of a function for one of the chips, to be lowered and compiled."""
+        one = NamedSharding(Mesh(np.array(self.devices[:1]), ("chip",)), PartitionSpec())
+        return jax.jit(function, in_shardings=one, out_shardings=one)
 
 
 def read(topology: str) -> Slice:

@@ -81,9 +81,14 @@ class Taken:
     kernels: dict[str, int] = field(default_factory=dict)
     unknown_loops: int = 0
 
+    @property
+    def all_cycles(self) -> float:
+        """Of all instructions."""
+        return sum(self.cycles.values())
+
 
 def parse(text: str) -> Program:
-    """Reads the text of a compiled program (`compiled.as_text()`)."""
+    """The computations in the text of a compiled program."""
     computations: dict[str, dict[str, Instruction]] = {}
     entry = ""
     current: dict[str, Instruction] = {}
@@ -135,9 +140,9 @@ def array_bytes(kind: str, *, large_only: bool = True) -> int:
     return total
 
 
-def taken(program: Program) -> Taken:
-    """What one run of a program takes on each device."""
-    result, seen = Taken(), set()
+def taken(text: str) -> Taken:
+    """What one run of a program takes on each device, from its text (`compiled.as_text()`)."""
+    program, result, seen = parse(text), Taken(), set()
     _take(program, program.entry, 1, result, seen)
     return result
 

@@ -91,7 +91,7 @@ class Plan:
     def estimate(self) -> float | None:
         """Seconds of a step on one chip by the compiler's own cycles, its communication and kernels not counted."""
         clock = self.slice.chip.clock
-        return sum(self.taken.cycles.values()) / clock if self.taken is not None and clock else None
+        return self.taken.all_cycles / clock if self.taken is not None and clock else None
 
     @property
     def parts(self) -> dict[str, float]:
@@ -101,8 +101,11 @@ class Plan:
             found = _PARTS.search(path)
             part = found[1] if found else "loss, optimizer and the rest"
             cycles[part] = cycles.get(part, 0.0) + count
-        whole = sum(cycles.values())
-        return {part: count / whole for part, count in sorted(cycles.items(), key=lambda item: -item[1]) if count}
+        return {
+            part: count / self.taken.all_cycles
+            for part, count in sorted(cycles.items(), key=lambda item: -item[1])
+            if count
+        }
 
     def link_seconds(self, chips: int) -> float:
         """Seconds for the step's communication among so many chips, each of which sends over all of its links."""
@@ -144,12 +147,9 @@ def make_plan(
             return done(_estimated(run, config, rows, where.count))
         start = time.perf_counter()
         logging.info("compiling for %s, %d images a chip; a large model takes minutes", where.name, rows)
-        try:
-            compiled = run.parallel.lower_train(run.abstract, _batch(run, config, size)).compile()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return done(None, needed=_needed(str(error)))
+        compiled, needed = compile_if_it_fits(run.parallel.lower_train(run.abstract, _batch(run, config, size)))
+        if compiled is None:
+            return done(None, needed=needed)
         seconds = time.perf_counter() - start
     stats = compiled.memory_analysis()
     memory = Memory(
@@ -158,7 +158,17 @@ def make_plan(
         stats.temp_size_in_bytes,
         stats.generated_code_size_in_bytes,
     )
-    return done(memory, taken=hlo.taken(hlo.parse(compiled.as_text())), seconds=seconds)
+    return done(memory, taken=hlo.taken(compiled.as_text()), seconds=seconds)
+
+
+def compile_if_it_fits(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled | None, str]:
+    """The compiled program and ""; where it needs more memory than a chip has, None and the sizes."""
+    try:
+        return lowered.compile(), ""
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return None, _needed(str(error))
 
 
 def _needed(message: str) -> str:

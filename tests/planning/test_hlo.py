@@ -60,14 +60,14 @@ metadata={op_name="jit(step)/add"}, backend_config={"window_config":{"estimated_
 
 @pytest.fixture(scope="module")
 def taken():
-    return hlo.taken(hlo.parse(TEXT))
+    return hlo.taken(TEXT)
 
 
 def test_the_bodies_of_loops_count_as_often_as_they_run(taken):
     cycles = {path: count for path, count in taken.cycles.items() if count}
     assert cycles == {"jit(step)/jvp(Segmenter)/attention/attention0.attend/mul": 6 * 70, "jit(step)/add": 11}
     assert taken.unknown_loops == 0
-    unknown = hlo.taken(hlo.parse(TEXT.replace("known_trip_count", "something_else")))
+    unknown = hlo.taken(TEXT.replace("known_trip_count", "something_else"))
     assert unknown.unknown_loops == 1 and sum(unknown.cycles.values()) == 70 + 11
 
 
