@@ -101,11 +101,8 @@ class Plan:
             found = _PARTS.search(path)
             part = found[1] if found else "loss, optimizer and the rest"
             cycles[part] = cycles.get(part, 0.0) + count
-        return {
-            part: count / self.taken.all_cycles
-            for part, count in sorted(cycles.items(), key=lambda item: -item[1])
-            if count
-        }
+        whole = sum(cycles.values())
+        return {part: count / whole for part, count in sorted(cycles.items(), key=lambda item: -item[1]) if count}
 
     def link_seconds(self, chips: int) -> float:
         """Seconds for the step's communication among so many chips, each of which sends over all of its links."""

@@ -135,6 +135,7 @@ def test_attention_by_its_forms(here):
         (["--topology=h100:8", "--batch=0"], "--batch=0 must be a number of images of at least 1, or auto"),
         (["--topology=h100:8", "--crop=256"], "--crop=256 must be auto; a size is set by --config.data.crop"),
         (["--topology=h100:8", "--crop=auto", "--batch=auto"], "find one after the other"),
+        (["--topology=h100:8", "--config.data.dir=nowhere"], "config.data.dir=nowhere: there is no such folder"),
         (["--topology=h100:8", "--config.model.attention.name=slf"], "did you mean 'self'?"),
     ],
 )
