@@ -131,23 +131,36 @@ def _kernel_gradient_of_block(axes, x, g):
     x = pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
     g = pad(g, [(0, blocks * height - rows.out), (0, 0)])
     wide = jnp.promote_types(x.dtype, jnp.float32)
+    # The taps along the longer side of the window are a loop, those along the other are written out: with all of them
+    # written out a compiler takes seconds.
+    down = rows.taps >= columns.taps
+    looped, written = (rows, columns) if down else (columns, rows)
+    size = [len(x), (height - 1) * rows.stride + rows.span, *x.shape[2:]]
+    size[1 if down else 2] -= looped.span - 1
 
-    def step(n, sums):
-        size = (height - 1) * rows.stride + rows.span
-        part = lax.dynamic_slice_in_dim(x, n * height * rows.stride, size, 1)
+    def block(n, sums):
         part_g = lax.dynamic_slice_in_dim(g, n * height, height, 1)
-        result = []
-        for (i, j), total in zip(_taps(axes), sums):
+
+        def line_of_taps(k, sums):
+            start = [0, n * height * rows.stride, 0, 0]
+            start[1 if down else 2] += k * looped.dilation
+            part = lax.dynamic_slice(x, start, size)
+            return [lax.dynamic_update_index_in_dim(s, add(s[k], part, t), k, 0) for t, s in enumerate(sums)]
+
+        def add(total, part, t):
+            first = 0 if down else t * rows.dilation
+            across = columns.tap(t if down else 0)
             for row in range(height):
-                line = part[:, i * rows.dilation + row * rows.stride, columns.tap(j)]
+                line = part[:, first + row * rows.stride, across]
                 total = total + line.astype(wide) * part_g[:, row].astype(wide)
-            result.append(total)
-        return result
+            return total
+
+        return lax.fori_loop(0, looped.taps, line_of_taps, sums)
 
     # The batch stays an axis to the end, so that a batch split over devices stays where it is.
-    zeros = [jnp.zeros_like(g, wide, (len(g), *g.shape[2:])) for _ in _taps(axes)]
-    sums = lax.fori_loop(0, blocks, step, zeros)
-    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(rows.taps, columns.taps, -1).astype(x.dtype)
+    zeros = [jnp.zeros_like(g, wide, (looped.taps, len(g), *g.shape[2:])) for _ in range(written.taps)]
+    sums = lax.fori_loop(0, blocks, block, zeros)
+    return jnp.stack([s.sum((1, 2)) for s in sums], int(down)).astype(x.dtype)
 
 
 class _Axis(Axis):
