@@ -72,6 +72,9 @@ def get_config() -> ConfigDict:
     data.bands = ()
     # Of such images, the channels that pictures show as red, green and blue, or the one shown in gray; () is the first.
     data.show = ()
+    # Pictures of more pixels are refused before they are decoded, unless they are TIFF or NumPy files of which training
+    # reads the crops alone.
+    data.max_pixels = 178_956_970
     # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
     # with `images` and `masks` their stems.
     data.lists = ""
@@ -110,6 +113,10 @@ def get_config() -> ConfigDict:
     data.scale = (1.0, 1.0)
     # A crop is drawn again while one class has a larger share of its valid pixels than this.
     data.max_class_share = 0.99
+    data.foreground = ConfigDict()
+    # Probability with which a crop must show one of these classes, by their names; () is all but the first.
+    data.foreground.probability = 0.0
+    data.foreground.classes = ()
     # Probability of a horizontal flip.
     data.flip = 0.5
     # Strengths of the colour jitter; 0 is off. Brightness, contrast and saturation are factors in 1 +- strength;

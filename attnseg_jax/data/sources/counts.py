@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnseg_jax.data.reading import in_threads
-from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
+from attnseg_jax.data.sources.protocol import ByWindow, Source, check_sample, check_size
+from attnseg_jax.data.windows import FileArray, in_bands
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -39,15 +40,19 @@ def survey(
     Raises one UserError of the first bad files in the order of the source, `_MOST_LISTED` at most, and one if no pixel
     has a label.
     """
-    k = source.info.num_classes
+    k, samples = source.info.num_classes, ByWindow(source)
 
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        sample = source[index]
+        sample = samples[index]
         check_sample(sample, source.info.channels)
         on_read(index)
         label = sample["label"]
         check_size(source, index, label.shape)
-        pixels = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)
+        pixels = sum(np.bincount(rows.ravel(), minlength=IGNORE_LABEL + 1) for rows in in_bands(label))
+        if isinstance(sample["image"], FileArray):
+            # A bad piece is named at once.
+            for _ in in_bands(sample["image"]):
+                pass
         if pixels[k:IGNORE_LABEL].any():
             unknown = k + int(np.flatnonzero(pixels[k:IGNORE_LABEL])[0])
             raise UserError(
