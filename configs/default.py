@@ -57,11 +57,12 @@ def get_config() -> ConfigDict:
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
     # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
     # (a folder for each image, with a mask for each of its objects), 'labelme', 'coco' and 'coco_panoptic' (JSON files
-    # of shapes), 'templates' and 'lists' (the keys below); 'auto'
-    # takes the first that fits. attnseg-doctor tells which that is.
+    # of shapes), 'parquet' (files of Hugging Face `datasets`), 'templates' and 'lists' (the keys below); 'auto' takes
+    # the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
+    # Of 'parquet', the columns of images and masks, where their names do not tell.
     data.images = ""
     data.masks = ""
     # Channels of the images, where they are not 8-bit RGB: any number, from PNG, TIFF and NumPy files (.npy) of 8 bits,

@@ -15,6 +15,7 @@ from PIL import Image
 
 from attnseg_jax.data import annotations, arrays, bands, decode, limits, windows
 from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.doctor.moments import Moments
 from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
@@ -22,39 +23,6 @@ from attnseg_jax.errors import UserError
 _MOST_COLOURS = 4096
 # Of a mask with more colours than that: the most frequent ones are those that were meant.
 _KEPT_COLOURS = 48
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of the pixels of images: how many there are, and the sums of their values and squares in each channel."""
-
-    pixels: int
-    sums: np.ndarray
-    squares: np.ndarray
-
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> "Moments":
-        """Of an image [h, w, c]."""
-        values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
-        return cls(len(values), values.sum(0), (values**2).sum(0))
-
-    @classmethod
-    def of_all(cls, image: np.ndarray | windows.FileArray) -> "Moments":
-        """Of a large image, some rows at a time."""
-        return functools.reduce(operator.add, map(cls.of, windows.in_bands(image)))
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.pixels + other.pixels, self.sums + other.sums, self.squares + other.squares)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Of each channel."""
-        return self.sums / self.pixels
-
-    @property
-    def std(self) -> np.ndarray:
-        """Of each channel."""
-        return np.sqrt(np.maximum(self.squares / self.pixels - self.mean**2, 0))
 
 
 @dataclass(frozen=True)
