@@ -106,6 +106,12 @@ def test_what_is_refused(workdir, predictor, picture, tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "deep.tif", picture[0].astype(np.uint16), photometric="rgb")
     with pytest.raises(UserError, match=r"deep\.tif: of this size TIFF files of 8 bits are read"):
         large.predict_large(predictor, tmp_path / "deep.tif", tmp_path / "out.tif")
+    # As gray, or as they lie, they would be read as something else.
+    turned = [(274, "H", 1, 6, True)]
+    for options in ({"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, {"extratags": turned}):
+        tifffile.imwrite(tmp_path / "other.tif", picture[0][..., 0], **options)
+        with pytest.raises(UserError, match=r"other\.tif: .* gray or RGB, channels side by side, upright"):
+            large.predict_large(predictor, tmp_path / "other.tif", tmp_path / "out.tif")
     tifffile.imwrite(path, picture[0], photometric="rgb", tile=(16, 16), compression="zlib")
     damaged = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:

@@ -54,6 +54,8 @@ class FolderSource:
         pixels, label = decode.decode_pair(
             image, mask, str(images[0]), str(masks[0]), self._table, self._colors, nearest=self._nearest
         )
+        # `size` would decode a PNG for its orientation.
+        self._sizes[index] = label.shape
         return {"image": pixels, "label": label, "id": images[0].stem}
 
     def by_window(self, index: int) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class FolderSource:
         if self._unread[index] is None:
             return self[index]
         image, mask = self._unread[index]
-        name = str(masks[0])
+        self._sizes[index], name = image.shape[:2], str(masks[0])
         if mask is None:
             limits.check_pixels(masks[0], name, self._max_pixels)
             mask = self.raw(index)
@@ -99,6 +101,7 @@ class FolderSource:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
         if index not in self._sizes:
             (image, *_), _ = self._pairs[index]
+            limits.check_pixels(image, str(image), self._max_pixels)
             self._sizes[index] = bands.bands_size(image) if self._channels else decode.decode_size(image, str(image))
         return self._sizes[index]
 

@@ -52,6 +52,7 @@ class TfdsSource:
         for data, of_file in zip(files, names):
             limits.check_pixels(data, of_file, self._max_pixels)
         image, label = decode.decode_pair(*files, *names, self._table, self._colors, nearest=self._nearest)
+        self._sizes[index] = label.shape
         return {"image": image, "label": label, "id": name}
 
     def files(self) -> dict[str, Path]:
