@@ -18,6 +18,7 @@ from attnseg_jax.errors import UserError
 H, W = 61, 83
 RNG = np.random.default_rng(5)
 PIXELS = RNG.integers(0, 256, (H, W, 4), np.uint8)
+OPAQUE = np.concatenate([PIXELS[..., :3], np.full((H, W, 1), 255, np.uint8)], -1)
 DEEP = RNG.integers(0, 1 << 16, (H, W, 5), np.uint16)
 LABEL = np.kron(RNG.integers(0, 7, (9, 11)), np.ones((7, 8), int))[:H, :W].astype(np.uint8)
 COLOURS = [(k,) * 3 for k in range(7)]
@@ -48,7 +49,7 @@ def assert_windows(found, whole):
         ("tiles.tif", lambda path: tiff(path, PIXELS[..., :3], "rgb", **TILES), 0),
         ("strips.tif", lambda path: tiff(path, PIXELS[..., :3], "rgb", **STRIPS), 0),
         ("plain.tif", lambda path: tiff(path, PIXELS[..., :3], "rgb"), 0),
-        ("alpha.tif", lambda path: tiff(path, PIXELS, "rgb", extrasamples=["unassalpha"], **TILES), 0),
+        ("alpha.tif", lambda path: tiff(path, OPAQUE, "rgb", extrasamples=["unassalpha"], **TILES), 0),
         ("gray.tif", lambda path: tiff(path, PIXELS[..., 0], **TILES), 0),
         ("bands.tif", lambda path: tiff(path, DEEP, planarconfig="contig", byteorder=">", **TILES), 5),
         ("plain_bands.tif", lambda path: tiff(path, DEEP, planarconfig="contig", byteorder=">"), 5),
@@ -211,7 +212,7 @@ def test_the_limit_of_pixels(tmp_path, data_config, monkeypatch):
         load_source(config, "train")[0]
     config.dir = make(tmp_path / "b")
     config.max_pixels = 500
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 250)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     monkeypatch.setattr(decode, "decode_pair", decode_pair)
     assert survey(load_source(config, "train")).sizes[0] == (H, W)
     with pytest.raises(UserError, match=r"a\.tif: the picture has 5,063 pixels, and config\.data\.max_pixels=500"):
