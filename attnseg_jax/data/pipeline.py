@@ -56,8 +56,8 @@ def train_batches(
     """
     rows = batch_size // process_count
     others = source if needs_others(config) else None
-    samples = ByWindow(source) if _crops_first(config) else source
-    drawn = sampling.Drawn(samples, sampling.places(source, config)) if sampling.is_used(config.sampling) else samples
+    samples = training_samples(source, config)
+    drawn = sampling.Drawn(samples, sampling.places(samples, config)) if sampling.is_used(config.sampling) else samples
     make = functools.partial(
         _training_row, config=config, classes=source.info.num_classes, multiple=multiple, others=others
     )
@@ -73,9 +73,10 @@ def train_batches(
     return _stacked(data, config.threads, rows, ahead=2 * rows)
 
 
-def _crops_first(config: Any) -> bool:
-    """Whether nothing but a crop looks at the pictures of a source."""
-    return config.transforms[:1] == ("scale_crop",) and not regions.used(config.regions)
+def training_samples(source: Source, config: Any) -> Source:
+    """The source, by window (`windows.FileArray`) where nothing but a crop looks at its pictures."""
+    crops_first = config.transforms[:1] == ("scale_crop",) and not regions.used(config.regions)
+    return ByWindow(source) if crops_first else source
 
 
 def eval_batches(

@@ -8,7 +8,7 @@ from absl import logging
 from jaxtyping import Bool, Float, Int
 
 from attnseg_jax.data.reading import in_threads
-from attnseg_jax.data.sources import ByWindow, Source
+from attnseg_jax.data.sources import Source
 from attnseg_jax.data.windows import in_bands
 from attnseg_jax.errors import UserError
 
@@ -45,10 +45,10 @@ def places(source: Source, config: Any) -> Int[np.ndarray, "m"]:
     Raises:
       UserError: a mask cannot be read, or nothing is left to draw.
     """
-    present, samples = np.zeros((len(source), source.info.num_classes), bool), ByWindow(source)
+    present = np.zeros((len(source), source.info.num_classes), bool)
 
     def shown(index: int) -> np.ndarray:
-        return np.unique(np.concatenate([np.unique(rows) for rows in in_bands(samples[index]["label"])]))
+        return np.unique(np.concatenate([np.unique(rows) for rows in in_bands(source[index]["label"])]))
 
     for index, found in enumerate(in_threads(shown, range(len(source)), "reading masks for the sampling")):
         if isinstance(found, UserError):

@@ -1,6 +1,8 @@
 """Very large files are read by windows, as decoding all of them and cutting; the limit before decoding."""
 
 import re
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from attnseg_jax.data import bands, decode, limits, sampling, windows
 from attnseg_jax.data.doctor.facts import read_image, read_mask, read_pair
 from attnseg_jax.data.layouts import Pair
-from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.pipeline import train_batches, training_samples
 from attnseg_jax.data.sources import ByWindow, load_source, survey
 from attnseg_jax.errors import UserError
 
@@ -166,7 +168,7 @@ def test_batches_are_those_of_pictures_decoded_whole(tmp_path, data_config, seek
 
 def test_counts_and_sizes_are_those_of_the_whole(tmp_path, data_config, monkeypatch):
     config = data_config(dir=make(tmp_path / "a"), sampling={"power": 0.5, "threshold": 0.1, "empty": 1.0})
-    found = survey(source := load_source(config, "train"))
+    found = survey(source := ByWindow(load_source(config, "train")))
     monkeypatch.setattr(windows, "LARGE", 1 << 25)
     np.testing.assert_array_equal(found.pixel_counts, (whole := survey(load_source(config, "train"))).pixel_counts)
     assert found.sizes == whole.sizes == ((H, W), (H - 2, W), (20, 25))
@@ -174,8 +176,12 @@ def test_counts_and_sizes_are_those_of_the_whole(tmp_path, data_config, monkeypa
         sampling.places(source, config), sampling.places(load_source(config, "train"), config)
     )
     # Pictures that are resized, or looked at before they are cut, are read whole.
-    resized = ByWindow(load_source(data_config(dir=config.dir, resolution=0.5), "train"))
-    assert isinstance(resized[0]["image"], np.ndarray) and resized[0]["label"].shape == (30, 42)
+    monkeypatch.setattr(windows, "LARGE", 1000)
+    shapes = {"flip": {"transforms": ("flip", "scale_crop")}, "none": {}, "half": {"resolution": 0.5}}
+    for name, changes in shapes.items():
+        changed = data_config(dir=config.dir, **changes)
+        label = training_samples(load_source(changed, "train"), changed)[0]["label"]
+        assert isinstance(label, windows.FileArray if name == "none" else np.ndarray)
 
 
 def test_what_is_wrong_with_a_very_large_pair(tmp_path, data_config):
@@ -184,10 +190,10 @@ def test_what_is_wrong_with_a_very_large_pair(tmp_path, data_config):
     good = mask.read_bytes()
     tiff(mask, LABEL[:-1], **TILES)
     with pytest.raises(UserError, match=r"a\.tif: the mask is 83x60 pixels, its image .*train/a\.tif is 83x61"):
-        survey(load_source(config, "train"))
+        survey(ByWindow(load_source(config, "train")))
     tiff(mask, LABEL + np.uint8(9 * (LABEL == 3)), **TILES)
     with pytest.raises(UserError, match=r"trainannot/a\.tif: the mask holds the value 12, which is not in the table"):
-        survey(load_source(config, "train"))
+        survey(ByWindow(load_source(config, "train")))
     mask.write_bytes(good)
     image = tmp_path / "a/train/a.tif"
     with tifffile.TiffFile(image) as file:
@@ -196,7 +202,7 @@ def test_what_is_wrong_with_a_very_large_pair(tmp_path, data_config):
     damaged[place : place + 9] = b"\xff" * 9
     image.write_bytes(damaged)
     with pytest.raises(UserError, match=r"train/a\.tif: cannot be decoded"):
-        survey(load_source(config, "train"))
+        survey(ByWindow(load_source(config, "train")))
 
 
 def test_the_limit_of_pixels(tmp_path, data_config, monkeypatch):
@@ -214,7 +220,7 @@ def test_the_limit_of_pixels(tmp_path, data_config, monkeypatch):
     config.max_pixels = 500
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
     monkeypatch.setattr(decode, "decode_pair", decode_pair)
-    assert survey(load_source(config, "train")).sizes[0] == (H, W)
+    assert survey(ByWindow(load_source(config, "train"))).sizes[0] == (H, W)
     with pytest.raises(UserError, match=r"a\.tif: the picture has 5,063 pixels, and config\.data\.max_pixels=500"):
         load_source(config, "train").size(0)
     np.save(tmp_path / "a.npy", DEEP)
@@ -266,3 +272,37 @@ def test_memory_holds_a_window(tmp_path, monkeypatch):
         tracemalloc.stop()
         np.testing.assert_array_equal(found, pixels[900:1100, 1900:2100])
         assert peak < 3 << 20
+
+
+TRAIN = """
+import resource, sys
+from attnseg_jax.configs import default
+from attnseg_jax.data.pipeline import train_batches, training_samples
+from attnseg_jax.data.sources import load_source, survey
+data = default.get_config().data
+data.update(source="folder", name="", dir=sys.argv[1], classes=("a", "b"), crop=(512, 512), scale=(0.5, 2.0))
+data.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), threads=1)
+source = load_source(data, "train")
+assert survey(training_samples(source, data), 1).pixel_counts.sum() == 20_000**2
+batches = train_batches(source, data, batch_size=2, seed=0)
+for _ in range(5):
+    assert next(batches)["image"].shape == (2, 512, 512, 3)
+batches.close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_crops_of_20000_rows_and_columns_in_1_gib(tmp_path):
+    """1.2 GB of image and 0.4 GB of mask, counted and trained on."""
+    rng = np.random.default_rng(0)
+    some = rng.integers(0, 256, (4, 32, 32, 3), np.uint8).repeat(16, 1).repeat(16, 2)
+    options = {"dtype": np.uint8, "tile": (512, 512), "compression": "zlib", "compressionargs": {"level": 1}}
+    for name, parts, shape in (("train", some, (3,)), ("trainannot", some[..., 0] // 128, ())):
+        (tmp_path / name).mkdir()
+        tiles = (parts[i % 4] for i in range(40 * 40))
+        kind = "rgb" if shape else "minisblack"
+        tifffile.imwrite(tmp_path / name / "a.tif", tiles, shape=(20_000, 20_000, *shape), photometric=kind, **options)
+    run = subprocess.run([sys.executable, "-c", TRAIN, tmp_path], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 1 << 20, "KiB"

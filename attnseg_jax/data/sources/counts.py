@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from attnseg_jax.data.reading import in_threads
-from attnseg_jax.data.sources.protocol import ByWindow, Source, check_sample, check_size
+from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
 from attnseg_jax.data.windows import FileArray, in_bands
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -40,10 +40,10 @@ def survey(
     Raises one UserError of the first bad files in the order of the source, `_MOST_LISTED` at most, and one if no pixel
     has a label.
     """
-    k, samples = source.info.num_classes, ByWindow(source)
+    k = source.info.num_classes
 
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        sample = samples[index]
+        sample = source[index]
         check_sample(sample, source.info.channels)
         on_read(index)
         label = sample["label"]

@@ -57,9 +57,10 @@ def check_sample(sample: Any, channels: int = 0) -> None:
 
 
 class ByWindow:
-    """The samples of a source as its `by_window` gives them, where it has one."""
+    """A source whose samples are those of the `by_window` of another, where that has one."""
 
     def __init__(self, source: Source):
+        self.info = source.info
         self._source, self._read = source, getattr(source, "by_window", source.__getitem__)
 
     def __len__(self) -> int:
@@ -67,6 +68,12 @@ class ByWindow:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._read(index)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a source may have beside. A private name is asked for before there is a source.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 def check_source(source: Any, named: str, split: str) -> None:
