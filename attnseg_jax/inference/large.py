@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
+from attnseg_jax.data import bands
 from attnseg_jax.data.pipeline import padded_size
 from attnseg_jax.data.tiff_pieces import PIECE, Pieces, as_rgb, is_rgb
 from attnseg_jax.data.transforms.fields import normalise
@@ -37,7 +38,7 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
 
     Args:
       predictor: of a run, with `config.eval.mode='slide'`.
-      path: of the file: 8 bits, gray or RGB.
+      path: of the file: 8 bits, gray or RGB, or of the model's channels.
       target: of the mask; whole or not there.
       band: bytes of logits that are summed at a time, at least for a window.
 
@@ -51,7 +52,7 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
     _check(predictor, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path) as tiff, tempfile.TemporaryFile(dir=target.parent) as file:
-        pieces = _pieces(path, tiff)
+        pieces = _pieces(path, tiff, predictor.config.data.channels)
         height, width, _ = pieces.shape
         dtype = np.dtype(np.uint8 if len(predictor.info.class_names) <= 256 else np.uint16)
         counts = np.zeros(len(predictor.info.class_names), np.int64)
@@ -99,7 +100,8 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
         total = np.zeros((window[0], last - first, classes), np.float32)
         for top, following in zip(tops, [*tops[1:], padded[0]]):
             read = pieces.part(slice(top, min(top + window[0], height)), slice(0, width))
-            rows = _padded(as_rgb(read), config.data, (window[0], padded[1]))
+            read = bands.joined([pieces.path], [read]) if config.data.channels else as_rgb(read)
+            rows = _padded(read, config.data, (window[0], padded[1]))
             for part in range(0, len(columns), count):
                 places = columns[part : part + count]
                 found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
@@ -114,9 +116,9 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
             total[len(total) - (following - top) :] = 0
 
 
-def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w c"]:
     """Rows as the model takes them, with zeros at the bottom and right."""
-    found = np.zeros((*size, 3), np.float32)
+    found = np.zeros((*size, pixels.shape[2]), np.float32)
     found[: pixels.shape[0], : pixels.shape[1]] = normalise(pixels, config.mean, config.std, config.channel_order)
     return found
 
@@ -153,14 +155,19 @@ def _opened(path: Path) -> Any:
         raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from error
 
 
-def _pieces(path: Path, tiff: Any) -> Pieces:
-    """The picture in an open file."""
-    page = tiff.pages[0]
-    if not is_rgb(page):
+def _pieces(path: Path, tiff: Any, channels: int) -> Pieces:
+    """The picture in an open file, of `config.data.channels`."""
+    pages = bands.pages_in_pieces(tiff) if channels else tiff.pages[:1]
+    if not channels and not is_rgb(pages[0]):
         raise UserError(
             f"{path}: of this size TIFF files of 8 bits are read, gray or RGB, channels side by side, upright"
         )
-    pieces = Pieces(path, [page])
+    found = sum(page.samplesperpixel for page in pages)
+    if channels and found != channels:
+        raise UserError(
+            f"{path}: the file has {found} channels that can be read in pieces, and config.data.channels={channels}"
+        )
+    pieces = Pieces(path, pages)
     if pieces.rows * math.prod(pieces.shape[1:]) > PIECE:
         raise UserError(f"{path}: its pieces have {pieces.rows} rows, too many for the memory: write it by tiles")
     return pieces
