@@ -81,7 +81,7 @@ def header_size(path: Path) -> tuple[int, int] | None:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             h, w = (series.shape[series.axes.index(axis)] for axis in "YX")
-            return (w, h) if decode.UPRIGHT[_orientation(file)][0] else (h, w)
+            return (w, h) if decode.UPRIGHT[tiff_pieces.orientation(file.pages[0])][0] else (h, w)
     except Exception:
         # What damaged headers raise has no common class; decoding says what is wrong.
         return None
@@ -154,17 +154,12 @@ def _of_series(file: Any) -> np.ndarray:
         y, x = series.axes.index("Y"), series.axes.index("X")
         pixels = np.moveaxis(pixels, (y, x), (0, 1))
         parts.append(pixels.reshape(*pixels.shape[:2], -1))
-    return decode.upright(np.concatenate(parts, -1), _orientation(file))
+    return decode.upright(np.concatenate(parts, -1), tiff_pieces.orientation(file.pages[0]))
 
 
 def _alike(file: Any) -> list[Any]:
     first = file.series[0]
     return [series for series in file.series if (series.shape, series.dtype) == (first.shape, first.dtype)]
-
-
-def _orientation(file: Any) -> int:
-    tag = file.pages[0].tags.get(274)
-    return int(tag.value) if tag and tag.value in decode.UPRIGHT else 1
 
 
 def pages_in_pieces(file: Any) -> list[Any]:

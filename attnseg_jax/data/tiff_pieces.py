@@ -108,12 +108,15 @@ def in_pieces(page: Any) -> bool:
     """Whether a page is stored upright, in pieces that are small enough."""
     size = math.prod(_piece_size(page)) * page.samplesperpixel * (page.dtype.itemsize if page.dtype else 1)
     small = page.is_contiguous or size <= PIECE
-    return small and page.dtype is not None and page.imagedepth == 1 and _is_upright(page) and not page.is_subsampled
+    return (
+        small and page.dtype is not None and page.imagedepth == 1 and orientation(page) == 1 and not page.is_subsampled
+    )
 
 
-def _is_upright(page: Any) -> bool:
+def orientation(page: Any) -> int:
+    """How a page is stored, 1 for upright, as EXIF counts it; 1 where it does not say."""
     tag = page.tags.get(_ORIENTATION)
-    return tag is None or tag.value == 1
+    return int(tag.value) if tag and tag.value in range(1, 9) else 1
 
 
 def is_rgb(page: Any) -> bool:

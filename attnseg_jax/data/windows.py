@@ -101,17 +101,20 @@ def image_in(paths: Sequence[Path], channels: int) -> FileArray | None:
 def mask_in(path: Path, colors: Sequence[tuple[int, int, int]], *, nearest: bool) -> FileArray | None:
     """The raw ids that `decode_mask` gives, unread; None where they are not to be had so."""
     if arrays.is_npy(path):
-        found = _of_npy(path)
-        flat = found is not None and found.shape[2] == 1 and found.dtype.kind in "ui" and not colors
-        whole = flat and arrays.load(path, mmap_mode="r").ndim == 2
-        return FileArray(found.shape[:2], found.dtype, lambda y, x: found.read(y, x)[..., 0]) if whole else None
-    if colors:
-        found = _of_tiff(path, lambda file: file.pages[:1] if _lossless_colours(file.pages[0]) else ())
-        ids = lambda pixels: ids_of_colours(tiff_pieces.as_rgb(pixels), str(path), colors, nearest)  # noqa: E731
-    else:
-        found = _of_tiff(path, lambda file: file.pages[:1] if _values(file.pages[0]) else ())
-        ids = lambda pixels: pixels[..., 0]  # noqa: E731
-    return FileArray(found.shape[:2], found.dtype, lambda y, x: ids(found.read(y, x))) if found else None
+        raw = arrays.load(path, mmap_mode="r")
+        if colors or raw.ndim != 2 or raw.dtype.kind not in "ui":
+            return None
+        return FileArray(raw.shape, raw.dtype, lambda y, x: np.array(arrays.load(path, mmap_mode="r")[y, x]))
+    fits = _lossless_colours if colors else _values
+    found = _of_tiff(path, lambda file: file.pages[:1] if fits(file.pages[0]) else ())
+    if found is None:
+        return None
+
+    def read(rows: slice, columns: slice) -> np.ndarray:
+        pixels = found.read(rows, columns)
+        return ids_of_colours(tiff_pieces.as_rgb(pixels), str(path), colors, nearest) if colors else pixels[..., 0]
+
+    return FileArray(found.shape[:2], np.dtype(np.int64) if colors else found.dtype, read)
 
 
 def _lossless_colours(page: Any) -> bool:
@@ -156,8 +159,11 @@ def _of_tiff(path: Path, pages: Callable[[Any], Sequence[Any]]) -> FileArray | N
         return None
 
     def read(rows: slice, columns: slice) -> Shaped[np.ndarray, "y x c"]:
-        with tifffile.TiffFile(path) as file:
-            return tiff_pieces.Pieces(path, pages(file)).part(rows, columns)
+        try:
+            with tifffile.TiffFile(path) as file:
+                return tiff_pieces.Pieces(path, pages(file)).part(rows, columns)
+        except (OSError, tifffile.TiffFileError) as error:
+            raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}): restore or remove it") from None
 
     try:
         with tifffile.TiffFile(path) as file:
@@ -168,6 +174,6 @@ def _of_tiff(path: Path, pages: Callable[[Any], Sequence[Any]]) -> FileArray | N
             if is_large(pieces):
                 pieces.part(slice(0, 1), slice(0, 1))
             return FileArray(pieces.shape, pieces.dtype, read)
-    except (UserError, OSError, ValueError, tifffile.TiffFileError):
-        # Decoding the whole file says what is wrong with it.
+    except Exception:
+        # What damaged headers raise has no common class; decoding the whole file says what is wrong with it.
         return None

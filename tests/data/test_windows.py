@@ -202,7 +202,11 @@ def test_what_is_wrong_with_a_very_large_pair(tmp_path, data_config):
     damaged[place : place + 9] = b"\xff" * 9
     image.write_bytes(damaged)
     with pytest.raises(UserError, match=r"train/a\.tif: cannot be decoded"):
-        survey(ByWindow(load_source(config, "train")))
+        survey(source := ByWindow(load_source(config, "train")))
+    sample = source[0]
+    image.unlink()
+    with pytest.raises(UserError, match=r"train/a\.tif: cannot be read \(.*No such file"):
+        sample["image"][:5, :5]
 
 
 def test_the_limit_of_pixels(tmp_path, data_config, monkeypatch):
