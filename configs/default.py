@@ -57,11 +57,12 @@ def get_config() -> ConfigDict:
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
     # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
     # (a folder for each image, with a mask for each of its objects), 'labelme', 'coco' and 'coco_panoptic' (JSON files
-    # of shapes), 'templates' and 'lists' (the keys below); 'auto'
-    # takes the first that fits. attnseg-doctor tells which that is.
+    # of shapes), 'parquet' (files of Hugging Face `datasets`), 'templates' and 'lists' (the keys below); 'auto' takes
+    # the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.
+    # Of 'parquet', the columns of images and masks, where their names do not tell.
     data.images = ""
     data.masks = ""
     # Channels of the images, where they are not 8-bit RGB: any number, from PNG, TIFF and NumPy files (.npy) of 8 bits,
@@ -72,6 +73,9 @@ def get_config() -> ConfigDict:
     data.bands = ()
     # Of such images, the channels that pictures show as red, green and blue, or the one shown in gray; () is the first.
     data.show = ()
+    # Pictures of more pixels are refused before they are decoded, unless they are TIFF or NumPy files of which training
+    # reads the crops alone.
+    data.max_pixels = 178_956_970
     # Text or CSV files below `dir` with an image, its mask and perhaps a split in each line, such as '{split}.txt';
     # with `images` and `masks` their stems.
     data.lists = ""
@@ -110,6 +114,10 @@ def get_config() -> ConfigDict:
     data.scale = (1.0, 1.0)
     # A crop is drawn again while one class has a larger share of its valid pixels than this.
     data.max_class_share = 0.99
+    data.foreground = ConfigDict()
+    # Probability with which a crop must show one of these classes, by their names; () is all but the first.
+    data.foreground.probability = 0.0
+    data.foreground.classes = ()
     # Probability of a horizontal flip.
     data.flip = 0.5
     # Strengths of the colour jitter; 0 is off. Brightness, contrast and saturation are factors in 1 +- strength;

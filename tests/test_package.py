@@ -43,7 +43,7 @@ def test_versions_agree():
 
 def test_requirements_have_a_tested_version_of_all_that_is_needed():
     extras = PROJECT["optional-dependencies"]
-    tested = ("train", "regions", "tiff", "export", "test", "docs")
+    tested = ("train", "regions", "tiff", "parquet", "export", "test", "docs")
     needed = packages([*PROJECT["dependencies"], *(line for name in tested for line in extras[name])])
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = [line for line in lines if line and not line.startswith("#")]

@@ -147,7 +147,11 @@ def _report(
         classes = list(zip(info.class_names, map(tuple, info.palette.tolist())))
         count = _SAMPLES if split == diagnosis.plan.splits.train else _SAMPLES // 2
         for index in sorted({i * len(source) // count for i in range(count)}):
-            record = source[index]
+            try:
+                record = source[index]
+            except UserError:
+                # Of a picture that is too large to be decoded windows alone are read.
+                continue
             picture = doctor_page.sample_picture(info.shown(record["image"]), record["label"], info.palette)
             samples.append((f"{split}: {record['id']}", picture))
     page, plain = folder / "report.html", folder / "report.json"

@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from attnseg_jax.data import arrays, decode
+from attnseg_jax.data import arrays, decode, tiff_pieces
 from attnseg_jax.data.png16 import read_png16
 from attnseg_jax.errors import UserError
 
 TIFF = (".tif", ".tiff")
 
-_KINDS = "uif"
+KINDS = "uif"
+"""Of the types of numbers that pictures hold."""
 
 
 def decode_bands(paths: Sequence[Path], channels: int | None = None) -> Shaped[np.ndarray, "h w c"]:
@@ -31,7 +32,13 @@ def decode_bands(paths: Sequence[Path], channels: int | None = None) -> Shaped[n
     Raises:
       UserError: a file is damaged or of a kind that is not read, or sizes, channels or values are no picture's.
     """
-    parts = [read_file(path) for path in paths]
+    return joined(paths, [read_file(path) for path in paths], channels)
+
+
+def joined(
+    paths: Sequence[Path], parts: Sequence[Shaped[np.ndarray, "h w _"]], channels: int | None = None
+) -> Shaped[np.ndarray, "h w c"]:
+    """`decode_bands` of what was read of each file."""
     for path, part in zip(paths, parts):
         if part.shape[:2] != parts[0].shape[:2]:
             raise UserError(
@@ -61,7 +68,23 @@ def bands_size(path: Path) -> tuple[int, int]:
     if arrays.is_npy(path):
         return arrays.load(path, mmap_mode="r").shape[:2]
     # Pillow does not know all kinds of TIFF.
-    return read_file(path).shape[:2] if path.suffix.lower() in TIFF else decode.decode_size(path, str(path))
+    if path.suffix.lower() in TIFF:
+        return header_size(path) or read_file(path).shape[:2]
+    return decode.decode_size(path, str(path))
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """(h, w) of a TIFF, upright, by its header; None where tifffile does not know it, or is not there."""
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            series = file.series[0]
+            h, w = (series.shape[series.axes.index(axis)] for axis in "YX")
+            return (w, h) if decode.UPRIGHT[tiff_pieces.orientation(file.pages[0])][0] else (h, w)
+    except Exception:
+        # What damaged headers raise has no common class; decoding says what is wrong.
+        return None
 
 
 def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
@@ -73,7 +96,7 @@ def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
         pixels = _tiff(path)
     else:
         pixels = decode.opened(path, str(path), lambda image: _pillow(image, path), verified=True)
-    if pixels.dtype.kind not in _KINDS or pixels.ndim not in (2, 3) or not pixels.size:
+    if pixels.dtype.kind not in KINDS or pixels.ndim not in (2, 3) or not pixels.size:
         raise UserError(
             f"{path}: an array of {pixels.dtype} {pixels.shape} is no picture: numbers [h, w] or [h, w, c] are"
         )
@@ -125,14 +148,27 @@ def _tiff(path: Path) -> np.ndarray:
 
 def _of_series(file: Any) -> np.ndarray:
     """The first picture of an open TIFF as [h, w, c], with others of its size and type as further channels."""
-    first = file.series[0]
-    alike = [series for series in file.series if (series.shape, series.dtype) == (first.shape, first.dtype)]
     parts = []
-    for series in alike:
+    for series in _alike(file):
         pixels = series.asarray()
         y, x = series.axes.index("Y"), series.axes.index("X")
         pixels = np.moveaxis(pixels, (y, x), (0, 1))
         parts.append(pixels.reshape(*pixels.shape[:2], -1))
-    tag = file.pages[0].tags.get(274)
-    orientation = tag.value if tag and tag.value in decode.UPRIGHT else 1
-    return decode.upright(np.concatenate(parts, -1), int(orientation))
+    return decode.upright(np.concatenate(parts, -1), tiff_pieces.orientation(file.pages[0]))
+
+
+def _alike(file: Any) -> list[Any]:
+    first = file.series[0]
+    return [series for series in file.series if (series.shape, series.dtype) == (first.shape, first.dtype)]
+
+
+def pages_in_pieces(file: Any) -> list[Any]:
+    """The pages of an open TIFF whose channels `read_file` gives, in order; [] where they are not all in pieces."""
+    found = []
+    for series in _alike(file):
+        pages = [page.aspage() for page in series.pages if page is not None]
+        # Of some kinds a page stands for several pictures.
+        if sum(page.size for page in pages) != series.size or not all(tiff_pieces.in_pieces(page) for page in pages):
+            return []
+        found += pages
+    return found if found[0].dtype.kind in KINDS else []

@@ -149,6 +149,15 @@ def info(config: Any) -> DatasetInfo:
     return DatasetInfo(name, dataset.class_names, palette, config.channels, config.show)
 
 
+def train_ids(config: Any, key: str, names: Sequence[str]) -> list[int]:
+    """The train ids of classes by their names.  Raises UserError for one that is no class, naming `config.data.key`."""
+    known = from_config(config).class_names
+    for name in names:
+        if name not in known:
+            raise UserError(f"config.data.{key}={tuple(names)}: {name!r} is no class ({nearest(name, known)})")
+    return [known.index(name) for name in names]
+
+
 def _colours(key: str, colours: Sequence[Sequence[int]]) -> tuple[Colour, ...]:
     for colour in colours:
         if len(colour) != 3 or not all(0 <= int(v) <= 255 for v in colour):

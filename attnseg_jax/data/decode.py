@@ -240,8 +240,13 @@ def decode_pair(
     if pixels.shape[:2] != raw.shape:
         orientation = 1 if callable(image) else opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
-        raise UserError(
-            f"{mask_name}: the mask is {raw.shape[1]}x{raw.shape[0]} pixels, its image {image_name} is "
-            f"{pixels.shape[1]}x{pixels.shape[0]}{turned}; both must have one size"
-        )
+        raise sizes_differ(pixels, raw, image_name, mask_name, turned)
     return pixels, to_train_ids(raw, table, mask_name)
+
+
+def sizes_differ(image: Any, mask: Any, image_name: str, mask_name: str, turned: str = "") -> UserError:
+    """The error of a mask [h, w] of another size than its image [h, w, c]."""
+    return UserError(
+        f"{mask_name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image_name} is "
+        f"{image.shape[1]}x{image.shape[0]}{turned}; both must have one size"
+    )

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from attnseg_jax.data import regions, sampling
-from attnseg_jax.data.sources import Source, check_sample
+from attnseg_jax.data.sources import ByWindow, Source, check_sample
 from attnseg_jax.data.transforms import augment, needs_others
 from attnseg_jax.data.transforms.fields import batch_fields, padded, padded_size, padding, pixel_fields
 from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
@@ -56,7 +56,8 @@ def train_batches(
     """
     rows = batch_size // process_count
     others = source if needs_others(config) else None
-    drawn = sampling.Drawn(source, sampling.places(source, config)) if sampling.is_used(config.sampling) else source
+    samples = training_samples(source, config)
+    drawn = sampling.Drawn(samples, sampling.places(samples, config)) if sampling.is_used(config.sampling) else samples
     make = functools.partial(
         _training_row, config=config, classes=source.info.num_classes, multiple=multiple, others=others
     )
@@ -70,6 +71,12 @@ def train_batches(
         .slice(slice(process_index + start_step * batch_size, None, process_count))
     )
     return _stacked(data, config.threads, rows, ahead=2 * rows)
+
+
+def training_samples(source: Source, config: Any) -> Source:
+    """The source, by window (`windows.FileArray`) where nothing but a crop looks at its pictures."""
+    crops_first = config.transforms[:1] == ("scale_crop",) and not regions.used(config.regions)
+    return ByWindow(source) if crops_first else source
 
 
 def eval_batches(

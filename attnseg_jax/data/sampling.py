@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.data.sources import Source
+from attnseg_jax.data.windows import in_bands
 from attnseg_jax.errors import UserError
 
 # Times that a usual image is there in an epoch, so that others can be there by a quarter more often or less.
@@ -47,7 +48,7 @@ def places(source: Source, config: Any) -> Int[np.ndarray, "m"]:
     present = np.zeros((len(source), source.info.num_classes), bool)
 
     def shown(index: int) -> np.ndarray:
-        return np.unique(source[index]["label"])
+        return np.unique(np.concatenate([np.unique(rows) for rows in in_bands(source[index]["label"])]))
 
     for index, found in enumerate(in_threads(shown, range(len(source)), "reading masks for the sampling")):
         if isinstance(found, UserError):

@@ -11,9 +11,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from attnseg_jax.data.bands import TIFF
+from attnseg_jax.data.windows import LARGE
 
-LARGE = 1 << 25
-"""From so many pixels on a TIFF file is predicted by bands of rows, where that is in windows."""
 UNREADABLE = 2 * Image.MAX_IMAGE_PIXELS
 """Pillow reads no picture of more pixels."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree
 
+from attnseg_jax.data import bands
 from attnseg_jax.data.pipeline import padded_size
+from attnseg_jax.data.tiff_pieces import PIECE, Pieces, as_rgb, is_rgb
 from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
@@ -23,9 +26,9 @@ from attnseg_jax.ops.sliding import importance, starts
 from attnseg_jax.train.forward import window_and_stride
 from attnseg_jax.train.step import model_inputs
 
-# Rows and columns of a tile of the mask; bytes of logits that are summed at a time, and of one piece of a file.
+# Rows and columns of a tile of the mask; bytes of logits that are summed at a time.
 _TILE = 256
-_LOGITS, _PIECE = 1 << 29, 1 << 28
+_LOGITS = 1 << 29
 
 
 def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int = _LOGITS) -> Int[np.ndarray, "k"]:
@@ -35,7 +38,7 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
 
     Args:
       predictor: of a run, with `config.eval.mode='slide'`.
-      path: of the file: 8 bits, gray or RGB.
+      path: of the file: 8 bits, gray or RGB, or of the model's channels.
       target: of the mask; whole or not there.
       band: bytes of logits that are summed at a time, at least for a window.
 
@@ -49,15 +52,16 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
     _check(predictor, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with _opened(path) as tiff, tempfile.TemporaryFile(dir=target.parent) as file:
-        reader = _Reader(path, tiff)
+        pieces = _pieces(path, tiff, predictor.config.data.channels)
+        height, width, _ = pieces.shape
         dtype = np.dtype(np.uint8 if len(predictor.info.class_names) <= 256 else np.uint16)
         counts = np.zeros(len(predictor.info.class_names), np.int64)
-        for top, left, mask in _bands(predictor, reader, band):
+        for top, left, mask in _bands(predictor, pieces, band):
             counts += np.bincount(mask.ravel(), minlength=len(counts))
             for row, values in enumerate(mask.astype(dtype), top):
-                file.seek((row * reader.width + left) * dtype.itemsize)
+                file.seek((row * width + left) * dtype.itemsize)
                 file.write(values.tobytes())
-        _write(file, (reader.height, reader.width), dtype, predictor, path, target)
+        _write(file, (height, width), dtype, predictor, path, target)
     return counts
 
 
@@ -77,24 +81,27 @@ def _check(predictor: Predictor, path: Path) -> None:
         raise UserError(f"{path}: config.model.kind={config.model.kind!r} takes regions of whole pictures only")
 
 
-def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple[int, int, Int[np.ndarray, "y x"]]]:
+def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[int, int, Int[np.ndarray, "y x"]]]:
     """Parts of the mask with the row and column where they begin."""
     config, classes = predictor.config, len(predictor.info.class_names)
     sizes = window_and_stride(config, predictor.multiple)
-    padded = padded_size((reader.height, reader.width), predictor.multiple)
+    height, width, _ = pieces.shape
+    padded = padded_size((height, width), predictor.multiple)
     window = tuple(min(n, m) for n, m in zip(sizes["window"], padded))
     tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
     weights, devices = importance(window, config.eval.blend), predictor.mesh.size if predictor.mesh else 1
     count = -(-config.eval.windows // devices) * devices
     logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
     wide = max(window[1], band // (window[0] * classes * 4))
-    for left in range(0, reader.width, wide):
-        right = min(left + wide, reader.width)
+    for left in range(0, width, wide):
+        right = min(left + wide, width)
         columns = [x for x in lefts if x < right and x + window[1] > left]
         first, last = columns[0], columns[-1] + window[1]
         total = np.zeros((window[0], last - first, classes), np.float32)
         for top, following in zip(tops, [*tops[1:], padded[0]]):
-            rows = _padded(reader.rows(top, top + window[0]), config.data, (window[0], padded[1]))
+            read = pieces.part(slice(top, min(top + window[0], height)), slice(0, width))
+            read = bands.joined([pieces.path], [read]) if config.data.channels else as_rgb(read)
+            rows = _padded(read, config.data, (window[0], padded[1]))
             for part in range(0, len(columns), count):
                 places = columns[part : part + count]
                 found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
@@ -103,15 +110,15 @@ def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple
             # No later window reaches these rows.
             done = total[: following - top, left - first : right - first]
             if not np.isfinite(done).all():
-                raise NotFinite(f"{reader.path}: the logits of the model are not finite: take another checkpoint")
-            yield top, left, done[: max(0, reader.height - top)].argmax(-1)
+                raise NotFinite(f"{pieces.path}: the logits of the model are not finite: take another checkpoint")
+            yield top, left, done[: max(0, height - top)].argmax(-1)
             total[: len(total) - (following - top)] = total[following - top :]
             total[len(total) - (following - top) :] = 0
 
 
-def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w c"]:
     """Rows as the model takes them, with zeros at the bottom and right."""
-    found = np.zeros((*size, 3), np.float32)
+    found = np.zeros((*size, pixels.shape[2]), np.float32)
     found[: pixels.shape[0], : pixels.shape[1]] = normalise(pixels, config.mean, config.std, config.channel_order)
     return found
 
@@ -148,60 +155,22 @@ def _opened(path: Path) -> Any:
         raise UserError(f"{path}: cannot be decoded ({' '.join(str(error).split())})") from error
 
 
-class _Reader:
-    """The rows of a TIFF file, each piece of which (tile or strip) is decoded when it is asked for.
-
-    Attributes:
-      path, height, width: of the file.
-    """
-
-    def __init__(self, path: Path, tiff: Any):
-        self.path, self._file = path, tiff
-        self._page = page = tiff.pages[0]
-        self.height, self.width = page.imagelength, page.imagewidth
-        rows = page.tilelength if page.is_tiled else page.rowsperstrip
-        self._channels, self._rows = page.samplesperpixel, min(rows, self.height)
-        self._held: dict[int, np.ndarray] = {}
-        if page.dtype != np.uint8 or page.planarconfig != 1 or self._channels not in (1, 3, 4) or page.is_subsampled:
-            raise UserError(f"{path}: of this size TIFF files of 8 bits are read, gray or RGB, channels side by side")
-        self._plain = page.is_contiguous
-        if not self._plain and self._rows * self.width * self._channels > _PIECE:
-            raise UserError(f"{path}: its pieces have {self._rows} rows, too many for the memory: write it by tiles")
-
-    def rows(self, top: int, bottom: int) -> UInt8[np.ndarray, "y w 3"]:
-        """The rows from `top` to before `bottom`, those that there are, as RGB."""
-        bottom = min(bottom, self.height)
-        if self._plain:
-            size = self.width * self._channels
-            self._file.filehandle.seek(self._page.dataoffsets[0] + top * size)
-            found = np.frombuffer(self._file.filehandle.read((bottom - top) * size), np.uint8)
-            found = found.reshape(-1, self.width, self._channels)
-        else:
-            wanted = range(top // self._rows, -(-bottom // self._rows))
-            self._held = {i: self._held[i] if i in self._held else self._decoded(i) for i in wanted}
-            start = top - wanted[0] * self._rows
-            found = np.concatenate([self._held[i] for i in wanted])[start : start + bottom - top]
-        return np.repeat(found, 3, -1) if self._channels == 1 else found[..., :3]
-
-    def _decoded(self, number: int) -> np.ndarray:
-        """A row of tiles, or a strip."""
-        page, file = self._page, self._file.filehandle
-        rows = min(self._rows, self.height - number * self._rows)
-        found = np.zeros((rows, self.width, self._channels), np.uint8)
-        across = -(-self.width // page.tilewidth) if page.is_tiled else 1
-        for index in range(number * across, (number + 1) * across):
-            file.seek(page.dataoffsets[index])
-            data = file.read(page.databytecounts[index])
-            try:
-                piece, place, _ = page.decode(data, index, jpegtables=page.jpegtables)
-            except Exception as error:
-                # What a codec raises, or that it is missing, has no common class.
-                raise UserError(f"{self.path}: cannot be decoded ({' '.join(str(error).split())})") from error
-            if piece is not None:
-                x = place[-2]
-                piece = piece[0, :rows, : self.width - x]
-                found[: len(piece), x : x + piece.shape[1]] = piece
-        return found
+def _pieces(path: Path, tiff: Any, channels: int) -> Pieces:
+    """The picture in an open file, of `config.data.channels`."""
+    pages = bands.pages_in_pieces(tiff) if channels else tiff.pages[:1]
+    if not channels and not is_rgb(pages[0]):
+        raise UserError(
+            f"{path}: of this size TIFF files of 8 bits are read, gray or RGB, channels side by side, upright"
+        )
+    found = sum(page.samplesperpixel for page in pages)
+    if channels and found != channels:
+        raise UserError(
+            f"{path}: the file has {found} channels that can be read in pieces, and config.data.channels={channels}"
+        )
+    pieces = Pieces(path, pages)
+    if pieces.rows * math.prod(pieces.shape[1:]) > PIECE:
+        raise UserError(f"{path}: its pieces have {pieces.rows} rows, too many for the memory: write it by tiles")
+    return pieces
 
 
 def _write(

@@ -45,6 +45,7 @@ UNHASHED = (
     "distributed",
     "hooks",
     "data.dir",
+    "data.max_pixels",
     "data.threads",
     "data.check",
     "data.regions.cache",

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data import regions
 from attnseg_jax.data.listing import Listing, adding_to
-from attnseg_jax.data.pipeline import train_batches
+from attnseg_jax.data.pipeline import train_batches, training_samples
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, Survey, absent_classes, check_classes, load_source, survey
 from attnseg_jax.errors import Stopped, UserError
@@ -118,7 +118,9 @@ def _surveyed_weights(
     """Class weights, after every file was read once, and added to `read`, where the config asks for it."""
 
     def surveyed(split: str) -> Survey:
-        return survey(sources[split], on_read=adding_to(read[split], sources[split]))
+        # As they are read later on: validation takes them whole.
+        source = training_samples(sources[split], config.data) if split == "training" else sources[split]
+        return survey(source, on_read=adding_to(read[split], source))
 
     training, validation = sources["training"], sources["validation"]
     # `Path.exists` raises where a name is too long for the system.

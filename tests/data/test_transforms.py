@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attnseg_jax.data import windows as file_windows
 from attnseg_jax.data.transforms import augment
 from attnseg_jax.data.transforms.colour import jittered
-from attnseg_jax.data.transforms.crop import class_share, random_window
+from attnseg_jax.data.transforms.crop import class_share, random_window, scale_crop
 from attnseg_jax.data.transforms.fields import normalise, pad, padding
 from attnseg_jax.data.transforms.flip import flip
+from attnseg_jax.errors import UserError
 
 NO_JITTER = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 
@@ -99,6 +101,55 @@ def test_one_class_takes_at_most_its_share():
     # About one window in five satisfies the limit, so ten tries nearly always find one.
     assert (shares(1.0) > 0.75).mean() > 0.5
     assert (shares(0.75) > 0.75).mean() < 0.2
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
+def test_foreground_is_sought(factor):
+    """Two pixels of class 2 in a corner and one of class 3, far apart; even rows and columns are lost by halving."""
+    label = np.zeros((300, 420), np.uint8)
+    label[3, 3:5] = 2
+    label[251, 401] = 3
+    wanted = np.isin(np.arange(256), (2, 3))
+    options = {"crop": (30, 41), "scale": (factor, factor), "wanted": wanted}
+    windows = [random_window(label, np.random.default_rng(seed), **options) for seed in range(200)]
+    shown = [set(window.cut(label).ravel()) for window in windows]
+    assert np.mean([bool(found & {2, 3}) for found in shown]) > (0.95 if factor < 1 else 0.999)
+    # Of each of the three pixels alike, anywhere in the window where that fits.
+    assert 0.55 < np.mean([2 in found for found in shown]) < 0.78
+    starts = {window.start for window, found in zip(windows, shown) if 3 in found}
+    assert len(starts) > 50
+    assert all(window.start[1] + 41 <= window.scaled[1] for window in windows)
+
+
+def test_foreground_with_its_probability(data_config):
+    label = np.full((100, 120), 255, np.uint8)
+    label[:, :119] = 0
+    label[40, 60] = 5
+    sample = {"image": np.zeros((100, 120, 3), np.uint8), "label": label}
+
+    def shares(probability, classes=(), **changes):
+        options = {"probability": probability, "classes": classes}
+        config = data_config(crop=(10, 12), scale=(1.0, 1.0), foreground=options, max_class_share=1.0, **changes)
+        return np.mean([5 in scale_crop(sample, np.random.default_rng(s), config)["label"] for s in range(300)])
+
+    # By chance one in a hundred shows it.
+    assert shares(0.0) < 0.05 and 0.4 < shares(0.5) < 0.6 and shares(1.0) == shares(1.0, ("c5", "c2")) == 1
+    assert shares(1.0, ("c2",)) < 0.05
+    with pytest.raises(UserError, match=r"config\.data\.foreground\.classes=\('cow',\): 'cow' is no class"):
+        shares(1.0, ("cow",))
+
+
+def test_foreground_of_very_large_images(monkeypatch):
+    """Of ten windows one that shows it, where one in four does."""
+    monkeypatch.setattr(file_windows, "LARGE", 100)
+    label = np.zeros((40, 40), np.uint8)
+    label[:, 20:24] = 1
+    wanted = np.arange(256) == 1
+    found = [
+        random_window(label, np.random.default_rng(seed), crop=(8, 8), wanted=wanted).cut(label).any()
+        for seed in range(100)
+    ]
+    assert np.mean(found) > 0.9
 
 
 def test_share_counts_labelled_pixels_only():

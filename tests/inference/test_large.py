@@ -76,6 +76,23 @@ def test_in_columns(predictor, picture, tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.tif")), gray)
 
 
+def test_bands_of_16_bits(make_config, tmp_path):
+    """As in memory, and no picture of other channels."""
+    changes = {"optimizer__ema_decay": 0.0, "data__channels": 2, "data__mean": (3e4, 2e4), "data__std": (2e4, 1e4)}
+    changes |= {"model__attention__name": "none"}
+    config = make_config(**changes)
+    predictor = Predictor(save_random_run(config, tmp_path / "run"), changes={**WINDOWS, "eval.windows": 3})
+    pixels = np.random.default_rng(2).integers(0, 1 << 16, (45, 70, 2), np.uint16)
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="minisblack", planarconfig="contig", tile=(16, 32))
+    large.predict_large(predictor, tmp_path / "in.tif", tmp_path / "out.tif")
+    mask = predictor(pixels).mask
+    assert len(np.unique(mask)) > 1
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out.tif")), mask)
+    tifffile.imwrite(tmp_path / "in.tif", pixels[..., 0])
+    with pytest.raises(UserError, match=r"in\.tif: the file has 1 channels .* config\.data\.channels=2"):
+        large.predict_large(predictor, tmp_path / "in.tif", tmp_path / "out.tif")
+
+
 def test_windows_spread_over_devices(workdir, picture, monkeypatch):
     """Eight devices give what one does, in memory and by bands (above); the program is theirs together."""
     pixels, mask = picture
@@ -106,6 +123,12 @@ def test_what_is_refused(workdir, predictor, picture, tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "deep.tif", picture[0].astype(np.uint16), photometric="rgb")
     with pytest.raises(UserError, match=r"deep\.tif: of this size TIFF files of 8 bits are read"):
         large.predict_large(predictor, tmp_path / "deep.tif", tmp_path / "out.tif")
+    # As gray, or as they lie, they would be read as something else.
+    turned = [(274, "H", 1, 6, True)]
+    for options in ({"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, {"extratags": turned}):
+        tifffile.imwrite(tmp_path / "other.tif", picture[0][..., 0], **options)
+        with pytest.raises(UserError, match=r"other\.tif: .* gray or RGB, channels side by side, upright"):
+            large.predict_large(predictor, tmp_path / "other.tif", tmp_path / "out.tif")
     tifffile.imwrite(path, picture[0], photometric="rgb", tile=(16, 16), compression="zlib")
     damaged = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:

@@ -18,7 +18,7 @@ from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
-from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out
+from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out, parquet
 from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
@@ -36,7 +36,8 @@ class Plan:
     """What there is to read: pairs of every split, and what their names alone tell.
 
     Attributes:
-      tree: the files.
+      root: the folder.
+      tree: the files, in it or unpacked from its parquet files.
       layout: how they are named.
       others: further layouts that fit, in words.
       splits: those to train and evaluate on.
@@ -45,6 +46,7 @@ class Plan:
       labels: of annotation files, in the order of the raw ids; () where masks are pictures.
     """
 
+    root: Path
     tree: Tree
     layout: Layout
     others: tuple[str, ...]
@@ -83,7 +85,10 @@ def make_plan(root: Path) -> Plan:
     """
     check_root(root)
     tree = Tree(root)
-    layout, others = _layout(tree)
+    if not _pictures(tree) and parquet.shards(root):
+        tree, layout, others = Tree(parquet.unpacked(root)), Layout("parquet", parquet.FORM), ()
+    else:
+        layout, others = _layout(tree)
     stored = layout.splits(tree)
     pairings = {split: layout.pairing(tree, split) for split in stored or [""]}
     train = propose_splits(stored, []).train
@@ -101,7 +106,7 @@ def make_plan(root: Path) -> Plan:
             splits.validation: [pair for pair in every if pair.name in held],
             **others_,
         }
-    return Plan(tree, layout, others, splits, pairings, pairs, _labels(tree, pairs))
+    return Plan(root, tree, layout, others, splits, pairings, pairs, _labels(tree, pairs))
 
 
 def _labels(tree: Tree, pairs: dict[str, list[Pair]]) -> tuple[str, ...]:
@@ -212,7 +217,7 @@ def first_pair(plan: Plan) -> PairFacts:
 def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     """The findings and decisions that follow from what was read."""
     splits = plan.splits
-    names = find_names(plan.tree)
+    names = find_names(Tree(plan.root))
     if plan.labels:
         names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
     labels = propose_labels(summary, names, plan.layout.name, splits.train)
@@ -233,7 +238,5 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     order = ("error", "warning", "note")
     found_.sort(key=lambda finding: order.index(finding.level))
     trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
-    decisions = (
-        propose(plan.tree.root, plan.layout, splits, labels, summary, left_out, plan.labels) if trainable else []
-    )
+    decisions = propose(plan.root, plan.layout, splits, labels, summary, left_out, plan.labels) if trainable else []
     return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

@@ -1,6 +1,8 @@
 """What the files of one pair are: formats, sizes, and the values or colours of the mask. No judgement."""
 
+import functools
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data import annotations, arrays, bands, decode
+from attnseg_jax.data import annotations, arrays, bands, decode, limits, windows
 from attnseg_jax.data.datasets import Colour
+from attnseg_jax.data.doctor.moments import Moments
 from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.errors import UserError
@@ -20,34 +23,6 @@ from attnseg_jax.errors import UserError
 _MOST_COLOURS = 4096
 # Of a mask with more colours than that: the most frequent ones are those that were meant.
 _KEPT_COLOURS = 48
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Of the pixels of images: how many there are, and the sums of their values and squares in each channel."""
-
-    pixels: int
-    sums: np.ndarray
-    squares: np.ndarray
-
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> "Moments":
-        """Of an image [h, w, c]."""
-        values = pixels.reshape(-1, pixels.shape[-1]).astype(np.float64)
-        return cls(len(values), values.sum(0), (values**2).sum(0))
-
-    def __add__(self, other: "Moments") -> "Moments":
-        return Moments(self.pixels + other.pixels, self.sums + other.sums, self.squares + other.squares)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Of each channel."""
-        return self.sums / self.pixels
-
-    @property
-    def std(self) -> np.ndarray:
-        """Of each channel."""
-        return np.sqrt(np.maximum(self.squares / self.pixels - self.mean**2, 0))
 
 
 @dataclass(frozen=True)
@@ -131,7 +106,17 @@ def _or_error(read: Callable[..., Any], *files: Any) -> Any:
     try:
         return read(*files)
     except UserError as error:
+        return _too_large(files[0]) or error
+
+
+def _too_large(file: Path | Sequence[Path]) -> UserError | None:
+    """The error of a picture that Pillow refuses for its size, with the key that allows it."""
+    try:
+        for path in [file] if isinstance(file, Path) else file:
+            limits.check_pixels(path, str(path), limits.MAX_PIXELS)
+    except UserError as error:
         return error
+    return None
 
 
 def read_image(path: Path, *, looks: bool = False) -> ImageFacts:
@@ -140,6 +125,8 @@ def read_image(path: Path, *, looks: bool = False) -> ImageFacts:
     Raises:
       UserError: it is damaged.
     """
+    if _is_beyond(path):
+        return _of_large(path)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -169,8 +156,33 @@ def _of_bands(path: Path, data: bytes, format: str, pages: int) -> ImageFacts:
     )
 
 
+def _is_beyond(path: Path) -> bool:
+    """Whether a file of a kind that is read by windows is too large to be decoded."""
+    kinds = (*bands.TIFF, arrays.NPY)
+    return path.suffix.lower() in kinds and limits.is_beyond(path, limits.MAX_PIXELS)
+
+
+def _of_large(path: Path) -> ImageFacts:
+    """The facts of an image that is read by windows; UserError for another, which is too large to be decoded."""
+    found, rgb = windows.channels_in(path), windows.channels_in(path, rgb=True)
+    if found is None:
+        limits.check_pixels(path, str(path), limits.MAX_PIXELS)
+    h, w, channels = found.shape
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, _hash).digest()
+    moments = Moments.of_all(found)
+    mode, bits = f"{channels} x {found.dtype}", 8 * found.dtype.itemsize
+    kind = "NumPy" if arrays.is_npy(path) else "TIFF"
+    if rgb and rgb.shape == found.shape:
+        mode, channels, moments = {1: "L", 3: "RGB", 4: "RGBA"}[channels], 0, None
+    return ImageFacts(kind, mode, bits, (h, w), (h, w), 1, 1, mode == "RGBA", digest, channels, moments)
+
+
+_hash = partial(hashlib.blake2b, digest_size=16)
+
+
 def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    return _hash(data).digest()
 
 
 def _of_picture(path: Path, data: bytes, looks: bool) -> ImageFacts:
@@ -204,6 +216,9 @@ def read_mask(path: Path) -> MaskFacts:
       UserError: it is damaged, or no mask can be read from pixels of its kind.
     """
 
+    if _is_beyond(path):
+        return _of_large_mask(path)
+
     def read(image: Image.Image) -> MaskFacts:
         mode, format, lossy = image.mode, image.format, decode.is_lossy(image)
         # Before the orientation, for which Pillow decodes PNGs: it then forgets how they are stored.
@@ -222,6 +237,20 @@ def read_mask(path: Path) -> MaskFacts:
         pixels = arrays.load_mask(path)
         return MaskFacts("NumPy", str(pixels.dtype), pixels.shape, False, _counted(pixels), None)
     return decode.opened(path, str(path), read, verified=True)
+
+
+def _of_large_mask(path: Path) -> MaskFacts:
+    """As `_of_large`."""
+    found = windows.mask_in(path, (), nearest=False)
+    if found is None:
+        limits.check_pixels(path, str(path), limits.MAX_PIXELS)
+    values = functools.reduce(operator.add, map(_counted, windows.in_bands(found)))
+    kind, mode = ("NumPy", str(found.dtype)) if arrays.is_npy(path) else ("TIFF", _MODES[found.dtype.itemsize])
+    colours = None if mode != "L" else Counter({(value,) * 3: count for value, count in values.items()})
+    return MaskFacts(kind, mode, found.shape, False, values, colours)
+
+
+_MODES = {1: "L", 2: "I;16"}
 
 
 def _counted(pixels: np.ndarray) -> Counter[int]:

@@ -1,5 +1,6 @@
 """Class names and colours from the files that data sets bring along, such as classes.txt or class_dict.csv."""
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -8,9 +9,10 @@ from attnseg_jax.data.layouts import Tree
 
 FILES = (
     *("classes.txt", "class_names.txt", "labels.txt", "class_dict.csv", "label_colors.txt", "label_colours.txt"),
-    *("labelmap.txt", "colors.txt", "classes.csv", "labels.csv"),
+    *("labelmap.txt", "colors.txt", "classes.csv", "labels.csv", "id2label.json"),
 )
-"""Where names are looked for, below the folder of a set; in the forms `name`, `id name`, `name r g b`, `r g b name`."""
+"""Where names are looked for, below the folder of a set; in the forms `name`, `id name`, `name r g b`, `r g b name`, or
+JSON of ids and names."""
 
 VOID_WORDS = {"void", "unlabelled", "unlabeled", "ignore", "ignored", "undefined", "unknown", "other_void"}
 """Names of what has no class."""
@@ -66,8 +68,12 @@ def parse(text: str) -> tuple[Named, ...]:
     ['background', 'cell wall']
     >>> parse("64 128 64\\tAnimal")[0].colour
     (64, 128, 64)
+    >>> parse('{"0": "sky", "7": "sea"}')[1]
+    Named(name='sea', id=7, colour=None)
     """
     found = []
+    if text.lstrip().startswith("{"):
+        return _parse_json(text)
     for line in text.splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -83,3 +89,11 @@ def parse(text: str) -> tuple[Named, ...]:
             found.append(Named(name, values[0] if len(values) == 1 and line.strip()[0].isdigit() else None))
     unique = {named.name: named for named in found}
     return tuple(found) if len(unique) == len(found) else ()
+
+
+def _parse_json(text: str) -> tuple[Named, ...]:
+    try:
+        named = {int(id): str(name) for id, name in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        return ()
+    return tuple(Named(name, id) for id, name in sorted(named.items())) if len({*named.values()}) == len(named) else ()

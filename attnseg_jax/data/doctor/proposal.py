@@ -21,6 +21,8 @@ _CROP, _BATCH_PIXELS = 512, 3 << 19
 _BATCHES = (16, 8, 4, 2)
 _EPOCHS, _STEPS = 40, (400, 8000)
 _RARE = 10
+# Share of the pixels that are not of the first class, below which most crops show nothing.
+_SPARSE = 0.05
 # Share of the images that show a class below which it is rare, and pairs that tell so.
 _RARELY, _LEAST_PAIRS = 0.1, 20
 
@@ -227,6 +229,14 @@ def _of_sampling(summary: Summary, splits: Splits, labels: Labels) -> list[Decis
         weight = max(0.25, round(4 * most / (pairs - most)) / 4)
         reason = f"{1 - most / pairs:.0%} of the images show {labels.names[0]!r} alone: they are drawn less often"
         found.append(Decision("data.sampling.empty", weight, reason))
+    pixels: Counter[int] = Counter()
+    for raw, train in labels.table.items():
+        pixels[train] += values.pixels[raw]
+    share = 1 - pixels[0] / max(1, pixels.total() - pixels[IGNORE_LABEL])
+    (h, w), _ = summary.sizes.most_common(1)[0]
+    if share < _SPARSE and 2 * math.prod(crop_of(summary.sizes)) < h * w:
+        reason = f"{share:.2%} of the pixels are not {labels.names[0]!r}, and crops are parts: half of them look for it"
+        found.append(Decision("data.foreground.probability", 0.5, reason))
     return found
 
 

@@ -5,7 +5,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from attnseg_jax.data.datasets import Colour
-from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, Moments, PairFacts
+from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, PairFacts
+from attnseg_jax.data.doctor.moments import Moments
 from attnseg_jax.data.doctor.near import Looked
 from attnseg_jax.errors import UserError
 

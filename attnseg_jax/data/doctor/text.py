@@ -79,7 +79,7 @@ def as_values(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as values that JSON can hold."""
     plan, summary, labels = diagnosis.plan, diagnosis.summary, diagnosis.labels
     return {
-        "data": str(plan.tree.root),
+        "data": str(plan.root),
         "layout": {"name": plan.layout.name, **vars(plan.layout.form)},
         "pairs": {split: len(pairs) for split, pairs in plan.pairs.items()},
         "usable": dict(summary.pairs),

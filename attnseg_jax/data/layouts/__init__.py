@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from attnseg_jax.data.annotations import SUFFIX, labels_of
-from attnseg_jax.data.layouts import lists
+from attnseg_jax.data.layouts import lists, parquet
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
 from attnseg_jax.data.layouts.split import check_split, held_out
@@ -105,11 +106,11 @@ LAYOUTS: dict[str, tuple[Form, ...]] = {
     "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
 }
 """Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
-`config.data.images`, `.masks` and `.lists`."""
+`config.data.images`, `.masks` and `.lists`, 'parquet' that of a module of its own."""
 
 # These folders alone tell what is meant, even where a file is missing in them.
 _SURE = (*LAYOUTS["camvid"], LAYOUTS["images_masks"][0])
-_OTHERS = ("templates", "lists")
+_OTHERS = ("templates", "lists", "parquet")
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,11 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
     if not config.dir:
         raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
     check_split(config.split)
+    root, stored = expanded(config.dir), _stored_split(config, split)
+    if config.layout == "parquet":
+        return _of_parquet(config, root, stored)
     layouts = _candidates(config)
-    tree = Tree(expanded(config.dir), config.leave_out)
-    stored = _stored_split(config, split)
+    tree = Tree(root, config.leave_out)
     unsplit = None
     for layout in layouts:
         if layout.has_splits or not layout.form.images:
@@ -219,10 +222,17 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
             f"config.data.dir={config.dir}: its images are not divided into splits, and there is no {split!r}; "
             "--config.data.split=\"('hash',0.2)\" holds a fifth out as the validation split"
         )
+    if config.layout == "auto" and not config.images and not config.lists and parquet.shards(root):
+        return _of_parquet(config, root, stored)
     what = "there is no such folder" if not tree.root.is_dir() else f"no split {stored!r} in it"
     expected = " or ".join(_expected(tree, layout.form.of_split(stored)) for layout in _shown(layouts))
     more = "" if config.layout != "auto" or config.images else f"; attnseg-doctor {config.dir} tells what is there"
     raise UserError(f"config.data.dir={config.dir}: {what}; expected {expected}{more}")
+
+
+def _of_parquet(config: Any, root: Path, split: str) -> tuple[Layout, Tree]:
+    folder = parquet.unpacked(root, [split], config.images, config.masks)
+    return Layout("parquet", parquet.FORM), Tree(folder, config.leave_out)
 
 
 def _shown(layouts: Sequence[Layout]) -> list[Layout]:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from attnseg_jax.data.sources.counts import Survey, absent_classes, check_classes, survey
-from attnseg_jax.data.sources.protocol import Source, check_sample, check_source
+from attnseg_jax.data.sources.protocol import ByWindow, Source, check_sample, check_source
 from attnseg_jax.data.sources.resized import ResizedSource
 from attnseg_jax.parts import check_takes, is_outside, resolve
 
 __all__ = [
     "SOURCES",
+    "ByWindow",
     "ResizedSource",
     "Source",
     "Survey",

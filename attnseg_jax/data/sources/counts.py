@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
+from attnseg_jax.data.windows import FileArray, in_bands
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -47,7 +48,11 @@ def survey(
         on_read(index)
         label = sample["label"]
         check_size(source, index, label.shape)
-        pixels = np.bincount(label.ravel(), minlength=IGNORE_LABEL + 1)
+        pixels = sum(np.bincount(rows.ravel(), minlength=IGNORE_LABEL + 1) for rows in in_bands(label))
+        if isinstance(sample["image"], FileArray):
+            # A bad piece is named at once.
+            for _ in in_bands(sample["image"]):
+                pass
         if pixels[k:IGNORE_LABEL].any():
             unknown = k + int(np.flatnonzero(pixels[k:IGNORE_LABEL])[0])
             raise UserError(

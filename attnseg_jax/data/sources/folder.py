@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Integer
 
-from attnseg_jax.data import annotations, bands, datasets, decode, layouts, mask_ids
+from attnseg_jax.data import annotations, bands, datasets, decode, layouts, limits, mask_ids, windows
 from attnseg_jax.errors import UserError
 
 
@@ -36,18 +36,51 @@ class FolderSource:
         ]
         self._channels = config.channels
         self._labels = config.labels or self.info.class_names
+        self._unread: dict[int, tuple[windows.FileArray, windows.FileArray | None] | None] = {}
+        self._max_pixels, self._small = config.max_pixels, set()
+        limits.allow(config.max_pixels)
 
     def __len__(self) -> int:
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         images, masks = self._pairs[index]
+        if index not in self._small:
+            for path in (*images, *(() if self._is_drawn(masks) else masks)):
+                limits.check_pixels(path, str(path), self._max_pixels)
+            self._small.add(index)
         image = functools.partial(bands.decode_bands, images, self._channels) if self._channels else images[0]
         mask = functools.partial(self.raw, index) if self._is_drawn(masks) else masks
         pixels, label = decode.decode_pair(
             image, mask, str(images[0]), str(masks[0]), self._table, self._colors, nearest=self._nearest
         )
+        # `size` would decode a PNG for its orientation.
+        self._sizes[index] = label.shape
         return {"image": pixels, "label": label, "id": images[0].stem}
+
+    def by_window(self, index: int) -> dict[str, Any]:
+        """The pair at `index`; where it is very large and its files allow it, of arrays that are not read yet.
+
+        A mask whose file does not is read whole.
+        """
+        images, masks = self._pairs[index]
+        if index not in self._unread:
+            image = windows.image_in(images, self._channels)
+            alone = image is not None and len(masks) == 1 and not self._is_drawn(masks)
+            mask = windows.mask_in(masks[0], self._colors, nearest=self._nearest) if alone else None
+            self._unread[index] = image and (image, mask)
+        if self._unread[index] is None:
+            return self[index]
+        image, mask = self._unread[index]
+        self._sizes[index], name = image.shape[:2], str(masks[0])
+        if mask is None:
+            limits.check_pixels(masks[0], name, self._max_pixels)
+            mask = self.raw(index)
+        if mask.shape != image.shape[:2]:
+            raise decode.sizes_differ(image, mask, str(images[0]), name)
+        to_ids = functools.partial(mask_ids.to_train_ids, table=self._table, name=name)
+        label = to_ids(mask) if isinstance(mask, np.ndarray) else mask.mapped(to_ids, np.uint8)
+        return {"image": image, "label": label, "id": images[0].stem}
 
     def files(self) -> dict[str, Path]:
         """The image and mask files by their names below the data set's folder."""
@@ -68,6 +101,7 @@ class FolderSource:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""
         if index not in self._sizes:
             (image, *_), _ = self._pairs[index]
+            limits.check_pixels(image, str(image), self._max_pixels)
             self._sizes[index] = bands.bands_size(image) if self._channels else decode.decode_size(image, str(image))
         return self._sizes[index]
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attnseg_jax.data.datasets import DatasetInfo
+from attnseg_jax.data.windows import FileArray
 from attnseg_jax.errors import UserError
 from attnseg_jax.parts import check_takes
 
@@ -19,7 +20,8 @@ class Source(Protocol):
 
     A source may also have `raw(i)`, the mask before the table of ids, which messages then quote, and `files()`, names
     and paths of its files, by which a run notices that they changed; of files of a tool's own `prepared = True` says
-    that their sizes tell enough.
+    that their sizes tell enough.  `by_window(i)` may give `source[i]` with a `windows.FileArray` for what is very large
+    and need not be read whole.
     """
 
     info: DatasetInfo
@@ -43,7 +45,8 @@ def check_sample(sample: Any, channels: int = 0) -> None:
     if not isinstance(sample, dict) or not {"image", "label", "id"} <= sample.keys():
         found = sorted(sample) if isinstance(sample, dict) else type(sample).__name__
         raise UserError(f"config.data.source gives {found}; a sample is a dict with 'image', 'label' and 'id'")
-    image, label = (np.asarray(sample[name]) for name in ("image", "label"))
+    given = (sample[name] for name in ("image", "label"))
+    image, label = (array if isinstance(array, FileArray) else np.asarray(array) for array in given)
     kinds = (np.uint8, np.float32) if channels else (np.uint8,)
     fits = image.dtype in kinds and label.dtype == np.uint8 and label.ndim == 2
     if not fits or image.shape != (*label.shape, channels or 3):
@@ -51,6 +54,26 @@ def check_sample(sample: Any, channels: int = 0) -> None:
             f"config.data.source gives an image {image.dtype} {image.shape} and a label {label.dtype} {label.shape}; "
             f"it must give {' or '.join(kind.__name__ for kind in kinds)} (h, w, {channels or 3}) and uint8 (h, w)"
         )
+
+
+class ByWindow:
+    """A source whose samples are those of the `by_window` of another, where that has one."""
+
+    def __init__(self, source: Source):
+        self.info = source.info
+        self._source, self._read = source, getattr(source, "by_window", source.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._read(index)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a source may have beside. A private name is asked for before there is a source.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
 
 
 def check_source(source: Any, named: str, split: str) -> None:

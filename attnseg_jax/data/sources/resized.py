@@ -21,8 +21,9 @@ class ResizedSource:
         return map_pixels(sample, whole(sample["image"].shape[:2], self._factor).cut_field)
 
     def __getattr__(self, name: str) -> Any:
-        # What a source may have beside what it must. A private name is asked for before there is a source.
-        if name.startswith("_"):
+        # What a source may have beside what it must, of whole pictures. A private name is asked for before there is a
+        # source.
+        if name.startswith("_") or name == "by_window":
             raise AttributeError(name)
         return getattr(self._source, name)
 

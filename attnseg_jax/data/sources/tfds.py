@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from attnseg_jax.data import datasets, decode, mask_ids
+from attnseg_jax.data import datasets, decode, limits, mask_ids
 from attnseg_jax.data.sources import embedded
 from attnseg_jax.errors import UserError
 
@@ -38,6 +38,8 @@ class TfdsSource:
         self._place = f"{builder.info.full_name} {split}"
         self._folder, self._split = Path(builder.data_path), split
         self._sizes: dict[int, tuple[int, int]] = {}
+        self._max_pixels = config.max_pixels
+        limits.allow(config.max_pixels)
         self._damage: UserError | None = None
 
     def __len__(self) -> int:
@@ -45,15 +47,12 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record, name = self._read(index), f"{self._place}[{index}]"
-        image, label = decode.decode_pair(
-            _bytes(record[self._image]),
-            _bytes(record[self._label]),
-            f"{name} {self._image}",
-            f"{name} {self._label}",
-            self._table,
-            self._colors,
-            nearest=self._nearest,
-        )
+        names = f"{name} {self._image}", f"{name} {self._label}"
+        files = _bytes(record[self._image]), _bytes(record[self._label])
+        for data, of_file in zip(files, names):
+            limits.check_pixels(data, of_file, self._max_pixels)
+        image, label = decode.decode_pair(*files, *names, self._table, self._colors, nearest=self._nearest)
+        self._sizes[index] = label.shape
         return {"image": image, "label": label, "id": name}
 
     def files(self) -> dict[str, Path]:

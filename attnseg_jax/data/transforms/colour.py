@@ -63,5 +63,7 @@ def jittered(
     pixels *= np.float32(satur * contr)
     luma *= np.float32((1 - satur) * contr)
     luma += np.float32((1 - contr) * mean)
-    pixels += luma[..., None]
+    # One channel at a time is faster than all with `luma[..., None]`.
+    for channel in range(3):
+        pixels[..., channel] += luma
     return np.clip(pixels, 0, 255, out=pixels)

@@ -3,9 +3,11 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
+from attnseg_jax.data import datasets
 from attnseg_jax.data.transforms.fields import Sample, Window, map_pixels, scaled_size
+from attnseg_jax.data.windows import is_large
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _TRIES = 10
@@ -14,12 +16,27 @@ _TRIES = 10
 def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """Scale by a random factor in `config.scale` and cut a random window of at most `config.crop` out.
 
+    With probability `config.foreground.probability` it is one that shows foreground.
     The sample gets an 'offset' (y, x): where 'normalise_pad' puts a window that is smaller than the crop.
     """
+    # Nothing is drawn for what is switched off.
+    seeks = config.foreground.probability > 0 and rng.random() < config.foreground.probability
     window = random_window(
-        sample["label"], rng, crop=tuple(config.crop), scale=tuple(config.scale), max_class_share=config.max_class_share
+        sample["label"],
+        rng,
+        crop=tuple(config.crop),
+        scale=tuple(config.scale),
+        max_class_share=config.max_class_share,
+        wanted=_foreground(config) if seeks else None,
     )
     return {**map_pixels(sample, window.cut_field), "offset": window.offset}
+
+
+def _foreground(config: Any) -> Bool[np.ndarray, "256"]:
+    """Which train ids are those of `config.foreground.classes`, or of all classes but the first."""
+    if names := config.foreground.classes:
+        return np.isin(np.arange(256), datasets.train_ids(config, "foreground.classes", names))
+    return (np.arange(256) > 0) & (np.arange(256) != IGNORE_LABEL)
 
 
 def random_window(
@@ -29,23 +46,39 @@ def random_window(
     crop: tuple[int, int],
     scale: tuple[float, float] = (1.0, 1.0),
     max_class_share: float = 1.0,
+    wanted: Bool[np.ndarray, "256"] | None = None,
 ) -> Window:
     """A random window of `crop` (h, w) in an image scaled by a random factor; smaller where the scaled image is.
 
-    The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely.  Where a class covers more than
-    `max_class_share` of the window's labelled pixels another window is drawn, up to 10 times (DeepLab-style practice,
-    as in MMSegmentation's `cat_max_ratio`).
+    The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely.  Up to 10 windows are drawn for one in
+    which no class covers more than `max_class_share` of the labelled pixels (DeepLab-style practice, as in
+    MMSegmentation's `cat_max_ratio`), and which shows one of the `wanted` train ids.  Such windows are drawn around a
+    pixel of these, any of them with one probability; in very large images, whose labels are not all read, anywhere.
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high > low else float(low)
     scaled = scaled_size(label.shape, factor)
     size = min(crop[0], scaled[0]), min(crop[1], scaled[1])
+    pixels = np.flatnonzero(wanted[label]) if wanted is not None and not is_large(label) else ()
     for _ in range(_TRIES if size != scaled else 1):
-        start = tuple(int(rng.integers(s - n + 1)) for s, n in zip(scaled, size))
+        if len(pixels):
+            seen = np.unravel_index(pixels[rng.integers(len(pixels))], label.shape)
+            start = tuple(_around(*place, rng) for place in zip(seen, label.shape, scaled, size))
+        else:
+            start = tuple(int(rng.integers(s - n + 1)) for s, n in zip(scaled, size))
         window = Window(scaled, start, size)
-        if max_class_share >= 1 or class_share(window.cut(label)) <= max_class_share:
+        if max_class_share >= 1 and wanted is None:
+            break
+        shown = window.cut(label)
+        if class_share(shown) <= max_class_share and (wanted is None or wanted[shown].any()):
             break
     return Window(scaled, start, size, tuple(int(rng.integers(c - n + 1)) for c, n in zip(crop, size)))
+
+
+def _around(pixel: int, length: int, scaled: int, size: int, rng: np.random.Generator) -> int:
+    """Where a window of `size` begins, of those along one axis that show a pixel once it is scaled."""
+    place = int((pixel + 0.5) * scaled / length)
+    return int(rng.integers(max(0, place - size + 1), min(place, scaled - size) + 1))
 
 
 def class_share(label: np.ndarray) -> float:

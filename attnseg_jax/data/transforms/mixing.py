@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from attnseg_jax.data import datasets
 from attnseg_jax.data.transforms.crop import random_window
 from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, pad, padding, pixel_fields
-from attnseg_jax.errors import UserError, nearest
+from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 _TRIES = 10
@@ -24,7 +24,9 @@ def copy_paste(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     random place.
     """
     options = config.copy_paste
-    classes = _places(options.classes, config)
+    if not options.classes:
+        raise UserError("config.data.copy_paste.classes is empty: name the classes that 'copy_paste' is to copy")
+    classes = datasets.train_ids(config, "copy_paste.classes", options.classes)
     if rng.random() >= options.probability:
         return sample
     for _ in range(_TRIES):
@@ -76,16 +78,6 @@ def mosaic(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
 
 for _transform in (copy_paste, class_mix, mosaic):
     _transform.needs_others = True
-
-
-def _places(names: tuple[str, ...], config: Any) -> list[int]:
-    known = datasets.from_config(config).class_names
-    if not names:
-        raise UserError("config.data.copy_paste.classes is empty: name the classes that 'copy_paste' is to copy")
-    for name in names:
-        if name not in known:
-            raise UserError(f"config.data.copy_paste.classes={names}: {name!r} is no class ({nearest(name, known)})")
-    return [known.index(name) for name in names]
 
 
 def _common(part: Sample, parts: list[Sample]) -> dict[str, np.ndarray]:

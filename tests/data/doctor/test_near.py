@@ -49,6 +49,22 @@ def decided(root):
     return {decision.key: decision.value for decision in examine.examine(examine.make_plan(root), threads=2).decisions}
 
 
+def test_sparse_foreground_of_large_images_is_to_be_sought(tmp_path, save):
+    """80 x 100 of 800 x 1200 pixels are 0.83 %; in images that a crop shows whole nothing is to be sought."""
+    for size, expected in (((800, 1200), 0.5), ((200, 300), None)):
+        root = tmp_path / str(size[0])
+        for i in range(3):
+            mask = np.zeros(size, np.uint8)
+            mask[50 : 50 + size[0] // 10, 20 * i : 20 * i + size[1] // 12] = 1
+            for split in ("train", "val"):
+                save(root / split / f"{i}.png", np.full((*size, 3), 50 * i, np.uint8))
+                save(root / f"{split}annot" / f"{i}.png", mask)
+        decisions = examine.examine(examine.make_plan(root), near_duplicates=False).decisions
+        found = {decision.key: decision for decision in decisions}.get("data.foreground.probability")
+        assert (found and found.value) == expected
+        assert not found or found.reason.startswith("0.83% of the pixels are not 'background'")
+
+
 def test_rare_classes_are_to_be_drawn_more_often(tmp_path, save):
     """Class 2 in one of 40 training images; then 8 of 40 that show any foreground."""
     rng = np.random.default_rng(0)

@@ -172,12 +172,13 @@ from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.sources import load_source, survey
 config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", images="", masks="",
-    lists="", split=(), leave_out=(), mask_values="exact", train_split="train", eval_split="val",
+    lists="", split=(), leave_out=(), max_pixels=1 << 20, mask_values="exact", train_split="train", eval_split="val",
     classes=tuple("abcdefg"), palette=(),
     ids=(), colors=(), channels=0, bands=(), show=(), labels=(),
     transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
-    crop=(13, 17), scale=(1, 1), max_class_share=1.0, flip=0.5, brightness=0, contrast=0,
-    saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb", threads=2, resolution=1.0,
+    crop=(13, 17), scale=(1, 1), max_class_share=1.0, foreground=SimpleNamespace(probability=0), flip=0.5,
+    brightness=0, contrast=0, saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb",
+    threads=2, resolution=1.0,
     sampling=SimpleNamespace(power=0, empty=1), regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)
