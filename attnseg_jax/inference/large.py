@@ -19,6 +19,7 @@ from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.inference.programs import TooLarge, within_memory
 from attnseg_jax.ops.sliding import importance, starts
 from attnseg_jax.train.forward import window_and_stride
 from attnseg_jax.train.step import model_inputs
@@ -52,11 +53,15 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
         reader = _Reader(path, tiff)
         dtype = np.dtype(np.uint8 if len(predictor.info.class_names) <= 256 else np.uint16)
         counts = np.zeros(len(predictor.info.class_names), np.int64)
-        for top, left, mask in _bands(predictor, reader, band):
-            counts += np.bincount(mask.ravel(), minlength=len(counts))
-            for row, values in enumerate(mask.astype(dtype), top):
-                file.seek((row * reader.width + left) * dtype.itemsize)
-                file.write(values.tobytes())
+        try:
+            for top, left, mask in _bands(predictor, reader, band):
+                counts += np.bincount(mask.ravel(), minlength=len(counts))
+                for row, values in enumerate(mask.astype(dtype), top):
+                    file.seek((row * reader.width + left) * dtype.itemsize)
+                    file.write(values.tobytes())
+        except TooLarge as error:
+            windows = predictor.config.eval.windows
+            raise UserError(f"{path}: config.eval.windows={windows} at once take {error}: lower that") from None
         _write(file, (reader.height, reader.width), dtype, predictor, path, target)
     return counts
 
@@ -128,7 +133,8 @@ def _logits(
     if mesh:
         filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        return np.asarray(program(predictor.model, predictor.placed, weights, filled))[: len(windows)]
+        found = within_memory(lambda: np.asarray(program(predictor.model, predictor.placed, weights, filled)))
+    return found[: len(windows)]
 
 
 def _tifffile(path: Path) -> Any:

@@ -28,20 +28,31 @@ def serving(*models):
     server = demo_server.make_server(demo_server.Demo(models), 0, 20_000)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture(scope="module")
-def models(make_config, tmp_path_factory):
-    """Two models by name; the second knows other classes, and has two attention records."""
-    folder = tmp_path_factory.mktemp("demo")
-    one = save_random_run(make_config(optimizer__ema_decay=0.0), folder / "one")
-    options = {"data__classes": ("blue", "red", "gray"), "model__attention__self__layers": 2}
-    other = save_random_run(make_config(optimizer__ema_decay=0.0, **options), folder / "other", classes=3)
-    return [("run <1>", Predictor(one, batch_size=1)), ("run 2", Predictor(other, batch_size=1))]
+def make_model(make_config, tmp_path_factory):
+    """A random model of these classes, as `(name, predictor)`."""
+
+    def make(name, classes, layers=1):
+        config = make_config(optimizer__ema_decay=0.0, data__classes=classes, model__attention__self__layers=layers)
+        workdir = save_random_run(config, tmp_path_factory.mktemp("demo") / "run", len(classes))
+        return name, Predictor(workdir, batch_size=1)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def models(make_model):
+    """Two models; the second knows the same classes in another order, and has two attention records."""
+    first = make_model("run <1>", ("red", "green", "blue", "white", "black"))
+    return [first, make_model("run 2", ("blue", "red", "black", "white", "green"), layers=2)]
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +180,11 @@ PROBE = """addEventListener("load", async () => {
     found.keyed = divider.ariaValueNow;
     for (const end of ["Home", "End"]) { key(divider, end); found.masks.push(shown()); }
     found.wide = document.documentElement.scrollWidth <= innerWidth;
-    document.querySelector("[value=difference]").click();
-    found.difference = [shown(), divider.hidden];
-    document.querySelector("[value=mask]").click();
+    if (!$("differing").hidden) {
+      document.querySelector("[value=difference]").click();
+      found.difference = [shown(), divider.hidden];
+      document.querySelector("[value=mask]").click();
+    }
     document.querySelector("#classes button").focus();
     found.alone = shown();
     document.querySelector("#classes button").blur();
@@ -191,8 +204,12 @@ PROBE = """addEventListener("load", async () => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium")
-@pytest.mark.parametrize("count, width", [(1, 390), (2, 390), (2, 1280)])
-def test_in_a_browser(models, picture, tmp_path, count, width, monkeypatch):
+@pytest.mark.parametrize("kind, width", [("single", 390), ("alike", 390), ("alike", 1280), ("other classes", 390)])
+def test_in_a_browser(models, make_model, picture, tmp_path, kind, width, monkeypatch):
+    if kind == "single":
+        models = models[:1]
+    elif kind == "other classes":
+        models = [models[0], make_model("run 2", ("blue", "red", "gray"), layers=2)]
     shown = tmp_path / "shown"
     shutil.copytree(demo_server._HERE, shown)
     with (shown / "page.js").open("a") as script:
@@ -200,7 +217,7 @@ def test_in_a_browser(models, picture, tmp_path, count, width, monkeypatch):
     monkeypatch.setattr(demo_server, "_HERE", shown)
     browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     browser += [f"--window-size={width},900", "--virtual-time-budget=60000", "--dump-dom"]
-    with serving(*models[:count]) as address:
+    with serving(*models) as address:
         assert "DataTransfer" in urllib.request.urlopen(f"http://{address}/page.js").read().decode()
         run = subprocess.run([*browser, f"http://{address}/"], capture_output=True, text=True, timeout=300)
     found = json.loads(html.unescape(run.stdout.partition("<title>")[2].partition("</title>")[0]))
@@ -208,9 +225,9 @@ def test_in_a_browser(models, picture, tmp_path, count, width, monkeypatch):
     masks = [predictor(picture[0]).mask for _, predictor in models]
     names = [predictor.info.class_names for _, predictor in models]
     colours = {}
-    for _, predictor in models[:count]:
-        for name, rgb in zip(predictor.info.class_names, predictor.info.palette):
-            colours.setdefault(name, ",".join(map(str, rgb)))
+    for _, predictor in models:
+        for one, colour in zip(predictor.info.class_names, predictor.info.palette):
+            colours.setdefault(one, ",".join(map(str, colour)))
 
     def name(model, x):
         return names[model][masks[model][5, x]]
@@ -228,13 +245,14 @@ def test_in_a_browser(models, picture, tmp_path, count, width, monkeypatch):
         return min(known, key=lambda text: np.abs(values - np.array(text.split(","), int)).sum())
 
     assert found["moved"].startswith("row 5, column 28: ")
-    if count == 1:
+    if kind == "single":
         assert found["title"] == "run <1>" and found["clicked"][0].startswith(f"row 5, column 29: {name(0, 29)}, ")
         assert "self0 attends most to row" in found["clicked"][0] and rgb(found["masks"][0]) == drawn(0, 0)
         return
-    assert found["title"] == "A: run <1> · B: run 2"
+    assert found["title"] == "A: run <1> · B: run 2" and found["wide"]
     called = [np.array(n)[mask] for n, mask in zip(names, masks)]
-    assert found["first"].endswith(f"they differ in {100 * (called[0] != called[1]).mean():.1f} % of the pixels")
+    told = f"they differ in {100 * (called[0] != called[1]).mean():.1f} % of the pixels"
+    assert found["first"].endswith(told if kind == "alike" else "sure")
     for label in found["classes"]:
         class_name, _, shares = label.partition(": ")
         expected = [
@@ -247,11 +265,13 @@ def test_in_a_browser(models, picture, tmp_path, count, width, monkeypatch):
     assert found["dragged"] == ["25", "A on the left 25 %, B on the right 75 %", True] and found["keyed"] == "37"
     # In the middle, wholly to the left, wholly to the right.
     assert [rgb(pixels) for pixels in found["masks"]] == [drawn(0, 1), drawn(1, 1), drawn(0, 0)]
-    pixels, hidden = found["difference"]
-    expected = ["255,0,110" if name(0, x) != name(1, x) else "0,0,0" for x in (0, 29)]
-    assert hidden and [near(pixel, ("255,0,110", "0,0,0")) for pixel in pixels] == expected
+    assert ("difference" in found) == (kind == "alike")
+    if kind == "alike":
+        pixels, hidden = found["difference"]
+        expected = ["255,0,110" if name(0, x) != name(1, x) else "0,0,0" for x in (0, 29)]
+        assert hidden and [near(pixel, ("255,0,110", "0,0,0")) for pixel in pixels] == expected
     alone = found["classes"][0].partition(":")[0]
-    seen = [near(pixel, [*colours.values(), "0,0,0"]) for pixel in found["alone"]]
+    seen = [near(pixel, [colours[alone], "0,0,0"]) for pixel in found["alone"]]
     assert seen == [colours[alone] if name(0, x) == alone else "0,0,0" for x in (0, 29)]
     said = found["clicked"][0]
     assert said.startswith(f"row 5, column 29: A says {name(0, 29)}, ") and f"; B says {name(1, 29)}, " in said
