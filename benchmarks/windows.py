@@ -8,6 +8,8 @@ What is in the image does not matter, since all shapes are fixed. Each way goes 
                    lies
     padded         the same, but as MMSegmentation's `slide_inference` adds them: padded to the size of the image
     8 at once      `attnseg_jax.ops.sliding.slide` and the choice of the class, in one program
+    2 devices      the same with one window on each of two devices, with --devices 2: those of the machine, or its CPU
+                   taken for two
 
 Logits are compared first. All ways take turns on the same machine. Prints a table for each model and, as its last line,
 the same as JSON.
@@ -22,9 +24,14 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+if "--devices" in sys.argv:
+    # Before JAX looks for them.
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[sys.argv.index('--devices') + 1]}"
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from timing import alternate, timed
 
 from attnseg_jax.configs import camvid_efficientnet_lite0, camvid_resnet18_attention, default
@@ -44,6 +51,7 @@ def main() -> None:
     parser.add_argument("--stride", nargs=2, type=int, default=[170, 170])
     parser.add_argument("--classes", type=int, default=19)
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8], help="windows of a batch")
+    parser.add_argument("--devices", type=int, default=1, help="that share the windows, in a way of its own")
     parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts")
     args = parser.parse_args()
     found = {name: measure(name, args) for name in args.model}
@@ -64,19 +72,22 @@ def measure(name, args):
     runs, logits = {}, {}
     for way, padded in (("one at a time", False), ("padded", True)):
         runs[way], logits[way] = loop(one, variables, image, args, padded)
-    for rows in args.rows:
-        way = f"{rows} at once"
+    ways = {f"{rows} at once": (rows, None) for rows in args.rows}
+    if args.devices > 1:
+        mesh = Mesh(np.array(jax.devices()[: args.devices]), ("windows",), axis_types=(AxisType.Auto,))
+        ways[f"{args.devices} devices"] = (args.devices, NamedSharding(mesh, PartitionSpec("windows")))
+    for way, (rows, sharding) in ways.items():
+        options = {"window": tuple(args.window), "stride": tuple(args.stride), "rows": rows, "sharding": sharding}
 
-        def batched(variables, image, rows=rows):
-            options = {"window": tuple(args.window), "stride": tuple(args.stride), "rows": rows}
+        def batched(variables, image, options=options):
             found = slide(lambda windows: forward(variables, windows), image, **options)
             return found, found.argmax(-1).astype(jnp.uint8)
 
-        logits[way] = np.asarray(jax.jit(batched)(variables, image)[0])
-        runs[way] = timed(
-            jax.jit(lambda *given, batched=batched: batched(*given)[1]).lower(variables, image).compile(),
-            (variables, image),
-        )
+        given = variables, image
+        if sharding:
+            given = jax.device_put(given, NamedSharding(sharding.mesh, PartitionSpec()))
+        program = jax.jit(batched).lower(*given).compile()
+        runs[way], logits[way] = timed(program, given), np.asarray(program(*given)[0])
     scale = float(np.abs(logits["one at a time"]).max())
     largest = max(float(np.abs(x - logits["one at a time"]).max()) for x in logits.values()) / scale
     logits.clear()

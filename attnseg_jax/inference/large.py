@@ -21,7 +21,7 @@ from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.programs import TooLarge, within_memory
 from attnseg_jax.ops.sliding import importance, starts
-from attnseg_jax.train.forward import window_and_stride
+from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.step import model_inputs
 
 # Rows and columns of a tile of the mask; bytes of logits that are summed at a time, and of one piece of a file.
@@ -60,8 +60,7 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
                     file.seek((row * reader.width + left) * dtype.itemsize)
                     file.write(values.tobytes())
         except TooLarge as error:
-            windows = predictor.config.eval.windows
-            raise UserError(f"{path}: config.eval.windows={windows} at once take {error}: lower that") from None
+            raise UserError(f"{path}: its windows take {error}: lower config.eval.windows or window") from None
         _write(file, (reader.height, reader.width), dtype, predictor, path, target)
     return counts
 
@@ -89,8 +88,8 @@ def _bands(predictor: Predictor, reader: "_Reader", band: int) -> Iterator[tuple
     padded = padded_size((reader.height, reader.width), predictor.multiple)
     window = tuple(min(n, m) for n, m in zip(sizes["window"], padded))
     tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
-    weights, devices = importance(window, config.eval.blend), predictor.mesh.size if predictor.mesh else 1
-    count = -(-config.eval.windows // devices) * devices
+    weights = importance(window, config.eval.blend)
+    count = windows_at_once(config, window, predictor.mesh.size if predictor.mesh else 1)
     logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
     wide = max(window[1], band // (window[0] * classes * 4))
     for left in range(0, reader.width, wide):
