@@ -369,8 +369,8 @@ def get_config() -> ConfigDict:
     evaluation.window = ()
     evaluation.stride = ()
     evaluation.blend = "uniform"
-    # Windows that are computed at once.
-    evaluation.windows = 8
+    # Windows that are computed at once, at most; 0 are 8 a device, on a CPU as many as have 65,536 pixels.
+    evaluation.windows = 0
     # Probabilities are averaged over images resized by these factors, and over their mirror images too.
     evaluation.scales = (1.0,)
     evaluation.flip = False

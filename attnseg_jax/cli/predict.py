@@ -139,7 +139,7 @@ def _predict_all(
         others = (picture for picture in todo if not (picture in large or is_video(picture.path)))
         for result in predictor.stream(others, extras=extras, on_error=on_error):
             try:
-                _write(result, predictor, folder, kinds, given.attention)
+                _write(result, folder, kinds, given.attention)
             except UserError as error:
                 # The point of --attention lies outside this picture.
                 on_error(result.picture, error)
@@ -206,11 +206,11 @@ def _sheets(folder: Path, picture: pictures.Picture) -> Path:
     return folder / "attention" / picture.target
 
 
-def _write(result: Prediction, predictor: Predictor, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
+def _write(result: Prediction, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
     points = _points(attention, result.mask.shape) if attention else []
     result.save(folder, kinds)
     if points:
-        records, padded, scaled = predictor.attention(result.image)
+        records, padded, scaled = result.look()
         # In pixels of the picture, which may have been resized on its way to the model.
         covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape, scaled))
         scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, covered)

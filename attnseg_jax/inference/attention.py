@@ -1,7 +1,7 @@
 """A model's prediction of an image together with what it attended to."""
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,32 +11,48 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.inference.programs import Programs, TooLarge, within_memory
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
 from attnseg_jax.ops.metrics import confidence
 from attnseg_jax.train.forward import is_plain, make_forward
 
+Seen = tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]
+"""Classes, whether the logits are finite, and attention records by name."""
 
-def with_records(
-    model: nn.Module, variables: PyTree, image: Float[np.ndarray, "h w 3"], config: ConfigDict
-) -> tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]:
-    """The predicted classes of a prepared image, whether its logits are finite, and the attention records by name.
+
+def make_records(
+    model: nn.Module, variables: PyTree, config: ConfigDict
+) -> Callable[[Float[np.ndarray, "h w 3"]], Seen]:
+    """A function of a prepared image: its classes, whether its logits are finite, and the attention records by name.
 
     `config` is the run's.
 
     Raises:
-      UserError: no part of the model leaves anything to look at.
+      UserError: the model is of a kind without attention; of the function: no part of the model leaves anything to look
+        at, or the memory does not hold what they leave.
     """
     if takes_regions(kind := config.model.kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
-    prediction, finite, records = _forward(model, variables, image[None])
-    if not records:
-        parts = ", ".join(f"{part} {config.model[part].name!r}" for part in PARTS)
-        raise UserError(
-            f"the model leaves no attention to look at; it has {parts}: train one with another "
-            "config.model.attention.name, such as 'self'"
-        )
-    return prediction, finite, records
+    programs = Programs()
+
+    @jax.jit
+    def forward(variables: PyTree, image: Float[Array, "1 h w c"]) -> Seen:
+        output, sown = model.apply(variables, image, train=False, mutable=[RECORDS])
+        logits = output.logits[0]
+        return logits.argmax(-1), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))
+
+    def seen(image: np.ndarray) -> Seen:
+        prediction, finite, records = _run(programs, forward, variables, image[None])
+        if not records:
+            parts = ", ".join(f"{part} {config.model[part].name!r}" for part in PARTS)
+            raise UserError(
+                f"the model leaves no attention to look at; it has {parts}: train one with another "
+                "config.model.attention.name, such as 'self'"
+            )
+        return prediction, finite, records
+
+    return seen
 
 
 def make_look(
@@ -55,17 +71,22 @@ def make_look(
         logits = forward(variables, *inputs) if forward else output.logits
         return confidence(logits[0]), attention_records(sown.get(RECORDS, {}))
 
+    programs = Programs()
+
     def looked(*inputs: np.ndarray) -> tuple[np.ndarray, dict[str, AttentionRecord]]:
-        sure, records = look(variables, *(x[None] for x in inputs))
+        sure, records = _run(programs, look, variables, *(x[None] for x in inputs))
         return np.asarray(sure), records
 
     return looked
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _forward(
-    model: nn.Module, variables: PyTree, image: Float[Array, "1 h w 3"]
-) -> tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]:
-    output, sown = model.apply(variables, image, train=False, mutable=[RECORDS])
-    logits = output.logits[0]
-    return logits.argmax(-1), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))
+def _run(programs: Programs, function: Callable, variables: PyTree, *inputs: np.ndarray) -> Any:
+    """What a jitted function gives for one image, whose attention may take more memory than its prediction."""
+    try:
+        program = programs(inputs[0].shape, lambda: function.lower(variables, *inputs))
+        return within_memory(lambda: jax.block_until_ready(program(variables, *inputs)))
+    except TooLarge as error:
+        h, w = inputs[0].shape[1:3]
+        raise UserError(
+            f"the attention of a picture of {h} x {w} pixels takes {error}: look at it in a smaller one"
+        ) from None

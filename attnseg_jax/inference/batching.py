@@ -1,6 +1,5 @@
 """Pictures read ahead and gathered into batches."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -9,8 +8,9 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.pictures import Picture
 
-# Pixels of the pictures that are decoded and wait for their batch, at most, beyond the first.
-_WINDOW = 1 << 25
+# Bytes of the pictures that wait for their batch, as files and the model have them, and of what is predicted of them,
+# at most; more where a single picture takes more.
+_HELD = 1 << 29
 
 
 def checked_batch_size(given: int | None, usual: int) -> int:
@@ -33,16 +33,19 @@ def read(
             yield picture, outcome
 
 
-def windows(items: Iterator[tuple[Picture, np.ndarray]], count: int) -> Iterator[list[tuple[Picture, np.ndarray]]]:
-    """Runs of at most `count` items and of a bounded number of pixels."""
+def windows(
+    items: Iterator[tuple[Picture, np.ndarray]], count: int, predicted: int
+) -> Iterator[list[tuple[Picture, np.ndarray]]]:
+    """Runs of at most `count` items and of a bounded memory; what is predicted takes `predicted` bytes a pixel."""
     window, size = [], 0
     for item in items:
-        pixels = math.prod(item[1].shape[:2])
-        if window and (len(window) == count or size + pixels > _WINDOW):
+        h, w, channels = item[1].shape
+        needed = item[1].nbytes + h * w * (channels * np.dtype(np.float32).itemsize + predicted)
+        if window and (len(window) == count or size + needed > _HELD):
             yield window
             window, size = [], 0
         window.append(item)
-        size += pixels
+        size += needed
     if window:
         yield window
 

@@ -1,13 +1,14 @@
 """`Predictor` of a model that was exported as a program."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jax import export
 from jaxtyping import UInt8
 
@@ -18,7 +19,7 @@ from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import Info, read_card
-from attnseg_jax.inference.programs import Form
+from attnseg_jax.inference.programs import Form, Programs
 
 
 class ExportedPredictor(Predictor):
@@ -44,7 +45,7 @@ class ExportedPredictor(Predictor):
             )
         self.batch_size = checked_batch_size(batch_size, 1)
         self._input = card["input"]
-        self._program = _read(folder / card["file"])
+        self._program, self._programs, self._fitting = _read(folder / card["file"]), Programs(), {}
         weights, prepared, classes = card["weights"], card["preprocessing"], card["classes"]
         self.info = Info(
             tuple(one["name"] for one in classes),
@@ -78,15 +79,21 @@ class ExportedPredictor(Predictor):
             )
         return (picture.pixels,), Form(size, size, size)
 
-    def _run(
-        self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]
-    ) -> list[dict[str, np.ndarray]]:
-        outputs = jax.device_get(self._program(np.stack([pixels for (pixels,) in samples])))
+    def _lowered(
+        self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]
+    ) -> jax.stages.Lowered:
+        logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
+        return self._program.lower(jax.ShapeDtypeStruct((rows, *inputs[0].shape[1:]), inputs[0].dtype))
+
+    def _outputs(self, program: Callable, part: Sequence[np.ndarray], extras: tuple[str, ...]) -> dict[str, np.ndarray]:
+        outputs = jax.device_get(program(*part))
         if "entropy" in extras:
             p = outputs["probabilities"].astype(np.float32)
             outputs["entropy"] = -(p * np.log(np.maximum(p, 1e-12))).sum(-1) / math.log(max(p.shape[-1], 2))
-        kept = ("mask", "finite", *extras)
-        return [{name: outputs[name][row] for name in kept} for row in range(len(samples))]
+        return {name: outputs[name] for name in ("mask", "finite", *extras)}
+
+    def _smaller(self) -> str:
+        return "cut it into smaller ones"
 
 
 def _read(path: Path) -> Any:

@@ -22,8 +22,9 @@ from attnseg_jax.data.transforms.fields import normalise
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.inference.programs import TooLarge, within_memory
 from attnseg_jax.ops.sliding import importance, starts
-from attnseg_jax.train.forward import window_and_stride
+from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.step import model_inputs
 
 # Rows and columns of a tile of the mask; bytes of logits that are summed at a time.
@@ -56,11 +57,14 @@ def predict_large(predictor: Predictor, path: Path, target: Path, *, band: int =
         height, width, _ = pieces.shape
         dtype = np.dtype(np.uint8 if len(predictor.info.class_names) <= 256 else np.uint16)
         counts = np.zeros(len(predictor.info.class_names), np.int64)
-        for top, left, mask in _bands(predictor, pieces, band):
-            counts += np.bincount(mask.ravel(), minlength=len(counts))
-            for row, values in enumerate(mask.astype(dtype), top):
-                file.seek((row * width + left) * dtype.itemsize)
-                file.write(values.tobytes())
+        try:
+            for top, left, mask in _bands(predictor, pieces, band):
+                counts += np.bincount(mask.ravel(), minlength=len(counts))
+                for row, values in enumerate(mask.astype(dtype), top):
+                    file.seek((row * width + left) * dtype.itemsize)
+                    file.write(values.tobytes())
+        except TooLarge as error:
+            raise UserError(f"{path}: its windows take {error}: lower config.eval.windows or window") from None
         _write(file, (height, width), dtype, predictor, path, target)
     return counts
 
@@ -89,8 +93,8 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
     padded = padded_size((height, width), predictor.multiple)
     window = tuple(min(n, m) for n, m in zip(sizes["window"], padded))
     tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
-    weights, devices = importance(window, config.eval.blend), predictor.mesh.size if predictor.mesh else 1
-    count = -(-config.eval.windows // devices) * devices
+    weights = importance(window, config.eval.blend)
+    count = windows_at_once(config, window, predictor.mesh.size if predictor.mesh else 1)
     logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
     wide = max(window[1], band // (window[0] * classes * 4))
     for left in range(0, width, wide):
@@ -135,7 +139,8 @@ def _logits(
     if mesh:
         filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        return np.asarray(program(predictor.model, predictor.placed, weights, filled))[: len(windows)]
+        found = within_memory(lambda: np.asarray(program(predictor.model, predictor.placed, weights, filled)))
+    return found[: len(windows)]
 
 
 def _tifffile(path: Path) -> Any:

@@ -33,6 +33,7 @@ class Prediction:
       mask: class of each pixel, uint8 `[h, w]`, uint16 beyond 256 classes.
       names: of the classes.
       palette: their colours, uint8 `[k, 3]`.
+      look: gives all attention records of the picture, see `Look`.
     """
 
     picture: Picture
@@ -40,6 +41,7 @@ class Prediction:
     mask: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
     names: tuple[str, ...]
     palette: UInt8[np.ndarray, "k 3"]
+    look: Callable[[], Look]
 
     def __init__(
         self,
@@ -50,12 +52,12 @@ class Prediction:
         palette: UInt8[np.ndarray, "k 3"],
         *,
         extras: Mapping[str, np.ndarray],
-        compute: Callable[[np.ndarray, str], np.ndarray],
-        look: Callable[[np.ndarray], Look],
+        compute: Callable[[str], np.ndarray],
+        look: Callable[[], Look],
     ):
-        """`extras` are at hand, `compute` gives others of a picture, `look` what the model attends to in it."""
+        """`extras` are at hand, `compute` gives others, `look` what the model attends to."""
         self.picture, self.image, self.mask, self.names, self.palette = picture, image, mask, names, palette
-        self._extras, self._compute, self._look = dict(extras), compute, look
+        self._extras, self._compute, self.look = dict(extras), compute, look
 
     @property
     def probabilities(self) -> Float[np.ndarray, "h w k"]:
@@ -91,7 +93,7 @@ class Prediction:
         Raises:
           UserError: there is no such record, or it is none of positions.
         """
-        records, padded, scaled = self._look(self.image)
+        records, padded, scaled = self.look()
         name = name or next(iter(records))
         if name not in records:
             raise UserError(f"attention {name!r} is unknown: {nearest(name, records)}")
@@ -143,7 +145,7 @@ class Prediction:
 
     def _extra(self, name: str) -> np.ndarray:
         if name not in self._extras:
-            self._extras[name] = self._compute(self.image, name)
+            self._extras[name] = self._compute(name)
         return self._extras[name]
 
     def _repr_png_(self) -> bytes:

@@ -17,27 +17,24 @@ from PIL import Image
 
 from attnseg_jax.data import datasets
 from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference import batching, pictures
-from attnseg_jax.inference.attention import with_records
+from attnseg_jax.inference.attention import make_records
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
 from attnseg_jax.inference.pretrained import read_back, read_card
-from attnseg_jax.inference.programs import Form, model_outputs
+from attnseg_jax.inference.programs import Form, Programs, TooLarge, model_outputs, output_bytes, within_memory
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.forward import make_forward
-from attnseg_jax.train.memory import free_bytes
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
 
 EXTRAS = ("probabilities", "entropy")
 """What a prediction may hold beside the mask."""
-
-# Compiled programs that are kept, the newest.
-_PROGRAMS = 32
 
 
 class Predictor:
@@ -91,6 +88,7 @@ class Predictor:
         changes: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.model, self.variables, self.info, self.config = read_back(source, checkpoint=checkpoint)
+        region_cache.settle(self.config.data.regions)
         configs.apply_changes(self.config, changes)
         self.batch_size = batching.checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
@@ -100,12 +98,19 @@ class Predictor:
             self._spread = jax.device_put(self.variables, NamedSharding(self.mesh, PartitionSpec()))
         self.multiple = evaluation_multiple(self.config, self.model)
         self._data = datasets.info(self.config.data)
-        self._programs: dict[tuple, Callable] = {}
+        self._programs = Programs()
+        # How many pictures of a form are predicted at once, by how many there were.
+        self._fitting: dict[tuple, int] = {}
 
     @property
     def placed(self) -> PyTree:
         """The variables where the programs of pictures take them: on all devices of the mesh, where there is one."""
         return self._spread if self.mesh else self.variables
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures, as `config.data.channels`; 0 for 8-bit RGB."""
+        return self._data.channels
 
     def __call__(
         self, images: str | Path | np.ndarray | Image.Image | Sequence[Any], *, extras: Sequence[str] = ()
@@ -122,7 +127,7 @@ class Predictor:
           UserError: there is no such file, or it is no picture; a picture does not fit into the memory.
           NotFinite: the logits of a picture are not finite.
         """
-        found = list(self.stream(pictures.find(images, self._data.channels), extras=extras))
+        found = list(self.stream(pictures.find(images, self.channels), extras=extras))
         return found[0] if pictures.is_single(images) else found
 
     def stream(
@@ -139,8 +144,11 @@ class Predictor:
         """
         if unknown := set(extras) - set(EXTRAS):
             raise UserError(f"extras={tuple(extras)}: {min(unknown)!r} is none of {', '.join(EXTRAS)}")
-        for window in batching.windows(batching.read(images, self._data.channels, on_error), 4 * self.batch_size):
-            yield from self._predict(window, tuple(sorted(set(extras))), on_error)
+        extras = tuple(sorted(set(extras)))
+        decoded = batching.read(images, self.channels, on_error)
+        predicted = output_bytes(len(self.info.class_names), extras)
+        for window in batching.windows(decoded, 4 * self.batch_size, predicted):
+            yield from self._predict(window, extras, on_error)
 
     def attention(self, image: UInt8[np.ndarray, "h w 3"]) -> Look:
         """What the model attends to in a picture.
@@ -149,8 +157,12 @@ class Predictor:
           UserError: no part of the model leaves anything to look at.
         """
         (padded, *_), form = self._prepared(Picture("the picture", pixels=image))
-        _, _, records = with_records(self.model, self.variables, padded, self.config)
+        _, _, records = self._records(padded)
         return records, form.padded, image.shape[:2] if form.inside == form.full else form.inside
+
+    @functools.cached_property
+    def _records(self) -> Callable:
+        return make_records(self.model, self.variables, self.config)
 
     def _predict(
         self,
@@ -159,25 +171,34 @@ class Predictor:
         on_error: Callable[[Picture, UserError], None] | None,
     ) -> Iterator[Prediction]:
         """Predictions of decoded pictures, those of one form in batches."""
-        prepared = [self._prepared(replace(picture, pixels=pixels)) for picture, pixels in window]
-        groups: dict[Form, list[int]] = {}
-        for place, (_, form) in enumerate(prepared):
-            groups.setdefault(form, []).append(place)
+
+        def refused(picture: Picture, error: UserError) -> None:
+            if on_error is None:
+                raise error
+            on_error(picture, error)
+
+        prepared, groups = {}, {}
+        for place, (picture, pixels) in enumerate(window):
+            try:
+                prepared[place], form = self._prepared(replace(picture, pixels=pixels))
+            except UserError as error:
+                refused(picture, error)
+            else:
+                groups.setdefault(form, []).append(place)
         found: dict[int, Prediction] = {}
         for form, places in groups.items():
             for start in range(0, len(places), self.batch_size):
                 part = places[start : start + self.batch_size]
                 try:
-                    rows = self._run([prepared[place][0] for place in part], form, extras)
+                    rows = self._run([prepared[place] for place in part], form, extras)
                 except UserError as error:
-                    if on_error is None:
-                        raise
                     for place in part:
-                        on_error(window[place][0], error)
+                        refused(window[place][0], error)
                     continue
                 for place, row in zip(part, rows, strict=True):
                     found[place] = self._prediction(*window[place], row)
-        yield from (found[place] for place in sorted(found))
+        # What the caller is done with is held no longer.
+        yield from (found.pop(place) for place in sorted(found))
 
     def _prediction(self, picture: Picture, pixels: np.ndarray, row: Mapping[str, np.ndarray]) -> Prediction:
         if not row["finite"]:
@@ -194,8 +215,8 @@ class Predictor:
             self.info.class_names,
             np.asarray(self.info.palette, np.uint8),
             extras=arrays,
-            compute=lambda _, extra: self._again(pixels, extra),
-            look=lambda _: self.attention(pixels),
+            compute=functools.partial(self._again, pixels),
+            look=functools.partial(self.attention, pixels),
         )
 
     def _again(self, pixels: np.ndarray, extra: str) -> np.ndarray:
@@ -223,54 +244,55 @@ class Predictor:
     ) -> list[dict[str, np.ndarray]]:
         """Outputs of samples of one form; a batch that the memory does not hold is divided."""
         # Few numbers of rows, each of which is compiled: 1, 2, 4 ... and the batch size.
-        rows = min(1 << (len(samples) - 1).bit_length(), self.batch_size)
+        wanted = min(1 << (len(samples) - 1).bit_length(), self.batch_size)
         inputs = [np.stack([sample[i] for sample in samples]) for i in range(len(samples[0]))]
-        program, rows = self._fitting(inputs, rows, form, extras)
-        found = []
-        for start in range(0, len(samples), rows):
+        rows = self._fitting.get((form, wanted, extras), wanted)
+        while True:
+            try:
+                found = self._in_parts(inputs, rows, form, extras)
+            except TooLarge as error:
+                if rows == 1:
+                    size = f"{form.full[0]} x {form.full[1]} pixels"
+                    raise UserError(f"a picture of {size} takes {error}: {self._smaller()}") from None
+                rows //= 2
+            else:
+                # For the next batch as large as this one, too.
+                self._fitting[form, wanted, extras] = rows
+                return found
+
+    def _in_parts(
+        self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]
+    ) -> list[dict[str, np.ndarray]]:
+        """Outputs of samples, of `rows` at once."""
+        program = self._programs((form, rows, extras), lambda: self._lowered(inputs, rows, form, extras))
+        found: list[dict[str, np.ndarray]] = []
+        for start in range(0, len(inputs[0]), rows):
             part = [batching.filled(x[start : start + rows], rows) for x in inputs]
-            outputs = jax.device_get(program(self.placed, *part))
-            count = min(rows, len(samples) - start)
+            outputs = within_memory(lambda part=part: jax.device_get(self._outputs(program, part, extras)))
+            count = min(rows, len(inputs[0]) - start)
             found += [{name: x[row] for name, x in outputs.items()} for row in range(count)]
         return found
 
-    def _fitting(
+    def _outputs(self, program: Callable, part: Sequence[np.ndarray], extras: tuple[str, ...]) -> dict[str, jax.Array]:
+        return program(self.placed, *part)
+
+    def _smaller(self) -> str:
+        """What to do with a picture that is too large."""
+        whole = self.config.eval.mode == "whole" and len(model_inputs(self.model)) == 1
+        return "cut it into smaller ones" + " or predict in windows, config.eval.mode='slide'" * whole
+
+    def _lowered(
         self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]
-    ) -> tuple[Callable, int]:
-        """A compiled program, and for how many rows at once it is: as many as the memory holds, at most `rows`."""
-        wanted = (form, rows, extras)
-        while True:
-            key = (form, rows, extras)
-            if key in self._programs:
-                return self._programs[key]
-            logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
-            abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-            outputs = functools.partial(model_outputs, self._forward, form, extras)
-            # The mesh is what a kernel that needs one device learns from how to spread itself.
-            with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
-                program = jax.jit(outputs).lower(self.placed, *abstract).compile()
-            needed, free = _bytes(program), free_bytes(jax.local_devices()[0])
-            if needed <= free:
-                # For the next batch as large as this one, too.
-                self._programs[key] = self._programs[wanted] = program, rows
-                while len(self._programs) > _PROGRAMS:
-                    self._programs.pop(next(iter(self._programs)))
-                return program, rows
-            if rows == 1:
-                raise UserError(
-                    f"a picture of {form.full[0]} x {form.full[1]} pixels takes about {needed / 2**30:.3g} GiB on a "
-                    f"device that has {free / 2**30:.3g} GiB left: cut it into smaller ones"
-                )
-            rows //= 2
+    ) -> jax.stages.Lowered:
+        logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
+        abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
+        outputs = functools.partial(model_outputs, self._forward, form, extras)
+        # The mesh is what a kernel that needs one device learns from how to spread itself.
+        with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
+            return jax.jit(outputs).lower(self.placed, *abstract)
 
 
 def _mesh() -> Mesh | None:
     """The devices of this process, where there are several."""
     devices = jax.local_devices()
     return Mesh(np.array(devices), ("windows",), axis_types=(AxisType.Auto,)) if len(devices) > 1 else None
-
-
-def _bytes(program: Any) -> int:
-    """What a compiled program takes beside its arguments."""
-    found = program.memory_analysis()
-    return 0 if found is None else found.temp_size_in_bytes + found.output_size_in_bytes

@@ -1,7 +1,10 @@
-"""What a compiled or an exported program computes of pictures of one form."""
+"""What a compiled or an exported program computes of pictures of one form, and the compiled ones that are kept."""
 
 import math
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,10 @@ from jaxtyping import Array, PyTree
 
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.train.forward import Forward
+from attnseg_jax.train.memory import free_bytes
+
+# Compiled programs that are kept, each of a size of pictures.
+_KEPT = 32
 
 
 @dataclass(frozen=True)
@@ -39,3 +46,62 @@ def model_outputs(
         terms = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
         found["entropy"] = -terms.sum(-1) / math.log(max(classes, 2))
     return found
+
+
+def output_bytes(classes: int, extras: tuple[str, ...]) -> int:
+    """Those of what `model_outputs` gives of a pixel."""
+    return (1 if classes <= 256 else 2) + 2 * classes * ("probabilities" in extras) + 4 * ("entropy" in extras)
+
+
+class TooLarge(Exception):
+    """A program that takes more memory than a device has left."""
+
+
+class Programs:
+    """Compiled programs by what they are for; beyond a number the one that was asked for longest ago is given up.
+
+    Attributes:
+      kept: the programs by key, the one of the latest call last.
+    """
+
+    def __init__(self) -> None:
+        self.kept: OrderedDict[Hashable, jax.stages.Compiled] = OrderedDict()
+        # Bytes of programs that were too large, which are not compiled again for the next picture.
+        self._refused: dict[Hashable, int] = {}
+
+    def __call__(self, key: Hashable, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+        """The program of a key, compiled if it is not at hand.
+
+        Raises:
+          TooLarge: the memory does not hold what it needs beside its arguments; the message has both sizes.
+        """
+        if key not in self.kept:
+            free = free_bytes(jax.local_devices()[0])
+            program, needed = None, self._refused.get(key, 0)
+            if needed <= free:
+                program = within_memory(lambda: lower().compile())
+                needed = program_bytes(program)
+            if needed > free:
+                self._refused[key] = needed
+                raise TooLarge(f"about {needed / 2**30:.3g} GiB on a device that has {free / 2**30:.3g} GiB left")
+            self.kept[key] = program
+            while len(self.kept) > _KEPT:
+                self.kept.popitem(last=False)
+        self.kept.move_to_end(key)
+        return self.kept[key]
+
+
+def within_memory(call: Callable[[], Any]) -> Any:
+    """What `call` returns; raises TooLarge where XLA runs out of memory."""
+    try:
+        return call()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge("more memory than a device has left") from error
+
+
+def program_bytes(program: Any) -> int:
+    """What a compiled program takes beside its arguments."""
+    found = program.memory_analysis()
+    return 0 if found is None else found.temp_size_in_bytes + found.output_size_in_bytes

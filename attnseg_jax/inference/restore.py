@@ -6,18 +6,16 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from absl import logging
 from flax import linen as nn
 from jaxtyping import Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import regions
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.inference.attention import make_look, with_records
+from attnseg_jax.inference.attention import make_look, make_records
 from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
@@ -79,14 +77,7 @@ def restore_run(
     # Not the run's own value: what a pod trained may be scored on one machine.
     processes.initialize_distributed(distributed)
     processes.check_same_run(config, folder, **{"--split": split, "--checkpoint": checkpoint})
-    if regions.used(config.data.regions):
-        try:
-            region_cache.check(config.data.regions.cache)
-        except UserError as error:
-            if not config.data.regions.cache:
-                raise
-            logging.warning("%s; the user's cache is taken instead", error)
-            config.data.regions.cache = ""
+    region_cache.settle(config.data.regions)
     split = config.data.eval_split if split == "val" else split
     source = load_source(config.data, split)
     processes.check_same_inputs({split: source})
@@ -124,7 +115,7 @@ def predict_with_records(
     h, w = image.shape[:2]
     unlabelled = {"image": image, "label": np.full((h, w), IGNORE_LABEL, np.uint8), "id": ""}
     padded = _prepared(restored, unlabelled)["image"]
-    prediction, finite, records = with_records(restored.model, restored.variables, padded, restored.config)
+    prediction, finite, records = make_records(restored.model, restored.variables, restored.config)(padded)
     if not finite:
         raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
     return np.asarray(prediction)[:h, :w], records, padded.shape[:2]

@@ -69,7 +69,7 @@ def slide(
       window: height and width.
       stride: rows and columns from one window to the next.
       blend: 'uniform', or 'gaussian', where the middle of a window counts most.
-      rows: windows at a time.
+      rows: windows at a time, at most; fewer where that fills the last chunk.
       sharding: how they are spread over devices, of whose number `rows` is a multiple; None leaves that to others.
 
     Raises:
@@ -79,10 +79,9 @@ def slide(
     window = (min(window[0], h), min(window[1], w))
     tops, lefts = starts(h, window[0], stride[0]), starts(w, window[1], stride[1])
     places = np.array([(i, y, x) for i in range(b) for y in tops for x in lefts], np.int32)
-    devices = sharding.num_devices if sharding else 1
-    rows = min(rows, -(-len(places) // devices) * devices)
+    rows, total = _balanced(len(places), rows, sharding.num_devices if sharding else 1)
     # Rows that fill the last chunk count for nothing.
-    counted = np.arange(-(-len(places) // rows) * rows) < len(places)
+    counted = np.arange(total) < len(places)
     places = places[np.where(counted, np.arange(len(counted)), 0)]
     weights = importance(window, blend)
     classes = jax.eval_shape(apply, jax.ShapeDtypeStruct((rows, *window, c), image.dtype)).shape[-1]
@@ -108,6 +107,17 @@ def slide(
         for x in lefts:
             weight[y : y + window[0], x : x + window[1]] += weights
     return total / weight[None, :, :, None]
+
+
+def _balanced(count: int, rows: int, devices: int) -> tuple[int, int]:
+    """Windows of a chunk, a multiple of `devices`, and of all chunks: of as few as `rows` allow, and as even.
+
+    >>> _balanced(18, 8, 1), _balanced(5, 8, 1), _balanced(18, 8, 4), _balanced(3, 8, 8)
+    ((6, 18), (5, 5), (8, 24), (8, 8))
+    """
+    chunks = -(-count // rows)
+    rows = -(-count // (chunks * devices)) * devices
+    return rows, chunks * rows
 
 
 def average_views(

@@ -1,8 +1,10 @@
 """How a model is applied to images when it is evaluated and when it predicts, as `config.eval` says."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
@@ -14,6 +16,9 @@ from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
 
 MODES = ("whole", "slide")
+
+# Windows that a device computes at once by default, and of these how many pixels on a CPU, see docs/performance.md.
+_WINDOWS, _CPU_PIXELS = 8, 1 << 16
 
 Forward = Callable[..., Float[Array, "b h w k"]]
 """(variables, *inputs of the model) -> logits of the size of the images, float32."""
@@ -43,11 +48,10 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
     multiple = evaluation_multiple(config, model)
     options = {}
     if wanted.mode == "slide":
-        rows, sharding = wanted.windows, None
-        if mesh is not None:
-            rows = -(-rows // mesh.size) * mesh.size
-            sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **window_and_stride(config, multiple)}
+        sizes = window_and_stride(config, multiple)
+        rows = windows_at_once(config, sizes["window"], mesh.size if mesh else 1)
+        sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
+        options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **sizes}
     return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
 
 
@@ -78,6 +82,18 @@ def window_and_stride(config: ConfigDict, multiple: int) -> Mapping[str, tuple[i
             "most that"
         )
     return {"window": window, "stride": stride}
+
+
+def windows_at_once(config: ConfigDict, window: tuple[int, int], devices: int = 1) -> int:
+    """How many windows are computed at once, a multiple of the number of devices that share them.
+
+    Where `config.eval.windows` is 0 each device has 8, a CPU as many of them as its caches take.
+    """
+    rows = config.eval.windows
+    if not rows:
+        fitting = max(_CPU_PIXELS // math.prod(window), 1) if jax.default_backend() == "cpu" else _WINDOWS
+        rows = min(fitting, _WINDOWS) * devices
+    return -(-rows // devices) * devices
 
 
 def _whole(model: nn.Module, variables: PyTree, *inputs: Array) -> Array:

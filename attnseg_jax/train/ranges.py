@@ -81,7 +81,7 @@ RANGES: dict[str, Range] = {
     "train.accumulate": Range(at_least=1, at_most=2**20),
     "eval.batch_size": Range(at_least=1, at_most=2**16),
     "eval.size_multiple": Range(at_least=0, at_most=2**14),
-    "eval.windows": Range(at_least=1, at_most=2**16),
+    "eval.windows": Range(at_least=0, at_most=2**16),
     "eval.window": Range(at_least=1, at_most=2**16),
     "eval.stride": Range(at_least=1, at_most=2**16),
     "eval.scales": Range(at_least=0.01, at_most=100),

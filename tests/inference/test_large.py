@@ -109,7 +109,7 @@ def test_windows_spread_over_devices(workdir, picture, monkeypatch):
     np.testing.assert_allclose(
         found.probabilities.astype(np.float32), single.probabilities.astype(np.float32), rtol=0, atol=1e-3
     )
-    (program, _), *_ = eight._programs.values()
+    program, *_ = eight._programs.kept.values()
     assert "num_partitions=8" in program.as_text()
 
 
@@ -120,6 +120,14 @@ def test_what_is_refused(workdir, predictor, picture, tmp_path, monkeypatch):
         large.predict_large(Predictor(workdir), path, tmp_path / "out.tif")
     with pytest.raises(UserError, match=r"leave config\.eval\.scales and flip at their defaults"):
         large.predict_large(Predictor(workdir, changes={**WINDOWS, "eval.flip": True}), path, tmp_path / "out.tif")
+    with monkeypatch.context() as patch:
+        full = "RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"
+        patch.setattr(large, "_weighted", lambda *_: (_ for _ in ()).throw(jax.errors.JaxRuntimeError(full)))
+        with pytest.raises(
+            UserError, match=r"in\.tif: its windows take more memory than .*: lower config\.eval\.windows"
+        ):
+            large.predict_large(predictor, path, tmp_path / "out.tif")
+    assert not (tmp_path / "out.tif").exists()
     tifffile.imwrite(tmp_path / "deep.tif", picture[0].astype(np.uint16), photometric="rgb")
     with pytest.raises(UserError, match=r"deep\.tif: of this size TIFF files of 8 bits are read"):
         large.predict_large(predictor, tmp_path / "deep.tif", tmp_path / "out.tif")

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from workdirs import save_random_run
 
 from attnseg_jax import Predictor
 from attnseg_jax.cli import predict as command
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.errors import NotFinite, UserError
-from attnseg_jax.inference import pictures, predictor
+from attnseg_jax.inference import pictures, programs
+from attnseg_jax.inference.programs import Programs
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.plots import attention_sheet
@@ -67,7 +69,7 @@ def test_masks_are_those_that_are_scored(workdir, model, images):
         np.testing.assert_array_equal(result.mask, scored)
     assert len(np.unique(found[0].mask)) > 1
     # Rows of a batch: 2 and 1 of the first size, 1 of the other.
-    assert sorted((form.padded, rows) for form, rows, _ in model._programs) == [
+    assert sorted((form.padded, rows) for form, rows, _ in model._programs.kept) == [
         ((24, 32), 1),
         ((24, 32), 2),
         ((28, 20), 1),
@@ -102,10 +104,12 @@ def test_probabilities_and_entropy(model, images):
 def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     """The logits are resized, not the mask; against XLA's own interpolation."""
     half = Predictor.__new__(Predictor)
-    half.__dict__.update(model.__dict__, config=model.config.copy_and_resolve_references(), _programs={})
+    half.__dict__.update(
+        model.__dict__, config=model.config.copy_and_resolve_references(), _programs=Programs(), _fitting={}
+    )
     half.config.data.resolution = 0.5
     result = half(images[0])
-    (result_form,) = {form for form, *_ in half._programs}
+    (result_form,) = {form for form, *_ in half._programs.kept}
     small = np.asarray(Image.fromarray(images[0]).resize((16, 12), Image.Resampling.BILINEAR))
     sample = {"image": small, "label": np.zeros((12, 16), np.uint8), "id": ""}
     logits = model.model.apply(model.variables, evaluation_sample(sample, half.config.data, 4)["image"][None])
@@ -115,7 +119,7 @@ def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     # Half a picture, padded to the size that the whole one has.
     half.config.eval.size_multiple, half.multiple = 32, 32
     padded = half(np.resize(images[0], (32, 32, 3)))
-    (form,) = {form for form, *_ in half._programs} - {result_form}
+    (form,) = {form for form, *_ in half._programs.kept} - {result_form}
     assert form.padded == form.full == (32, 32)
     logits = model.model.apply(model.variables, half._prepared(padded.picture)[0][0][None]).logits[:, :16, :16]
     full = jax.image.resize(logits, (1, 32, 32, 5), "bilinear", precision="highest")
@@ -180,13 +184,13 @@ def test_what_is_no_picture(given, words, tmp_path, monkeypatch):
 def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monkeypatch):
     whole = Predictor(workdir, batch_size=4)
     masks = [result.mask for result in whole([images[0]] * 4)]
-    ((program, _),) = whole._programs.values()
-    monkeypatch.setattr(predictor, "free_bytes", lambda _: predictor._bytes(program) - 1)
+    (program,) = whole._programs.kept.values()
+    monkeypatch.setattr(programs, "free_bytes", lambda _: programs.program_bytes(program) - 1)
     divided = Predictor(workdir, batch_size=4)
     for result, mask in zip(divided([images[0]] * 4), masks, strict=True):
         np.testing.assert_array_equal(result.mask, mask)
-    assert {rows for _, rows in divided._programs.values()} <= {1, 2}
-    monkeypatch.setattr(predictor, "free_bytes", lambda _: 0)
+    assert {rows for _, rows, _ in divided._programs.kept} <= {1, 2}
+    monkeypatch.setattr(programs, "free_bytes", lambda _: 0)
     with pytest.raises(UserError, match=r"picture of 24 x 32 pixels takes about .* GiB on a device that has 0 GiB"):
         Predictor(workdir)(images[0])
     # One that is too large is left out like one that cannot be read.
@@ -194,13 +198,67 @@ def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monk
     small = pictures.Picture("small", pixels=np.zeros((8, 8, 3), np.uint8))
     large = pictures.Picture("large", pixels=np.zeros((64, 80, 3), np.uint8))
     limited = Predictor(workdir, batch_size=1)
-    monkeypatch.setattr(predictor, "free_bytes", lambda _: 1e12)
+    monkeypatch.setattr(programs, "free_bytes", lambda _: 1e12)
     assert len(list(limited.stream([small]))) == 1
-    ((program, _),) = limited._programs.values()
-    monkeypatch.setattr(predictor, "free_bytes", lambda _: predictor._bytes(program))
+    (program,) = limited._programs.kept.values()
+    monkeypatch.setattr(programs, "free_bytes", lambda _: programs.program_bytes(program))
     found = list(limited.stream([large, small], on_error=lambda one, error: told.append((one.name, str(error)))))
     assert [result.picture.name for result in found] == ["small"]
     assert [name for name, _ in told] == ["large"] and "a picture of 64 x 80 pixels takes about" in told[0][1]
+
+
+def test_batches_that_xla_has_no_memory_for_are_divided(model, images, monkeypatch):
+    """What is free is an estimate; the device itself has the last word."""
+    mask, outputs = model(images[0]).mask, Predictor._outputs
+    least = 2
+
+    def scarce(self, program, part, extras):
+        if len(part[0]) >= least:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+        return outputs(self, program, part, extras)
+
+    monkeypatch.setattr(Predictor, "_outputs", scarce)
+    monkeypatch.setattr(model, "_fitting", {})
+    for result in model([images[0]] * 2):
+        np.testing.assert_array_equal(result.mask, mask)
+    least = 1
+    with pytest.raises(UserError, match=r"24 x 32 pixels takes more memory than .*windows, config.eval.mode='slide'"):
+        model(images[0])
+
+
+def test_a_picture_that_cannot_be_prepared_is_left_out(model, images, monkeypatch):
+    """As one of another size than that of an exported program."""
+    prepared, told = Predictor._prepared, []
+
+    def only_small(self, picture):
+        if picture.pixels.shape[1] == 19:
+            raise UserError(f"{picture.name}: another size")
+        return prepared(self, picture)
+
+    monkeypatch.setattr(Predictor, "_prepared", only_small)
+    wanted = [pictures.Picture(str(i), pixels=pixels) for i, pixels in enumerate(images)]
+    found = list(model.stream(wanted, on_error=lambda picture, error: told.append((picture.name, str(error)))))
+    assert [result.picture.name for result in found] == ["0", "2", "3"] and told == [("1", "1: another size")]
+    with pytest.raises(UserError, match="1: another size"):
+        list(model.stream(wanted))
+
+
+def test_attention_that_the_memory_does_not_hold(workdir, images, monkeypatch):
+    """It is asked for after the picture is predicted, which takes less."""
+    fresh = Predictor(workdir, batch_size=1)
+    result = fresh(images[0])
+    monkeypatch.setattr(programs, "free_bytes", lambda _: 1)
+    with pytest.raises(UserError, match=r"the attention of a picture of 24 x 32 pixels takes about .* GiB on a device"):
+        result.attention()
+
+
+def test_pictures_of_other_channels_show_their_attention(make_config, tmp_path):
+    """The model looks at its channels, not at the three that are shown of them."""
+    config = make_config(optimizer__ema_decay=0.0, data__channels=2, data__mean=(9.0, 8.0), data__std=(7.0, 6.0))
+    found = Predictor(save_random_run(config, tmp_path / "run"))
+    result = found(np.random.default_rng(0).integers(0, 20, (24, 32, 2)).astype(np.uint8))
+    command._write(result, tmp_path / "out", ["mask"], "centre")
+    assert (tmp_path / "out" / "attention" / "picture" / "sheet.png").exists()
 
 
 def test_logits_that_are_not_finite(workdir, images):

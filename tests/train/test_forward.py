@@ -8,7 +8,7 @@ import pytest
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.sliding import slide
 from attnseg_jax.train.config import check_values
-from attnseg_jax.train.forward import make_forward, window_and_stride
+from attnseg_jax.train.forward import make_forward, window_and_stride, windows_at_once
 from attnseg_jax.train.setup import make_model
 
 
@@ -34,6 +34,18 @@ def test_windows_by_default(make_config):
     assert window_and_stride(config, 8) == {"window": (24, 32), "stride": (16, 21)}
 
 
+def test_windows_at_once(make_config, monkeypatch):
+    """By default as many pixels as a CPU has room for in its caches, of each device."""
+    config = make_config()
+    sizes = [(512, 256), (256, 256), (128, 128), (96, 128), (64, 64)]
+    assert [windows_at_once(config, size) for size in sizes] == [1, 1, 4, 5, 8]
+    assert windows_at_once(config, (128, 128), devices=3) == 12
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert windows_at_once(config, (512, 256), devices=2) == 16
+    config.eval.windows = 5
+    assert [windows_at_once(config, (512, 256), devices) for devices in (1, 2)] == [5, 6]
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -46,7 +58,7 @@ def test_windows_by_default(make_config):
         ({"scales": ()}, r"config.eval.scales=\(\) must be at least one factor"),
         ({"scales": (0.0,)}, r"config.eval.scales=\(0.0,\) must be numbers of at least 0.01"),
         ({"mode": "whole", "stride": (8, 8)}, r"config.eval.stride=\(8, 8\) is for windows: set config.eval.mode"),
-        ({"windows": 0}, "config.eval.windows=0 must be at least 1"),
+        ({"windows": -1}, "config.eval.windows=-1 must be at least 0"),
     ],
 )
 def test_values_that_do_not_fit(changes, words, make_config):

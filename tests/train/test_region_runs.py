@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import largest_difference, optimizer_config
 
-from attnseg_jax import build_model
+from attnseg_jax import Predictor, build_model
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference import evaluation, restore
 from attnseg_jax.train import loop
@@ -93,6 +93,17 @@ def test_a_run_and_its_evaluation(make_config, tmp_path, monkeypatch):
     assert np.trace(confusion) / confusion.sum() == pytest.approx(result["pixel_accuracy"])
     with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
         restore.predict_with_records(restored, records[0]["image"])
+    # Where the run kept its maps nothing can be kept any more, as on another machine.
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "file").touch()
+    stored["data"]["regions"]["cache"] = str(tmp_path / "file" / "regions")
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stored))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    found = Predictor(tmp_path / "run")(records[0]["image"])
+    np.testing.assert_array_equal(found.mask, restore.predict(restored, records[:1])[0])
+    assert len(list((tmp_path / "user" / "attnseg_jax" / "regions").iterdir())) == 1
+    with pytest.raises(UserError, match=r"config\.model\.kind='fast_rcnn' leaves no attention to look at"):
+        found.attention()
 
 
 def test_where_regions_are_kept_does_not_change_the_hash(make_config, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int32, UInt8
 
 from attnseg_jax.data.regions import methods
@@ -32,6 +33,24 @@ def check(given: str) -> None:
         make_folder(path)
     except OSError as error:
         raise UserError(_hint(path, error)) from error
+
+
+def settle(config: Any) -> None:
+    """Has a `config.data.regions` of elsewhere, whose folder cannot be made here, take the user's cache instead.
+
+    Raises:
+      UserError: no map can be kept there either.
+    """
+    if not methods.used(config):
+        return
+    try:
+        check(config.cache)
+    except UserError as error:
+        if not config.cache:
+            raise
+        logging.warning("%s; the user's cache is taken instead", error)
+        config.cache = ""
+        check("")
 
 
 def _hint(path: Path, error: OSError) -> str:

@@ -4,6 +4,7 @@ import json
 import math
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from attnseg_jax.data.decode import decode_image
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.prediction import Look
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.plots.attention_maps import heat_maps, position
 from attnseg_jax.plots.drawing import data_uri, png_bytes
@@ -31,55 +33,68 @@ class Demo:
     """What the page asks for.
 
     Args:
-      predictor: of the model.
-      name: of the model, for the page.
+      models: by the names that the page shows; of two the page shows one to the left of a divider, one to the right.
 
     Raises:
-      UserError: there are more classes than the page shows.
+      UserError: there are more classes than the page shows, or it shows no pictures of the kind that a model takes.
     """
 
-    def __init__(self, predictor: Predictor, name: str):
-        if len(predictor.info.class_names) > 256:
-            raise UserError(f"{name} has {len(predictor.info.class_names)} classes: the page shows at most 256")
-        self._predictor, self._name = predictor, name
+    def __init__(self, models: Sequence[tuple[str, Predictor]]):
+        for name, predictor in models:
+            if predictor.channels:
+                raise UserError(
+                    f"{name} takes pictures of config.data.channels={predictor.channels}, which a browser does not "
+                    "show: attnseg-predict takes their files"
+                )
+            if len(predictor.info.class_names) > 256:
+                raise UserError(f"{name} has {len(predictor.info.class_names)} classes: the page shows at most 256")
+        self._models = list(models)
         # A model takes one picture at a time; the newest few can be looked at.
         self._lock, self._count = threading.Lock(), 0
         self._pictures: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._looks: dict[str, tuple] = {}
+        self._looks: dict[tuple[str, int], Look] = {}
 
-    def model(self) -> dict[str, Any]:
-        """Name and classes of the model."""
-        return {"name": self._name, "classes": self._classes()}
+    def models(self) -> list[dict[str, Any]]:
+        """Names and classes of the models."""
+        return [{"name": name, "classes": _classes(predictor)} for name, predictor in self._models]
 
     def predict(self, data: bytes) -> dict[str, Any]:
-        """The prediction of an encoded picture: sizes, class of each pixel, confidence, shares; a number to look at it.
+        """What the models predict of an encoded picture: its size, a number to look at it, and for each model the class
+        of each pixel, confidence and shares.
 
         Raises:
-          UserError: it is no picture, or it does not fit the model or the memory.
+          UserError: it is no picture, or it does not fit a model or the memory.
         """
         pixels = decode_image(data, "the picture")
         with self._lock:
-            (found,) = self._predictor.stream([Picture("the picture", pixels=pixels)], extras=["probabilities"])
+            found = [self._predicted(name, predictor, pixels) for name, predictor in self._models]
             self._count += 1
             number = str(self._count)
             self._pictures[number] = pixels
-            while len(self._pictures) > _KEPT:
-                self._looks.pop(self._pictures.popitem(last=False)[0], None)
+            if len(self._pictures) > _KEPT:
+                gone, _ = self._pictures.popitem(last=False)
+                self._looks = {key: look for key, look in self._looks.items() if key[0] != gone}
+        return {"number": number, "size": list(pixels.shape[:2]), "found": found}
+
+    def _predicted(self, name: str, predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
+        try:
+            (found,) = predictor.stream([Picture("the picture", pixels=pixels)], extras=["probabilities"])
+        except UserError as error:
+            # Of one model everybody knows which it is.
+            raise UserError(f"{name}: {error}" if len(self._models) > 1 else str(error)) from None
         sure = np.round(255 * found.probabilities.max(-1).astype(np.float32)).astype(np.uint8)
         return {
-            "number": number,
-            "size": list(found.mask.shape),
             "mask": _png(found.mask.astype(np.uint8)),
             "confidence": _png(sure),
             "shares": [count / found.mask.size for count in found.areas().values()],
             "mean_confidence": float(sure.mean() / 255),
         }
 
-    def look(self, number: str, y: int, x: int, name: str = "") -> dict[str, Any]:
+    def look(self, number: str, y: int, x: int, name: str = "", model: int = 0) -> dict[str, Any]:
         """What a pixel attends to, as the mean over the heads: a map from 0 to 255, and how much of the picture it has.
 
         Raises:
-          UserError: there is no such picture any more, no such point, or nothing to look at.
+          UserError: there is no such picture any more, no such point or model, or nothing to look at.
         """
         with self._lock:
             if number not in self._pictures:
@@ -88,9 +103,11 @@ class Demo:
             h, w = pixels.shape[:2]
             if not (0 <= y < h and 0 <= x < w):
                 raise UserError(f"the point {y},{x} is outside the picture of {h} x {w} pixels")
-            if number not in self._looks:
-                self._looks[number] = self._predictor.attention(pixels)
-            records, padded, scaled = self._looks[number]
+            if not 0 <= model < len(self._models):
+                raise UserError(f"there is no model {model}")
+            if (number, model) not in self._looks:
+                self._looks[number, model] = self._models[model][1].attention(pixels)
+            records, padded, scaled = self._looks[number, model]
             shown = pixel_records(records)
             if not shown:
                 raise UserError("the model has attention, but none between pixels")
@@ -107,9 +124,10 @@ class Demo:
             "reach": [p / s for p, s in zip(padded, scaled)],
         }
 
-    def _classes(self) -> list[dict[str, Any]]:
-        colours = np.asarray(self._predictor.info.palette).tolist()
-        return [{"name": n, "colour": c} for n, c in zip(self._predictor.info.class_names, colours, strict=True)]
+
+def _classes(predictor: Predictor) -> list[dict[str, Any]]:
+    colours = np.asarray(predictor.info.palette).tolist()
+    return [{"name": n, "colour": c} for n, c in zip(predictor.info.class_names, colours, strict=True)]
 
 
 def make_server(demo: Demo, port: int, largest: int) -> ThreadingHTTPServer:
@@ -146,8 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
         if url.path in _PAGE:
             name, kind = _PAGE[url.path]
             self._send(HTTPStatus.OK, (_HERE / name).read_bytes(), kind)
-        elif url.path == "/model":
-            self._answer(self.demo.model)
+        elif url.path == "/models":
+            self._answer(self.demo.models)
         elif url.path == "/look":
             asked = {key: values[0] for key, values in parse_qs(url.query).items()}
             self._answer(lambda: self._look(asked))
@@ -171,10 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _look(self, asked: dict[str, str]) -> dict[str, Any]:
         try:
-            y, x = int(asked["y"]), int(asked["x"])
+            y, x, model = int(asked["y"]), int(asked["x"]), int(asked.get("model", 0))
         except (KeyError, ValueError):
-            raise UserError("a point is y=ROW&x=COLUMN") from None
-        return self.demo.look(asked.get("number", ""), y, x, asked.get("name", ""))
+            raise UserError("a point is y=ROW&x=COLUMN, of the second model model=1") from None
+        return self.demo.look(asked.get("number", ""), y, x, asked.get("name", ""), model)
 
     def _is_ours(self) -> bool:
         """Whether the page itself asks: pages of other sites, which a browser has open too, do not."""
@@ -186,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._refuse(HTTPStatus.FORBIDDEN, f"this page is at http://127.0.0.1:{port} alone")
         return False
 
-    def _answer(self, ask: Any) -> None:
+    def _answer(self, ask: Callable[[], Any]) -> None:
         try:
             found = ask()
         except UserError as error:
