@@ -243,11 +243,11 @@ def test_a_picture_that_cannot_be_prepared_is_left_out(model, images, monkeypatc
         list(model.stream(wanted))
 
 
-def test_attention_that_the_memory_does_not_hold(workdir, images, monkeypatch):
+def test_attention_that_the_memory_does_not_hold(model, images, monkeypatch):
     """It is asked for after the picture is predicted, which takes less."""
-    fresh = Predictor(workdir, batch_size=1)
-    result = fresh(images[0])
+    result = model(images[0])
     monkeypatch.setattr(programs, "free_bytes", lambda _: 1)
+    monkeypatch.delitem(model.__dict__, "_records", raising=False)
     with pytest.raises(UserError, match=r"the attention of a picture of 24 x 32 pixels takes about .* GiB on a device"):
         result.attention()
 
