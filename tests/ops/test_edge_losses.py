@@ -1,0 +1,88 @@
+"""Losses of borders between classes: mmsegmentation's numbers, borders by hand, devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from golden import Golden
+from layout import assert_golden, nchw, nhwc
+
+from attnseg_jax.models.features import Output
+from attnseg_jax.ops import losses
+from attnseg_jax.ops.resize import resize
+from attnseg_jax.train.losses import make_losses
+from attnseg_jax.train.objective import Supervised
+
+
+def test_the_original():
+    """Its edges are given, and it divides by the ignored pixels too; its choice of hard pixels has no minimum here."""
+    case = Golden("loss_pidnet")
+    inputs = case.inputs()
+    labels, edges = jnp.asarray(inputs["labels"]), jnp.asarray(inputs["edges"])
+    void = jnp.where(edges == 255, 255, 0)
+
+    def full(x):
+        return resize(x, labels.shape[1:], align_corners=True)
+
+    def hard(logits, labels):
+        return losses.mean(*losses.ohem(logits, labels, threshold=0.9, min_kept=0.0))
+
+    def terms(i, d):
+        z = full(d)[..., 0]
+        loss_sum, count = losses.edge_cross_entropy(z, edges == 1, void)
+        near = losses.labels_near_edges(labels, z)
+        found = {"loss_bd": 20 * loss_sum / edges.size, "loss_sem_bd": hard(full(i), near)}
+        found["loss_sem_i"] = hard(full(i), labels)
+        return sum(found.values()), (found, count)
+
+    i, d = nhwc(inputs["i"]), nhwc(inputs["d"])
+    (_, (found, count)), gradients = jax.jit(jax.value_and_grad(terms, (0, 1), has_aux=True))(i, d)
+    assert count == (inputs["edges"] != 255).sum() < edges.size
+    for name, value in found.items():
+        assert_golden(case, name, value)
+    for name, value in zip(("grad/i", "grad/d"), gradients):
+        assert_golden(case, name, nchw(value))
+
+
+def test_borders_by_loops():
+    labels = np.random.default_rng(0).choice([0, 1, 2, 255], (2, 7, 9), p=[0.7, 0.1, 0.1, 0.1])
+    expected = np.zeros(labels.shape, bool)
+    for b, i, j in np.ndindex(labels.shape):
+        near = labels[b, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+        expected[b, i, j] = labels[b, i, j] != 255 and len({*near.ravel()} - {255}) > 1
+    np.testing.assert_array_equal(losses.class_edges(jnp.asarray(labels), width=1), expected)
+    assert expected.any() and not expected.all()
+
+
+def test_what_training_minimises():
+    """Logits, auxiliary ones, borders and logits near borders, with their weights; the same on two devices."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 255], (4, 6, 8))
+    output = Output(
+        jnp.asarray(rng.normal(size=(4, 6, 8, 3)), jnp.float32), edges=jnp.asarray(rng.normal(size=(4, 6, 8, 1)) * 3)
+    )
+    objective = Supervised(3, make_losses("cross_entropy", num_classes=3))
+
+    def terms(output, labels, **axis):
+        return objective(output, {"label": labels}, **axis)
+
+    def minimised(sums, counts):
+        return objective.metrics({name: x / counts[name] if name in counts else x for name, x in sums.items()})
+
+    sums, counts = terms(output, jnp.asarray(labels))
+    found = minimised(sums, counts)
+    truth, z = losses.class_edges(jnp.asarray(labels)), output.edges[..., 0]
+    parts = {
+        "edges": losses.mean(*losses.edge_cross_entropy(z, truth, jnp.asarray(labels))),
+        "edge_aware": losses.mean(
+            *losses.cross_entropy(output.logits, losses.labels_near_edges(jnp.asarray(labels), z))
+        ),
+    }
+    main = losses.mean(*losses.cross_entropy(output.logits, jnp.asarray(labels)))
+    for name, value in parts.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], main + 20 * parts["edges"] + parts["edge_aware"], rtol=1e-6)
+
+    halves = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), (output, jnp.asarray(labels)))
+    sums, counts = jax.vmap(lambda *x: terms(*x, axis_name="device"), axis_name="device")(*halves)
+    again = minimised(*jax.tree.map(lambda x: x.sum(0), (sums, counts)))
+    np.testing.assert_allclose(again["loss"], found["loss"], rtol=1e-6)
