@@ -12,6 +12,7 @@ from absl import logging
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import file_sha256
 from attnseg_jax.weights import catalogue
+from attnseg_jax.weights.download import downloaded
 from attnseg_jax.weights.published import Published
 
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>[^@]+)")
