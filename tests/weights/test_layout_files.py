@@ -203,13 +203,14 @@ def test_a_file_of_psanet():
     state |= {f"psa.attention{p}.3.weight": planes[..., None, None] for p in ("", "_p")}
     state |= {"cls.0.weight": np.ones((8, 16, 3, 3)), "cls.4.bias": np.ones(7), "aux.4.bias": np.ones(7)}
     state["layer1.0.conv1.weight"] = np.ones((4, 4, 1, 1))
-    target = from_torch(state, rules_of("semseg_psanet+semseg_resnet_v1c"))
+    layout = "semseg_psanet+semseg_resnet_v1c"
+    target = from_torch(state, rules_of(layout))
     assert set(target["params"]) == {"backbone", "attention", "decoder", "aux_head"}
     assert set(target["params"]["attention"]) == {"branch0", "branch1", "proj"}
     for branch in ("branch0", "branch1"):
         assert set(target["params"]["attention"][branch]) == {"reduce", "attention", "planes"}
         target["params"]["attention"][branch]["planes"] = np.zeros((3, 5, 4))
-    fitted = fit(state, target, part="model", backbone=BACKBONES["resnet50_v1c"], num_classes=7)
-    assert fitted.layout == "semseg_psanet+semseg_resnet_v1c" and fitted.unfilled == fitted.unused == ()
+    fitted = fit(state, target, part="model", backbone=BACKBONES["resnet50_v1c"], layout=layout, num_classes=7)
+    assert fitted.unfilled == fitted.unused == ()
     found = fitted.variables["params"]["attention"]["branch1"]["planes"]
     np.testing.assert_array_equal(found, planes.reshape(3, 5, 4))
