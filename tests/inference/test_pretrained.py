@@ -48,16 +48,17 @@ def test_a_published_model_of_a_copy(tmp_path):
     """With its classes and colours, and as it is evaluated; its numbers are those of the golden elsewhere."""
     path = tmp_path / "pytorch_model.bin"
     path.write_bytes(weights_bytes(Golden("model_segformer_b0").state_dict(), path))
-    source = f"segformer_b0-ade20k={path}"
+    source = f"segformer_b0-cityscapes={path}"
     model, variables, info = load_pretrained(source)
     image = jax.ShapeDtypeStruct((1, 61, 90, 3), jnp.float32)
-    assert jax.eval_shape(model.apply, variables, image).logits.shape == (1, 61, 90, 150)
+    assert jax.eval_shape(model.apply, variables, image).logits.shape == (1, 61, 90, 19)
     assert shapes(variables) == shapes(jax.eval_shape(model.init, jax.random.key(0), image))
-    assert info.class_names[:3] == ("wall", "building", "sky") and len(info.palette) == 150
-    assert (info.source, info.input_size) == (MODELS["segformer_b0-ade20k"].source, (512, 512))
+    assert info.class_names[:3] == ("road", "sidewalk", "building") and len(info.palette) == 19
+    assert (info.source, info.input_size) == (MODELS["segformer_b0-cityscapes"].source, (1024, 1024))
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and info.licence.startswith("NVIDIA")
     config = read_back(source)[3]
-    assert config.init_from == "segformer_b0-ade20k" and config.data.name == "ade20k"
+    assert config.init_from == "segformer_b0-cityscapes" and config.data.name == "cityscapes"
+    assert config.eval.window == (1024, 1024) and config.data.mean == info.mean
     with pytest.raises(UserError, match="has no checkpoints"):
         read_back(source, checkpoint="best")
     with pytest.raises(UserError, match="efficientnet_lite0-imagenet is a backbone"):
@@ -142,7 +143,7 @@ def test_a_run(inside, workdir):
         (("{file}", SMP), ["num_classes=0"]),
         (("{run}", "resnet18"), ["is a run, which has its own config"]),
         (("efficientnet_lite0-imagenet", "efficientnet_lite0"), ["is of the catalogue", "leave config out"]),
-        (("segformer_b0-ade20k={file}",), ["segformer_b0-ade20k: read as", "missing: "]),
+        (("segformer_b0-ade20k={file}",), ["source=segformer_b0-ade20k: its names (encoder.conv1.weight"]),
         (("{empty}",), ["config.json does not exist"]),
     ],
 )
