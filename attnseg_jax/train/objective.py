@@ -150,7 +150,7 @@ class Supervised(Objective):
             weights = given["class_weights"]
             sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
             counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
-        if output.edges is not None:
+        if getattr(output, "edges", None) is not None:
             self._add_edges(output, labels, given, sums, counts)
         sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
         return sums, counts
