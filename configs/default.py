@@ -246,6 +246,12 @@ def get_config() -> ConfigDict:
     loss.aux_weight = 0.4
     # Weight of the loss of every output that tells which classes an image shows (attention 'encnet').
     loss.presence_weight = 0.2
+    # Of an output that says where classes meet (decoder `ddr` with `boundary`): weights of its binary cross-entropy,
+    # and of the losses above where it says so with more than this probability; pixels on both sides of such a border.
+    loss.edge_weight = 20.0
+    loss.edge_aware_weight = 1.0
+    loss.edge_confidence = 0.8
+    loss.edge_width = 2
     # Options of losses from outside the package, under whatever keys these read.
     loss.custom = ConfigDict()
     loss.ohem = ConfigDict()

@@ -98,3 +98,8 @@ def get_config(name: str = "voc") -> ConfigDict:
         config.loss.class_weights = "none"
         config.train.update(steps=40000, eval_every=4000, log_every=50)
     return config
+
+
+def distort_colours(config: ConfigDict) -> None:
+    """The colours of mmsegmentation's PhotoMetricDistortion, which it changes in every other image, here in each."""
+    config.data.update(brightness=0.125, contrast=0.5, saturation=0.5, hue=0.1)

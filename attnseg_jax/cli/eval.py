@@ -4,6 +4,7 @@
     python eval.py --workdir=runs/camvid --split=test --checkpoint=best --config.eval.batch_size=2
     python eval.py --workdir=runs/camvid --config.eval.scales=0.75,1,1.25 --config.eval.flip=true
     python eval.py --workdir=runs/camvid --report=report
+    python eval.py --workdir=segformer_b0-ade20k --data_dir=path/to/ADEChallengeData2016
     python eval.py --predictions=masks --workdir=runs/camvid
     python eval.py --predictions=masks --config=camvid.py --data_dir=path/to/camvid
     python eval.py --compare runs/fcn runs/self
@@ -11,7 +12,7 @@
 
 Outside a checkout the command is attnseg-eval. Prints a table and, as the last line, the same as JSON; beside the
 picture of samples it draws the confusion of classes and the calibration, and lists the scores of each image. Needs
-nothing but the workdir and the data.
+nothing but the workdir and the data. A name of `attnseg-models`, or NAME=FILE, stands for a workdir.
 
 --predictions scores masks of any tool: pictures named like the images, whose values are classes. --compare scores runs,
 or folders of masks, on the same images, and says for each pair by how much it differs and how sure that is; several
@@ -34,7 +35,7 @@ from attnseg_jax.train import config as config_files
 
 
 def _flags() -> None:
-    flags.DEFINE_string("workdir", None, "folder of the run; required, but for --compare and with --config=FILE")
+    flags.DEFINE_string("workdir", None, "folder of the run, or a published model; not for --compare or --config=FILE")
     flags.DEFINE_string("split", "val", "split to score (default: val, the run's validation split)")
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
     flags.DEFINE_string("data_dir", None, "where the data are now (default: where the run found them)")

@@ -4,8 +4,11 @@
     attnseg-predict --model=runs/camvid --checkpoint=best "--input=photos/**/*.jpg" --input=more --output=masks
     attnseg-predict --model=runs/camvid --input=photos --output=masks --probabilities --attention=120,200
     attnseg-predict --model=runs/camvid --input=aerial --output=masks --config.eval.mode=slide
+    attnseg-predict --model=segformer_b0-ade20k --input=photos --output=masks
+    attnseg-predict --model=segformer_b0-ade20k=path/to/pytorch_model.bin --input=photos --output=masks
 
-The model is that of a run of train.py; its data are not needed. Below OUTPUT, with the names and subfolders of the
+The model is that of a run of train.py, whose data are not needed, or a published one (`attnseg-models` lists them), the
+file of which is fetched, or given after its name. Below OUTPUT, with the names and subfolders of the
 pictures:
 
     mask/           palette PNGs, whose values are the classes
@@ -58,7 +61,7 @@ _ANY_SIZE = (1 << 31, 1 << 31)
 
 
 def _flags() -> None:
-    flags.DEFINE_string("model", None, "folder of a run, or of one of its checkpoints; required")
+    flags.DEFINE_string("model", None, "folder of a run, or of one of its checkpoints; a published model; required")
     flags.DEFINE_multi_string("input", None, "picture, folder or pattern 'photos/**/*.jpg'; repeatable, required")
     flags.DEFINE_string("output", None, "folder to write to; required")
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")

@@ -27,6 +27,7 @@ from attnseg_jax.ops.metrics import mean_of_known, ratio
 from attnseg_jax.plots import score_charts
 from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.train.evaluation import Evaluation, draw_samples, evaluate_split, over_processes
+from attnseg_jax.weights import catalogue
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,8 @@ def evaluate_run(
 
     Args:
       workdir, split, checkpoint, data_dir, distributed, changes: as in `restore_run`.
-      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`. Beside it are drawn the confusion of
+      picture: PNG for the samples; by default `WORKDIR/eval/SPLIT_STEP.png`, for a published model below a folder of
+        its name. Beside it are drawn the confusion of
         classes (`_confusion.png`) and the calibration (`_calibration.png`), and the scores of each image are listed
         (`.csv`); nothing at all where the config asks for no samples.
       report: also finds what a report shows of the images.
@@ -87,7 +89,8 @@ def evaluate_run(
     run = restore_run(
         workdir, split=split, checkpoint=checkpoint, data_dir=data_dir, distributed=distributed, changes=changes
     )
-    path = expanded(picture or Path(workdir) / "eval" / f"{run.split}_{run.step}.png")
+    known = catalogue.entry(str(workdir))
+    path = expanded(picture or Path(known[0] if known else workdir) / "eval" / f"{run.split}_{run.step}.png")
     _check_target(run.config, path)
     mistakes = Mistakes(run.source.info.num_classes, run.source.size) if report else None
     try:

@@ -23,11 +23,13 @@ from attnseg_jax.parts import resolve
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.initial import read_record, read_run, workdir_of
 from attnseg_jax.train.setup import abstract_inputs, make_model
-from attnseg_jax.weights.catalogue import CATALOGUE
+from attnseg_jax.weights import catalogue
 from attnseg_jax.weights.files import read_weights
 from attnseg_jax.weights.fit import OWN, Fitted, fit
 from attnseg_jax.weights.locate import Located, locate
 from attnseg_jax.weights.preprocessing import of_layout
+from attnseg_jax.weights.published import Published, PublishedModel
+from attnseg_jax.weights.reading import read_located
 from attnseg_jax.weights.rename import listed, match
 
 # Of an exported model, beside its config.
@@ -76,13 +78,15 @@ def load_pretrained(
     """A model and its variables, ready for `model.apply(variables, image, train=False)`.
 
         backbone, variables, info = load_pretrained("resnet50-imagenet")
+        model, variables, info = load_pretrained("segformer_b0-ade20k")
         model, variables, info = load_pretrained("runs/camvid")
         model, variables, info = load_pretrained("fpn.pth", {"backbone": {"name": "resnet18"}, ...}, num_classes=19)
         backbone, variables, info = load_pretrained("hf://timm/resnet18.a1_in1k/model.safetensors", "resnet18")
 
     Args:
-      source: a name of `weights.catalogue.CATALOGUE`, which gives a backbone (image -> `Features`); the workdir of a
-        run, or the folder of one of its checkpoints, which gives the run's model without its data set, as does what
+      source: a name of `weights.catalogue`: of `CATALOGUE`, which gives a backbone (image -> `Features`), or of
+        `MODELS`, which gives a whole model (image -> `Output`), or `NAME=PATH` with a copy of its file; the workdir of
+        a run, or the folder of one of its checkpoints, which gives the run's model without its data set, as does what
         `attnseg-export --format=safetensors` wrote; a file, or `hf://owner/name[@revision]/file`.
       config: for a file: the name of a backbone, or the `model` part of a config for a whole model, as `build_model`
         takes it.
@@ -92,18 +96,15 @@ def load_pretrained(
       UserError: there is no such source, it has nothing to load, or it does not fit the model.
     """
     source = str(source)
+    if known := catalogue.entry(source):
+        if config is not None:
+            raise UserError(f"source={source} is of the catalogue, which knows what it is of: leave config out")
+        return _load_published(source, *known)
     located = locate(source, key="source")
     if located.path.is_dir() or (config is None and read_card(located.path.parent)):
         if config is not None:
             raise UserError(f"source={source} is a run, which has its own config: leave config out")
         return read_back(source)[:3]
-    if source in CATALOGUE:
-        if config is not None:
-            raise UserError(
-                f"source={source} is a backbone by itself: leave config out; a model that starts from it is trained "
-                "with config.model.backbone.pretrained"
-            )
-        return _load_published(located)
     if config is None:
         raise UserError(
             f"source={source} is a file, which does not say what model it is of: give the name of a backbone, or the "
@@ -117,16 +118,32 @@ def load_pretrained(
     return model, _arrays(fitted.variables), _info(located, fitted)
 
 
-def _load_published(located: Located) -> tuple[nn.Module, PyTree, Info]:
-    published = CATALOGUE[located.given]
-    backbone = BACKBONES[located.given.split("-")[0]](**published.options)
-    variables, info = _fit_backbone(located, backbone, published.layout)
-    known = ("mean", "std", "channel_order", "input_size", "interpolation", "licence", "source")
-    return backbone, variables, replace(info, **{name: getattr(published, name) for name in known})
+def _load_published(source: str, name: str, published: Published) -> tuple[nn.Module, PyTree, Info]:
+    if isinstance(published, PublishedModel):
+        return _published_model(source, published)[:3]
+    backbone = BACKBONES[name.split("-")[0]](**published.options)
+    variables, info = _fit_backbone(locate(source, key="source"), backbone)
+    return backbone, variables, replace(info, **_known(published))
 
 
-def _fit_backbone(located: Located, backbone: nn.Module, layout: str = "") -> tuple[PyTree, Info]:
-    fitted = _fit(located, _Alone(backbone), backbone, part="backbone", layout=layout)
+def _published_model(source: str, published: PublishedModel) -> tuple[nn.Module, PyTree, Info, ConfigDict]:
+    """A whole model of the catalogue, as `read_back` gives a run's."""
+    located = locate(source, key="source")
+    config = configs.published(located.given)
+    data = datasets.from_config(config.data)
+    model = make_model(config, len(data.class_names))
+    fitted = _fit(located, model, model.backbone, part="model", size=config.data.crop)
+    info = replace(_info(located, fitted), class_names=data.class_names, palette=data.palette, **_known(published))
+    return model, _arrays(fitted.variables), info, config
+
+
+def _known(published: Published) -> dict[str, Any]:
+    names = ("mean", "std", "channel_order", "input_size", "interpolation", "licence", "source")
+    return {name: getattr(published, name) for name in names}
+
+
+def _fit_backbone(located: Located, backbone: nn.Module) -> tuple[PyTree, Info]:
+    fitted = _fit(located, _Alone(backbone), backbone, part="backbone")
     return _arrays({name: tree["backbone"] for name, tree in fitted.variables.items() if tree}), _info(located, fitted)
 
 
@@ -139,10 +156,13 @@ class _Alone(nn.Module):
         return self.backbone(image)
 
 
-def _fit(located: Located, model: nn.Module, backbone: nn.Module, **options: Any) -> Fitted:
-    target = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *_SIZE, 3)))
+def _fit(
+    located: Located, model: nn.Module, backbone: nn.Module, *, part: str, size: tuple[int, int] = _SIZE
+) -> Fitted:
+    target = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size, 3)))
     with _source(located.given):
-        fitted = fit(read_weights(located.path), target, backbone=backbone, **options)
+        arrays, layout = read_located(located, key="source")
+        fitted = fit(arrays, target, backbone=backbone, part=part, layout=layout)
         if fitted.unfilled:
             raise UserError(f"it has nothing for {listed(fitted.unfilled)}: give the config of the model it is of")
     return fitted
@@ -152,17 +172,28 @@ def read_back(source: str | Path, checkpoint: str = "latest") -> tuple[nn.Module
     """Model, variables, what is known of them and config of a run; its data set is not needed.
 
     Args:
-      source: the run's workdir, or the folder of one of its checkpoints; an exported model, or the file in it.
+      source: the run's workdir, or the folder of one of its checkpoints; an exported model, or the file in it; a whole
+        model of the catalogue, as in `load_pretrained`.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
 
     Raises:
       UserError: there is no such run or checkpoint, or it is damaged.
     """
+    if known := catalogue.entry(str(source)):
+        name, published = known
+        if not isinstance(published, PublishedModel):
+            raise UserError(f"{name} is a backbone, which segments nothing: train a model that starts from it")
+        if checkpoint != "latest":
+            raise UserError(f"{name} is a published model, which has no checkpoints: leave checkpoint out")
+        return _published_model(str(source), published)
     folder = expanded(source)
     if folder.is_file() and read_card(folder.parent):
         folder = folder.parent
     if not folder.is_dir():
-        raise UserError(f"{source} is no run: name the workdir of one, or the folder of one of its checkpoints")
+        raise UserError(
+            f"{source} is no run: name the workdir of one, or the folder of one of its checkpoints, or a whole model "
+            "that attnseg-models lists"
+        )
     if card := read_card(folder):
         return _load_exported(folder, str(source), card, checkpoint)
     workdir = workdir_of(folder) or folder

@@ -16,6 +16,7 @@ from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference.attention import make_look, make_records
+from attnseg_jax.inference.pretrained import read_back
 from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
@@ -27,13 +28,15 @@ from attnseg_jax.train.setup import make_run
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.state import eval_variables
 from attnseg_jax.train.step import model_inputs
+from attnseg_jax.weights import catalogue
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A run read back from its workdir.
+    """A run read back from its workdir, or a published model.
 
-    `source` has the images of `split`, `variables` lie on the devices of `parallel`, and `step` is the checkpoint's.
+    `source` has the images of `split`, `variables` lie on the devices of `parallel`, and `step` is the checkpoint's, 0
+    of a published model.
     """
 
     config: ConfigDict
@@ -57,7 +60,7 @@ def restore_run(
     """Reads a run back; changes nothing on disk.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run; or a whole model of the catalogue, as in `load_pretrained`.
       split: name of a split; `val` is the run's own validation split, whatever its name.
       checkpoint: `latest`, `best` (by validation mIoU) or a step.
       data_dir: stands for the run's `config.data.dir`.
@@ -69,8 +72,11 @@ def restore_run(
     """
     if not workdir:
         raise UserError("--workdir is missing: name the folder of a run of train.py")
-    folder = expanded(workdir)
-    config = configs.load(folder)
+    folder, variables = expanded(workdir), None
+    if catalogue.entry(str(workdir)):
+        _, variables, _, config = read_back(workdir, checkpoint=checkpoint)
+    else:
+        config = configs.load(folder)
     if data_dir is not None:
         config.data.dir = data_dir
     configs.apply_changes(config, changes)
@@ -82,6 +88,8 @@ def restore_run(
     source = load_source(config.data, split)
     processes.check_same_inputs({split: source})
     run = make_run(config, len(source.info.class_names), training=False)
+    if variables is not None:
+        return Restored(config, split, source, run.model, run.parallel, run.parallel.put_state(variables), 0)
     with Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         restored = checkpoints.restore_named(checkpoint, run.abstract)
     if restored is None:

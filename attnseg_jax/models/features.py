@@ -140,6 +140,7 @@ class Output:
       queries: what queries predict, None of a decoder without any; masks keep their size.
       aux_queries: name -> what they predicted in an earlier layer, in the same shapes. `aux` may have the same by
         pixels, under that name.
+      edges: float32 logits `[b, h, w, 1]` of "classes meet here", where a decoder has a head for that.
     """
 
     logits: Float[Array, "b h w k"] | None
@@ -147,6 +148,7 @@ class Output:
     presence: dict[str, Float[Array, "b k"]] = struct.field(default_factory=dict)
     queries: Queries | None = None
     aux_queries: dict[str, Queries] = struct.field(default_factory=dict)
+    edges: Float[Array, "b _y _x 1"] | None = None
 
 
 def check_returned(x: Any, kind: type, who: str, *, channels: int = 0) -> None:

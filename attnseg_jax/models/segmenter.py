@@ -67,6 +67,7 @@ class Segmenter(nn.Module):
             {name: x.astype(jnp.float32) for name, x in presence.items()},
             decoded.queries and decoded.queries.replace(size=size),
             {name: queries.replace(size=size) for name, queries in decoded.aux_queries.items()},
+            None if decoded.edges is None else full(decoded.edges),
         )
 
     def _logits(self, decoded: Output, features: Features, size: tuple[int, int], full: Callable) -> Array:

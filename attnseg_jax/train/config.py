@@ -245,6 +245,11 @@ def read_file(name: str) -> ConfigDict:
     return config
 
 
+def published(name: str) -> ConfigDict:
+    """The config of a whole model of the catalogue, with its data set and what its weights decide."""
+    return filled(read_file(f"{FOLDER / 'published.py'}:{name}"))
+
+
 def call_in_file(what: str, path: str | Path, function: str, *arguments: str) -> Any:
     """What a function of a Python file returns; where it fails UserError names the reason and `what` asked for it."""
     if not Path(path).is_file():

@@ -22,10 +22,10 @@ from attnseg_jax.train.copies import global_array
 from attnseg_jax.train.manifest import MANIFEST
 from attnseg_jax.train.state import TrainState
 from attnseg_jax.weights import catalogue, preprocessing
-from attnseg_jax.weights.catalogue import CATALOGUE, at_path, wanted
-from attnseg_jax.weights.files import read_weights
+from attnseg_jax.weights.catalogue import at_path, wanted
 from attnseg_jax.weights.fit import Fitted, fit
 from attnseg_jax.weights.locate import locate
+from attnseg_jax.weights.reading import read_located
 from attnseg_jax.weights.rename import folded, listed
 
 # What is recorded in the workdir.
@@ -74,8 +74,8 @@ def read_given(config: ConfigDict) -> Given | None:
     if located.path.is_dir():
         arrays, of_run = read_run(located.path, key)
         return Given(key, part, arrays, "", record | of_run, _trained_with(located.path))
-    layout = CATALOGUE[located.given].layout if located.given in CATALOGUE else ""
-    return Given(key, part, read_weights(located.path), layout, record | {"sha256": located.sha256()}, wanted(config))
+    arrays, layout = read_located(located, key=key)
+    return Given(key, part, arrays, layout, record | {"sha256": located.sha256()}, wanted(config))
 
 
 def read_run(folder: Path, key: str, checkpoint: str = "latest") -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -10,7 +11,14 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses import pixel_count, presence_cross_entropy
+from attnseg_jax.ops.losses import (
+    class_edges,
+    edge_cross_entropy,
+    labels_near_edges,
+    pixel_count,
+    presence_cross_entropy,
+)
+from attnseg_jax.ops.losses.sums import as_pixel_sum, over_devices, ratio
 from attnseg_jax.ops.metrics import confusion_matrix
 from attnseg_jax.parts import check_subclass, is_outside, resolve
 from attnseg_jax.train.losses import LOSSES, Loss, described, is_scalar, make_losses
@@ -71,13 +79,18 @@ class Supervised(Objective):
     """Losses of every pixel's logits against its label.
 
     The sum of the losses, each times its scale, plus `aux_weight` times the same of every auxiliary output, plus
-    `presence_weight` times the presence loss of every output that tells which classes an image shows. Each loss is its
-    sum over the valid pixels (or images) of the global batch divided by their count there, or by the sum of their class
-    weights. No valid pixel at all: loss 0 and gradient 0.
+    `presence_weight` times the presence loss of every output that tells which classes an image shows. Of an output that
+    says where classes meet (`Output.edges`), `edge_weight` times the loss of that, and `edge_aware_weight` times the
+    same losses of the logits where it is sure, as PIDNet is trained. Each loss is its sum over the valid pixels (or
+    images) of the global batch divided by their count there, or by the sum of their class weights.
+    No valid pixel at all: loss 0 and gradient 0.
 
-    Reported are `loss`, `loss_NAME` (each loss of the logits before its scale, where there are several), `aux_NAME` and
-    `presence_NAME` (before their weights), and `confusion`, int32 [k, k] of the training batch.
+    Reported are `loss`, `loss_NAME` (each loss of the logits before its scale, where there are several), `aux_NAME`,
+    `presence_NAME`, `edges` and `edge_aware` (before their weights), and `confusion`, int32 [k, k] of the training
+    batch.
     """
+
+    edge_weight, edge_aware_weight, edge_confidence, edge_width = 20.0, 1.0, 0.8, 2
 
     def __init__(
         self,
@@ -98,7 +111,7 @@ class Supervised(Objective):
         """The objective of `config.loss`; `options` are those that a subclass adds."""
         loss, smoothing = config.loss, config.loss.label_smoothing
         groups = {name: loss[name].to_dict() for name in (*LOSSES, "custom") if name in loss}
-        return cls(
+        made = cls(
             num_classes,
             make_losses(loss.name, loss.scales, groups, num_classes=num_classes, label_smoothing=smoothing),
             label_smoothing=smoothing,
@@ -106,6 +119,9 @@ class Supervised(Objective):
             presence_weight=loss.presence_weight,
             **options,
         )
+        for name in ("edge_weight", "edge_aware_weight", "edge_confidence", "edge_width"):
+            setattr(made, name, loss[name])
+        return made
 
     def __call__(self, output: Any, batch: Mapping[str, Array], *, axis_name: str | None = None) -> tuple[Terms, Terms]:
         """Terms `NAME` of the logits, `aux_OUTPUT/NAME` and `presence_OUTPUT`, and the sum `confusion`."""
@@ -134,8 +150,21 @@ class Supervised(Objective):
             weights = given["class_weights"]
             sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
             counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
+        if getattr(output, "edges", None) is not None:
+            self._add_edges(output, labels, given, sums, counts)
         sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
         return sums, counts
+
+    def _add_edges(self, output: Any, labels: Array, given: Mapping[str, Any], sums: Terms, counts: Terms) -> None:
+        """Adds the terms `edges`, and `edge_aware/NAME`, which are of all devices' pixels."""
+        axis_name, logits = given["axis_name"], output.edges[..., 0]
+        truth = class_edges(labels, width=self.edge_width)
+        sums["edges"], counts["edges"] = edge_cross_entropy(logits, truth, labels, axis_name=axis_name)
+        near = labels_near_edges(labels, jax.lax.stop_gradient(logits), confidence=self.edge_confidence)
+        for loss in self.losses:
+            total, count = (over_devices(x, axis_name) for x in loss(output.logits, near, **given))
+            key = f"edge_aware/{loss.name}"
+            sums[key], counts[key] = as_pixel_sum(ratio(total, count), labels, axis_name)
 
     def metrics(self, means: Terms) -> Terms:
         """The weighted total as `loss`, and its parts."""
@@ -152,8 +181,11 @@ class Supervised(Objective):
                 if slash and of == loss.name:
                     aux[name] = aux.get(name, 0.0) + loss.scale * means[key]
         presence = {name: value for name, value in means.items() if name.startswith("presence_")}
+        edges = {"edges": means["edges"], "edge_aware": aux.pop("edge_aware")} if "edges" in means else {}
         loss = main + self.aux_weight * sum(aux.values()) + self.presence_weight * sum(presence.values())
-        return {"loss": loss, **parts, **aux, **presence, "confusion": means["confusion"]}
+        if edges:
+            loss = loss + self.edge_weight * edges["edges"] + self.edge_aware_weight * edges["edge_aware"]
+        return {"loss": loss, **parts, **aux, **presence, **edges, "confusion": means["confusion"]}
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"supervised": Supervised}

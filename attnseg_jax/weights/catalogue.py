@@ -2,46 +2,15 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from attnseg_jax.models.backbones import BACKBONES
-from attnseg_jax.weights.preprocessing import IMAGENET, IMAGENET_MEAN, IMAGENET_STD
+from attnseg_jax.weights.preprocessing import IMAGENET
+from attnseg_jax.weights.published import Published
+from attnseg_jax.weights.whole_models import MODELS, NVIDIA
 
-
-@dataclass(frozen=True)
-class Published:
-    """Weights of a backbone that others published.
-
-    Attributes:
-      source: `hf://owner/name/file` (see `locate`), or `package:NAME/FILE` of an installed Python package.
-      layout: the name in `layouts.ENCODERS` of what the file holds.
-      licence: of the weights.
-      mean: of the channels, on the scale 0..255, by which the images of their training were normalised.
-      std: deviation likewise.
-      channel_order: 'rgb' or 'bgr', in which the weights take them; mean and deviation are of red, green and blue.
-      input_size: height and width of those images.
-      interpolation: by which they were resized to that, where it is known.
-      options: of the backbone, where they are not its defaults.
-      sha256: first hexadecimal digits of the file's SHA-256, as many as are known.
-    """
-
-    source: str
-    layout: str
-    licence: str
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    channel_order: str = "rgb"
-    input_size: tuple[int, int] = (224, 224)
-    interpolation: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    sha256: str = ""
-
-
-# Of https://github.com/NVlabs/SegFormer: for research and evaluation alone.
-_NVIDIA = "NVIDIA Source Code License for SegFormer"
 # Variant: first digits of its SHA-256, which stand in the file's name; side of the images of its training.
 _LITE = {0: ("57934424", 224), 1: ("77cc7160", 240), 2: ("9656183e", 260)}
 # Of https://ai.meta.com/resources/models-and-libraries/dinov3-license: its terms hold for what is made with them, too.
@@ -90,7 +59,7 @@ CATALOGUE = {
     },
     **{
         f"mit_b{i}-imagenet": Published(
-            f"hf://nvidia/mit-b{i}/pytorch_model.bin", "transformers_segformer", _NVIDIA, interpolation="bilinear"
+            f"hf://nvidia/mit-b{i}/pytorch_model.bin", "transformers_segformer", NVIDIA, interpolation="bilinear"
         )
         for i in range(6)
     },
@@ -163,13 +132,24 @@ CATALOGUE = {
 }
 
 
+def entry(given: str) -> tuple[str, Published] | None:
+    """The name in `CATALOGUE` or `MODELS` that `NAME` or `NAME=PATH` begins with, and what is known of it.
+
+    >>> entry("resnet18-imagenet=~/r18.safetensors")[0], entry("r18.safetensors")
+    ('resnet18-imagenet', None)
+    """
+    name = given.partition("=")[0]
+    found = CATALOGUE.get(name) or MODELS.get(name)
+    return found and (name, found)
+
+
 def named(config: ConfigDict) -> str:
-    """The name in `CATALOGUE` of the weights that a run starts from; "" where it starts from others, or from none.
+    """The name, see `entry`, of the weights that a run starts from; "" where it starts from others, or from none.
 
     A run that continues from another one (`config.init_from`) with a backbone of the catalogue goes by the latter.
     """
     names = (config.init_from, config.model.backbone.pretrained)
-    return next((name for name in names if name in CATALOGUE), "")
+    return next((found[0] for name in names if (found := entry(name))), "")
 
 
 def wanted(config: ConfigDict) -> dict[str, Any]:
@@ -177,7 +157,7 @@ def wanted(config: ConfigDict) -> dict[str, Any]:
     name = named(config)
     if not name:
         return {}
-    published, backbone = CATALOGUE[name], config.model.backbone.name
+    (_, published), backbone = entry(name), config.model.backbone.name
     options = published.options if name.split("-")[0] == backbone else {}
     return {
         "data.mean": published.mean,

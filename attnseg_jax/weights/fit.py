@@ -1,6 +1,7 @@
 """The weights of a file in the form of a model: which layout they have, what fits, what stays open."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ OWN = "attnseg_jax"
 _COLLECTIONS = ("params.", "batch_stats.")
 _PARTS = ("backbone", "attention", "decoder", "aux_head")
 _POSITIONS = "params.backbone.positions"
+# What a model does without where only its training used it.
+_TRAINING = re.compile(r"(params|batch_stats)\.decoder\.boundary_head\.")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ def fit(
     read = ENCODERS if backbone is None else getattr(backbone, "layouts", ())
     layout, given = _choose(arrays, target, part, [layout] if layout else candidates(arrays, read))
     outside = {name for name in given if part != "model" and not _of("backbone", name)}
+    outside |= {name for name in given if name not in target and _TRAINING.match(name)}
     kept = {name: array for name, array in given.items() if name not in outside}
+    kept |= {name: kept[name].reshape(target[name].shape) for name in _in_rows(kept, target)}
     adapted = sorted(_other_channels(kept, target))
     kept |= {name: adapt_channels(_float32(name, kept[name]), target[name].shape[2]) for name in adapted}
     resampled = [_POSITIONS] if _other_grid(kept, target, backbone) else []
@@ -219,6 +224,14 @@ def _choose(arrays, target, part, layouts):
             f"known layouts: {', '.join(ENCODERS)}; and of whole models: {', '.join(HEADS)}"
         )
     return best
+
+
+def _in_rows(given, target):
+    """Names of kernels of planes, `[h * w, c, 1, 1]` there and `[h, w, c]` here (the attention `psa`)."""
+    for name in given.keys() & target.keys():
+        there, here = given[name].shape, target[name].shape
+        if name.endswith(".planes") and len(here) == 3 and there == (here[0] * here[1], here[2], 1, 1):
+            yield name
 
 
 def _other_channels(given, target):

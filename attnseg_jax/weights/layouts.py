@@ -10,7 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnseg_jax.weights.rename import Part, Rules
-from attnseg_jax.weights.rules.convnext import TIMM_CONVNEXT, TORCHVISION_CONVNEXT, TRANSFORMERS_DINOV3_CONVNEXT
+from attnseg_jax.weights.rules.convnext import (
+    TIMM_CONVNEXT,
+    TORCHVISION_CONVNEXT,
+    TRANSFORMERS_CONVNEXT,
+    TRANSFORMERS_DINOV3_CONVNEXT,
+)
 from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
 from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
@@ -19,7 +24,7 @@ from attnseg_jax.weights.rules.mask2former import MASK2FORMER
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
-from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSPNET
+from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSANET, SEMSEG_PSPNET
 from attnseg_jax.weights.rules.resnet import (
     EMANET_RESNET_V1C,
     MMSEG_RESNET_V1C,
@@ -40,6 +45,7 @@ from attnseg_jax.weights.rules.smp import (
 from attnseg_jax.weights.rules.swin import TORCHVISION_SWIN, TRANSFORMERS_SWIN
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_DEEPLABV3, TORCHVISION_FCN, TORCHVISION_LRASPP
 from attnseg_jax.weights.rules.unet import LEEJUNHYUN_ATTUNET, LEEJUNHYUN_UNET
+from attnseg_jax.weights.rules.upernet import TRANSFORMERS_UPERNET
 from attnseg_jax.weights.rules.vgg import TORCHVISION_VGG
 from attnseg_jax.weights.rules.vit import (
     TIMM_VIT,
@@ -48,6 +54,8 @@ from attnseg_jax.weights.rules.vit import (
     TRANSFORMERS_EOMT,
     TRANSFORMERS_EOMT_HEAD,
     TRANSFORMERS_VIT,
+    TUE_DINOV3,
+    TUE_EOMT,
 )
 
 # Files of a backbone, with or without the classifier that it was trained with. A backbone names those that it reads, as
@@ -80,6 +88,8 @@ ENCODERS: dict[str, Rules] = {
     "mmseg_pidnet": MMSEG_PIDNET,
     "transformers_resnet": TRANSFORMERS_RESNET,
     "transformers_swin": TRANSFORMERS_SWIN,
+    "transformers_convnext": TRANSFORMERS_CONVNEXT,
+    "tue_dinov3": TUE_DINOV3,
 }
 
 
@@ -105,6 +115,8 @@ HEADS: dict[str, Head] = {
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
     "transformers_eomt": Head(r"^(?=(embeddings|layers|layernorm)\.)", TRANSFORMERS_EOMT_HEAD),
     "transformers_mask2former": Head(r"^model\.pixel_level_module\.encoder\.", MASK2FORMER),
+    "transformers_upernet": Head(r"^backbone\.", TRANSFORMERS_UPERNET),
+    "tue_eomt": Head(r"^network\.encoder\.backbone\.", TUE_EOMT),
     "segmenter": Head(r"^encoder\.", SEGMENTER),
     "leejunhyun_attunet": Head(r"^(?=Conv\d\.)", LEEJUNHYUN_ATTUNET),
     "mmseg_ham": Head(r"^backbone\.", MMSEG_HAM),
@@ -113,6 +125,7 @@ HEADS: dict[str, Head] = {
     "transformers_dpt": Head(r"^dpt\.", TRANSFORMERS_DPT),
     # From here on the originals upsample their logits with `config.model.decoder.align_corners=True`.
     "semseg_pspnet": Head(r"^(?=layer\d\.)", SEMSEG_PSPNET),
+    "semseg_psanet": Head(r"^(?=layer\d\.)", SEMSEG_PSANET),
     "emanet": Head(r"^extractor\.", EMANET_HEAD),
     "openseg_ocrnet": Head(r"^backbone\.body\.", OCRNET_HEAD),
     "smp_fpn": Head(_SMP, SMP_FPN),

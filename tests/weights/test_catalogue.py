@@ -6,13 +6,22 @@ import jax
 import numpy as np
 import pytest
 import skimage.data
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from attnseg_jax.configs import camvid_efficientnet_lite0, default
+from attnseg_jax.data.known_sets import DATASETS
 from attnseg_jax.data.transforms.fields import normalise
+from attnseg_jax.errors import UserError
 from attnseg_jax.inference.pretrained import load_pretrained
 from attnseg_jax.models import BACKBONES
-from attnseg_jax.weights.catalogue import CATALOGUE, IMAGENET_MEAN, IMAGENET_STD, apply, wanted
+from attnseg_jax.train import config as configs
+from attnseg_jax.weights import reading
+from attnseg_jax.weights.catalogue import CATALOGUE, MODELS, apply, wanted
+from attnseg_jax.weights.files import npz_bytes
+from attnseg_jax.weights.layouts import HEADS
+from attnseg_jax.weights.locate import Located
+from attnseg_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def config_of(name="", **changes):
@@ -28,6 +37,47 @@ def test_every_entry_is_of_a_backbone_with_these_options():
         assert published.layout in backbone.layouts and published.licence
         assert all(getattr(backbone, option) != value for option, value in published.options.items())
         assert len(published.mean) == len(published.std) == 3 and len(published.input_size) == 2
+
+
+def test_every_whole_model_has_a_config_of_its_data():
+    """That the files fit these models is tested where the originals are; this builds nothing."""
+    default_keys = flatten_dict(default.get_config().to_dict(), sep=".")
+    for name, model in MODELS.items():
+        head, encoder = model.layout.split("+")
+        assert head in HEADS and encoder in BACKBONES[model.config["model.backbone.name"]].layouts, name
+        assert name.endswith(f"-{model.data}") and model.config.keys() <= default_keys.keys(), name
+        assert model.data in DATASETS and (model.miou is None or 30 < model.miou < 90) and model.scored_on
+        assert not model.base or model.base in CATALOGUE
+    config = configs.published("segmenter_b-ade20k")
+    assert (config.data.name, config.data.mean, config.data.crop) == ("ade20k", (127.5,) * 3, (512, 512))
+    assert config.init_from == "segmenter_b-ade20k" and config.eval.window == (512, 512)
+    assert config.model.decoder.mask_transformer.heads == 12 and config.model.backbone.name == "vit_b"
+    with pytest.raises(UserError, match=r"published:segformer_b9-ade20k: .*did you mean 'segformer_b.-ade20k'"):
+        configs.published("segformer_b9-ade20k")
+
+
+def test_differences_from_other_weights(monkeypatch, tmp_path):
+    """They are added; those of another encoder are refused."""
+    names = ("patch_embed.cls_token", "patch_embed.patch_embeddings.weight", "blocks.0.mlp.up_proj.bias", "norm.weight")
+    own = ("embeddings.cls_token", "embeddings.patch_embeddings.weight", "layer.0.mlp.up_proj.bias", "norm.weight")
+    shapes = ((1, 1, 4), (4, 3, 2, 2), (6,), (4,))
+    rng = np.random.default_rng(0)
+    whole = {name: rng.normal(size=shape).astype(np.float32) for name, shape in zip(own, shapes)}
+    moved = {f"network.encoder.backbone.{name}": np.full(shape, 0.5, np.float32) for name, shape in zip(names, shapes)}
+    moved |= {"network.q.weight": np.ones((2, 4), np.float32), "network.encoder.pixel_mean": np.ones((3, 1, 1))}
+    for name, arrays in (("whole", whole), ("moved", moved)):
+        (tmp_path / f"{name}.npz").write_bytes(npz_bytes(arrays))
+    monkeypatch.setattr(reading, "locate", lambda name, key: Located(name, tmp_path / "whole.npz"))
+    located = Located("eomt_dinov3_l_delta-ade20k", tmp_path / "moved.npz")
+    arrays, layout = reading.read_located(located, key="source")
+    assert layout == "" and set(arrays) == {
+        *("params.backbone.class_token", "params.backbone.patch_embed.kernel", "params.backbone.block0.mlp_in.bias"),
+        *("params.backbone.norm.scale", "params.decoder.start.query_tokens"),
+    }
+    np.testing.assert_array_equal(arrays["params.backbone.norm.scale"], whole["norm.weight"] + np.float32(0.5))
+    (tmp_path / "whole.npz").write_bytes(npz_bytes({name: whole[name] for name in own[1:]}))
+    with pytest.raises(UserError, match=r"differences are not from these weights: params\.backbone\.class_token"):
+        reading.read_located(located, key="source")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,8 @@ MODEL_FILES = {
     "model_segnext_tiny": "mmseg_ham+mmseg_mscan",
     "model_ddrnet23_slim": "mmseg_ddr+mmseg_ddrnet",
     "model_pidnet_s": "mmseg_pid+mmseg_pidnet",
+    "model_upernet_swin_tiny": "transformers_upernet+transformers_swin",
+    "model_upernet_convnext_tiny": "transformers_upernet+transformers_convnext",
     "model_eomt_tiny": "transformers_eomt+transformers_eomt",
     "model_eomt_dinov3_tiny_5x7": "transformers_eomt+transformers_eomt",
     "model_smp_fpn_resnet18": "smp_fpn+torchvision_resnet",
@@ -190,3 +192,25 @@ def test_a_position_table_of_another_size_is_resampled_as_the_backbone_does():
     same = fit(state, of_backbone("vit_ti"), part="backbone", backbone=BACKBONES["vit_ti"]())
     assert same.resampled == ()
     np.testing.assert_array_equal(same.variables["params"]["backbone"]["positions"], state["pos_embed"])
+
+
+def test_a_file_of_psanet():
+    """Its planes are rows of positions, which the model has as a map; the golden of the mechanism is elsewhere."""
+    branches = {"psa.reduce": 1, "psa.attention": 1, "psa.reduce_p": 1, "psa.attention_p": 1, "psa.proj": 2}
+    state = {f"{name}.0.weight": np.ones((4 * n, 4, 1, 1), np.float32) for name, n in branches.items()}
+    state |= {f"{name}.1.weight": np.ones(4 * n, np.float32) for name, n in branches.items()}
+    planes = np.arange(60, dtype=np.float32).reshape(15, 4)
+    state |= {f"psa.attention{p}.3.weight": planes[..., None, None] for p in ("", "_p")}
+    state |= {"cls.0.weight": np.ones((8, 16, 3, 3)), "cls.4.bias": np.ones(7), "aux.4.bias": np.ones(7)}
+    state["layer1.0.conv1.weight"] = np.ones((4, 4, 1, 1))
+    layout = "semseg_psanet+semseg_resnet_v1c"
+    target = from_torch(state, rules_of(layout))
+    assert set(target["params"]) == {"backbone", "attention", "decoder", "aux_head"}
+    assert set(target["params"]["attention"]) == {"branch0", "branch1", "proj"}
+    for branch in ("branch0", "branch1"):
+        assert set(target["params"]["attention"][branch]) == {"reduce", "attention", "planes"}
+        target["params"]["attention"][branch]["planes"] = np.zeros((3, 5, 4))
+    fitted = fit(state, target, part="model", backbone=BACKBONES["resnet50_v1c"], layout=layout, num_classes=7)
+    assert fitted.unfilled == fitted.unused == ()
+    found = fitted.variables["params"]["attention"]["branch1"]["planes"]
+    np.testing.assert_array_equal(found, planes.reshape(3, 5, 4))

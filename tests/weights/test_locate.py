@@ -1,6 +1,7 @@
 """Where weights are looked for; the Hub is played by a module of this test."""
 
 import hashlib
+import io
 import sys
 import types
 
@@ -8,7 +9,7 @@ import pytest
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.weights import locate as module
-from attnseg_jax.weights.catalogue import CATALOGUE, Published
+from attnseg_jax.weights.catalogue import CATALOGUE, MODELS, Published
 from attnseg_jax.weights.locate import locate
 
 COMMIT = "0123abcd" * 5
@@ -95,12 +96,47 @@ def test_the_packaged_weights_are_those_of_the_catalogue():
 
 
 def test_every_name_of_the_catalogue_can_be_asked_for(hub):
-    for name, published in CATALOGUE.items():
-        assert published.licence
+    for name, published in {**CATALOGUE, **MODELS}.items():
+        assert published.licence and "=" not in name
         if published.source.startswith("hf://"):
             assert module._HUB.fullmatch(published.source)
         else:
-            assert published.source.startswith("package:") and name
+            assert published.source.startswith("https://" if name in MODELS else "package:")
+
+
+def test_a_copy_of_a_file_of_the_catalogue(tmp_path, monkeypatch):
+    """Nothing is fetched, and the copy is checked as the file itself would be."""
+    path, digest = tmp_path / "w=1.npz", hashlib.sha256(b"weights").hexdigest()
+    path.write_bytes(b"weights")
+    monkeypatch.setitem(CATALOGUE, "some", Published("hf://other/model/w.npz", "layout", "MIT", sha256=digest[:8]))
+    located = locate(f"some={path}", key="config.init_from")
+    assert (located.given, located.path, located.licence) == ("some", path, "MIT")
+    path.write_bytes(b"others")
+    with pytest.raises(UserError, match=r"some: .*w=1\.npz has the SHA-256"):
+        locate(f"some={path}", key="config.init_from")
+    with pytest.raises(UserError, match=r"config\.init_from=some=nowhere: there is no such file"):
+        locate("some=nowhere", key="config.init_from")
+
+
+class Answer(io.BytesIO):
+    def __init__(self, content, length):
+        super().__init__(content)
+        self.headers = {"Content-Length": str(length)}
+
+
+def test_a_file_of_a_web_server(tmp_path, monkeypatch):
+    """It is fetched once, whole or not at all."""
+    answers, asked = [Answer(b"wei", 7), Answer(b"weights", 7)], []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", lambda url, timeout: asked.append(url) or answers.pop(0))
+    monkeypatch.setitem(CATALOGUE, "some", Published("https://host/a/w.npz", "layout", "MIT"))
+    with pytest.raises(UserError, match=r"x=some: https://host/a/w\.npz cannot be had \(3 of 7 bytes .* some=PATH"):
+        locate("some", key="x")
+    assert not list(tmp_path.rglob("*.npz*"))
+    for _ in range(2):
+        path = locate("some", key="x").path
+        assert path == tmp_path / "attnseg_jax/weights/host/a/w.npz" and path.read_bytes() == b"weights"
+    assert asked == ["https://host/a/w.npz"] * 2
 
 
 @pytest.mark.parametrize(

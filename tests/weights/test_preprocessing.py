@@ -5,7 +5,7 @@ import pytest
 
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.weights import preprocessing
-from attnseg_jax.weights.catalogue import CATALOGUE
+from attnseg_jax.weights.catalogue import CATALOGUE, MODELS
 from attnseg_jax.weights.layouts import ENCODERS, HEADS
 from attnseg_jax.weights.preprocessing import of_layout
 
@@ -16,9 +16,8 @@ def test_the_layouts_exist():
         assert known.keys() == preprocessing.IMAGENET.keys()
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_the_catalogue_says_the_same(name):
-    published = CATALOGUE[name]
+@pytest.mark.parametrize("name, published", {**CATALOGUE, **MODELS}.items())
+def test_the_catalogue_says_the_same(name, published):
     if known := of_layout(published.layout):
         assert known == {
             "data.mean": published.mean,

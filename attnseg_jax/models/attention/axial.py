@@ -24,28 +24,31 @@ class AxisAttention(nn.Module):
     Attributes:
       heads: number of heads; the channels of each are even.
       width: attends along the width instead of the height.
+      channels: of the result; 0 keeps the map's.
     """
 
     heads: int
     width: bool = False
+    channels: int = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], *, train: bool = False
-    ) -> tuple[Float[Array, "b h w c"], AttentionMap]:
+    ) -> tuple[Float[Array, "b h w o"], AttentionMap]:
         """Returns the attended map and the weights of every pixel."""
         size = x.shape[1], x.shape[2]
         if self.width:
             x = x.swapaxes(1, 2)
-        b, h, w, c = x.shape
+        b, h, w, given = x.shape
+        c = self.channels or given
         e, d = c // self.heads, c // self.heads // 2
         project = nn.Einsum(
-            (1, c, 2 * c),
+            (1, given, 2 * c),
             "bhwc,nco->bhwo",
             use_bias=False,
             dtype=self.dtype,
-            kernel_init=nn.initializers.normal(c**-0.5),
+            kernel_init=nn.initializers.normal(given**-0.5),
             name="qkv",
         )
         qkv = BatchNorm(dtype=self.dtype, name="bn_qkv")(project(x), train=train)
@@ -83,13 +86,15 @@ class AxialAttention(Attention):
     Attributes:
       heads: number of heads; the channels of each are even.
       channels: that the attention acts on; 0 takes half of the map's.
+      out_channels: of the result; 0 keeps the map's. Of others `x` goes through a normalised 1x1 convolution first.
     """
 
     heads: int = option(4, at_least=1)
     channels: int = option(0, at_least=0)
+    out_channels: int = option(0, at_least=0)
 
     @nn.compact
-    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w c"]:
+    def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w o"]:
         """Returns the attended map; weights are recorded as `axial_height` and `axial_width`."""
         channels = self.channels or x.shape[-1] // 2
         if (width := head_width(channels, self.heads)) % 2:
@@ -97,8 +102,11 @@ class AxialAttention(Attention):
             raise OptionError("heads", self.heads, hint)
         y = ConvBN(channels, 1, dtype=self.dtype, name="down")(x, train=train)
         for name in ("height", "width"):
-            y, record = AxisAttention(self.heads, name == "width", self.dtype, name=name)(y, train=train)
+            y, record = AxisAttention(self.heads, name == "width", dtype=self.dtype, name=name)(y, train=train)
             sow_record(self, f"axial_{name}", record)
-        y = Conv(x.shape[-1], 1, dtype=self.dtype, name="up")(nn.relu(y))
+        out = self.out_channels or x.shape[-1]
+        y = Conv(out, 1, dtype=self.dtype, name="up")(nn.relu(y))
         y = BatchNorm(dtype=self.dtype, name="bn_up")(y, train=train)
+        if out != x.shape[-1]:
+            x = ConvBN(out, 1, activation=None, dtype=self.dtype, name="shortcut")(x, train=train)
         return nn.relu(x + y)

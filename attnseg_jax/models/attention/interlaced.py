@@ -24,6 +24,7 @@ class Interlaced(Attention):
 
     Attributes:
       factors: rows and columns of a block.
+      further: rows and columns of other blocks, such as (4, 4, 2, 2), whose stages work beside the first ones.
       channels: of the 3x3 convolution before attention, of the values and of the result; 0 keeps the map's up to 512,
         the original's.
       key_channels: of queries and keys; 0 takes half of `channels`.
@@ -31,6 +32,7 @@ class Interlaced(Attention):
     """
 
     factors: tuple[int, int] = option((8, 8), at_least=1, at_most=1024, lengths=(2,))
+    further: tuple[int, ...] = option((), at_least=1, at_most=1024)
     channels: int = option(0, at_least=0)
     key_channels: int = option(0, at_least=0)
     dropout: float = option(0.05, at_least=0, below=1)
@@ -45,8 +47,21 @@ class Interlaced(Attention):
 
     @nn.compact
     def context(self, x: Float[Array, "b h w c"], channels: int, *, train: bool = False) -> Float[Array, "b h w d"]:
-        """A 1x1 convolution, to `channels`, of every position and what both stages gather for it."""
-        y = jnp.concatenate([x, self.stages(x, channels, train=train)], axis=-1)
+        """A 1x1 convolution, to `channels`, of every position and what both stages gather for it.
+
+        Beside the stages of several factors stands not the position itself, but a 1x1 convolution to their channels.
+        """
+        if len(self.further) % 2:
+            raise OptionError("further", self.further, "must be pairs of rows and columns, one after another")
+        pairs = [self.factors, *zip(self.further[::2], self.further[1::2])]
+        if len(pairs) == 1:
+            parts = [x, self.stages(x, channels, train=train)]
+        else:
+            parts = [ConvBN(len(pairs) * channels, 1, dtype=self.dtype, name="up")(x, train=train)]
+            for i, pair in enumerate(pairs):
+                stage = self.clone(parent=self, name=f"stage{i}", factors=pair, further=())
+                parts.append(stage.stages(x, channels, train=train))
+        y = jnp.concatenate(parts, axis=-1)
         y = ConvBN(channels, 1, dtype=self.dtype, name="out")(y, train=train)
         return drop_channels(y, self.dropout, train=train)
 

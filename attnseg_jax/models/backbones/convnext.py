@@ -78,7 +78,7 @@ class ConvNeXt(Backbone):
     depths: ClassVar[tuple[int, ...]]
     widths: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
     response_norm: ClassVar[bool] = False
-    layouts = ("torchvision_convnext",)
+    layouts = ("torchvision_convnext", "transformers_convnext")
     least_size = 32
 
     stage_norms: bool = False

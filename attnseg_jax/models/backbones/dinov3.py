@@ -25,7 +25,7 @@ class DINOv3ViT(PlainViT):
     """
 
     key_bias = False
-    layouts = ("transformers_dinov3_vit", "transformers_eomt")
+    layouts = ("transformers_dinov3_vit", "transformers_eomt", "tue_dinov3")
 
     registers: int = option(4, at_least=0, at_most=1024)
     layer_scale: float = option(1e-5, at_least=0)

@@ -15,6 +15,9 @@ from attnseg_jax.models.layers.dual_blocks import DualBlock, DualLayer, dual_ste
 from attnseg_jax.models.records import GateMap, sow_record
 from attnseg_jax.ops.resize import resize
 
+EDGES = "edges"
+"""In `Features.extras`: a map that knows where classes meet."""
+
 
 class PixelFusion(nn.Module):
     """`s * coarse + (1 - s) * fine`, `s` the sigmoid of the product of both projections at every pixel.
@@ -47,9 +50,9 @@ class PIDNet(Backbone):
     """Three branches, of details and of boundaries at stride 8 and of context down to stride 64, fused to one map.
 
     Boundaries say at every pixel how much of the details and of the context counts. The map has stride 8;
-    `extras["spatial"]` is the detail branch after its first fusion, which the decoder `ddr` may give a head.
-    github.com/XuJiacong/PIDNet. Images of any size; the original wants a multiple of 8. The original also trains the
-    boundary branch by labels of boundaries.
+    `extras["spatial"]` is the detail branch after its first fusion, and `extras["edges"]` the boundary branch after its
+    second one, which the decoder `ddr` may give heads. github.com/XuJiacong/PIDNet. Images of any size; the original
+    wants a multiple of 8.
 
     A subclass names the channels of the stem (`width`), of the context pyramid's branches (`branch_channels`), and the
     blocks of the stem and the detail branch (`fine_blocks`, 2 or 3) and of the context branch (`context_blocks`).
@@ -90,7 +93,7 @@ class PIDNet(Backbone):
         second = DualBlock(edge_width, bottleneck=not large, dtype=dtype, name="boundary2")
         edge = second(nn.relu(edge), train=train)
         fine = fuse("fuse2", fine, conv("compress2", 2 * width, 1, context))
-        edge = edge + resize(conv("difference2", 2 * width, 3, context), size)
+        boundaries = edge = edge + resize(conv("difference2", 2 * width, 3, context), size)
 
         fine = layer("detail3", 2 * width, 1, nn.relu(fine), bottleneck=True)
         edge = layer("boundary3", 2 * width, 1, nn.relu(edge), bottleneck=True)
@@ -104,7 +107,7 @@ class PIDNet(Backbone):
         else:
             x = conv("last_fine", 4 * width, 1, (1 - share) * context + fine)
             x = x + conv("last_context", 4 * width, 1, context + share * fine)
-        return Features({8: x}, {SPATIAL: first})
+        return Features({8: x}, {SPATIAL: first, EDGES: boundaries})
 
 
 PIDNetS = variant(PIDNet, "PIDNetS", width=32, branch_channels=96, fine_blocks=2, context_blocks=3)

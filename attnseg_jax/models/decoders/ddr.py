@@ -40,19 +40,32 @@ class DDR(Decoder):
     Attributes:
       channels: of the convolution: 64 in DDRNet-23-slim, 128 in PIDNet-S and M, 256 in PIDNet-L.
       auxiliary: a second head on the fine branch that `ddrnet23_slim` and `pidnet_*` hand on.
+      boundary: a third head on the boundary branch of `pidnet_*`, which is trained by the borders between classes, by
+        which then the logits are trained once more; see `config.loss.edge_weight`.
     """
 
     channels: int = option(128, at_least=1)
     auxiliary: bool = False
+    boundary: bool = False
 
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits at the size of the deepest map; as `ddr` those of the second head."""
         logits = DDRHead(self.num_classes, self.channels, self.dtype, name="head")(features.deepest, train=train)
+        output = Output(logits, edges=self._edges(features, train))
         if not self.auxiliary:
-            return Output(logits)
+            return output
         if "spatial" not in features.extras:
             hint = "needs a backbone with a fine branch, such as ddrnet23_slim: set auxiliary=False, or aux=True"
             raise OptionError("auxiliary", True, hint)
         head = DDRHead(self.num_classes, self.channels, self.dtype, name="auxiliary_head")
-        return Output(logits, {"ddr": head(features.extras["spatial"], train=train)})
+        return output.replace(aux={"ddr": head(features.extras["spatial"], train=train)})
+
+    def _edges(self, features: Features, train: bool) -> Float[Array, "b h w 1"] | None:
+        if not self.boundary:
+            return None
+        if "edges" not in features.extras:
+            hint = "needs a backbone with a boundary branch, such as pidnet_s: set it to False"
+            raise OptionError("boundary", True, hint)
+        channels = max(features.deepest.shape[-1] // 4, 1)
+        return DDRHead(1, channels, self.dtype, name="boundary_head")(features.extras["edges"], train=train)

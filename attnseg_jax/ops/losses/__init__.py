@@ -14,6 +14,7 @@ Without any valid pixel the loss and its gradient are 0. Any other label is an e
 """
 
 from attnseg_jax.ops.losses.boundary import boundary
+from attnseg_jax.ops.losses.edges import class_edges, edge_cross_entropy, labels_near_edges
 from attnseg_jax.ops.losses.lovasz import lovasz
 from attnseg_jax.ops.losses.masks import (
     class_loss,
@@ -30,12 +31,15 @@ from attnseg_jax.ops.losses.weights import median_frequency_weights
 
 __all__ = [
     "boundary",
+    "class_edges",
     "class_loss",
     "cross_entropy",
     "dice",
+    "edge_cross_entropy",
     "focal",
     "image_count",
     "jaccard",
+    "labels_near_edges",
     "lovasz",
     "mask_losses",
     "matching_costs",

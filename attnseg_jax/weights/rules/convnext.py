@@ -44,3 +44,20 @@ TRANSFORMERS_DINOV3_CONVNEXT: Rules = (
     (r"\.pointwise_conv2\.", ".mlp_out."),
     (r"\.gamma$", ".layer_scale"),
 )
+
+# transformers' ConvNextBackbone, which normalises every stage: `ConvNeXt` with `stage_norms=True`.
+TRANSFORMERS_CONVNEXT: Rules = (
+    (r"^(classifier|layernorm)\..*", None),
+    (r"^convnext\.", ""),
+    (r"^embeddings\.patch_embeddings\.", "down1_conv."),
+    (r"^embeddings\.layernorm\.", "down1_norm."),
+    *((rf"^hidden_states_norms\.stage{i}\.", f"map_norm{2 << i}.") for i in (1, 2, 3, 4)),
+    *((rf"^encoder\.stages\.{i - 1}\.downsampling_layer\.0\.", f"down{i}_norm.") for i in (2, 3, 4)),
+    *((rf"^encoder\.stages\.{i - 1}\.downsampling_layer\.1\.", f"down{i}_conv.") for i in (2, 3, 4)),
+    *((rf"^encoder\.stages\.{i - 1}\.layers\.(\d+)\.", rf"stage{i}_\1.") for i in (1, 2, 3, 4)),
+    (r"\.dwconv\.", ".conv."),
+    (r"\.layernorm\.", ".norm."),
+    (r"\.pwconv1\.", ".mlp_in."),
+    (r"\.pwconv2\.", ".mlp_out."),
+    (r"\.layer_scale_parameter$", ".layer_scale"),
+)

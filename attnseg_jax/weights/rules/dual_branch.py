@@ -67,9 +67,11 @@ MMSEG_DDR: Rules = (
     (r"^decode_head\.aux_head\.1\.", "decoder.auxiliary_head.bn."),
 )
 
-# mmseg/models/decode_heads/pid_head.py: likewise. The head of boundaries belongs to a loss that is not here.
+# mmseg/models/decode_heads/pid_head.py: likewise, and with its head of boundaries `boundary=True`.
 MMSEG_PID: Rules = (
-    (r"^decode_head\.d_(head|cls_seg)\..*", None),
+    (r"^decode_head\.d_cls_seg\.", "decoder.boundary_head.classifier."),
+    (r"^decode_head\.d_head\.conv\.", "decoder.boundary_head.conv."),
+    (r"^decode_head\.d_head\.norm\.", "decoder.boundary_head.bn."),
     (r"^decode_head\.conv_seg\.", "decoder.head.classifier."),
     (r"^decode_head\.p_cls_seg\.", "decoder.auxiliary_head.classifier."),
     (r"^decode_head\.i_head\.conv\.", "decoder.head.conv."),

@@ -1,4 +1,4 @@
-"""Names of the heads in authors' own repositories: PSPNet, EMANet, OCRNet, Segmenter."""
+"""Names of the heads in authors' own repositories: PSPNet, PSANet, EMANet, OCRNet, Segmenter."""
 
 from attnseg_jax.weights.rename import Rules
 from attnseg_jax.weights.rules.torchvision import TORCHVISION_AUX
@@ -15,6 +15,24 @@ SEMSEG_PSPNET: Rules = (
     (r"^cls\.0\.", "decoder.conv.conv."),
     (r"^cls\.1\.", "decoder.conv.bn."),
     (r"^cls\.4\.", "decoder.classifier."),
+)
+
+# hszhao/semseg, model/psanet.py, PSANet: attention `psa` and the decoder `fcn`, `channels=512`, behind the encoder of
+# its PSPNet. The file has one row for each plane, the model a kernel of rows and columns of them (see `fit`).
+PSA: Rules = (
+    (r"\b(reduce|attention)_p\.", r"branch1.\1."),
+    (r"(?<!branch1\.)\b(reduce|attention)\.(?=[013]\.)", r"branch0.\1."),
+    (r"\battention\.3\.weight$", "planes"),
+    (r"\b(reduce|attention|proj)\.0\.", r"\1.conv."),
+    (r"\b(reduce|attention|proj)\.1\.", r"\1.bn."),
+)
+SEMSEG_PSANET: Rules = (
+    *SEMSEG_AUX,
+    (r"^psa\.", "attention."),
+    (r"^cls\.0\.", "decoder.head.conv.conv."),
+    (r"^cls\.1\.", "decoder.head.conv.bn."),
+    (r"^cls\.4\.", "decoder.head.classifier."),
+    *PSA,
 )
 
 # XiaLiPKU/EMANet, network.py, EMANet: attention `ema` and the decoder `fcn`, `channels=256`.

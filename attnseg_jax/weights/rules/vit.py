@@ -88,3 +88,22 @@ TRANSFORMERS_EOMT_HEAD: Rules = (
     (r"^upscale_block\.block\.(\d+)\.conv2\.", r"decoder.mask_module.up_conv\1."),
     (r"^upscale_block\.block\.(\d+)\.layernorm2d\.", r"decoder.mask_module.up_norm\1."),
 )
+
+# tue-mps/eomt's own files of EoMT with DINOv3, whose encoder has transformers' modules under other names; those that
+# are published hold the encoder's differences from DINOv3.
+TUE_DINOV3: Rules = (
+    (r"^patch_embed\.(?=cls_token|register_tokens|mask_token|patch_embeddings)", "embeddings."),
+    (r"^blocks\.", "layers."),
+    (r"^norm\.", "layernorm."),
+    *TRANSFORMERS_EOMT,
+)
+TUE_EOMT: Rules = (
+    (r"^network\.encoder\.pixel_(mean|std)$", None),
+    (r"^network\.q\.", "query."),
+    (r"^network\.class_head\.", "class_predictor."),
+    *((rf"^network\.mask_head\.{2 * i}\.", f"mask_head.fc{i + 1}.") for i in range(3)),
+    (r"^network\.upscale\.(\d+)\.norm\.", r"upscale_block.block.\1.layernorm2d."),
+    (r"^network\.upscale\.", "upscale_block.block."),
+    (r"^network\.", ""),
+    *TRANSFORMERS_EOMT_HEAD,
+)

@@ -48,8 +48,8 @@ def normalise(x, p, statistics):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_against_numpy(random_variables, train):
-    """Along the width, one pair of positions at a time in float64."""
-    model = AxisAttention(heads=3, width=True)
+    """Along the width, one pair of positions at a time in float64; in training to fewer channels than the map has."""
+    model = AxisAttention(heads=3, width=True, channels=6 if train else 0)
     variables = random_variables(model, MAP)
     p, statistics = (
         jax.tree.map(lambda a: a.astype(np.float64), variables[name]) for name in ("params", "batch_stats")
@@ -58,20 +58,21 @@ def test_against_numpy(random_variables, train):
     def norm(x, name):
         return normalise(x, p[name], None if train else statistics[name])
 
-    qkv = norm(MAP @ p["qkv"]["kernel"][0], "bn_qkv").reshape(2, 5, 8, 3, 8)
-    q, k, v = qkv[..., :2], qkv[..., 2:4], qkv[..., 4:]
+    c, d = (6, 1) if train else (12, 2)
+    qkv = norm(MAP @ p["qkv"]["kernel"][0], "bn_qkv").reshape(2, 5, 8, 3, 4 * d)
+    q, k, v = qkv[..., :d], qkv[..., d : 2 * d], qkv[..., 2 * d :]
     scores = np.zeros((2, 5, 8, 8, 3, 3))  # b y query key kind head
     for b, y, i, j, a in np.ndindex(2, 5, 8, 8, 3):
         scores[b, y, i, j, 0, a] = q[b, y, i, a] @ k[b, y, j, a]
-        scores[b, y, i, j, 1, a] = q[b, y, i, a] @ p["relative"][:2, i - j + 7]
-        scores[b, y, i, j, 2, a] = k[b, y, j, a] @ p["relative"][2:4, j - i + 7]
+        scores[b, y, i, j, 1, a] = q[b, y, i, a] @ p["relative"][:d, i - j + 7]
+        scores[b, y, i, j, 2, a] = k[b, y, j, a] @ p["relative"][d : 2 * d, j - i + 7]
     powers = np.exp(norm(scores.reshape(2, 5, 8, 8, 9), "bn_similarity").reshape(scores.shape).sum(-2))
     weights = powers / powers.sum(3, keepdims=True)
-    both = np.zeros((2, 5, 8, 3, 4, 2))
+    both = np.zeros((2, 5, 8, 3, 2 * d, 2))
     for b, y, i, j, a in np.ndindex(2, 5, 8, 8, 3):
         both[b, y, i, a, :, 0] += weights[b, y, i, j, a] * v[b, y, j, a]
-        both[b, y, i, a, :, 1] += weights[b, y, i, j, a] * p["relative"][4:, i - j + 7]
-    expected = norm(both.reshape(2, 5, 8, 24), "bn_output").reshape(2, 5, 8, 12, 2).sum(-1)
+        both[b, y, i, a, :, 1] += weights[b, y, i, j, a] * p["relative"][2 * d :, i - j + 7]
+    expected = norm(both.reshape(2, 5, 8, 2 * c), "bn_output").reshape(2, 5, 8, c, 2).sum(-1)
     run = FAST_COMPILE(functools.partial(model.apply, train=train, mutable=["batch_stats"]))
     (found, record), _ = run(variables, MAP)
     np.testing.assert_allclose(found, expected, atol=3e-5)
@@ -90,12 +91,13 @@ def test_an_axis_sees_exactly_its_line(random_variables, width):
 
 
 def test_both_axes_see_everything(random_variables):
-    model = AxialAttention(heads=3, channels=30)  # of which ReLU leaves some everywhere
+    model = AxialAttention(heads=3, channels=30, out_channels=10)  # of which ReLU leaves some everywhere
     variables = random_variables(model, FEATURES)
 
     def loss(x):
         return (model.apply(variables, FEATURES.with_deepest(x)).deepest[:, 3, 2] ** 2).sum()
 
+    assert jax.eval_shape(model.apply, variables, FEATURES).deepest.shape == (2, 5, 8, 10)
     assert (abs(FAST_COMPILE(jax.grad(loss))(jnp.asarray(MAP))).max(-1) > 0).all()
 
 

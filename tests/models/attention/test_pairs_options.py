@@ -13,6 +13,7 @@ from attnseg_jax import build_model
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models import Features
 from attnseg_jax.models.attention import OCR, DANet, EfficientAttention, Interlaced, NonLocal, Stack
+from attnseg_jax.models.layers.conv import ConvBN
 from attnseg_jax.models.records import DotProductMap
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.attention import interlaced
@@ -235,3 +236,29 @@ def test_widths_follow_the_map():
         for name in NAMES:
             out, _ = jax.eval_shape(mechanism(name).init_with_output, jax.random.key(0), features)
             assert out.deepest.shape[-1] == (c if name in ("nonlocal", "efficient") else expected)
+
+
+def test_several_factors_side_by_side(random_variables):
+    """Each stage is that of its own factors; a 1x1 convolution stands for the position itself."""
+    options = {"channels": 10, "key_channels": 8, "dropout": 0.0}
+    model = Interlaced(factors=(4, 5), further=(2, 3), **options)
+    variables = random_variables(model, FEATURES)
+
+    def part(module, name, *args, **how):
+        own = {collection: tree[name] for collection, tree in variables.items() if name in tree}
+        return module.apply(own, *args, train=False, **how)
+
+    @FAST_COMPILE
+    def both(x):
+        lead = part(ConvBN(10, use_bias=True), "lead_in", x)
+        parts = [part(ConvBN(20, 1), "up", lead)]
+        for i, factors in enumerate([(4, 5), (2, 3)]):
+            parts.append(part(Interlaced(factors=factors, **options), f"stage{i}", lead, 10, method="stages"))
+        return model.apply(variables, FEATURES.with_deepest(x)).deepest, part(
+            ConvBN(10, 1), "out", jnp.concatenate(parts, -1)
+        )
+
+    found, expected = both(X)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(OptionError, match=r"further=\(2,\) must be pairs"):
+        jax.eval_shape(Interlaced(further=(2,)).init, jax.random.key(0), FEATURES)

@@ -9,7 +9,6 @@ import pytest
 from golden import Golden
 from jax.test_util import check_grads
 from layout import assert_golden, nchw, nhwc
-from layout_rules import PSANET
 from sown import FAST_COMPILE, with_records
 
 from attnseg_jax import build_model
@@ -18,6 +17,7 @@ from attnseg_jax.models import Features
 from attnseg_jax.models.attention import PSA
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.weights.rename import from_torch, match
+from attnseg_jax.weights.rules.originals import PSA as PSA_RULES
 
 RNG = np.random.default_rng(0)
 MAP = RNG.standard_normal((2, 7, 8, 6)).astype(np.float32)  # shrinks to 4 x 4, or 3 x 3 by 3
@@ -38,7 +38,7 @@ def test_golden(kind, form):
     model = PSA(kind=("collect", "distribute", "both")[kind], compact=form == "compact", channels=32)
     x = nhwc(case.inputs()["x"])
     target = jax.eval_shape(functools.partial(model.init, method="attend"), jax.random.key(0), x)
-    y = FAST_COMPILE(functools.partial(model.apply, method="attend"))(match(target, from_torch(state, PSANET)), x)
+    y = FAST_COMPILE(functools.partial(model.apply, method="attend"))(match(target, from_torch(state, PSA_RULES)), x)
     assert_golden(case, "y", nchw(y))
 
 

@@ -39,7 +39,8 @@ def test_the_original(name):
     backbone, channels, layout, aligned = CASES[name]
     case = Golden(name)
     x = nhwc(case.inputs()["x"])
-    model = Segmenter(BACKBONES[backbone](), ATTENTION["none"](), DDR(7, channels=channels, auxiliary=True))
+    decoder = DDR(7, channels=channels, auxiliary=True, boundary=backbone == "pidnet_s")
+    model = Segmenter(BACKBONES[backbone](), ATTENTION["none"](), decoder)
     target = jax.eval_shape(model.init, jax.random.key(0), x)
     variables = match(target, from_torch(case.state_dict(), rules_of(layout)))
 
@@ -56,12 +57,10 @@ def test_the_original(name):
     found["logits_full"] = resize(out.logits, x.shape[1:3], align_corners=aligned)
     if name == "model_pidnet_s":
         found |= {"pag_1": seen["fuse1"], "pag_2": seen["fuse2"], "train/p_logits": out.aux["ddr"]}
-        found["train/i_logits"] = out.logits
-        missing = {"train/d_logits"}
+        found |= {"train/i_logits": out.logits, "train/d_logits": out.edges}
     else:
         found |= {"train/context_logits": out.logits, "train/spatial_logits": out.aux["ddr"]}
-        missing = set()
-    assert {*found} | missing == {*case.info["outputs"]}
+    assert {*found} == {*case.info["outputs"]}
     for name, value in found.items():
         assert_golden(case, name, nchw(value))
 
@@ -95,6 +94,9 @@ def test_sizes_of_the_maps(size, expected):
 
 
 def test_mistakes():
-    config = {"decoder": {"name": "ddr", "ddr": {"auxiliary": True}}}
-    with pytest.raises(UserError, match=r"decoder\.ddr\.auxiliary=True needs a backbone with a fine branch, such as"):
-        abstract(build_model(config, 7), (33, 45))
+    for option, branch in (("auxiliary", "fine"), ("boundary", "boundary")):
+        config = {"decoder": {"name": "ddr", "ddr": {option: True}}}
+        with pytest.raises(
+            UserError, match=rf"decoder\.ddr\.{option}=True needs a backbone with a {branch} branch, such"
+        ):
+            abstract(build_model(config, 7), (33, 45))
