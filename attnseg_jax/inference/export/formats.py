@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.export import card, stablehlo, weights
-from attnseg_jax.inference.export.attempts import Attempt, attempts, first_that_works, program_of
+from attnseg_jax.inference.export.attempts import Attempt, first_that_works, program_of
 from attnseg_jax.inference.export.elsewhere import run_script, versions
 from attnseg_jax.inference.export.proof import Runner, without_project
 from attnseg_jax.inference.export.traced import told
@@ -25,6 +28,15 @@ from attnseg_jax.inference.pretrained import WEIGHTS
 SCRIPT = "run.py"
 PRECISIONS = ("float32", "float16", "int8")
 _HERE = Path(__file__).parent
+
+
+def _argmax(x: Array, *, axes: Sequence[int], index_dtype: Any) -> Array:
+    """The first of the largest, of finite numbers."""
+    places = lax.broadcasted_iota(jnp.int32, x.shape, axes[0])
+    return jnp.where(x == x.max(axes, keepdims=True), places, x.shape[axes[0]]).min(axes).astype(index_dtype)
+
+
+TFLITE_FORMS = {"argmax": _argmax}
 
 
 @dataclass(frozen=True)
@@ -142,10 +154,11 @@ def _write_onnx(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
         scratch.write_bytes(pickle.dumps({**about, "constraints": attempt.constraints}))
         run_script(wanted.python, _HERE / "to_onnx.py", scratch, path, f"--precision={wanted.precision}")
 
-    tried = attempts(predictor, wanted.size, wanted.usual, {"batch": 1})
-    _, taken, notes = first_that_works(tried, make)
+    size = wanted.size or wanted.usual
+    _, taken, notes = first_that_works(iter([Attempt(size), Attempt(size, batch=1)]), make)
     scratch.unlink()
-    return _program(folder, path.name, taken, tuple(notes), wanted, _elsewhere("onnx", wanted))
+    notes = ("pictures of one size: jax2onnx has no form for padding that depends on it", *notes)
+    return _program(folder, path.name, taken, notes, wanted, _elsewhere("onnx", wanted))
 
 
 def _write_savedmodel(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
@@ -156,7 +169,7 @@ def _write_savedmodel(predictor: Predictor, wanted: Wanted, folder: Path) -> Wri
 
 
 def _write_tflite(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
-    made = stablehlo.make_for_one(predictor, "cpu", wanted.size or wanted.usual)
+    made = stablehlo.make_for_one(predictor, "cpu", wanted.size or wanted.usual, TFLITE_FORMS)
     notes = ("one picture of one size at a time: all that TensorFlow Lite takes of a program",)
     _to_tensorflow(made, "tflite", wanted, folder, "model.tflite")
     return _program(folder, "model.tflite", made.taken, notes, wanted, _elsewhere("tflite", wanted))

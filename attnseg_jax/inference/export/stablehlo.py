@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.inference.export.attempts import Attempt, attempts, first_that_works, program_of
+from attnseg_jax.inference.export.traced import Forms, plain
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.models.build import takes_regions
 
@@ -82,16 +83,20 @@ def make(
     return _made(predictor, platforms, attempts(predictor, size, usual, {"mapped": True}))
 
 
-def make_for_one(predictor: Predictor, platform: str, size: tuple[int, int]) -> Program:
-    """The program for one picture of a size at a time."""
-    return _made(predictor, (platform,), iter([Attempt(size, batch=1)]))
+def make_for_one(predictor: Predictor, platform: str, size: tuple[int, int], forms: Forms) -> Program:
+    """The program for one picture of a size at a time, of `plain` primitives in the given forms."""
+    return _made(predictor, (platform,), iter([Attempt(size, batch=1)]), forms)
 
 
-def _made(predictor: Predictor, platforms: Sequence[str], wanted: Iterator[Attempt]) -> Program:
+def _made(
+    predictor: Predictor, platforms: Sequence[str], wanted: Iterator[Attempt], forms: Forms | None = None
+) -> Program:
     def export_attempt(attempt: Attempt) -> export.Exported:
+        program = program_of(predictor, attempt)
+        if forms is not None:
+            program = plain(program, attempt.image, forms)
         with _without_paths():
-            program = jax.jit(program_of(predictor, attempt))
-            return export.export(program, platforms=tuple(platforms))(attempt.image)
+            return export.export(jax.jit(program), platforms=tuple(platforms))(attempt.image)
 
     exported, taken, notes = first_that_works(wanted, export_attempt)
     _check_custom_calls(exported)

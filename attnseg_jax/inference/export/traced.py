@@ -3,12 +3,18 @@
 import enum
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 from jax import export
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jaxtyping import Array
+
+Program = Callable[[Array], dict[str, Array]]
+"""image -> outputs by name"""
+Forms = Mapping[str, Callable[..., Any]]
 
 # Calls whose program is run in their place, and the parameter that holds it.
 _CALLS = {
@@ -23,38 +29,43 @@ _FUNCTIONS = {"unless_on_gpus": "default", "linear_map": "forward"}
 _LOOPS = ("scan", "while", "cond")
 
 
-def told(function: Callable[[Any], dict[str, Any]], image: jax.ShapeDtypeStruct) -> dict[str, Any]:
+def plain(function: Program, image: jax.ShapeDtypeStruct, forms: Forms = MappingProxyType({})) -> Program:
     """`function` of an image as primitives of `jax.lax` alone, those for the CPU, without calls and derivatives.
 
     Args:
-      function: image -> outputs by name, in the order of their names.
+      function: image -> outputs by name.
       image: its shape, which may have symbols, and type.
-
-    Returns:
-      Data that pickle takes, of types of Python, NumPy and jax: `names` of the outputs, and a program of `inputs`,
-      `outputs`, `equations` `(primitive, inputs, outputs, parameters)` and `constants`, all by number.
-
-    Raises:
-      UserError: something in it cannot be told.
+      forms: by the name of a primitive what stands for it, called like `Primitive.bind`.
     """
     traced = jax.make_jaxpr(function)(image)
-    plain = jax.make_jaxpr(functools.partial(_evaluated, traced))(image)
-    return {"names": sorted(jax.eval_shape(function, image)), **_program(plain)}
+    names = sorted(jax.eval_shape(function, image))
+    return lambda image: dict(zip(names, _evaluated(traced, forms, image), strict=True))
 
 
-def _evaluated(closed: ClosedJaxpr, *inputs: Any) -> Sequence[Any]:
+def told(function: Program, image: jax.ShapeDtypeStruct) -> dict[str, Any]:
+    """The primitives of a function of `plain` as data.
+
+    Returns:
+      Of types of Python, NumPy and jax, that pickle takes: `names` of the outputs, and a program of `inputs`,
+      `outputs`, `equations` `(primitive, inputs, outputs, parameters)` and `constants`, all by number.
+    """
+    function = plain(function, image)
+    return {"names": sorted(jax.eval_shape(function, image)), **_program(jax.make_jaxpr(function)(image))}
+
+
+def _evaluated(closed: ClosedJaxpr, forms: Forms, *inputs: Any) -> Sequence[Any]:
     """What the program computes, each call in it replaced by what it calls."""
     jaxpr, values = closed.jaxpr, {}
     values.update(zip(jaxpr.constvars, closed.consts))
     values.update(zip(jaxpr.invars, inputs, strict=True))
     for equation in jaxpr.eqns:
         given = [x.val if isinstance(x, Literal) else values[x] for x in equation.invars]
-        found = _bound(equation.primitive, given, equation.params)
+        found = _bound(equation.primitive, given, equation.params, forms)
         values.update(zip(equation.outvars, found, strict=True))
     return [x.val if isinstance(x, Literal) else values[x] for x in jaxpr.outvars]
 
 
-def _bound(primitive: Any, given: Sequence[Any], params: Mapping[str, Any]) -> Sequence[Any]:
+def _bound(primitive: Any, given: Sequence[Any], params: Mapping[str, Any], forms: Forms) -> Sequence[Any]:
     name = primitive.name
     if name == "platform_index":
         # For `cond`, which is told the platforms, too.
@@ -63,14 +74,14 @@ def _bound(primitive: Any, given: Sequence[Any], params: Mapping[str, Any]) -> S
         return given
     if platforms := params.get("branches_platforms"):
         branch = next(place for place, names in enumerate(platforms) if names is None or "cpu" in names)
-        return _evaluated(params["branches"][branch], *given[1:])
+        return _evaluated(params["branches"][branch], forms, *given[1:])
     if name in _CALLS:
-        return _evaluated(_closed(params[_CALLS[name]]), *given)
+        return _evaluated(_closed(params[_CALLS[name]]), forms, *given)
     if name in _FUNCTIONS:
-        return _evaluated(jax.make_jaxpr(params[_FUNCTIONS[name]])(*given), *given)
+        return _evaluated(jax.make_jaxpr(params[_FUNCTIONS[name]])(*given), forms, *given)
     if name in _LOOPS:
-        params = {key: _rewritten(value) for key, value in params.items()}
-    found = primitive.bind(*given, **params)
+        params = {key: _rewritten(value, forms) for key, value in params.items()}
+    found = forms.get(name, primitive.bind)(*given, **params)
     return found if primitive.multiple_results else [found]
 
 
@@ -78,11 +89,11 @@ def _closed(program: Any) -> ClosedJaxpr:
     return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, ())
 
 
-def _rewritten(value: Any) -> Any:
+def _rewritten(value: Any, forms: Forms) -> Any:
     """A parameter of a loop: programs get the same treatment."""
     if isinstance(value, ClosedJaxpr):
-        return jax.make_jaxpr(functools.partial(_evaluated, value))(*value.in_avals)
-    return tuple(map(_rewritten, value)) if type(value) is tuple else value
+        return jax.make_jaxpr(functools.partial(_evaluated, value, forms))(*value.in_avals)
+    return tuple(_rewritten(x, forms) for x in value) if type(value) is tuple else value
 
 
 def _program(closed: ClosedJaxpr) -> dict[str, Any]:
