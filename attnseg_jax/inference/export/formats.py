@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
@@ -20,6 +17,7 @@ from attnseg_jax.inference import pictures
 from attnseg_jax.inference.export import card, stablehlo, weights
 from attnseg_jax.inference.export.attempts import Attempt, first_that_works, program_of
 from attnseg_jax.inference.export.elsewhere import run_script, versions
+from attnseg_jax.inference.export.lite import FORMS
 from attnseg_jax.inference.export.proof import Runner, without_project
 from attnseg_jax.inference.export.traced import told
 from attnseg_jax.inference.predictor import Predictor
@@ -28,15 +26,6 @@ from attnseg_jax.inference.pretrained import WEIGHTS
 SCRIPT = "run.py"
 PRECISIONS = ("float32", "float16", "int8")
 _HERE = Path(__file__).parent
-
-
-def _argmax(x: Array, *, axes: Sequence[int], index_dtype: Any) -> Array:
-    """The first of the largest, of finite numbers."""
-    places = lax.broadcasted_iota(jnp.int32, x.shape, axes[0])
-    return jnp.where(x == x.max(axes, keepdims=True), places, x.shape[axes[0]]).min(axes).astype(index_dtype)
-
-
-TFLITE_FORMS = {"argmax": _argmax}
 
 
 @dataclass(frozen=True)
@@ -169,7 +158,7 @@ def _write_savedmodel(predictor: Predictor, wanted: Wanted, folder: Path) -> Wri
 
 
 def _write_tflite(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
-    made = stablehlo.make_for_one(predictor, "cpu", wanted.size or wanted.usual, TFLITE_FORMS)
+    made = stablehlo.make_for_one(predictor, "cpu", wanted.size or wanted.usual, FORMS)
     notes = ("one picture of one size at a time: all that TensorFlow Lite takes of a program",)
     _to_tensorflow(made, "tflite", wanted, folder, "model.tflite")
     return _program(folder, "model.tflite", made.taken, notes, wanted, _elsewhere("tflite", wanted))

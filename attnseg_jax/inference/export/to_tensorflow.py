@@ -74,9 +74,9 @@ def main():
             given.model.write_bytes(convert(folder, given.precision))
         # The converter's errors have many pages.
         except Exception as error:
-            found = sorted({*re.findall(r"(?:legalize operation '|Op is )'?([\w.]+)", str(error))})
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            sys.exit(f"TensorFlow Lite has no form of {', '.join(found)}" if found else lines[0])
+            found = sorted({*re.findall(r"failed to legalize operation '([\w.]+)'", str(error))})
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            sys.exit(f"TensorFlow Lite has no form of {', '.join(found)}" if found else first)
 
 
 if __name__ == "__main__":
