@@ -279,7 +279,7 @@ def test_a_traced_program_is_bound_again_without_the_project(model, tmp_path):
         x = image.astype(jnp.float32)
         x = jax.lax.platform_dependent(x, cpu=lambda x: x + 1, default=lambda x: x - 1)
         x = platforms.fence(platforms.unless_on_gpus(jnp.square, jnp.abs)(x))
-        x = jax.lax.fori_loop(0, 3, lambda i, x: x + i, x)
+        x = jax.lax.fori_loop(0, 3, lambda i, x: jax.checkpoint(jnp.maximum)(x + i, 9), x)
         x = jax.lax.cond(x.sum() > 0, jax.nn.relu, jnp.negative, x) / x.shape[1]
         return {"sum": jax.lax.map(jnp.cumsum, x[:, 0]), "border": jnp.pad(x[..., 0], ((0, 0), (2, 1), (0, 0)))}
 

@@ -37,6 +37,9 @@ def _dot_general(x: Array, y: Array, *, dimension_numbers: Any, out_sharding: An
     lead = [math.prod(x.shape[i] for i in batch_x)] if batch_x else []
     x = x.transpose(*batch_x, *free_x, *of_x).reshape(*lead, -1, summed)
     y = y.transpose(*batch_y, *of_y, *free_y).reshape(*lead, summed, -1)
+    if not lead and x.shape[0] == 1:
+        # The converter gives the product of one row, as of a mean over the picture, a wrong rank.
+        return (x.reshape(summed, 1) * y).sum(0).reshape(shape)
     last, batch = len(lead), tuple(range(len(lead)))
     return lax.dot_general(x, y, (((last + 1,), (last,)), (batch, batch)), **options).reshape(shape)
 

@@ -21,6 +21,7 @@ _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
     "checkpoint": "jaxpr",
+    "remat2": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
 }
