@@ -74,9 +74,9 @@ def main():
             given.model.write_bytes(convert(folder, given.precision))
         # The converter's errors have many pages.
         except Exception as error:
-            found = sorted({*re.findall(r"failed to legalize operation '([\w.]+)'", str(error))})
+            found = {*re.findall(r"error: loc\(.*\): (.+)", str(error))}
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            sys.exit(f"TensorFlow Lite has no form of {', '.join(found)}" if found else first)
+            sys.exit("TensorFlow Lite: " + ("; ".join(sorted(found)) or first))
 
 
 if __name__ == "__main__":
