@@ -2,10 +2,15 @@
 
     attnseg-export --model=runs/camvid --format=stablehlo
     attnseg-export --model=runs/camvid --checkpoint=best --format=stablehlo --size=720x960 "--check=photos/*.jpg"
+    attnseg-export --model=runs/camvid --format=onnx --python=onnx/bin/python
+    attnseg-export --model=runs/camvid --format=tflite --size=360x480 --precision=int8
     attnseg-export --model=runs/camvid --format=safetensors --output=weights
 
 stablehlo     one program with weights and all preprocessing inside, for jax without this project; run.py beside it
               makes masks with it
+onnx          the same for onnxruntime; needs jax2onnx in an environment of its own, whose interpreter is --python
+tflite        the same for the interpreter of TensorFlow Lite; needs tensorflow and ai-edge-litert
+savedmodel    the same for TensorFlow; needs tensorflow
 safetensors   the weights under their names, and the config: what `Predictor` and `load_pretrained` read
 
 OUTPUT gets its name once the masks of pictures are those of the model: of the validation split, or of --check. A
@@ -21,7 +26,8 @@ from absl import flags
 from attnseg_jax.cli import changes, entry
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference.export.card import taken
-from attnseg_jax.inference.export.exporting import FORMATS, export
+from attnseg_jax.inference.export.exporting import export
+from attnseg_jax.inference.export.formats import FORMATS, PRECISIONS
 
 _USE = "attnseg-export --model=RUN --format=" + "|".join(FORMATS)
 
@@ -33,6 +39,10 @@ def _flags() -> None:
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
     flags.DEFINE_list("platforms", None, "where a program is to run (default: cpu,cuda,tpu)")
     flags.DEFINE_string("size", None, "HxW of the pictures of a program (default: any, if the model allows it)")
+    flags.DEFINE_enum(
+        "precision", "float32", PRECISIONS, "of the numbers in the file: float16 and int8 for onnx and tflite"
+    )
+    flags.DEFINE_string("python", None, "interpreter with the packages of the format (default: this one)")
     flags.DEFINE_string("check", "val", "pictures to compare on: a split, a folder or a pattern (default: val)")
     changes.define()
 
@@ -43,21 +53,26 @@ def _export() -> None:
     for name in ("model", "format"):
         if not given[name].value:
             raise UserError(f"--{name} is missing: {_USE}")
-    if given.format == "safetensors" and given.platforms:
-        raise UserError("--platforms is for programs: --format=safetensors holds weights, for any of them")
-    options = {"platforms": given.platforms} if given.platforms is not None else {}
+    known = FORMATS.get(given.format)
+    if known and not known.platforms and given.platforms:
+        raise UserError(f"--platforms is for stablehlo and savedmodel: a file of --format={given.format} knows of none")
+    if known and not known.needs and given.python:
+        raise UserError(f"--python is for the packages of a format: --format={given.format} needs none but this one's")
+    options = {name: given[name].value for name in ("platforms", "python") if given[name].value is not None}
     folder, card = export(
         given.model,
         given.format,
         given.output,
         checkpoint=given.checkpoint,
         size=_size(given.size),
+        precision=given.precision,
         compare=given.check,
         changes=changes.given(),
         **options,
     )
     proof, path = card["proof"], folder / card["file"]
-    print(f"{path}: {path.stat().st_size:,} bytes")
+    held = sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file())
+    print(f"{path}: {held:,} bytes")
     if "input" in card:
         print(f"takes pictures {taken(card['input'])}")
     print(f"compared on {proof['pictures']} pictures: {proof['differing']} of {proof['pixels']:,} pixels differ")

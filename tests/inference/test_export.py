@@ -1,9 +1,12 @@
 """Exported models: they are the model they were made from, say what they are, and are refused where they are not."""
 
 import datetime
+import functools
 import importlib.util
 import json
+import pickle
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -16,9 +19,11 @@ from workdirs import save_random_run
 
 from attnseg_jax import Predictor, load_pretrained
 from attnseg_jax.errors import UserError
-from attnseg_jax.inference.export import exporting, proof, stablehlo
-from attnseg_jax.inference.export.card import describe, loads_until
+from attnseg_jax.inference.export import exporting, formats, proof, stablehlo, to_onnx, traced
+from attnseg_jax.inference.export.attempts import Attempt
+from attnseg_jax.inference.export.card import describe, loads_until, readme
 from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.ops import platforms
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,11 @@ def test_the_command_writes_a_program_that_is_the_model(workdir, model, call, tm
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
     assert {path.name for path in out.iterdir()} == {"model.stablehlo", "card.json", "README.md", "run.py"}
     card = json.loads((out / "card.json").read_text())
-    assert card["platforms"] == ["cpu", "cuda", "tpu"] and card["input"] == {"size": None, "least": [1, 1]}
+    assert card["platforms"] == ["cpu", "cuda", "tpu"] and card["input"] == {
+        "size": None,
+        "least": [1, 1],
+        "batch": None,
+    }
     assert [one["name"] for one in card["classes"]] == list(model.info.class_names)
     assert card["classes"][1]["colour"] == list(model.info.palette[1])
     assert card["scores"] == {"miou": 0.5} and card["weights"]["step"] == 7 and card["weights"]["run"] == "run"
@@ -97,11 +106,11 @@ def test_pictures_of_one_size(workdir):
     predictor = Predictor(workdir, batch_size=1, changes=changes)
     predictor.config.data.resolution, predictor.config.data.channel_order = 0.7, "bgr"
     made, exported = program_of(predictor, size=(29, 35))
-    assert made.size == (29, 35) and exported.in_avals[0].shape[1:] == (29, 35, 3)
+    assert made.taken.size == (29, 35) and exported.in_avals[0].shape[1:] == (29, 35, 3)
     assert_same_masks(exported, predictor, (29, 35))
     # Asked for any size it takes the usual one, and says which part wants to know it.
     made, _ = program_of(predictor, usual=(24, 32))
-    assert made.size == (24, 32) and "pictures of any size: " in made.notes[0]
+    assert made.taken.size == (24, 32) and "pictures of any size: " in made.notes[0]
 
 
 def test_weights_are_read_back(workdir, model, tmp_path):
@@ -129,12 +138,12 @@ def _saved(folder, size=(24, 32)):
 def test_another_model_is_not_kept(workdir, tmp_path, monkeypatch):
     """Weights that change on the way: no folder, and nothing beside it."""
 
-    def write(predictor, folder, real=exporting.weights.write):
+    def write(predictor, folder, real=formats.weights.write):
         predictor.variables = jax.tree.map(lambda x: x + 0.5, before := predictor.variables)
         real(predictor, folder)
         predictor.variables = before
 
-    monkeypatch.setattr(exporting.weights, "write", write)
+    monkeypatch.setattr(formats.weights, "write", write)
     with pytest.raises(UserError, match=r"the export is not the model, .* of 1,164 pixels differ \(0\.\d+ of them\)"):
         exporting.export(workdir, "safetensors", tmp_path / "out", compare=str(_saved(tmp_path)))
     assert {path.name for path in tmp_path.iterdir()} == {"photo.png"}
@@ -225,7 +234,11 @@ def test_custom_calls_are_refused():
         ({"platforms": "tup"}, "--platforms=tup: 'tup' is unknown: did you mean 'tpu'"),
         ({"platforms": "tpu"}, "--platforms=tpu: this machine has only cpu to compare the export on: add cpu"),
         ({"platforms": "cpu,cpu"}, "--platforms=cpu,cpu: name each of"),
-        ({"format": "safetensors", "platforms": "cpu"}, "--platforms is for programs"),
+        ({"format": "safetensors", "platforms": "cpu"}, "--platforms is for stablehlo and savedmodel"),
+        ({"precision": "int8"}, "--precision=int8: --format=stablehlo is written in float32"),
+        ({"format": "savedmodel", "precision": "float16"}, "--format=savedmodel is written in float32"),
+        ({"python": "python"}, "--python is for the packages of a format: --format=stablehlo needs none"),
+        ({"format": "onnx", "python": "nowhere"}, "--python=nowhere is no interpreter of Python that runs"),
         ({"format": "safetensors", "size": "24x32"}, "--size is for programs"),
         ({"size": "24"}, "--size=24 is no size"),
         ({"size": "0x9"}, "--size=0x9 is no size"),
@@ -252,5 +265,50 @@ def test_what_cannot_be_a_program(workdir, monkeypatch, model, make_config):
         with pytest.raises(UserError, match="needs the package flatbuffers: pip install flatbuffers"):
             exporting.export(workdir, "stablehlo", "out")
     config = make_config(model__kind="rcnn", data__regions__method="slic")
-    with pytest.raises(UserError, match=r"config\.model\.kind='rcnn' takes regions beside the picture"):
-        stablehlo.check(config)
+    with pytest.raises(UserError, match=r"'rcnn' takes regions beside .* as stablehlo; --format=safetensors can"):
+        formats.check("stablehlo", formats.Wanted(("cpu",), None), config)
+    monkeypatch.setitem(formats.FORMATS, "onnx", replace(formats.FORMATS["onnx"], needs=("numpy", "no_such_module")))
+    with pytest.raises(UserError, match=r"--format=onnx needs no_such_module, which .* does not have: .*\[onnx\]"):
+        exporting.export(workdir, "onnx", "out")
+
+
+def test_a_traced_program_is_bound_again_without_the_project(model, tmp_path):
+    """As plain data: loops and branches, forms for platforms and the project's own primitives, sizes of symbols."""
+
+    def function(image):
+        x = image.astype(jnp.float32)
+        x = jax.lax.platform_dependent(x, cpu=lambda x: x + 1, default=lambda x: x - 1)
+        x = platforms.fence(platforms.unless_on_gpus(jnp.square, jnp.abs)(x))
+        x = jax.lax.fori_loop(0, 3, lambda i, x: jax.checkpoint(jnp.maximum)(x + i, 9), x)
+        x = jax.lax.cond(x.sum() > 0, jax.nn.relu, jnp.negative, x) / x.shape[1]
+        return {"sum": jax.lax.map(jnp.cumsum, x[:, 0]), "border": jnp.pad(x[..., 0], ((0, 0), (2, 1), (0, 0)))}
+
+    for size in (None, (5, 4)):
+        attempt = Attempt(size, batch=1 if size else None)
+        told = pickle.loads(pickle.dumps(traced.told(function, attempt.image)))
+        image = jnp.asarray(picture(5, 4))[None]
+        scope = jax_export.SymbolicScope(attempt.constraints)
+        bind = functools.partial(to_onnx.evaluate, told, scope)
+        shape = to_onnx.rebuilt(told["types"][0][0], scope)
+        program = jax_export.export(jax.jit(bind))(jax.ShapeDtypeStruct(shape, jnp.uint8))
+        found = dict(zip(told["names"], program.call(image), strict=True))
+        assert told["names"] == ["border", "sum"]
+        jax.tree.map(np.testing.assert_array_equal, found, function(image))
+
+
+@pytest.mark.parametrize(
+    "form, words", [("onnx", "onnxruntime"), ("tflite", "ai-edge-litert"), ("savedmodel", "tensorf")]
+)
+def test_a_card_of_every_program(form, words, model, workdir):
+    about = {
+        "format": form,
+        **describe(model.info, model.config, model.multiple, workdir),
+        "file": "model.x",
+        "precision": "int8",
+        "made_with": {"maker": "1.2"},
+        "input": {"size": [24, 32], "least": [1, 1], "batch": 1},
+        "proof": {"pictures": 1, "sizes": 1, "pixels": 9, "differing": 2, "where": "here"},
+    }
+    text = readme(about)
+    assert "uint8 RGB pictures `[1, h, w, 3]` of 24 x 32 pixels in" in text and "its weights in int8" in text
+    assert f"pip install {words}" in text and "made with maker 1.2" in text and "2 of 9 pixels otherwise" in text

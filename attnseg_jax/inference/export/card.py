@@ -142,19 +142,26 @@ def taken(about: Mapping[str, Any]) -> str:
     return "of {}{} x {} pixels".format("" if size else "at least ", *size or least)
 
 
-def _use_of_stablehlo(card: Mapping[str, Any]) -> list[str]:
-    return [
-        f"`{card['file']}` is a program of StableHLO for {', '.join(card['platforms'])}: uint8 RGB pictures "
-        f"`[b, h, w, 3]` {taken(card['input'])} in, `mask` `[b, h, w]`, `probabilities` `[b, h, w, k]` and "
-        "`finite` `[b]` out.",
+def _use_of_program(card: Mapping[str, Any]) -> list[str]:
+    what, packages, note = _PROGRAMS[card["format"]]
+    batch = card["input"]["batch"] or "b"
+    lines = [
+        f"`{card['file']}` is {what}{_for(card)}: uint8 RGB pictures `[{batch}, h, w, 3]` {taken(card['input'])} in, "
+        f"`mask` `[{batch}, h, w]`, `probabilities` `[{batch}, h, w, k]` and `finite` `[{batch}]` out.",
         "All preprocessing is inside.",
         "",
-        "    pip install jax flatbuffers numpy pillow",
+        f"    pip install {packages} numpy pillow",
         "    python run.py street.jpg --output=masks",
         "",
-        f"Versions of jax read it that were built up to {_MONTHS} months after the one that wrote it: counted from the "
-        f"day of the export that is {card['loads_until']}, at the latest. Export again from the run before.",
+        note.format(months=_MONTHS, **card, packages=", ".join(map(" ".join, card.get("made_with", {}).items()))),
     ]
+    return lines
+
+
+def _for(card: Mapping[str, Any]) -> str:
+    platforms = f" for {', '.join(card['platforms'])}" if "platforms" in card else ""
+    reduced = card.get("precision", "float32")
+    return platforms + (f", its weights in {reduced}" if reduced != "float32" else "")
 
 
 def _use_of_safetensors(card: Mapping[str, Any]) -> list[str]:
@@ -170,4 +177,17 @@ def _use_of_safetensors(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_USAGE = {"stablehlo": _use_of_stablehlo, "safetensors": _use_of_safetensors}
+_MADE = "It was made with {packages}."
+# What a file is, what runs it, and for how long.
+_PROGRAMS = {
+    "stablehlo": (
+        "a program of StableHLO",
+        "jax flatbuffers",
+        "Versions of jax read it that were built up to {months} months after the one that wrote it: counted from the "
+        "day of the export that is {loads_until}, at the latest. Export again from the run before.",
+    ),
+    "onnx": ("a model of ONNX", "onnxruntime", _MADE),
+    "savedmodel": ("a SavedModel of TensorFlow", "tensorflow", _MADE),
+    "tflite": ("a model of TensorFlow Lite", "ai-edge-litert", _MADE),
+}
+_USAGE = {**dict.fromkeys(_PROGRAMS, _use_of_program), "safetensors": _use_of_safetensors}

@@ -1,14 +1,14 @@
 """From a run to an exported model: written, proven, and only then given its name."""
 
-import datetime
 import glob
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,104 +22,14 @@ from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import check_folder, expanded, write_atomically
 from attnseg_jax.inference import pictures
-from attnseg_jax.inference.export import card, stablehlo, weights
-from attnseg_jax.inference.export.proof import Runner, prove, without_project
+from attnseg_jax.inference.export import card, stablehlo
+from attnseg_jax.inference.export.formats import FORMATS, Wanted, Written, check
+from attnseg_jax.inference.export.proof import LIMITS, prove
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.predictor import Predictor
-from attnseg_jax.inference.pretrained import CARD, WEIGHTS
+from attnseg_jax.inference.pretrained import CARD
 from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.train.initial import workdir_of
-
-SCRIPT = "run.py"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for.
-
-    Attributes:
-      platforms: where the export is to run.
-      size: height and width of the pictures; None for any.
-      usual: what to take where any will not do.
-    """
-
-    platforms: tuple[str, ...]
-    size: tuple[int, int] | None
-    usual: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
-class Written:
-    """A file that was written.
-
-    Attributes:
-      card: what the card has to say of it.
-      run: how masks are made with it.
-      takes: whether it takes pictures of a height and width.
-    """
-
-    card: Mapping[str, Any]
-    run: Runner
-    takes: Callable[[tuple[int, int]], bool] = lambda size: True
-
-
-@dataclass(frozen=True)
-class Format:
-    """A line of `FORMATS`.
-
-    Attributes:
-      check: refuses what cannot be, before any work.
-      write: writes into a folder.
-    """
-
-    check: Callable[[Predictor, Wanted], None]
-    write: Callable[[Predictor, Wanted, Path], Written]
-
-
-def _write_stablehlo(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
-    program = stablehlo.make(predictor, wanted.platforms, wanted.size, wanted.usual)
-    write_atomically(folder / stablehlo.FILE, program.content)
-    shutil.copyfile(Path(__file__).with_name(SCRIPT), folder / SCRIPT)
-    about = {
-        "file": stablehlo.FILE,
-        "platforms": list(wanted.platforms),
-        "input": {"size": program.size and list(program.size), "least": list(program.least)},
-        "fixed": list(program.notes),
-        "loads_until": card.loads_until(datetime.date.today()).isoformat(),
-    }
-
-    def takes(size: tuple[int, int]) -> bool:
-        return size == program.size if program.size else all(n >= m for n, m in zip(size, program.least))
-
-    return Written(about, without_project(folder / SCRIPT, _platform(wanted.platforms)), takes)
-
-
-def _write_safetensors(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
-    weights.write(predictor, folder)
-
-    def run(inputs: Path, outputs: Path) -> None:
-        again = Predictor(folder, batch_size=1)
-        for result in again.stream(pictures.find(inputs)):
-            result.save(outputs, ["mask"])
-        for path in (outputs / "mask").iterdir():
-            path.rename(outputs / path.name)
-
-    return Written({"file": WEIGHTS}, run)
-
-
-def _check_stablehlo(predictor: Predictor, wanted: Wanted) -> None:
-    stablehlo.check(predictor.config)
-
-
-def _check_safetensors(predictor: Predictor, wanted: Wanted) -> None:
-    if wanted.size:
-        raise UserError("--size is for programs: --format=safetensors holds weights, for pictures of any size")
-
-
-FORMATS: dict[str, Format] = {
-    "stablehlo": Format(_check_stablehlo, _write_stablehlo),
-    "safetensors": Format(_check_safetensors, _write_safetensors),
-}
 
 
 def export(
@@ -130,6 +40,8 @@ def export(
     checkpoint: str = "latest",
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     size: tuple[int, int] | None = None,
+    precision: str = "float32",
+    python: str = sys.executable,
     compare: str = "val",
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Path, Mapping[str, Any]]:
@@ -142,6 +54,8 @@ def export(
       checkpoint: `latest`, `best` or a step.
       platforms: where a program is to run.
       size: height and width of the pictures that a program takes; None for any if the model allows it.
+      precision: of the numbers in the file, `float32`, `float16` or `int8`; float32 is what was trained.
+      python: the interpreter with the packages of the format, where this one has them not.
       compare: a split of the run's data, or pictures as `Predictor` takes them: a file, a folder, a pattern.
       changes: keys of the config, such as `eval.mode`, and values that stand for the run's.
 
@@ -154,13 +68,13 @@ def export(
     if form not in FORMATS:
         raise UserError(f"--format={form} is unknown: {nearest(form, FORMATS)}")
     stablehlo.check_platforms(platforms)
-    wanted = Wanted(tuple(platforms), size)
+    wanted = Wanted(tuple(platforms), size, precision=precision, python=python)
     with portable(), _on(_platform(wanted.platforms)):
         # One at a time, as a program is run in the comparison.
         predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
         if channels := predictor.config.data.channels:
             raise UserError(f"{source}: models of config.data.channels={channels} are not exported: hand the run on")
-        FORMATS[form].check(predictor, wanted)
+        check(form, wanted, predictor.config)
         folder = _free(output, source, form)
         with tempfile.TemporaryDirectory() as scratch, _until_proven(folder) as unproven:
             found = _pictures(predictor, compare, Path(scratch))
@@ -169,10 +83,10 @@ def export(
             about = card.describe(predictor.info, predictor.config, predictor.multiple, source)
             about = {"format": form, **about, **written.card}
             write_atomically(unproven / CARD, _json(about))
-            proof = prove(predictor, _fitting(found, written, compare), written.run, Path(scratch))
+            proof = prove(predictor, _fitting(found, written, compare), written.run, Path(scratch), LIMITS[precision])
             logging.info("export: %s", proof)
             where = f"on {_platform(wanted.platforms)}, in a process without the project"
-            about["proof"] = {**asdict(proof), "where": where if form == "stablehlo" else "read back"}
+            about["proof"] = {**asdict(proof), "where": where if FORMATS[form].program else "read back"}
             write_atomically(unproven / CARD, _json(about))
             write_atomically(unproven / card.README, card.readme(about).encode())
     return folder, about

@@ -12,12 +12,14 @@ from absl import logging
 from PIL import Image
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.inference.export.elsewhere import last_line
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Prediction
 from attnseg_jax.inference.predictor import Predictor
 
-LIMIT = 1e-4
-"""The share of pixels that may differ."""
+LIMITS = {"float32": 1e-4, "float16": 1e-2, "int8": 0.1}
+"""The share of pixels that may differ, by the precision of the export: rounded weights are another model, to a degree
+that only pictures can tell."""
 
 Runner = Callable[[Path, Path], None]
 """(folder of pictures, folder to write to): writes the mask of every picture as `NAME.png`."""
@@ -69,21 +71,22 @@ class Proof:
         )
 
 
-def without_project(script: Path, platform: str | None) -> Runner:
-    """Runs a script in a process of its own that cannot import this project, on `platform` or wherever jax starts."""
+def without_project(script: Path, platform: str, python: str = sys.executable) -> Runner:
+    """Runs a script by an interpreter in a process of its own that cannot import this project, jax on `platform`."""
 
     def run(inputs: Path, outputs: Path) -> None:
-        command = [sys.executable, "-I", "-c", _WITHOUT, str(script), str(inputs), f"--output={outputs}"]
-        environment = dict(os.environ) | ({"JAX_PLATFORMS": platform} if platform else {})
+        command = [python, "-I", "-c", _WITHOUT, str(script), str(inputs), f"--output={outputs}"]
+        environment = dict(os.environ) | {"JAX_PLATFORMS": platform}
         done = subprocess.run(command, cwd=inputs, env=environment, capture_output=True, text=True)
         if done.returncode:
-            last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
-            raise UserError(f"the export fails in a process without attnseg_jax: {last}")
+            raise UserError(f"the export fails in a process without attnseg_jax: {last_line(done.stderr)}")
 
     return run
 
 
-def prove(predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratch: Path) -> Proof:
+def prove(
+    predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratch: Path, limit: float = LIMITS["float32"]
+) -> Proof:
     """Compares the masks of `run` with those of `predictor`; logs where they differ.
 
     Args:
@@ -91,9 +94,10 @@ def prove(predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratc
       pictures: files and arrays.
       run: the export.
       scratch: a folder to work in.
+      limit: the share of pixels that may differ.
 
     Raises:
-      UserError: more than `LIMIT` of the pixels differ; a picture cannot be read.
+      UserError: more of the pixels differ; a picture cannot be read.
     """
     inputs, outputs = scratch / "pictures", scratch / "masks"
     inputs.mkdir()
@@ -118,8 +122,8 @@ def prove(predictor: Predictor, pictures: Sequence[Picture], run: Runner, scratc
             )  # fmt: skip
             differing, gap = differing + count, max(gap, here)
     proof = Proof(len(staged), len(sizes), pixels, differing, gap)
-    if proof.share > LIMIT:
-        raise UserError(f"the export is not the model, so that it is not kept: {proof}; at most {LIMIT:g} may")
+    if proof.share > limit:
+        raise UserError(f"the export is not the model, so that it is not kept: {proof}; at most {limit:g} may")
     return proof
 
 

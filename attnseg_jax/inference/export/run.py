@@ -2,7 +2,7 @@
 
     python run.py street.jpg photos --output=masks
 
-Needs jax, flatbuffers, numpy and Pillow. What is in here may be copied into a program of your own.
+README.md names the packages that it needs. What is in here may be copied into a program of your own.
 """
 
 import argparse
@@ -10,20 +10,55 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax import export
 from PIL import Image, ImageOps
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 
 
+def stablehlo(path: Path):
+    """A program of `jax.export`."""
+    import jax
+    from jax import export
+
+    # Compiled for each size of picture.
+    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda image: call(image)
+
+
+def onnx(path: Path):
+    """A model of ONNX, on the first device that onnxruntime has."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+    names = [one.name for one in session.get_outputs()]
+    return lambda image: dict(zip(names, session.run(names, {"image": image})))
+
+
+def savedmodel(path: Path):
+    """A SavedModel of TensorFlow, compiled for each size of picture."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+
+    def call(image):
+        # A signature alone would not keep its model.
+        return {name: x.numpy() for name, x in model.signatures["serving_default"](image=tf.constant(image)).items()}
+
+    return call
+
+
+def tflite(path: Path):
+    """A model of TensorFlow Lite."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    return Interpreter(model_path=str(path)).get_signature_runner()
+
+
 def load(folder: Path):
     """The model of a folder, uint8 `[b, h, w, 3]` -> its outputs by name, and what the card says of it."""
     card = json.loads((folder / "card.json").read_text())
-    exported = export.deserialize(bytearray((folder / card["file"]).read_bytes()))
-    # Compiled for each size of picture.
-    return jax.jit(exported.call), card
+    return globals()[card["format"]](folder / card["file"]), card
 
 
 def read(path: Path) -> np.ndarray:
@@ -62,7 +97,7 @@ def main() -> None:
         for path in files:
             image = read(path)
             check_size(image.shape[:2], card, path)
-            outputs = model(image[None])
+            outputs = model(image=image[None])
             if not outputs["finite"][0]:
                 sys.exit(f"{path}: the numbers of the model are not finite")
             mask = np.asarray(outputs["mask"][0])
