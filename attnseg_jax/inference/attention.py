@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
-from attnseg_jax.ops.metrics import confidence
-from attnseg_jax.train.forward import is_plain, make_forward
+from attnseg_jax.ops.decision import Decision, class_logits
+from attnseg_jax.train.forward import decision, is_plain, make_forward
 
 
 def with_records(
@@ -29,7 +29,7 @@ def with_records(
     """
     if takes_regions(kind := config.model.kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
-    prediction, finite, records = _forward(model, variables, image[None])
+    prediction, finite, records = _forward(model, decision(config), variables, image[None])
     if not records:
         parts = ", ".join(f"{part} {config.model[part].name!r}" for part in PARTS)
         raise UserError(
@@ -47,13 +47,13 @@ def make_look(
     It returns the confidence of what `config.eval` predicts, and the attention records of the whole image; none where
     the model leaves none.
     """
-    forward = None if is_plain(config) else make_forward(config, model)
+    forward, read = None if is_plain(config) else make_forward(config, model), decision(config)
 
     @jax.jit
     def look(variables: PyTree, *inputs: Array) -> tuple[Array, dict[str, AttentionRecord]]:
         output, sown = model.apply(variables, *inputs, train=False, mutable=[RECORDS])
-        logits = forward(variables, *inputs) if forward else output.logits
-        return confidence(logits[0]), attention_records(sown.get(RECORDS, {}))
+        logits = forward(variables, *inputs) if forward else class_logits(output.logits)
+        return read.sure(logits[0]), attention_records(sown.get(RECORDS, {}))
 
     def looked(*inputs: np.ndarray) -> tuple[np.ndarray, dict[str, AttentionRecord]]:
         sure, records = look(variables, *(x[None] for x in inputs))
@@ -62,10 +62,10 @@ def make_look(
     return looked
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _forward(
-    model: nn.Module, variables: PyTree, image: Float[Array, "1 h w 3"]
+    model: nn.Module, read: Decision, variables: PyTree, image: Float[Array, "1 h w 3"]
 ) -> tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]:
     output, sown = model.apply(variables, image, train=False, mutable=[RECORDS])
-    logits = output.logits[0]
-    return logits.argmax(-1), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))
+    logits = class_logits(output.logits[0])
+    return read.classes(logits), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))

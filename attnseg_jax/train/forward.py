@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.sliding import BLENDS, average_views, slide
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
@@ -16,7 +17,22 @@ from attnseg_jax.train.step import model_inputs
 MODES = ("whole", "slide")
 
 Forward = Callable[..., Float[Array, "b h w k"]]
-"""(variables, *inputs of the model) -> logits of the size of the images, float32."""
+"""(variables, *inputs of the model) -> logits of the classes, of the size of the images, float32."""
+
+
+def decision(config: ConfigDict, num_classes: int = 0) -> Decision:
+    """How logits are read, as `config.data.mode` and `config.eval.threshold` say.
+
+    Raises:
+      UserError: a threshold where the most probable of `num_classes` is taken.
+    """
+    multilabel, threshold = config.data.mode == "multilabel", config.eval.threshold
+    if threshold != 0.5 and num_classes > 2 and not multilabel:
+        raise UserError(
+            f"config.eval.threshold={threshold} is of two classes, or of config.data.mode='multilabel'; of "
+            f"{num_classes} classes the most probable one is predicted: leave it at 0.5"
+        )
+    return Decision(multilabel, threshold)
 
 
 def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None) -> Forward:
@@ -48,7 +64,8 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
             rows = -(-rows // mesh.size) * mesh.size
             sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **window_and_stride(config, multiple)}
-    return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
+    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "multiple": multiple, "decision": decision(config)}
+    return partial(_viewed, model, options, **views)
 
 
 def is_plain(config: ConfigDict) -> bool:
@@ -81,7 +98,7 @@ def window_and_stride(config: ConfigDict, multiple: int) -> Mapping[str, tuple[i
 
 
 def _whole(model: nn.Module, variables: PyTree, *inputs: Array) -> Array:
-    return model.apply(variables, *inputs, train=False).logits
+    return class_logits(model.apply(variables, *inputs, train=False).logits)
 
 
 def _viewed(model: nn.Module, options: Mapping, variables: PyTree, image: Array, **views) -> Array:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import pixel_count, presence_cross_entropy
 from attnseg_jax.ops.metrics import confusion_matrix
@@ -28,7 +29,7 @@ class Objective:
       fields: batch fields that it needs besides the model's inputs -> their value in padding rows.
       needs_keys: whether the batch gets `key`, a PRNG key for each row that does not depend on the number of devices.
       needs_queries: whether it has no use for a model without `Output.queries`.
-      class_weights: float32 [k] of `config.loss.class_weights`, or None; set before the first step.
+      class_weights: float32 [k] of `config.loss.class_weights`, one for each logit, or None; set before the first step.
     """
 
     fields: ClassVar[Mapping[str, Any]] = {"label": IGNORE_LABEL}
@@ -76,7 +77,8 @@ class Supervised(Objective):
     weights. No valid pixel at all: loss 0 and gradient 0.
 
     Reported are `loss`, `loss_NAME` (each loss of the logits before its scale, where there are several), `aux_NAME` and
-    `presence_NAME` (before their weights), and `confusion`, int32 [k, k] of the training batch.
+    `presence_NAME` (before their weights), and `confusion`, int32 [k, k] of the training batch, [k, 2, 2] of labels
+    [b, h, w, k].
     """
 
     def __init__(
@@ -97,10 +99,11 @@ class Supervised(Objective):
     def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Supervised":
         """The objective of `config.loss`; `options` are those that a subclass adds."""
         loss, smoothing = config.loss, config.loss.label_smoothing
+        outputs = 1 if config.data.mode == "binary" else num_classes
         groups = {name: loss[name].to_dict() for name in (*LOSSES, "custom") if name in loss}
         return cls(
             num_classes,
-            make_losses(loss.name, loss.scales, groups, num_classes=num_classes, label_smoothing=smoothing),
+            make_losses(loss.name, loss.scales, groups, num_classes=outputs, label_smoothing=smoothing),
             label_smoothing=smoothing,
             aux_weight=loss.aux_weight,
             presence_weight=loss.presence_weight,
@@ -134,7 +137,8 @@ class Supervised(Objective):
             weights = given["class_weights"]
             sums[f"presence_{name}"] = presence_cross_entropy(logits, labels, class_weights=weights)
             counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
-        sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
+        predicted = Decision(multilabel=labels.ndim == 4).classes(class_logits(output.logits))
+        sums["confusion"] = confusion_matrix(predicted, labels, self.num_classes)
         return sums, counts
 
     def metrics(self, means: Terms) -> Terms:

@@ -23,7 +23,7 @@ def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
 
 
 def random_window(
-    label: UInt8[np.ndarray, "h w"],
+    label: UInt8[np.ndarray, "h w *k"],
     rng: np.random.Generator,
     *,
     crop: tuple[int, int],
@@ -34,16 +34,16 @@ def random_window(
 
     The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely.  Where a class covers more than
     `max_class_share` of the window's labelled pixels another window is drawn, up to 10 times (DeepLab-style practice,
-    as in MMSegmentation's `cat_max_ratio`).
+    as in MMSegmentation's `cat_max_ratio`). Of a label [h, w, k] that is the share of its values 0, or 1.
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high > low else float(low)
-    scaled = scaled_size(label.shape, factor)
+    scaled = scaled_size(label.shape[:2], factor)
     size = min(crop[0], scaled[0]), min(crop[1], scaled[1])
     for _ in range(_TRIES if size != scaled else 1):
         start = tuple(int(rng.integers(s - n + 1)) for s, n in zip(scaled, size))
         window = Window(scaled, start, size)
-        if max_class_share >= 1 or class_share(window.cut(label)) <= max_class_share:
+        if max_class_share >= 1 or class_share(window.cut_field("label", label)) <= max_class_share:
             break
     return Window(scaled, start, size, tuple(int(rng.integers(c - n + 1)) for c, n in zip(crop, size)))
 
