@@ -139,6 +139,7 @@ def _report(
     """Writes the page and the JSON."""
     # Matplotlib takes a second to import.
     from attnseg_jax.plots import doctor_page
+    from attnseg_jax.plots.sheet import as_one_map
 
     found = text.as_values(diagnosis)
     samples, classes = [], []
@@ -148,7 +149,8 @@ def _report(
         count = _SAMPLES if split == diagnosis.plan.splits.train else _SAMPLES // 2
         for index in sorted({i * len(source) // count for i in range(count)}):
             record = source[index]
-            picture = doctor_page.sample_picture(info.shown(record["image"]), record["label"], info.palette)
+            label, palette = as_one_map(record["label"], info.palette)
+            picture = doctor_page.sample_picture(info.shown(record["image"]), label, palette)
             samples.append((f"{split}: {record['id']}", picture))
     page, plain = folder / "report.html", folder / "report.json"
     write_atomically(page, doctor_page.page(found, samples, classes, written, command).encode())

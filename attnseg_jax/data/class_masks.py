@@ -46,7 +46,7 @@ def where(label: Integer[np.ndarray, "h w *k"], classes: Sequence[int]) -> Bool[
     return (label[..., [*classes]] == 1).any(-1) if label.ndim == 3 else np.isin(label, classes)
 
 
-def topmost(label: Integer[np.ndarray, "h w k"]) -> Integer[np.ndarray, "h w"]:
+def topmost(label: Integer[np.ndarray, "h w k"]) -> UInt8[np.ndarray, "h w"]:
     """One class for each pixel, the last of those that are there; k where none is, 255 where nothing is known.
 
     >>> topmost(np.array([[[0, 1, 1], [0, 0, 255], [255, 255, 255]]])).tolist()
@@ -55,7 +55,7 @@ def topmost(label: Integer[np.ndarray, "h w k"]) -> Integer[np.ndarray, "h w"]:
     found = np.where((label == IGNORE_LABEL).all(-1), IGNORE_LABEL, label.shape[-1])
     for k in range(label.shape[-1]):
         found = np.where(label[..., k] == 1, k, found)
-    return found
+    return found.astype(np.uint8)
 
 
 def read_class_masks(

@@ -111,7 +111,8 @@ def from_config(config: Any) -> Dataset:
         raise UserError(
             f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"
         )
-    pairs = _pairs(config.ids) or (enumerate(entry.ids) if entry else ((i, i) for i in range(values)))
+    of_entry = entry is not None and config.mode != "multilabel"
+    pairs = _pairs(config.ids) or (enumerate(entry.ids) if of_entry else ((i, i) for i in range(values)))
     pairs = dict(pairs)
     for raw, train in pairs.items():
         if not 0 <= raw <= HIGHEST_RAW:
@@ -142,7 +143,7 @@ def _check_mode(config: Any, names: Sequence[str]) -> None:
     mode, count = config.mode, len(names)
     if mode not in MODES:
         raise UserError(f"config.data.mode={mode!r} is none of {', '.join(MODES)}: {nearest(mode, MODES)}")
-    if mode == "binary" and count != 2:
+    if mode == "binary" and len({*names}) != 2:
         raise UserError(
             f"config.data.mode='binary' tells one class from the background, and there are {count} classes "
             f"({', '.join(names)}): name two, or that one; 'multiclass' has one of many at a pixel, 'multilabel' any"

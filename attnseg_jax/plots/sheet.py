@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from attnseg_jax.data.class_masks import topmost
 from attnseg_jax.data.palettes import default_palette
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -41,6 +42,15 @@ def coloured(labels: Integer[np.ndarray, "h w *k"], palette: UInt8[np.ndarray, "
         return np.where(void, stripes(*labels.shape[:2]), np.where(count > 0, mean, np.uint8(NOTHING)))
     void = labels == IGNORE_LABEL
     return np.where(void[..., None], stripes(*labels.shape), palette[np.where(void, 0, labels)])
+
+
+def as_one_map(
+    labels: Integer[np.ndarray, "h w *k"], palette: UInt8[np.ndarray, "k 3"]
+) -> tuple[Integer[np.ndarray, "h w"], UInt8[np.ndarray, "_ 3"]]:
+    """Labels with one class at a pixel, and the colours: of labels [h, w, k] the last that is there, or `NOTHING`."""
+    if labels.ndim == 2:
+        return labels, palette
+    return topmost(labels), np.concatenate([palette, np.array([NOTHING], np.uint8)])
 
 
 def occurring(labels: Integer[np.ndarray, "h w *k"]) -> Integer[np.ndarray, "n"]:

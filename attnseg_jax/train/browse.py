@@ -23,7 +23,7 @@ def draw(name: str, path: Path) -> Path:
     """
     # Matplotlib takes a second to import.
     from attnseg_jax.plots.drawing import write_png
-    from attnseg_jax.plots.sheet import NOTHING
+    from attnseg_jax.plots.sheet import as_one_map
     from attnseg_jax.plots.transform_sheet import transform_sheet
 
     config = config_files.filled(config_files.read_file(configs.find(name)))
@@ -40,10 +40,9 @@ def draw(name: str, path: Path) -> Path:
             key = f"{number}  {stage}" if stage else "before"
             rows.setdefault(key, []).append(_shown(sample, data, source.info, stage))
     titles = [str(source[index]["id"]) for index in chosen]
-    names, palette = source.info.class_names, source.info.palette
-    if source.info.multilabel:
-        names, palette = (*names, "nothing"), np.concatenate([palette, np.array([NOTHING], np.uint8)])
-    write_png(path, transform_sheet(rows, titles, names, palette))
+    names = (*source.info.class_names, "nothing")
+    _, palette = as_one_map(source[0]["label"], source.info.palette)
+    write_png(path, transform_sheet(rows, titles, names[: len(palette)], palette))
     return path
 
 
