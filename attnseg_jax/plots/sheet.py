@@ -57,7 +57,7 @@ def occurring(labels: Integer[np.ndarray, "h w *k"]) -> Integer[np.ndarray, "n"]
     """The classes that occur, and 255 where a pixel has no label."""
     if labels.ndim == 2:
         return np.unique(labels)
-    void = (labels == IGNORE_LABEL).all(-1).any()
+    void = bool((labels == IGNORE_LABEL).all(-1).any())
     return np.append(np.flatnonzero((labels == 1).any((0, 1))), [IGNORE_LABEL] * void).astype(int)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import class_masks, decode, regions, transforms
+from attnseg_jax.data import class_masks, datasets, decode, regions, transforms
 from attnseg_jax.data.layouts import split
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
@@ -153,6 +153,7 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
+        ("data.mode", data.mode in datasets.MODES, f"one of {', '.join(datasets.MODES)}"),
         ("data.missing", data.missing in class_masks.MISSING, f"one of {', '.join(class_masks.MISSING)}"),
         ("data.jpeg", data.jpeg[0] <= data.jpeg[1], "the lowest quality and the highest"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.data import class_masks, pipeline, sampling
+from attnseg_jax.data import class_masks, datasets, pipeline, sampling
+from attnseg_jax.data.doctor import examine
 from attnseg_jax.data.sources import load_source, survey
 from attnseg_jax.data.sources.counts import check_classes
 from attnseg_jax.data.transforms import augment
@@ -14,6 +15,7 @@ from attnseg_jax.errors import UserError
 
 NAMES = ("vein", "hard_spot", "spot")
 H, W = 9, 14
+PLAIN = {"masks": "lab/{stem}_vein.png"}
 RNG = np.random.default_rng(4)
 LABELS = {f"eye_{i}": (RNG.random((H, W, 3)) < 0.4).astype(np.uint8) for i in (1, 2, 10)}
 
@@ -153,11 +155,14 @@ def test_sampling_knows_which_images_show_a_class(config, files):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mode": "multi"}, "config.data.mode='multi' is none of multiclass, binary, multilabel"),
-        ({"mode": "binary"}, "config.data.mode='binary' tells one class from the background, and there are 3 classes"),
+        ({"mode": "multi", **PLAIN}, "config.data.mode='multi' is none of multiclass, binary, multilabel"),
+        (
+            {"mode": "binary", **PLAIN},
+            "config.data.mode='binary' tells one class from the background, and there are 3 classes",
+        ),
         ({"mode": "multiclass"}, r"holds {class}, which .* a mask for each class is of config.data.mode='multilabel'"),
         ({"classes": ("vein",)}, "is one class, .* config.data.mode='binary' tells one"),
-        ({"classes": ("vein",), "mode": "multiclass"}, "is one class, .* config.data.mode='binary' tells one"),
+        ({"classes": ("vein",), "mode": "multiclass", **PLAIN}, "is one class, .* config.data.mode='binary' tells one"),
         ({"ids": ((0, 0), (255, 2))}, r"maps raw id 255 to 2, but the mask of a class says whether it is there"),
         ({"colors": ((0, 0, 0), (9, 9, 9), (1, 1, 1))}, "config.data.colors is of masks with one class at a pixel"),
         ({"classes": ("vein", "a/b", "spot")}, "'a/b' names no file"),
@@ -176,8 +181,6 @@ def test_masks_of_two_sizes(config, files):
 
 
 def test_one_class_gets_a_background(data_config):
-    from attnseg_jax.data import datasets
-
     info = datasets.info(data_config(mode="binary", classes=("disc",), palette=((1, 2, 3),)))
     assert info.class_names == ("background", "disc") and info.palette[1].tolist() == [1, 2, 3]
     assert (info.outputs, info.num_values, info.multilabel) == (1, 2, False)
@@ -190,3 +193,17 @@ def test_classes_by_pixel_and_by_themselves_are_told_alike():
     np.testing.assert_array_equal(class_masks.where(label, [0, 2]), class_masks.where(each, [0, 2]))
     assert class_masks.labelled_pixels(label).tolist() == [5]
     assert class_masks.labelled_pixels(each).tolist() == [5, 5, 5]
+
+
+def test_the_doctor_finds_a_mask_for_each_class(files):
+    """Whose config reads the labels back; a class may lack a file."""
+    (files / "lab" / "eye_2_vein.png").unlink()
+    diagnosis = examine.examine(examine.make_plan(files), threads=1)
+    found = {decision.key: decision.value for decision in diagnosis.decisions}
+    assert found["data.mode"] == "multilabel" and found["data.classes"] == ("hard_spot", "spot", "vein")
+    assert found["data.ids"] == ((0, 0), (255, 1)) and found["data.missing"] == "absent"
+    assert found["data.masks"] == "lab/{stem}_{class}.*" and "data.sampling.empty" not in found
+    with Image.open(files / "lab" / "eye_1_vein.png") as mask:
+        mask.point([i // 2 + 1 for i in range(256)]).save(files / "lab" / "eye_1_vein.png")
+    (error, *_) = [f.text for f in examine.examine(examine.make_plan(files), threads=1).findings if f.level == "error"]
+    assert "each class has a mask of its own, and these hold 0, 1, 128, 255" in error
