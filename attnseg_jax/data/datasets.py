@@ -106,7 +106,9 @@ def from_config(config: Any) -> Dataset:
     _check_mode(config, names)
     values = 2 if config.mode == "multilabel" else len(names)
     same = entry is not None and len(names) == len(entry.class_names)
-    palette = given_palette or (entry.palette if same else default_palette(len(names)))
+    # The first colour is that of the background, which classes that may overlap leave to pixels without any.
+    ground = int(config.mode == "multilabel")
+    palette = given_palette or (entry.palette if same else default_palette(ground + len(names))[ground:])
     if len(palette) != len(names):
         raise UserError(
             f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"

@@ -12,6 +12,7 @@ from attnseg_jax.data.sources import load_source, survey
 from attnseg_jax.data.sources.counts import check_classes
 from attnseg_jax.data.transforms import augment
 from attnseg_jax.errors import UserError
+from attnseg_jax.plots.sheet import NOTHING
 
 NAMES = ("vein", "hard_spot", "spot")
 H, W = 9, 14
@@ -184,6 +185,10 @@ def test_one_class_gets_a_background(data_config):
     info = datasets.info(data_config(mode="binary", classes=("disc",), palette=((1, 2, 3),)))
     assert info.class_names == ("background", "disc") and info.palette[1].tolist() == [1, 2, 3]
     assert (info.outputs, info.num_values, info.multilabel) == (1, 2, False)
+
+
+def test_no_class_that_may_overlap_has_the_colour_of_pixels_without_any(config):
+    assert list(NOTHING) not in datasets.info(config()).palette.tolist()
 
 
 def test_classes_by_pixel_and_by_themselves_are_told_alike():
