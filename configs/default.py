@@ -51,6 +51,12 @@ def get_config() -> ConfigDict:
     data.name = "context"
     # TFDS builder, such as 'cityscapes' or 'my_set/config:1.0.0'; '' takes the known data set's.
     data.tfds_name = ""
+    # What may be at a pixel: 'multiclass', one of the classes (softmax); 'binary', one of two, told by a single sigmoid
+    # output, where `classes` may name the second alone; 'multilabel', any of the classes, each with a sigmoid and a
+    # mask of its own, 0 or 1: a file for each class ('lab/{stem}_{class}.png' in `masks`) or a band for each.
+    data.mode = "multiclass"
+    # Of 'multilabel', a class that has no file for an image: 'error', 'absent' (it is nowhere), 'ignored' (not known).
+    data.missing = "error"
     # Root folder of a 'folder' source, which it means where neither source nor data set is given on the command line;
     # data_dir of TFDS ('' is the default of TFDS).
     data.dir = ""
@@ -235,7 +241,8 @@ def get_config() -> ConfigDict:
     loss.scales = ()
     # Class weights: 'none', 'given' (in `weights`) or 'median_frequency' (counted on the training split).
     # 'cross_entropy' and 'ohem' weigh pixels by their label, 'focal' its mean over the classes; the others, which
-    # weigh the classes alike whatever their pixels, take none. The presence loss (see below) weighs classes.
+    # weigh the classes alike whatever their pixels, take none. The presence loss (see below) weighs classes. Of
+    # 'multilabel' a weight is that of pixels where the class is there, beside 1 where it is not.
     loss.class_weights = "median_frequency"
     loss.weights = ()
     # The median-frequency weights are raised to this power: 0.5 takes their square roots.
@@ -380,6 +387,9 @@ def get_config() -> ConfigDict:
     # Probabilities are averaged over images resized by these factors, and over their mirror images too.
     evaluation.scales = (1.0,)
     evaluation.flip = False
+    # Probability from which on a class is predicted: of 'multilabel' each, of two classes the second. Of more classes
+    # the most probable one is.
+    evaluation.threshold = 0.5
     # Names of classes that no mean over classes counts, such as ('background',): mIoU, mean Dice, class accuracy. They
     # are trained and listed all the same.
     evaluation.ignore_classes = ()

@@ -41,6 +41,8 @@ def change(text: str) -> tuple[str, Any]:
 
     >>> change("eval.batch_size=3"), change("eval.scales=0.5,1"), change("eval.mode=slide")
     (('eval.batch_size', 3), ('eval.scales', (0.5, 1.0)), ('eval.mode', 'slide'))
+    >>> change("eval.threshold=0.3")
+    ('eval.threshold', 0.3)
     """
     key, equals, value = text.partition("=")
     if not equals:
@@ -52,10 +54,12 @@ def change(text: str) -> tuple[str, Any]:
     default = config.eval[key.removeprefix("eval.")]
     if isinstance(default, str):
         return key, value
-    kind = {bool: "true or false", int: "a whole number", tuple: "numbers such as 1,2"}[type(default)]
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "numbers such as 1,2"}
+    kind = kinds[type(default)]
     try:
         found = ast.literal_eval(value.capitalize() if isinstance(default, bool) else value)
         found = found if not isinstance(default, tuple) or isinstance(found, tuple) else (found,)
+        found = float(found) if isinstance(default, float) and type(found) is int else found
         if type(found) is not type(default):
             raise ValueError
         if isinstance(found, tuple):

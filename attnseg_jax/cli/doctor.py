@@ -139,6 +139,7 @@ def _report(
     """Writes the page and the JSON."""
     # Matplotlib takes a second to import.
     from attnseg_jax.plots import doctor_page
+    from attnseg_jax.plots.sheet import as_one_map
 
     found = text.as_values(diagnosis)
     samples, classes = [], []
@@ -152,7 +153,8 @@ def _report(
             except UserError:
                 # Of a picture that is too large to be decoded windows alone are read.
                 continue
-            picture = doctor_page.sample_picture(info.shown(record["image"]), record["label"], info.palette)
+            label, palette = as_one_map(record["label"], info.palette)
+            picture = doctor_page.sample_picture(info.shown(record["image"]), label, palette)
             samples.append((f"{split}: {record['id']}", picture))
     page, plain = folder / "report.html", folder / "report.json"
     write_atomically(page, doctor_page.page(found, samples, classes, written, command).encode())

@@ -11,9 +11,9 @@ The model is that of a run of train.py, whose data are not needed, or a publishe
 file of which is fetched, or given after its name. Below OUTPUT, with the names and subfolders of the
 pictures:
 
-    mask/           palette PNGs, whose values are the classes
+    mask/           palette PNGs, whose values are the classes; of classes that may overlap mask/CLASS/, of 0 and 1
     overlay/        the picture with the colours of the classes over it, and their names
-    probabilities/  softmax of each class, float16 [h, w, k] as `probabilities` in .npz files
+    probabilities/  those of the classes, float16 [h, w, k] as `probabilities` in .npz files
     entropy/        how unsure the model is, as PNGs: 0 sure, 255 all classes alike
     polygons/       GeoJSON: a polygon, with its holes, for each connected region of a class
     attention/      what points of the picture look at, a folder each
@@ -113,7 +113,12 @@ def _predict_all(
     for picture in found:
         areas.check_free(picture)
     large = {p for p in found if _by_bands(p, predictor)}
-    todo = [p for p in found if not (p in areas and _is_written(p, p in large, folder, kinds, given.attention))]
+    several = predictor.info.class_names if predictor.decision.multilabel else ()
+
+    def is_written(picture: pictures.Picture) -> bool:
+        return _is_written(picture, picture in large, folder, kinds, given.attention, several)
+
+    todo = [p for p in found if not (p in areas and is_written(p))]
     if len(todo) < len(found):
         logging.info("%d of %d pictures are done already", len(found) - len(todo), len(found))
     write_atomically(folder / "classes.csv", _classes(predictor))
@@ -147,7 +152,8 @@ def _predict_all(
                 # The point of --attention lies outside this picture.
                 on_error(result.picture, error)
             else:
-                areas.add(result.picture, result.mask.shape, list(result.areas().values()))
+                h, w = result.mask.shape[:2]
+                areas.add(result.picture, (h, w), list(result.areas().values()), h * w)
             bar({"valid": [True]}, None)
     done, seconds = len(todo) - len(failed), time.monotonic() - start
     pace = f" in {seconds:.1f} s, {done / seconds:.2f} a second" if done else ""
@@ -176,15 +182,15 @@ def _predict_video(
 ) -> None:
     """The frames of a video as pictures in a folder of its name, and one video of their overlays."""
     extras, single = [kind for kind in kinds if kind in EXTRAS], [kind for kind in kinds if kind != "overlay"]
-    total, size = np.zeros(len(predictor.info.class_names), np.int64), (0, 0)
+    total, size, count = np.zeros(len(predictor.info.class_names), np.int64), (0, 0), 0
     with contextlib.ExitStack() as stack:
         film = stack.enter_context(Film(_film(folder, video), video.path)) if "overlay" in kinds else None
         for result in predictor.stream(frames(video), extras=extras):
             result.save(folder, single)
-            total, size = total + list(result.areas().values()), result.mask.shape
+            total, size, count = total + list(result.areas().values()), result.mask.shape[:2], count + 1
             if film:
                 film.add(result.overlay())
-    areas.add(video, size, total.tolist())
+    areas.add(video, size, total.tolist(), count * math.prod(size))
 
 
 def _film(folder: Path, video: pictures.Picture) -> Path:
@@ -192,16 +198,25 @@ def _film(folder: Path, video: pictures.Picture) -> Path:
 
 
 def _is_written(
-    picture: pictures.Picture, large: bool, folder: Path, kinds: Sequence[str], attention: str | None
+    picture: pictures.Picture,
+    large: bool,
+    folder: Path,
+    kinds: Sequence[str],
+    attention: str | None,
+    several: Sequence[str],
 ) -> bool:
     """Whether all its outputs are there and newer than the picture."""
     if is_video(picture.path):
-        paths = [folder / kind / picture.target for kind in kinds if kind != "overlay"]
+        paths = [path.with_suffix("") for path in outputs(picture, folder, kinds, several).values()]
+        paths = [path for path in paths if path.relative_to(folder).parts[0] != "overlay"]
         paths += [_film(folder, picture)] * ("overlay" in kinds)
         return all(p.exists() and p.stat().st_mtime >= picture.path.stat().st_mtime for p in paths)
     if large:
         kinds, attention = ["mask"], None
-    paths = [*outputs(picture, folder, kinds).values(), *[_sheets(folder, picture) / "sheet.png"] * bool(attention)]
+    paths = [
+        *outputs(picture, folder, kinds, several).values(),
+        *[_sheets(folder, picture) / "sheet.png"] * bool(attention),
+    ]
     return all(path.exists() and path.stat().st_mtime >= picture.path.stat().st_mtime for path in paths)
 
 
@@ -210,12 +225,12 @@ def _sheets(folder: Path, picture: pictures.Picture) -> Path:
 
 
 def _write(result: Prediction, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
-    points = _points(attention, result.mask.shape) if attention else []
+    points = _points(attention, result.mask.shape[:2]) if attention else []
     result.save(folder, kinds)
     if points:
         records, padded, scaled = result.look()
         # In pixels of the picture, which may have been resized on its way to the model.
-        covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape, scaled))
+        covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape[:2], scaled))
         scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, covered)
         attention_sheet(scene, records, _sheets(folder, result.picture))
 
@@ -245,9 +260,9 @@ def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]
 
 def _classes(predictor: Predictor) -> bytes:
     rows = zip(predictor.info.class_names, np.asarray(predictor.info.palette).tolist(), strict=True)
-    return csv_bytes(
-        [["value", "name", "red", "green", "blue"], *([i, name, *rgb] for i, (name, rgb) in enumerate(rows))]
-    )
+    # Where classes may overlap each is 1 in its own mask.
+    values = ((1 if predictor.decision.multilabel else i, name, *rgb) for i, (name, rgb) in enumerate(rows))
+    return csv_bytes([["value", "name", "red", "green", "blue"], *values])
 
 
 main = functools.partial(entry.run, _predict, _flags, usage=__doc__, check=changes.spelled_out)

@@ -30,5 +30,6 @@ def load_mask(path: Path) -> Integer[np.ndarray, "h w"]:
     if raw.dtype == bool:
         raw = raw.astype(np.uint8)
     if raw.dtype.kind not in "ui" or raw.ndim != 2 or not raw.size:
-        raise UserError(f"{path}: an array of {raw.dtype} {raw.shape} is no mask: whole numbers [h, w] are")
+        hint = "; a band for each class is of config.data.mode='multilabel'" if raw.ndim == 3 else ""
+        raise UserError(f"{path}: an array of {raw.dtype} {raw.shape} is no mask: whole numbers [h, w] are{hint}")
     return raw

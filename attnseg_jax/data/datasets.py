@@ -19,6 +19,9 @@ MAX_CLASSES = 254
 HIGHEST_RAW = (1 << 16) - 1
 """Raw ids of masks are at most so high."""
 
+MODES = ("multiclass", "binary", "multilabel")
+"""What may be at a pixel (`config.data.mode`): one of the classes, one of two, or any of them."""
+
 EMBEDDED = "context"
 """Name of the data set that the package draws itself."""
 
@@ -27,7 +30,7 @@ EMBEDDED = "context"
 class DatasetInfo:
     """What the rest of the project knows of a data set: its name, its k classes and their colours (uint8 [k, 3]).
 
-    Its images have `channels`, 0 for 8-bit RGB, of which pictures show those of `show`.
+    Its images have `channels`, 0 for 8-bit RGB, of which pictures show those of `show`; `mode` is one of `MODES`.
     """
 
     name: str
@@ -35,11 +38,27 @@ class DatasetInfo:
     palette: np.ndarray
     channels: int = 0
     show: tuple[int, ...] = ()
+    mode: str = MODES[0]
 
     @property
     def num_classes(self) -> int:
         """The number k of classes."""
         return len(self.class_names)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether labels are `[h, w, k]`: of each class whether it is there, 1 or 0, whatever the others are."""
+        return self.mode == "multilabel"
+
+    @property
+    def num_values(self) -> int:
+        """Values of a label that is not ignored are below this."""
+        return 2 if self.multilabel else self.num_classes
+
+    @property
+    def outputs(self) -> int:
+        """Channels of a model's logits: one for each class, or a single one for the second of two."""
+        return 1 if self.mode == "binary" else self.num_classes
 
     def shown(self, image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
         """An image as a picture: of other than 8-bit RGB three channels or one, stretched between their extremes."""
@@ -59,6 +78,9 @@ _DARKEST = 1
 def from_config(config: Any) -> Dataset:
     """The data set a `config.data` describes: its entry in `DATASETS`, changed by the keys that the config sets.
 
+    In mode 'binary' a single class gets a background before it; in mode 'multilabel' `ids` are of the values of a
+    class's own mask, 0 for where it is not there and 1 for where it is.
+
     `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed; `ids` is then
     the identity and the palette `default_palette`, unless given.  Raises UserError for an unknown name and for lengths
     that do not fit.
@@ -70,6 +92,9 @@ def from_config(config: Any) -> Dataset:
         )
     entry = DATASETS.get(config.name)
     names = tuple(config.classes) or (entry.class_names if entry else ())
+    given_palette = _colours("palette", config.palette)
+    if config.mode == "binary" and len(names) == 1:
+        names, given_palette = (BACKGROUND, *names), given_palette and (default_palette(1)[0], *given_palette)
     if not names:
         raise UserError(
             "config.data.classes is empty: name the classes in the order of their ids, such as "
@@ -78,22 +103,27 @@ def from_config(config: Any) -> Dataset:
         )
     if len(names) > MAX_CLASSES:
         raise UserError(f"config.data.classes has {len(names)} names; at most {MAX_CLASSES} classes are possible")
+    _check_mode(config, names)
+    values = 2 if config.mode == "multilabel" else len(names)
     same = entry is not None and len(names) == len(entry.class_names)
-    palette = _colours("palette", config.palette) or (entry.palette if same else default_palette(len(names)))
+    # The first colour is that of the background, which classes that may overlap leave to pixels without any.
+    ground = int(config.mode == "multilabel")
+    palette = given_palette or (entry.palette if same else default_palette(ground + len(names))[ground:])
     if len(palette) != len(names):
         raise UserError(
             f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"
         )
-    pairs = _pairs(config.ids) or (enumerate(entry.ids) if entry else ((i, i) for i in range(len(names))))
+    of_entry = entry is not None and config.mode != "multilabel"
+    pairs = _pairs(config.ids) or (enumerate(entry.ids) if of_entry else ((i, i) for i in range(values)))
     pairs = dict(pairs)
     for raw, train in pairs.items():
         if not 0 <= raw <= HIGHEST_RAW:
             raise UserError(f"config.data.ids maps raw id {raw}; raw ids are whole numbers from 0 to {HIGHEST_RAW}")
-        if train != IGNORE_LABEL and not 0 <= train < len(names):
-            raise UserError(
-                f"config.data.ids maps raw id {raw} to {train}, but there are {len(names)} classes; "
-                f"use 0 to {len(names) - 1}, or {IGNORE_LABEL} to ignore it"
-            )
+        if train != IGNORE_LABEL and not 0 <= train < values:
+            what = f"there are {len(names)} classes; use 0 to {values - 1}"
+            if config.mode == "multilabel":
+                what = "the mask of a class says whether it is there: use 1, or 0"
+            raise UserError(f"config.data.ids maps raw id {raw} to {train}, but {what}, or {IGNORE_LABEL} to ignore it")
     # A long table that says nothing of 255 ignores it, as a short one does.
     ids = {IGNORE_LABEL: IGNORE_LABEL, **pairs} if max(pairs) > IGNORE_LABEL else pairs
     return Dataset(
@@ -105,6 +135,38 @@ def from_config(config: Any) -> Dataset:
         label_key=entry.label_key if entry else "label",
         colors=entry.colors if entry else (),
     )
+
+
+BACKGROUND = "background"
+"""Name of the first class where the second is the only one that is named."""
+
+
+def _check_mode(config: Any, names: Sequence[str]) -> None:
+    mode, count = config.mode, len(names)
+    if mode not in MODES:
+        raise UserError(f"config.data.mode={mode!r} is none of {', '.join(MODES)}: {nearest(mode, MODES)}")
+    if mode == "binary" and len({*names}) != 2:
+        raise UserError(
+            f"config.data.mode='binary' tells one class from the background, and there are {count} classes "
+            f"({', '.join(names)}): name two, or that one; 'multiclass' has one of many at a pixel, 'multilabel' any"
+        )
+    if mode != "binary" and count < 2:
+        raise UserError(
+            f"config.data.classes={tuple(names)} is one class, and config.data.mode={mode!r} needs at least two: "
+            "config.data.mode='binary' tells one from the background, by a single output"
+        )
+    if mode != "multilabel":
+        return
+    if config.colors or config.labels:
+        key = "colors" if config.colors else "labels"
+        raise UserError(
+            f"config.data.{key} is of masks with one class at a pixel, and config.data.mode='multilabel' has a mask "
+            "for each class: leave it out"
+        )
+    if bad := next((name for name in names if name[:1] in ("", ".") or {*name} & {*"/\\*{}"}), None):
+        raise UserError(
+            f"config.data.classes: {bad!r} names no file, as needed by config.data.mode='multilabel': rename it"
+        )
 
 
 def _pairs(ids: Sequence[int] | Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -146,7 +208,7 @@ def info(config: Any) -> DatasetInfo:
     palette = np.array(dataset.palette, np.uint8)
     palette.setflags(write=False)
     name = config.name or dataset.tfds_name or "data"
-    return DatasetInfo(name, dataset.class_names, palette, config.channels, config.show)
+    return DatasetInfo(name, dataset.class_names, palette, config.channels, config.show, config.mode)
 
 
 def train_ids(config: Any, key: str, names: Sequence[str]) -> list[int]:

@@ -226,7 +226,7 @@ def decode_pair(
     colors: Sequence[tuple[int, int, int]],
     *,
     nearest: bool = False,
-) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w"]]:
+) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w *k"]]:
     """Decode an image and its mask, or call what gives its pixels and its raw ids, to (image, train ids).
 
     Raises UserError naming the file that is at fault.
@@ -237,7 +237,7 @@ def decode_pair(
     else:
         read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
         raw = read(mask, mask_name, colors, nearest=nearest)
-    if pixels.shape[:2] != raw.shape:
+    if pixels.shape[:2] != raw.shape[:2]:
         orientation = 1 if callable(image) else opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise sizes_differ(pixels, raw, image_name, mask_name, turned)

@@ -63,8 +63,8 @@ def id_table(ids: Sequence[int], *, nearest: bool = False) -> UInt8[np.ndarray, 
 
 
 def to_train_ids(
-    raw: Integer[np.ndarray, "h w"], table: UInt8[np.ndarray, "65536"], name: str
-) -> UInt8[np.ndarray, "h w"]:
+    raw: Integer[np.ndarray, "h w *k"], table: UInt8[np.ndarray, "65536"], name: str
+) -> UInt8[np.ndarray, "h w *k"]:
     """Map raw ids to train ids.  Raises UserError naming `name` and the value for one outside the table."""
     # Values of 32-bit masks may lie outside the table; "clip" looks up its last entry for them, which is unknown.
     label = np.take(table, raw, mode="clip")

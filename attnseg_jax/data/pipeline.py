@@ -59,7 +59,7 @@ def train_batches(
     samples = training_samples(source, config)
     drawn = sampling.Drawn(samples, sampling.places(samples, config)) if sampling.is_used(config.sampling) else samples
     make = functools.partial(
-        _training_row, config=config, classes=source.info.num_classes, multiple=multiple, others=others
+        _training_row, config=config, values=source.info.num_values, multiple=multiple, others=others
     )
     # random_map before the slice: its randomness depends on the global row, not on the process that handles it.
     data = (
@@ -140,20 +140,20 @@ def _training_row(
     rng: np.random.Generator,
     *,
     config: Any,
-    classes: int,
+    values: int,
     multiple: int,
     others: Source | None = None,
 ) -> Batch:
-    check_sample(sample, config.channels)
+    check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
     sample = with_others(sample, others)
     name, sample = sample["id"], regions.with_regions(sample, config.regions)
     row = {**padded(augment(sample, rng, config), multiple), "valid": np.bool_(True)}
     # The loss would be NaN, which has many reasons.
-    unknown = row["label"][((row["label"] < 0) | (row["label"] >= classes)) & (row["label"] != IGNORE_LABEL)]
+    unknown = row["label"][((row["label"] < 0) | (row["label"] >= values)) & (row["label"] != IGNORE_LABEL)]
     if unknown.size:
         raise UserError(
             f"{name}: config.data.source and config.data.transforms={tuple(config.transforms)} give the label "
-            f"{unknown[0]}, and there are {classes} classes: use 0 to {classes - 1}, or {IGNORE_LABEL} to ignore it"
+            f"{unknown[0]}, and there are {values} classes: use 0 to {values - 1}, or {IGNORE_LABEL} to ignore it"
         )
     return row
 
@@ -167,9 +167,15 @@ def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]
 
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
-    check_sample(sample, config.channels)
+    check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
-    return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape, multiple)))
+    return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape[:2], multiple)))
+
+
+def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:
+    """The sample of an image whose label is not known."""
+    classes = (1,) if config.mode == "multilabel" else ()
+    return {"image": image, "label": np.full((*image.shape[:2], *classes), IGNORE_LABEL, np.uint8), "id": name}
 
 
 def _padding_row(row: Batch) -> Batch:

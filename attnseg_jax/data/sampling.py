@@ -7,6 +7,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Float, Int
 
+from attnseg_jax.data.class_masks import pixels_of_classes
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.data.sources import Source
 from attnseg_jax.data.windows import in_bands
@@ -21,7 +22,9 @@ def is_used(options: Any) -> bool:
     return options.power > 0 or options.empty != 1
 
 
-def repeat_factors(present: Bool[np.ndarray, "n k"], options: Any) -> Float[np.ndarray, "n"]:
+def repeat_factors(
+    present: Bool[np.ndarray, "n k"], options: Any, foreground: Bool[np.ndarray, "n"] | None = None
+) -> Float[np.ndarray, "n"]:
     """How often each image is drawn for once of a usual one.
 
     A class that a share f of the images show has the factor max(1, (threshold / f) ** power), an image that of its
@@ -31,12 +34,14 @@ def repeat_factors(present: Bool[np.ndarray, "n k"], options: Any) -> Float[np.n
     Args:
       present: which image shows which class.
       options: `config.data.sampling`.
+      foreground: which image shows more than background; by default another class than the first.
     """
+    foreground = present[:, 1:].any(1) if foreground is None else foreground
     share = present.mean(0)
     with np.errstate(divide="ignore"):
         of_class = np.maximum(1, (options.threshold / share) ** options.power)
     factors = np.where(present, of_class, 1).max(1)
-    return np.where(present[:, 1:].any(1), factors, options.empty)
+    return np.where(foreground, factors, options.empty)
 
 
 def places(source: Source, config: Any) -> Int[np.ndarray, "m"]:
@@ -48,13 +53,16 @@ def places(source: Source, config: Any) -> Int[np.ndarray, "m"]:
     present = np.zeros((len(source), source.info.num_classes), bool)
 
     def shown(index: int) -> np.ndarray:
-        return np.unique(np.concatenate([np.unique(rows) for rows in in_bands(source[index]["label"])]))
+        label, classes = source[index]["label"], present.shape[1]
+        return sum(pixels_of_classes(rows, classes) for rows in in_bands(label)) > 0
 
     for index, found in enumerate(in_threads(shown, range(len(source)), "reading masks for the sampling")):
         if isinstance(found, UserError):
             raise found
-        present[index, found[found < present.shape[1]]] = True
-    times = np.rint(_UNIT * repeat_factors(present, config.sampling)).astype(int)
+        present[index] = found
+    # Of classes that may overlap the first is none of the background.
+    foreground = present if source.info.multilabel else present[:, 1:]
+    times = np.rint(_UNIT * repeat_factors(present, config.sampling, foreground.any(1))).astype(int)
     if not times.any():
         raise UserError(f"config.data.sampling.empty={config.sampling.empty}: no image is left to draw from")
     logging.info("sampling: %s", effect(present, times, source.info.class_names))

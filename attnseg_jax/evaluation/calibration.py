@@ -35,7 +35,7 @@ class Calibration:
         return float(np.nansum(self.share * np.abs(self.accuracy - self.confidence)))
 
 
-def calibration(counts: Int[np.ndarray, "c m 2"], bins: int = BINS) -> Calibration:
+def calibration(counts: Int[np.ndarray, "*c m 2"], bins: int = BINS) -> Calibration:
     """The calibration of what `ops.metrics.confidence_counts` counted; `bins` divides their number m.
 
     Means over a bin are those of the middles of the narrow bins in it, right to half of their width.
@@ -49,7 +49,8 @@ def calibration(counts: Int[np.ndarray, "c m 2"], bins: int = BINS) -> Calibrati
     >>> found.accuracy[4].item(), found.confidence[4].item(), round(found.error, 6)
     (0.75, 0.95, 0.2)
     """
-    counts = np.asarray(counts, np.int64).sum(0)
+    counts = np.asarray(counts, np.int64)
+    counts = counts.reshape(-1, *counts.shape[-2:]).sum(0)
     if len(counts) % bins:
         raise ValueError(f"{bins} bins do not divide {len(counts)}")
     middles = (np.arange(len(counts)) + 0.5) / len(counts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from attnseg_jax.evaluation.boundary_f import boundary_f, count_contours
 from attnseg_jax.evaluation.boundary_iou import count_image
@@ -79,6 +79,22 @@ def iou(counts: Int[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n"]:
     return ratio(counts[..., 0], counts.sum(-1))
 
 
+def by_class(
+    count: Callable[[np.ndarray, np.ndarray, int], np.ndarray],
+    truth: Integer[np.ndarray, "h w *k"],
+    prediction: Integer[np.ndarray, "h w *k"],
+    num_classes: int,
+) -> Int[np.ndarray, "*n k c"]:
+    """What `count(truth, prediction, num_classes)` counts of each class.
+
+    Of labels [h, w, k] each class is counted by itself, as the second of two: where it is not there, and where it is.
+    """
+    if truth.ndim == 2:
+        return count(truth, prediction, num_classes)
+    found = [count(truth[..., k], prediction[..., k], 2)[..., 1, :] for k in range(num_classes)]
+    return np.stack(found, -2)
+
+
 class Counter:
     """An `on_batch` of `evaluation.scores.score_batches` that counts every image; with several processes, its own rows.
 
@@ -94,14 +110,17 @@ class Counter:
         self._size = size
 
     def __call__(self, batch: Mapping[str, Any], predictions: Array | np.ndarray) -> None:
-        """Counts the rows of a batch, `label` and `predictions` [b, h, w], whose `index` [b] is not negative."""
+        """Counts the rows of a batch, `label` and `predictions` [b, h, w, ...], whose `index` [b] is not negative."""
         predictions = np.asarray(predictions)
         for row, index in enumerate(np.asarray(batch["index"])):
             if index >= 0:
                 h, w = self._size(int(index))
                 label, guess = batch["label"][row, :h, :w], predictions[row, :h, :w]
                 classes = self._counts.shape[1]
-                counted = *count_image(label, guess, classes), count_contours(label, guess, classes)
+                counted = (
+                    *by_class(count_image, label, guess, classes),
+                    by_class(count_contours, label, guess, classes),
+                )
                 self._counts[index] = np.concatenate(counted, -1)
 
     def of(self, index: int) -> Int[np.ndarray, "k 3"]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
-from attnseg_jax.evaluation.calibration import calibration
+from attnseg_jax.evaluation.calibration import Thresholds, calibration, thresholds
 from attnseg_jax.evaluation.counts import ImageCounts
 from attnseg_jax.ops import metrics
 
@@ -20,6 +20,9 @@ EvalFn = Callable[[Batch], tuple[Array | np.ndarray, Array | np.ndarray]]
 class Scores:
     """Scores of a split, between 0 and 1; NaN where no pixel decides.
 
+    Of classes that do not exclude one another they are those of being there; what is said of pixels holds of the labels
+    of each class, `[h, w, k]`.
+
     Attributes:
       miou: mean of `iou` over the classes that are not NaN, as are the other means over classes.
       pixel_accuracy: share of the pixels that are correct.
@@ -29,7 +32,7 @@ class Scores:
       iou: intersection over union of each class.
       dice: Dice score (F1) of each class.
       precision: share of the pixels predicted as each class that are of it.
-      confusion: int64 pixel counts, rows truth, columns prediction.
+      confusion: int64 pixel counts, rows truth, columns prediction; of each class where these may overlap.
       cross_entropy: mean over the pixels; NaN where that was not measured.
       images: the counts of each image, or None where they were not taken.
       confidence: pixels by how sure the prediction is (see `ops.metrics.confidence_counts`), or None.
@@ -45,16 +48,16 @@ class Scores:
     iou: Float[np.ndarray, "k"]
     dice: Float[np.ndarray, "k"]
     precision: Float[np.ndarray, "k"]
-    confusion: Int[np.ndarray, "k k"]
+    confusion: Int[np.ndarray, "k *c"]
     cross_entropy: float = float("nan")
     images: ImageCounts | None = None
-    confidence: Int[np.ndarray, "c n 2"] | None = None
+    confidence: Int[np.ndarray, "*c n 2"] | None = None
     image_seconds: float = float("nan")
     left_out: tuple[int, ...] = ()
 
     @classmethod
-    def from_confusion(cls, confusion: Integer[np.ndarray, "k k"]) -> "Scores":
-        """The scores of pixel counts, rows truth, columns prediction.
+    def from_confusion(cls, confusion: Integer[np.ndarray, "k *c"]) -> "Scores":
+        """The scores of pixel counts, rows truth, columns prediction, see `ops.metrics.confusion_matrix`.
 
         >>> Scores.from_confusion(np.array([[3, 1], [0, 4]])).pixel_accuracy
         0.875
@@ -107,12 +110,32 @@ class Scores:
     @property
     def accuracy(self) -> Float[np.ndarray, "k"]:
         """Share of each class's pixels [k] that were found; NaN for a class the truth lacks."""
-        return metrics.ratio(np.diagonal(self.confusion), self.confusion.sum(1))
+        right, true, _ = metrics.outcomes(self.confusion)
+        return metrics.ratio(right, true)
 
     @property
     def share(self) -> Float[np.ndarray, "k"]:
         """Share of the counted pixels [k] that the truth gives to each class; NaN when no pixel counts."""
-        return metrics.ratio(self.confusion.sum(1), self.confusion.sum())
+        _, true, _ = metrics.outcomes(self.confusion)
+        counted = self.confusion.sum((1, 2)) if self.multilabel else self.confusion.sum()
+        return metrics.ratio(true, counted)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether the classes do not exclude one another."""
+        return self.confusion.ndim == 3
+
+    @property
+    def sweeps(self) -> dict[int, Thresholds]:
+        """The scores of other thresholds, by class: of the second of two, or of each where they may overlap.
+
+        Empty where there are more, or without `confidence`.
+        """
+        if self.confidence is None:
+            return {}
+        if self.multilabel:
+            return {k: thresholds(counts) for k, counts in enumerate(self.confidence)}
+        return {1: thresholds(self.confidence)} if len(self.confidence) == 2 else {}
 
 
 class Collector:
@@ -145,23 +168,24 @@ def score_batches(
     """Scores of all batches together, counted in int64 on the host.
 
     Args:
-      eval_fn: batch -> its confusion counts, integers [k, k] with rows truth and columns prediction, and its
-        predictions, integers [b, h, w]. A batch has `image` [b, h, w, c], `label` [b, h, w] and more, as numpy arrays;
-        the labels of padding are 255. With several processes the counts are those of all of them.
+      eval_fn: batch -> its confusion counts, integers [k, k] with rows truth and columns prediction (or [k, 2, 2], see
+        `ops.metrics.confusion_matrix`), and its predictions, integers like the labels. A batch has `image`
+        [b, h, w, c], `label` [b, h, w] or [b, h, w, k] and more, as numpy arrays; the labels of padding are 255. With
+        several processes the counts are those of all of them.
       batches: the split.
       num_classes: classes k.
       on_batch: is called with every batch and its predictions (see `Collector`).
 
     Raises:
-      ValueError: the counts are not [num_classes, num_classes].
+      ValueError: the counts are not those of so many classes.
     """
-    total = np.zeros((num_classes, num_classes), np.int64)
+    k, total = num_classes, np.zeros((num_classes, num_classes), np.int64)
     dispatched = ((batch, *eval_fn(batch)) for batch in batches)
     # Batch n - 1 is read while the device works on batch n.
     for (batch, confusion, predictions), _ in itertools.pairwise(itertools.chain(dispatched, [None])):
         confusion = np.asarray(confusion)
-        if confusion.shape != total.shape:
-            raise ValueError(f"eval_fn returned counts of shape {confusion.shape}, expected {total.shape}")
-        total += confusion
+        if confusion.shape not in ((k, k), (k, 2, 2)):
+            raise ValueError(f"eval_fn returned counts of shape {confusion.shape}, expected {(k, k)} or {(k, 2, 2)}")
+        total = total + confusion if confusion.shape == total.shape else confusion.astype(np.int64)
         on_batch(batch, predictions)
     return Scores.from_confusion(total)

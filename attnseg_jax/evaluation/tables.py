@@ -166,6 +166,10 @@ def table(scores: Scores, class_names: Sequence[str], best: Mapping[str, Any] | 
     lines.insert(1 + len(class_names), "-" * len(lines[0]))
     if fewer := fewer_classes(dict(zip(class_names, scores.iou)), left_out(scores, class_names)):
         lines.append(f"mIoU of {fewer}")
+    for k, sweep in scores.sweeps.items():
+        if sweep.iou[sweep.best] > scores.iou[k]:
+            at = f"{sweep.threshold[sweep.best]:.2f}"
+            lines.append(f"{class_names[k]}: IoU {number(sweep.iou[sweep.best])} with config.eval.threshold={at}")
     return "\n".join(lines)
 
 
@@ -173,7 +177,8 @@ def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[
     """One line of JSON: split, step (null of masks without a model), the overall scores, those of each class by name.
 
     `boundary_miou`, `boundary_iou`, `mean_boundary_f` and `boundary_f` are there where the images were counted,
-    `calibration_error` where it was measured, `left_out` where classes count in no mean. NaN is null.
+    `calibration_error` where it was measured, with `best_threshold` and `best_threshold_iou` of classes that have one,
+    `left_out` where classes count in no mean. NaN is null.
     """
     values = {
         "split": split,
@@ -191,6 +196,10 @@ def to_json(split: str, step: int | None, scores: Scores, class_names: Sequence[
         values["left_out"] = left_out(scores, class_names)
     if scores.confidence is not None:
         values["calibration_error"] = finite(scores.calibration_error)
+    if scores.sweeps:
+        best = {class_names[k]: (sweep, sweep.best) for k, sweep in scores.sweeps.items()}
+        values["best_threshold"] = {name: finite(sweep.threshold[at]) for name, (sweep, at) in best.items()}
+        values["best_threshold_iou"] = {name: finite(sweep.iou[at]) for name, (sweep, at) in best.items()}
     return json.dumps(values, allow_nan=False, ensure_ascii=False)
 
 

@@ -45,11 +45,15 @@ class Areas:
                 "--output"
             )
 
-    def add(self, picture: pictures.Picture, size: tuple[int, int], counts: Sequence[int]) -> None:
-        """Appends the line of a picture with the pixels of each class; one that is there is replaced."""
+    def add(self, picture: pictures.Picture, size: tuple[int, int], counts: Sequence[int], pixels: int = 0) -> None:
+        """Appends the line of a picture with the pixels of each class; one that is there is replaced.
+
+        Shares are of so many `pixels`, by default of those of all classes.
+        """
+        pixels = pixels or max(sum(counts), 1)
         target, (h, w) = str(picture.target), size
         known = target in self._rows
-        numbers = (value for count in counts for value in (count, f"{count / max(sum(counts), 1):.6f}"))
+        numbers = (value for count in counts for value in (count, f"{count / pixels:.6f}"))
         self._rows[target] = [picture.name, target, h, w, *numbers]
         if known:
             self._write_all()

@@ -14,8 +14,8 @@ from attnseg_jax.errors import UserError
 from attnseg_jax.inference.programs import Programs, TooLarge, within_memory
 from attnseg_jax.models.build import PARTS, takes_regions
 from attnseg_jax.models.records import RECORDS, AttentionRecord, attention_records
-from attnseg_jax.ops.metrics import confidence
-from attnseg_jax.train.forward import is_plain, make_forward
+from attnseg_jax.ops.decision import class_logits
+from attnseg_jax.train.forward import decision, is_plain, make_forward
 
 Seen = tuple[Int[Array, "h w"], Bool[Array, ""], dict[str, AttentionRecord]]
 """Classes, whether the logits are finite, and attention records by name."""
@@ -34,13 +34,13 @@ def make_records(
     """
     if takes_regions(kind := config.model.kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
-    programs = Programs()
+    programs, read = Programs(), decision(config)
 
     @jax.jit
     def forward(variables: PyTree, image: Float[Array, "1 h w c"]) -> Seen:
         output, sown = model.apply(variables, image, train=False, mutable=[RECORDS])
-        logits = output.logits[0]
-        return logits.argmax(-1), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))
+        logits = class_logits(output.logits[0])
+        return read.classes(logits), jnp.isfinite(logits).all(), attention_records(sown.get(RECORDS, {}))
 
     def seen(image: np.ndarray) -> Seen:
         prediction, finite, records = _run(programs, forward, variables, image[None])
@@ -63,13 +63,13 @@ def make_look(
     It returns the confidence of what `config.eval` predicts, and the attention records of the whole image; none where
     the model leaves none.
     """
-    forward = None if is_plain(config) else make_forward(config, model)
+    forward, read = None if is_plain(config) else make_forward(config, model), decision(config)
 
     @jax.jit
     def look(variables: PyTree, *inputs: Array) -> tuple[Array, dict[str, AttentionRecord]]:
         output, sown = model.apply(variables, *inputs, train=False, mutable=[RECORDS])
-        logits = forward(variables, *inputs) if forward else output.logits
-        return confidence(logits[0]), attention_records(sown.get(RECORDS, {}))
+        logits = forward(variables, *inputs) if forward else class_logits(output.logits)
+        return read.sure(logits[0]), attention_records(sown.get(RECORDS, {}))
 
     programs = Programs()
 

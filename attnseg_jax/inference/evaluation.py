@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.evaluation import tables
-from attnseg_jax.evaluation.calibration import calibration, thresholds
+from attnseg_jax.evaluation.calibration import calibration
 from attnseg_jax.evaluation.counts import iou
 from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.files import expanded, target, write_atomically
@@ -92,7 +92,7 @@ def evaluate_run(
     known = catalogue.entry(str(workdir))
     path = expanded(picture or Path(known[0] if known else workdir) / "eval" / f"{run.split}_{run.step}.png")
     _check_target(run.config, path)
-    mistakes = Mistakes(run.source.info.num_classes, run.source.size) if report else None
+    mistakes = _mistakes(run.source) if report else None
     try:
         found = evaluate_split(run.config, run.model, run.parallel, run.variables, run.source, mistakes=mistakes)
     except NotFinite as error:
@@ -123,20 +123,31 @@ def evaluate_predictions(
     path = expanded(picture or folder.with_name(f"{folder.name}_scores") / f"{split}.png")
     source = load_source(config.data, split)
     _check_target(config, path)
-    mistakes = Mistakes(source.info.num_classes, source.size) if report else None
+    mistakes = _mistakes(source) if report else None
     found = evaluate_masks(folder, config, source, raw_ids=raw_ids, mistakes=mistakes)
     result = Result(config, found, source, split, None, path, mistakes)
     _draw(result)
     return result
 
 
+def _mistakes(source: Source) -> Mistakes | None:
+    """Nothing where classes may overlap: none is taken for another."""
+    return None if source.info.multilabel else Mistakes(source.info.num_classes, source.size)
+
+
 def charts(result: Result) -> dict[str, Figure]:
-    """The confusion of classes and, of a model, its calibration, by these names."""
-    scores = result.evaluation.scores
-    found = {"confusion": score_charts.confusion_matrix(scores.confusion, result.source.info.class_names)}
+    """The confusion of classes and, of a model, its calibration, by these names.
+
+    Where classes may overlap, in the place of the confusion the scores of each by threshold.
+    """
+    scores, names = result.evaluation.scores, result.source.info.class_names
+    found = {} if scores.multilabel else {"confusion": score_charts.confusion_matrix(scores.confusion, names)}
     if scores.confidence is not None:
-        sweep = thresholds(scores.confidence) if len(scores.confidence) == 2 else None
+        sweeps = scores.sweeps
+        sweep = None if scores.multilabel else sweeps.get(1)
         found["calibration"] = score_charts.calibration_chart(calibration(scores.confidence), sweep)
+        if scores.multilabel:
+            found["thresholds"] = score_charts.threshold_chart({names[k]: sweeps[k] for k in sweeps})
     return found
 
 

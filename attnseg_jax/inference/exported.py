@@ -20,6 +20,7 @@ from attnseg_jax.inference.prediction import Look
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import Info, read_card
 from attnseg_jax.inference.programs import Form, Programs
+from attnseg_jax.ops.decision import SOFTMAX
 
 
 class ExportedPredictor(Predictor):
@@ -44,7 +45,7 @@ class ExportedPredictor(Predictor):
                 "the run again"
             )
         self.batch_size = checked_batch_size(batch_size, 1)
-        self._input = card["input"]
+        self._input, self.decision = card["input"], SOFTMAX
         self._program, self._programs, self._fitting = _read(folder / card["file"]), Programs(), {}
         weights, prepared, classes = card["weights"], card["preprocessing"], card["classes"]
         self.info = Info(

@@ -23,6 +23,7 @@ from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.programs import TooLarge, within_memory
+from attnseg_jax.ops.decision import class_logits
 from attnseg_jax.ops.sliding import importance, starts
 from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.step import model_inputs
@@ -81,6 +82,8 @@ def _check(predictor: Predictor, path: Path) -> None:
             f"{path}: a picture of this size is predicted as it is: leave config.eval.scales and flip at their "
             "defaults, and train with config.data.resolution=1"
         )
+    if predictor.decision.multilabel:
+        raise UserError(f"{path}: a picture of this size gets one mask, and config.data.mode='multilabel' has several")
     if len(model_inputs(predictor.model)) > 1:
         raise UserError(f"{path}: config.model.kind={config.model.kind!r} takes regions of whole pictures only")
 
@@ -115,7 +118,7 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
             done = total[: following - top, left - first : right - first]
             if not np.isfinite(done).all():
                 raise NotFinite(f"{pieces.path}: the logits of the model are not finite: take another checkpoint")
-            yield top, left, done[: max(0, height - top)].argmax(-1)
+            yield top, left, predictor.decision.classes(done[: max(0, height - top)])
             total[: len(total) - (following - top)] = total[following - top :]
             total[len(total) - (following - top) :] = 0
 
@@ -128,7 +131,10 @@ def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.
 
 
 def _weighted(model: Any, variables: PyTree, weights: Array, windows: Array) -> Float[Array, "n h w k"]:
-    return model.apply(variables, windows, train=False).logits.astype(jnp.float32) * weights[None, :, :, None]
+    return (
+        class_logits(model.apply(variables, windows, train=False).logits).astype(jnp.float32)
+        * weights[None, :, :, None]
+    )
 
 
 def _logits(

@@ -1,6 +1,7 @@
 """Scores of masks on disk, of any tool's making, against the truth of a split."""
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def evaluate_masks(
     """Scores the masks of `folder` for the images of `source`, by their names; `config` is a run's, for its samples.
 
     A mask is a gray or palette picture whose values are classes, named like its image, in any subfolder; of the outputs
-    of `attnseg-predict` that is `mask/`.
+    of `attnseg-predict` that is `mask/`. Of classes that may overlap each has a folder of its own, with masks of 0, 1.
 
     Args:
       folder: of the masks.
@@ -44,7 +45,8 @@ def evaluate_masks(
     Raises:
       UserError: a mask is missing, damaged, of another size, or holds what is no class.
     """
-    paths = _masks(expanded(folder))
+    names = source.info.class_names if source.info.multilabel else ()
+    paths = [_masks(one) for one in [_inner(expanded(folder)) / name for name in names] or [expanded(folder)]]
     recorder = Recorder(config, source)
 
     def on_batch(batch: Mapping[str, Any], predictions: np.ndarray) -> None:
@@ -65,12 +67,15 @@ def evaluate_masks(
     return recorder.evaluation(scores)
 
 
+def _inner(folder: Path) -> Path:
+    return inner if (inner := folder / "mask").is_dir() else folder
+
+
 def _masks(folder: Path) -> dict[str, list[Path]]:
     """The masks of a folder by their names without ending."""
     if not folder.is_dir():
         raise UserError(f"--predictions={folder}: there is no such folder")
-    inner = folder / "mask"
-    folder = inner if inner.is_dir() else folder
+    folder = _inner(folder)
     found: dict[str, list[Path]] = {}
     for path in visible(folder, with_pictures(folder)):
         found.setdefault(path.stem, []).append(path)
@@ -80,36 +85,58 @@ def _masks(folder: Path) -> dict[str, list[Path]]:
 
 
 def _rows(
-    paths: Mapping[str, list[Path]], folder: str | Path, config: ConfigDict, source: Source, raw_ids: bool
+    paths: Sequence[Mapping[str, list[Path]]],
+    folder: str | Path,
+    config: ConfigDict,
+    source: Source,
+    raw_ids: bool,
 ) -> Iterator[dict[str, Any]]:
-    """Batches of one image, as `eval_batches` has them, without the image and with `prediction`."""
+    """Batches of one image, as `eval_batches` has them, without the image and with `prediction`.
+
+    `paths` are those of all masks, or of the masks of each class.
+    """
+    read = functools.partial(_read, config=config, source=source, raw_ids=raw_ids)
     for index in range(len(source)):
         sample = source[index]
         name, label = sample["id"], sample["label"]
-        candidates = paths.get(Path(name).name, [])
-        if len(candidates) > 1:
-            # Of one name in several subfolders.
-            candidates = [path for path in candidates if path.with_suffix("").as_posix().endswith(f"/{name}")]
-        if len(candidates) != 1:
-            some = next(iter(paths.values()))[0].name
-            found = "several masks" if candidates else "no mask"
-            raise UserError(f"{folder} holds {found} for the image {name!r}: each needs one of its name, as in {some}")
-        prediction = _read(candidates[0], config, source, raw_ids)
-        if prediction.shape != label.shape:
-            raise UserError(
-                f"{candidates[0]}: the mask is {prediction.shape[1]}x{prediction.shape[0]} pixels, the truth of "
-                f"{name!r} {label.shape[1]}x{label.shape[0]}; both must have one size"
-            )
-        undecided = (prediction == IGNORE_LABEL) & (label != IGNORE_LABEL)
-        if undecided.any():
-            raise UserError(
-                f"{candidates[0]}: {int(undecided.sum())} pixels have no class (value {IGNORE_LABEL}) where the truth "
-                "has one: every pixel needs a class"
-            )
+        truths = np.moveaxis(label, -1, 0) if source.info.multilabel else [label]
+        found = [
+            _checked(_path_of(of, folder, name), name, truth, read) for of, truth in zip(paths, truths, strict=True)
+        ]
+        prediction = np.stack(found, -1) if source.info.multilabel else found[0]
         yield {
             **{"label": label[None], "prediction": prediction[None], "valid": np.ones(1, bool)},
             **{"index": np.array([index], np.int32), "id": np.array([name])},
         }
+
+
+def _path_of(paths: Mapping[str, list[Path]], folder: str | Path, name: str) -> Path:
+    candidates = paths.get(Path(name).name, [])
+    if len(candidates) > 1:
+        # Of one name in several subfolders.
+        candidates = [path for path in candidates if path.with_suffix("").as_posix().endswith(f"/{name}")]
+    if len(candidates) != 1:
+        some = next(iter(paths.values()))[0].name
+        found = "several masks" if candidates else "no mask"
+        raise UserError(f"{folder} holds {found} for the image {name!r}: each needs one of its name, as in {some}")
+    return candidates[0]
+
+
+def _checked(path: Path, name: str, truth: UInt8[np.ndarray, "h w"], read: Callable) -> UInt8[np.ndarray, "h w"]:
+    """The mask of a file, with a class for every pixel of the image `name` where the truth has one."""
+    prediction = read(path)
+    if prediction.shape != truth.shape:
+        raise UserError(
+            f"{path}: the mask is {prediction.shape[1]}x{prediction.shape[0]} pixels, the truth of "
+            f"{name!r} {truth.shape[1]}x{truth.shape[0]}; both must have one size"
+        )
+    undecided = (prediction == IGNORE_LABEL) & (truth != IGNORE_LABEL)
+    if undecided.any():
+        raise UserError(
+            f"{path}: {int(undecided.sum())} pixels have no class (value {IGNORE_LABEL}) where the truth "
+            "has one: every pixel needs a class"
+        )
+    return prediction
 
 
 def _read(path: Path, config: ConfigDict, source: Source, raw_ids: bool) -> UInt8[np.ndarray, "h w"]:
@@ -119,7 +146,7 @@ def _read(path: Path, config: ConfigDict, source: Source, raw_ids: bool) -> UInt
         table = mask_ids.id_table(datasets.from_config(config.data).ids, nearest=nearest)
         return mask_ids.to_train_ids(raw, table, str(path))
     ids = decode.decode_mask(path, str(path))
-    classes = source.info.num_classes
+    classes = source.info.num_values
     wrong = ids[(ids < 0) | ((ids >= classes) & (ids != IGNORE_LABEL))]
     if wrong.size:
         raise UserError(

@@ -35,15 +35,15 @@ def polygons(mask: Bool[np.ndarray, "h w"]) -> Iterator[tuple[int, list[Ring]]]:
     yield from zip(sizes.tolist(), rings, strict=True)
 
 
-def feature_collection(mask: Integer[np.ndarray, "h w"], names: Sequence[str], place: Place | None = None) -> bytes:
-    """The regions of all classes as a GeoJSON file.
+def feature_collection(mask: Integer[np.ndarray, "h w *k"], names: Sequence[str], place: Place | None = None) -> bytes:
+    """The regions of all classes as a GeoJSON file; of a mask [h, w, k] where each class is 1.
 
     Coordinates are those of corners of pixels, x to the right and y down from the upper left corner of the image; with
     a `place` those of its map.
     """
     features = []
-    for k in np.unique(mask).tolist():
-        for pixels, rings in polygons(mask == k):
+    for k in np.unique(mask).tolist() if mask.ndim == 2 else range(len(names)):
+        for pixels, rings in polygons(mask == k if mask.ndim == 2 else mask[..., k] == 1):
             coordinates = [_closed(ring, place) for ring in rings]
             features.append(
                 {

@@ -16,6 +16,7 @@ from attnseg_jax.inference.polygons import feature_collection
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, segmentation
 from attnseg_jax.plots.drawing import png_bytes, write_png
+from attnseg_jax.plots.sheet import NOTHING
 
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
 """Attention records by name; height and width of what their maps cover, and of the picture within that."""
@@ -30,7 +31,8 @@ class Prediction:
     Attributes:
       picture: where it is from.
       image: uint8 `[h, w, 3]`.
-      mask: class of each pixel, uint8 `[h, w]`, uint16 beyond 256 classes.
+      mask: class of each pixel, uint8 `[h, w]`, uint16 beyond 256 classes; of a model with
+        `config.data.mode='multilabel'` of each class whether it is there, 1 or 0, uint8 `[h, w, k]`.
       names: of the classes.
       palette: their colours, uint8 `[k, 3]`.
       look: gives all attention records of the picture, see `Look`.
@@ -38,7 +40,7 @@ class Prediction:
 
     picture: Picture
     image: UInt8[np.ndarray, "h w 3"]
-    mask: UInt8[np.ndarray, "h w"] | UInt16[np.ndarray, "h w"]
+    mask: UInt8[np.ndarray, "h w *k"] | UInt16[np.ndarray, "h w"]
     names: tuple[str, ...]
     palette: UInt8[np.ndarray, "k 3"]
     look: Callable[[], Look]
@@ -61,7 +63,7 @@ class Prediction:
 
     @property
     def probabilities(self) -> Float[np.ndarray, "h w k"]:
-        """The softmax of the logits, float16."""
+        """Those of the classes, float16."""
         return self._extra("probabilities")
 
     @property
@@ -71,13 +73,15 @@ class Prediction:
 
     def areas(self) -> dict[str, int]:
         """The number of pixels of each class."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
+        if self.mask.ndim == 3:
+            counts = self.mask.sum((0, 1))
+        else:
+            counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
         return dict(zip(self.names, counts.tolist(), strict=True))
 
     def overlay(self, opacity: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The picture with the colours of the classes over it."""
-        colours = self.palette[self.mask].astype(np.float32)
-        return np.round(self.image * np.float32(1 - opacity) + colours * np.float32(opacity)).astype(np.uint8)
+        return segmentation.laid_over(self.image, self.mask, self.palette, opacity)
 
     def attention(self, name: str = "", at: tuple[int, int] | None = None) -> Float[np.ndarray, "a y x"]:
         """What a point of the picture attends to, or what a gate lets through, over the whole picture.
@@ -102,7 +106,7 @@ class Prediction:
             return np.moveaxis(np.asarray(record.values[0]), -1, 0)
         if record.query_size is None or record.key_size is None:
             raise UserError(f"attention {name!r} is none between positions: attnseg-attention draws it")
-        h, w = self.mask.shape
+        h, w = self.mask.shape[:2]
         y, x = (h // 2, w // 2) if at is None else at
         if not (0 <= y < h and 0 <= x < w):
             raise UserError(f"at={(y, x)} is outside the picture of {h} x {w} pixels")
@@ -114,15 +118,20 @@ class Prediction:
         """Writes `KIND/NAME.png` for each of `KINDS` that is asked for, probabilities as `.npz`; returns the paths.
 
         A mask is a palette PNG whose values are the classes, of 16 bits gray beyond 256 classes; of a picture that is a
-        GeoTIFF file it is one, too. Polygons are `.geojson`, see `polygons.feature_collection`.
+        GeoTIFF file it is one, too. Where classes may overlap each has one of its own, `mask/CLASS/NAME.png`, of 0 and
+        1. Polygons are `.geojson`, see `polygons.feature_collection`.
 
         Raises:
           UserError: an unknown kind.
         """
-        paths = outputs(self.picture, folder, kinds)
+        several = self.names if self.mask.ndim == 3 else ()
+        paths = outputs(self.picture, folder, kinds, several)
         for kind, path in paths.items():
             if kind == "mask":
-                self._write_mask(path)
+                self._write_mask(path, self.mask, self.palette)
+            elif kind.startswith("mask/"):
+                k = several.index(kind.removeprefix("mask/"))
+                self._write_mask(path, self.mask[..., k], np.array([NOTHING, self.palette[k]], np.uint8))
             elif kind == "overlay":
                 write_png(path, self._with_legend())
             elif kind == "probabilities":
@@ -135,13 +144,13 @@ class Prediction:
                 write_png(path, Image.fromarray(np.round(self.entropy * 255).astype(np.uint8)))
         return list(paths.values())
 
-    def _write_mask(self, path: Path) -> None:
+    def _write_mask(self, path: Path, mask: np.ndarray, palette: UInt8[np.ndarray, "k 3"]) -> None:
         if path.suffix == ".tif":
-            write_atomically(path, mask_bytes(self.mask, self.palette, place_of(self.picture.path)))
-        elif self.mask.dtype == np.uint8:
-            segmentation.write_label_map(self.mask, self.palette, path)
+            write_atomically(path, mask_bytes(mask, palette, place_of(self.picture.path)))
+        elif mask.dtype == np.uint8:
+            segmentation.write_label_map(mask, palette, path)
         else:
-            write_png(path, Image.fromarray(self.mask))
+            write_png(path, Image.fromarray(mask))
 
     def _extra(self, name: str) -> np.ndarray:
         if name not in self._extras:
@@ -156,8 +165,10 @@ class Prediction:
         return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)
 
 
-def outputs(picture: Picture, folder: str | Path, kinds: Collection[str]) -> dict[str, Path]:
-    """Where `Prediction.save` writes each kind.
+def outputs(
+    picture: Picture, folder: str | Path, kinds: Collection[str], several: Collection[str] = ()
+) -> dict[str, Path]:
+    """Where `Prediction.save` writes each kind; for 'mask' there is a 'mask/CLASS' for each of `several` classes.
 
     Raises:
       UserError: an unknown kind.
@@ -168,4 +179,7 @@ def outputs(picture: Picture, folder: str | Path, kinds: Collection[str]) -> dic
     if "mask" in kinds and (place_of(picture.path) or is_large(picture.path)):
         endings["mask"] = ".tif"
     names = {kind: picture.target.name + endings.get(kind, ".png") for kind in kinds}
+    if several and "mask" in names:
+        mask = names.pop("mask")
+        names = {f"mask/{name}": mask for name in several} | names
     return {kind: target / kind / picture.target.parent / name for kind, name in names.items()}

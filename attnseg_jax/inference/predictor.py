@@ -16,7 +16,7 @@ from jaxtyping import PyTree, UInt8
 from PIL import Image
 
 from attnseg_jax.data import datasets
-from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.transforms import scale_image
 from attnseg_jax.errors import NotFinite, UserError
@@ -27,9 +27,8 @@ from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
 from attnseg_jax.inference.pretrained import read_back, read_card
 from attnseg_jax.inference.programs import Form, Programs, TooLarge, model_outputs, output_bytes, within_memory
-from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
-from attnseg_jax.train.forward import make_forward
+from attnseg_jax.train.forward import decision, make_forward
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
 
@@ -58,7 +57,8 @@ class Predictor:
       variables: its parameters and statistics.
       info: class names, colours, normalisation, where the weights come from.
       config: of the run.
-      forward: (variables, inputs of the model) -> logits, as `config.eval` says.
+      forward: (variables, inputs of the model) -> logits of the classes, as `config.eval` says.
+      decision: how these are read.
       multiple: of which height and width are once the pictures are padded.
       mesh: the devices that share the windows of a picture; None where one does everything.
 
@@ -92,6 +92,7 @@ class Predictor:
         configs.apply_changes(self.config, changes)
         self.batch_size = batching.checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
+        self.decision = decision(self.config, len(self.info.class_names))
         self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
         if self.mesh:
             self._forward = make_forward(self.config, self.model, self.mesh)
@@ -229,10 +230,8 @@ class Predictor:
         """What the model takes for a picture, without an axis for the batch, and its form."""
         pixels = picture.pixels
         scaled = scale_image(pixels, self.config.data.resolution)
-        unlabelled = np.full(scaled.shape[:2], IGNORE_LABEL, np.uint8)
-        fields = evaluation_sample(
-            {"image": scaled, "label": unlabelled, "id": picture.name}, self.config.data, self.multiple
-        )
+        sample = unlabelled(scaled, picture.name, self.config.data)
+        fields = evaluation_sample(sample, self.config.data, self.multiple)
         padded = fields["image"].shape[:2]
         # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
         same = scaled.shape == pixels.shape
@@ -286,7 +285,7 @@ class Predictor:
     ) -> jax.stages.Lowered:
         logging.info("predict: compiling for %d x %d pixels, %d at once", *form.padded, rows)
         abstract = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in inputs]
-        outputs = functools.partial(model_outputs, self._forward, form, extras)
+        outputs = functools.partial(model_outputs, self._forward, self.decision, form, extras)
         # The mesh is what a kernel that needs one device learns from how to spread itself.
         with jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext():
             return jax.jit(outputs).lower(self.placed, *abstract)

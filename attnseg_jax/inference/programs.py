@@ -1,15 +1,14 @@
 """What a compiled or an exported program computes of pictures of one form, and the compiled ones that are kept."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from attnseg_jax.ops.decision import Decision
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.train.forward import Forward
 from attnseg_jax.train.memory import free_bytes
@@ -29,22 +28,21 @@ class Form:
 
 
 def model_outputs(
-    forward: Forward, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
+    forward: Forward, decision: Decision, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
 ) -> dict[str, Array]:
-    """Mask, whether the logits are finite, and what else is asked for, of a batch."""
+    """Mask, whether the logits are finite, and what else is asked for, of a batch; `decision` reads the logits."""
     logits = forward(variables, *inputs)
     if form.full != form.inside:
         logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
     classes = logits.shape[-1]
     found = {
-        "mask": logits.argmax(-1).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
+        "mask": decision.classes(logits).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
         "finite": jnp.isfinite(logits).all((1, 2, 3)),
     }
     if "probabilities" in extras:
-        found["probabilities"] = jax.nn.softmax(logits).astype(jnp.float16)
+        found["probabilities"] = decision.probabilities(logits).astype(jnp.float16)
     if "entropy" in extras:
-        terms = jax.nn.softmax(logits) * jax.nn.log_softmax(logits)
-        found["entropy"] = -terms.sum(-1) / math.log(max(classes, 2))
+        found["entropy"] = decision.entropy(logits)
     return found
 
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int, PyTree, UInt8
 from ml_collections import ConfigDict
 
-from attnseg_jax.data.pipeline import evaluation_sample
+from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
 from attnseg_jax.errors import NotFinite, UserError
@@ -18,7 +18,6 @@ from attnseg_jax.files import expanded
 from attnseg_jax.inference.attention import make_look, make_records
 from attnseg_jax.inference.pretrained import read_back
 from attnseg_jax.models.records import AttentionRecord
-from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.train import config as configs
 from attnseg_jax.train import processes
 from attnseg_jax.train.checkpoint import Checkpoints
@@ -103,7 +102,7 @@ def predict(restored: Restored, records: Sequence[dict[str, Any]]) -> list[UInt8
     """The predicted train ids of records of any source, one after another, at full size: as they are scored."""
     predictions = []
     for record in records:
-        h, w = record["label"].shape
+        h, w = record["label"].shape[:2]
         batch = {name: x[None] for name, x in _prepared(restored, record).items()} | {"valid": np.ones(1, bool)}
         with naming_images(lambda row, record=record: record["id"]):
             predictions.append(np.asarray(restored.parallel.evaluate(restored.variables, batch)[1])[0, :h, :w])
@@ -121,8 +120,7 @@ def predict_with_records(
       UserError: no part of the model leaves anything to look at.
     """
     h, w = image.shape[:2]
-    unlabelled = {"image": image, "label": np.full((h, w), IGNORE_LABEL, np.uint8), "id": ""}
-    padded = _prepared(restored, unlabelled)["image"]
+    padded = _prepared(restored, unlabelled(image, "", restored.config.data))["image"]
     prediction, finite, records = make_records(restored.model, restored.variables, restored.config)(padded)
     if not finite:
         raise NotFinite(f"the logits of step {restored.step} are not finite: take another --checkpoint")
@@ -139,7 +137,7 @@ def make_restored_look(
     look = make_look(restored.model, restored.variables, restored.config)
 
     def looked(record: dict[str, Any]) -> tuple[np.ndarray, dict[str, AttentionRecord], tuple[int, int]]:
-        h, w = record["label"].shape
+        h, w = record["label"].shape[:2]
         fields = _prepared(restored, record)
         sure, records = look(*(fields[name] for name in model_inputs(restored.model)))
         return sure[:h, :w], records, fields["image"].shape[:2]

@@ -135,7 +135,7 @@ def build_model(
     Args:
       config: the `model` part of a config, or any mapping of its form; what is left out takes its default. A name may
         be that of a part from outside, `package.module:Name`, whose options stand in the group `custom`.
-      num_classes: channels of the logits.
+      num_classes: channels of the logits; 1 for that of a sigmoid, which tells a class from the background.
       num_regions: of an image, `config.data.regions.count` where there are regions; 0 if there are none.
       num_sampled: of a training image, `config.data.regions.sample`; 0 if all are shown.
 
@@ -154,8 +154,8 @@ def build_model(
     kind = config.get("kind", "segmenter")
     check_known("config.model", KINDS, kind=kind)
     _check_keys("config.model", config, ("kind", *PARTS, *KINDS))
-    if num_classes < 2:
-        raise UserError(f"num_classes={num_classes}: a segmentation needs at least 2 classes")
+    if num_classes < 1:
+        raise UserError(f"num_classes={num_classes}: a segmentation needs at least 1 class")
     for part, known in FREEZE.items():
         check_known(f"config.model.{part}", known, freeze=config.get(part, {}).get("freeze", "none"))
     _check_regions(kind, num_regions)

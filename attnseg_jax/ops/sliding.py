@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.decision import SOFTMAX, Decision
 from attnseg_jax.ops.resize import resize
 
 Apply = Callable[[Float[Array, "n h w c"]], Float[Array, "n h w k"]]
@@ -127,8 +128,9 @@ def average_views(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     multiple: int = 1,
+    decision: Decision = SOFTMAX,
 ) -> Float[Array, "b h w k"]:
-    """The logarithm of the class probabilities, averaged over scaled and mirrored images.
+    """Logits of the class probabilities, averaged over scaled and mirrored images.
 
     Each view is resized (bilinear, half-pixel centres, without antialiasing) and padded at the end with zeros to
     multiples of `multiple`; its logits are cut, mirrored back and resized to the size of the image. As MMSegmentation's
@@ -140,6 +142,7 @@ def average_views(
       scales: factors of height and width.
       flip: adds the mirror image (left and right) of each.
       multiple: of the sizes that `apply` is right for.
+      decision: what the probabilities of logits are.
     """
     if tuple(scales) == (1.0,) and not flip:
         return apply(image)
@@ -150,6 +153,5 @@ def average_views(
         view = resize(image, (h, w))[:, :, :: -1 if mirrored else 1]
         view = jnp.pad(view, [(0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)])
         logits = apply(view)[:, :h, :w, :][:, :, :: -1 if mirrored else 1]
-        mean = mean + jax.nn.softmax(resize(logits.astype(jnp.float32), size)) / len(views)
-    # Where all views are sure of another class the softmax is 0.
-    return jnp.log(jnp.maximum(mean, jnp.finfo(jnp.float32).tiny))
+        mean = mean + decision.probabilities(resize(logits.astype(jnp.float32), size)) / len(views)
+    return decision.logits(mean)

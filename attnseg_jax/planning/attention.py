@@ -40,13 +40,13 @@ class AttentionPlan:
 
 def attention_plans(config: ConfigDict, where: Slice, rows: int) -> list[AttentionPlan]:
     """What each form of the config's attention takes alone on one chip; empty for a mechanism that has but one."""
-    classes = datasets.info(config.data).num_classes
-    model = make_model(config, classes)
+    info = datasets.info(config.data)
+    model = make_model(config, info.num_classes)
     mechanism = getattr(model, "attention", None)
     if where.devices is None or not hasattr(mechanism, "impl"):
         return []
     shape = _attended(model, abstract_inputs(config, rows))
-    inputs = [jax.ShapeDtypeStruct(shape, config.dtype), jax.ShapeDtypeStruct((*shape[:3], classes), "float32")]
+    inputs = [jax.ShapeDtypeStruct(shape, config.dtype), jax.ShapeDtypeStruct((*shape[:3], info.outputs), "float32")]
     plans = []
     for impl in ("dense", "chunked", "splash"):
         try:

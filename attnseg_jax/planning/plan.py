@@ -197,7 +197,9 @@ def _run(config: ConfigDict, devices: Sequence[jax.Device]) -> Run:
 def _batch(run: Run, config: ConfigDict, size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of a batch of so many images."""
     batch = dict(zip(model_inputs(run.model), abstract_inputs(config, size), strict=True))
-    batch["label"] = jax.ShapeDtypeStruct((size, *config.data.crop), jnp.int32)
+    info = datasets.info(config.data)
+    each = (info.num_classes,) if info.multilabel else ()
+    batch["label"] = jax.ShapeDtypeStruct((size, *config.data.crop, *each), jnp.int32)
     batch["valid"] = jax.ShapeDtypeStruct((size,), jnp.bool_)
     return batch
 

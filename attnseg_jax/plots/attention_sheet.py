@@ -13,6 +13,7 @@ from attnseg_jax.plots import attention_maps, panels
 from attnseg_jax.plots.attention_maps import WeightRecord
 from attnseg_jax.plots.drawing import brightened, write_png
 from attnseg_jax.plots.panels import Panel, Row, Scale
+from attnseg_jax.plots.sheet import coloured, occurring
 
 _DPI = 120
 _REGIONS, _BARS, _MATRICES = 27, 32, 9
@@ -30,7 +31,7 @@ class Scene:
     Attributes:
       image: uint8 `[h, w, 3]`.
       points: (y, x) in pixels of the image.
-      prediction: train ids `[h, w]`.
+      prediction: train ids `[h, w]`, or of each class whether it is there `[h, w, k]`.
       class_names: by train id.
       palette: uint8 `[k, 3]`.
       title: what image and model these are.
@@ -39,7 +40,7 @@ class Scene:
 
     image: UInt8[np.ndarray, "h w 3"]
     points: Sequence[tuple[int, int]]
-    prediction: Integer[np.ndarray, "h w"]
+    prediction: Integer[np.ndarray, "h w *k"]
     class_names: Sequence[str]
     palette: UInt8[np.ndarray, "k 3"]
     title: str
@@ -63,7 +64,8 @@ class Scene:
         """A point in words."""
         y, x = self.points[number]
         label = f"point {number + 1}" if len(self.points) > 1 else "the point"
-        return f"{label} (y={y}, x={x}, predicted {self.class_names[self.prediction[y, x]]})"
+        names = [self.class_names[k] for k in occurring(self.prediction[y : y + 1, x : x + 1])]
+        return f"{label} (y={y}, x={x}, predicted {' and '.join(names) or 'nothing'})"
 
     def names(self, count: int, prefix: str = "") -> list[str]:
         """Names of regions: those of the classes where there are as many, else numbers."""
@@ -103,15 +105,15 @@ def attention_sheet(scene: Scene, records: Mapping[str, AttentionRecord], folder
 
 
 def _overview(scene: Scene) -> list[Row]:
-    shown = np.unique(scene.prediction)
-    legend = panels.legend([scene.class_names[i] for i in shown], scene.palette[shown])
+    classes = occurring(scene.prediction)
+    legend = panels.legend([scene.class_names[i] for i in classes], scene.palette[classes])
     points = "; ".join(scene.describe(i) for i in range(min(len(scene.points), 4)))
     return [
         Row(
             points + (" ..." if len(scene.points) > 4 else ""),
             [
                 Panel("image", panels.picture(scene.image, scene.marks)),
-                Panel("prediction", panels.picture(scene.palette[scene.prediction], scene.marks)),
+                Panel("prediction", panels.picture(coloured(scene.prediction, scene.palette), scene.marks)),
                 Panel("", legend),
             ],
         )

@@ -1,6 +1,6 @@
 """Charts of scores: which classes are taken for which, how sure a model is against how right, thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -60,4 +60,18 @@ def calibration_chart(found: Calibration, sweep: Thresholds | None = None) -> Fi
     for axes in (first, *others):
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(frameon=False)
+    return figure
+
+
+def threshold_chart(sweeps: Mapping[str, Thresholds]) -> Figure:
+    """The IoU of each class by the threshold from which on it is predicted, and where it is highest."""
+    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    plain_axes(axes, "IoU by threshold, and where it is highest", "threshold")
+    for name, sweep in sweeps.items():
+        x, y = sweep.threshold[sweep.best], sweep.iou[sweep.best]
+        (line,) = axes.plot(sweep.threshold, sweep.iou, label=f"{name}: {y:.4f} from {x:.2f} on")
+        axes.plot([x], [y], "o", color=line.get_color())
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

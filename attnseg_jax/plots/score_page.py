@@ -32,10 +32,11 @@ def page(
     *,
     interval: tuple[float, float],
     charts: Mapping[str, Image.Image],
-    mistakes: Mistakes,
+    mistakes: Mistakes | None,
     suspects: Sequence[tuple[str, Image.Image]],
     images: Sequence[Explained],
     facts: Mapping[str, str],
+    sheets: Sequence[tuple[str, Image.Image]] = (),
 ) -> str:
     """The page.
 
@@ -46,10 +47,11 @@ def page(
       palette: their colours, 0 to 255.
       interval: of the mIoU, 95 %.
       charts: by their titles.
-      mistakes: of all images.
+      mistakes: of all images; None where classes may overlap, so that none is taken for another.
       suspects: pictures of suspect labels with what they are, the most suspect first.
       images: in their order; as many as a page of 20 MB holds.
       facts: of the run, its data and how the page was made.
+      sheets: pictures of images with their truth and prediction, and what they are.
     """
     fewer = fewer_classes(dict(zip(class_names, scores.iou)), left_out(scores, class_names))
     count = len(scores.images.everywhere)
@@ -64,14 +66,14 @@ def page(
         _overall(scores),
         "<h2>Classes</h2>",
         _classes(scores, class_names, palette),
-        "<h2>What is taken for what</h2>",
-        _confusions(scores.confusion, class_names),
+        *_thresholds(scores, class_names),
+        *([] if scores.multilabel else ["<h2>What is taken for what</h2>", _confusions(scores.confusion, class_names)]),
         "<h2>Charts</h2>",
         *(figure(name, chart) for name, chart in charts.items()),
-        "<h2>Kinds of errors</h2>",
-        _kinds(mistakes.kinds, class_names),
+        *(["<h2>Kinds of errors</h2>", _kinds(mistakes.kinds, class_names)] if mistakes else []),
         *_suspects(suspects),
         *_images(images, class_names, palette),
+        *_sheets(sheets),
         "<h2>Run and data</h2>",
         table(("", ""), [(text(name), f"<code>{text(value)}</code>") for name, value in facts.items()]),
     ]
@@ -107,6 +109,28 @@ def _classes(scores: Scores, class_names: Sequence[str], palette: Int[np.ndarray
     ]
     heads = ("class", "IoU", "", "Dice", "precision", "accuracy", "boundary IoU", "boundary F", "pixels")
     return table(heads, rows, numbers=(1, 3, 4, 5, 6, 7, 8))
+
+
+def _thresholds(scores: Scores, class_names: Sequence[str]) -> list[str]:
+    """Of classes with a threshold of their own, where their IoU is highest."""
+    if not scores.sweeps:
+        return []
+    rows = []
+    for k, sweep in scores.sweeps.items():
+        at = sweep.best
+        values = (scores.iou[k], sweep.iou[at], sweep.precision[at], sweep.recall[at])
+        rows.append((text(class_names[k]), f"{sweep.threshold[at]:.2f}", *map(number, values)))
+    heads = ("class", "best threshold", "IoU now", "IoU there", "precision there", "recall there")
+    note = (
+        "<p>A class is predicted from a probability of <code>config.eval.threshold</code> on, one half by default. "
+        "These are the multiples of 0.01 with the highest IoU on this split: what is chosen by them needs another "
+        "split to be scored on.</p>"
+    )
+    return ["<h2>Thresholds</h2>", note, table(heads, rows, numbers=(1, 2, 3, 4, 5))]
+
+
+def _sheets(sheets: Sequence[tuple[str, Image.Image]]) -> list[str]:
+    return ["<h2>Images</h2>", *(figure(title, sheet, photo=True) for title, sheet in sheets)] if sheets else []
 
 
 def _confusions(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -> str:

@@ -8,14 +8,15 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from attnseg_jax.evaluation.boundary_iou import count_image
-from attnseg_jax.evaluation.counts import iou
+from attnseg_jax.evaluation.counts import by_class, iou
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.metrics import mean_of_known
 from attnseg_jax.plots.drawing import brightened, write_png
-from attnseg_jax.plots.sheet import Swatch, coloured, compose, flat, stripes
+from attnseg_jax.plots.sheet import NOTHING, Swatch, coloured, compose, flat, occurring, stripes
 
 ImageArray = UInt8[np.ndarray, "_ _ 3"]
-LabelArray = Integer[np.ndarray, "_ _"]
+LabelArray = Integer[np.ndarray, "_ _ *k"]
+"""Classes [h, w], or of each class whether it is there [h, w, k]."""
 
 FALSE_POSITIVE, FALSE_NEGATIVE = (0, 190, 255), (255, 32, 78)
 """Colours of wrong pixels in the column of errors."""
@@ -38,7 +39,8 @@ def prediction_picture(
 ) -> Image.Image:
     """A row per sample with the columns input, truth, prediction and errors, and a legend below.
 
-    `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w], sizes free per row; `palette` uint8 [k, 3].
+    `images` uint8 [h, w, 3], `labels` and `predictions` integers [h, w] or [h, w, k], sizes free per row; `palette`
+    uint8 [k, 3].
     A mapping of predictions draws a column for each of its names ("without attention", "with attention"). Where
     `titles` are given, they begin the captions of the rows, which tell the scores of their images; `heading` stands
     above all. Classes that are `left_out` count in no mean. Small images are upsampled and large ones reduced by a
@@ -47,7 +49,8 @@ def prediction_picture(
 
     In the errors, wrong pixels are vivid on the dimmed gray input and void is plain gray. A wrong pixel is a false
     negative of one class and a false positive of another; its colour tells which of both it is of the class with fewer
-    pixels in these `labels` (of two classes: the second).
+    pixels in these `labels` (of two classes: the second). Of classes that may overlap a pixel is a false negative where
+    any is missed, else a false positive where any is invented.
 
     Raises ValueError if the rows of the columns differ in number or a row's arrays in size.
     """
@@ -55,12 +58,13 @@ def prediction_picture(
         predictions = {"prediction": predictions}
     rows = list(zip(images, labels, *predictions.values(), strict=True))
     for row, (image, *maps) in enumerate(rows):
-        if any(m.shape != image.shape[:2] for m in maps):
+        if any(m.shape[:2] != image.shape[:2] for m in maps):
             raise ValueError(f"row {row}: image {image.shape[:2]} with maps {[m.shape for m in maps]}")
     headers = ["input", "truth"]
     for name in predictions:
         headers += [name, "errors" if len(predictions) == 1 else f"errors {name}"] if errors else [name]
-    rarity = _rarity(labels, len(class_names)) if errors else None
+    overlap = any(label.ndim == 3 for label in labels)
+    rarity = _rarity(labels, 2 if overlap else len(class_names)) if errors else None
     panels, captions = [], []
     for i, (image, truth, *guesses) in enumerate(rows):
         shown, factor = brightened(image)
@@ -72,6 +76,7 @@ def prediction_picture(
     legend = [_legend([m for _, *maps in rows for m in maps], class_names, palette)]
     if errors:
         of = f": {class_names[1]}" if len(class_names) == 2 else " of the rarer class"
+        of = " of any class" if overlap else of
         kinds = {"false positive": FALSE_POSITIVE, "false negative": FALSE_NEGATIVE}
         legend.append([(f"errors: {kind}{of}", flat(color)) for kind, color in kinds.items()])
     return compose(panels, headers, captions or None, legend, heading)
@@ -93,7 +98,7 @@ def comparison_sheet(
     columns. Scale, colours and legend are those of `prediction_picture`.
     """
     if images is None:
-        shown = [np.zeros((*label.shape, 3), np.uint8) for label in labels]
+        shown = [np.zeros((*label.shape[:2], 3), np.uint8) for label in labels]
     else:
         shown, factors = zip(*map(brightened, images))
         titles = [f"{title} ({f:.3g} x as bright)" if f > 1 else title for title, f in zip(titles, factors)]
@@ -121,6 +126,21 @@ def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path:
     write_png(path, picture, optimize=True)
 
 
+def write_label_maps(
+    labels: Integer[np.ndarray, "h w k"], palette: UInt8[np.ndarray, "k 3"], paths: Sequence[str | os.PathLike]
+) -> None:
+    """Writes labels of each class, 0 and 1, as a palette PNG of its own."""
+    for k, path in enumerate(paths):
+        write_label_map(labels[..., k], np.array([NOTHING, palette[k]], np.uint8), path)
+
+
+def laid_over(picture: ImageArray, mask: LabelArray, palette: UInt8[np.ndarray, "k 3"], opacity: float) -> ImageArray:
+    """A picture with the colours of classes over it; of classes that may overlap where any is there."""
+    colours = palette[mask] if mask.ndim == 2 else coloured(mask, palette)
+    found = np.round(picture * np.float32(1 - opacity) + colours.astype(np.float32) * np.float32(opacity))
+    return np.where((mask == 1).any(-1, keepdims=True) if mask.ndim == 3 else True, found, picture).astype(np.uint8)
+
+
 def read_label_map(path: str | os.PathLike) -> LabelArray:
     """The integers [h, w] that `write_label_map` wrote."""
     with Image.open(path) as picture:
@@ -131,7 +151,8 @@ def _scores(
     truth: LabelArray, guesses: Mapping[str, LabelArray], class_names: Sequence[str], left_out: Sequence[int]
 ) -> str:
     """The scores of an image in words; of a single prediction with the classes of the lowest IoU."""
-    found = {name: iou(count_image(truth, guess, len(class_names))[0]) for name, guess in guesses.items()}
+    counts = {name: by_class(count_image, truth, guess, len(class_names))[0] for name, guess in guesses.items()}
+    found = {name: iou(count) for name, count in counts.items()}
     for values in found.values():
         values[[*left_out]] = np.nan
     means = {name: _mean(values) for name, values in found.items()}
@@ -184,6 +205,11 @@ def _rarity(labels: Sequence[LabelArray], num_classes: int) -> np.ndarray:
 def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, rarity: np.ndarray) -> np.ndarray:
     panel = np.asarray(Image.fromarray(image).convert("L"))[..., None] // 2 + np.full(3, 24, np.uint8)
     void = truth == IGNORE_LABEL
+    if truth.ndim == 3:
+        panel[(~void & (guess > truth)).any(-1)] = FALSE_POSITIVE
+        panel[(~void & (guess < truth)).any(-1)] = FALSE_NEGATIVE
+        panel[void.all(-1)] = _VOID_ERROR
+        return panel
     of_truth, of_guess = rarity[np.where(void, 0, truth)], rarity[np.where(void, 0, guess)]
     panel[~void & (of_truth > of_guess)] = FALSE_NEGATIVE
     panel[~void & (of_truth < of_guess)] = FALSE_POSITIVE
@@ -192,6 +218,6 @@ def _errors(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, rarity: np.
 
 
 def _legend(maps, class_names, palette) -> list[Swatch]:
-    present = sorted(set().union(*(np.unique(m).tolist() for m in maps)))
+    present = sorted(set().union(*(occurring(m).tolist() for m in maps)))
     entries = [(class_names[i], flat(palette[i])) for i in present if i != IGNORE_LABEL]
     return entries + ([("void", stripes(16, 16))] if IGNORE_LABEL in present else [])

@@ -9,12 +9,16 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from attnseg_jax.data.class_masks import topmost
+from attnseg_jax.data.palettes import default_palette
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Swatch = tuple[str, UInt8[np.ndarray, "16 16 3"]]
 """A name of the legend and what stands beside it."""
 
 _VOID_LIGHT, _VOID_DARK = (244, 244, 244), (176, 176, 176)
+NOTHING = default_palette(1)[0]
+"""Colour of pixels where no class is."""
 _INK, _FAINT = (28, 28, 30), (110, 110, 115)
 _MARGIN, _GAP = 24, 12
 
@@ -25,10 +29,36 @@ def stripes(height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.where(dark[..., None], np.uint8(_VOID_DARK), np.uint8(_VOID_LIGHT))
 
 
-def coloured(labels: Integer[np.ndarray, "h w"], palette: UInt8[np.ndarray, "k 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Classes in their colours, 255 striped."""
+def coloured(labels: Integer[np.ndarray, "h w *k"], palette: UInt8[np.ndarray, "k 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Classes in their colours, 255 striped.
+
+    Of labels [h, w, k] the mean of the colours of the classes that are there, `NOTHING` where none is.
+    """
+    if labels.ndim == 3:
+        there = labels == 1
+        count = there.sum(-1, keepdims=True)
+        mean = (there @ palette.astype(np.float32) / np.maximum(count, 1)).round().astype(np.uint8)
+        void = (labels == IGNORE_LABEL).all(-1, keepdims=True)
+        return np.where(void, stripes(*labels.shape[:2]), np.where(count > 0, mean, np.uint8(NOTHING)))
     void = labels == IGNORE_LABEL
     return np.where(void[..., None], stripes(*labels.shape), palette[np.where(void, 0, labels)])
+
+
+def as_one_map(
+    labels: Integer[np.ndarray, "h w *k"], palette: UInt8[np.ndarray, "k 3"]
+) -> tuple[Integer[np.ndarray, "h w"], UInt8[np.ndarray, "_ 3"]]:
+    """Labels with one class at a pixel, and the colours: of labels [h, w, k] the last that is there, or `NOTHING`."""
+    if labels.ndim == 2:
+        return labels, palette
+    return topmost(labels), np.concatenate([palette, np.array([NOTHING], np.uint8)])
+
+
+def occurring(labels: Integer[np.ndarray, "h w *k"]) -> Integer[np.ndarray, "n"]:
+    """The classes that occur, and 255 where a pixel has no label."""
+    if labels.ndim == 2:
+        return np.unique(labels)
+    void = bool((labels == IGNORE_LABEL).all(-1).any())
+    return np.append(np.flatnonzero((labels == 1).any((0, 1))), [IGNORE_LABEL] * void).astype(int)
 
 
 def flat(color: Sequence[int]) -> UInt8[np.ndarray, "16 16 3"]:

@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import logging
 from PIL import Image
 
@@ -17,7 +18,7 @@ from attnseg_jax.files import write_atomically
 from attnseg_jax.inference.evaluation import Result, charts
 from attnseg_jax.inference.restore import make_restored_look
 from attnseg_jax.ops.metrics import mean_of_known
-from attnseg_jax.plots import explained, score_page
+from attnseg_jax.plots import explained, score_page, segmentation
 from attnseg_jax.plots.drawing import rendered
 from attnseg_jax.plots.explained import Explained
 from attnseg_jax.plots.look import look_data
@@ -51,7 +52,8 @@ def write_report(result: Result, folder: Path, workdir: Path | None) -> None:
         charts=pictures,
         mistakes=result.mistakes,
         suspects=_suspects(result),
-        images=_images(result),
+        images=[] if scores.multilabel else _images(result),
+        sheets=_sheets(result) if scores.multilabel else [],
         facts=_facts(result, workdir),
     )
     write_atomically(folder / "scores.json", (result.json + "\n").encode())
@@ -62,7 +64,7 @@ def write_report(result: Result, folder: Path, workdir: Path | None) -> None:
 def _suspects(result: Result) -> list[tuple[str, Image.Image]]:
     """A picture of each suspect label, and what it is."""
     names, found = result.source.info.class_names, []
-    for one in result.mistakes.suspects:
+    for one in result.mistakes.suspects if result.mistakes else []:
         record = result.source[one.index]
         title = (
             f"{record['id']}, row {one.top}, column {one.left}: {one.pixels} pixels labelled {names[one.label]}, "
@@ -72,12 +74,30 @@ def _suspects(result: Result) -> list[tuple[str, Image.Image]]:
     return found
 
 
-def _images(result: Result) -> list[Explained]:
-    """The worst images, the best, then samples of all."""
-    found, scores, chosen = result.evaluation, result.evaluation.scores, {}
+def _chosen(result: Result) -> dict[int, tuple[str, np.ndarray]]:
+    """The worst images, the best, then samples of all: why each, and its prediction."""
+    found, chosen = result.evaluation, {}
     groups = {"among the worst": found.worst, "among the best": found.best, "sample": found.samples}
     for kind, predictions in groups.items():
         chosen |= {index: (kind, mask) for index, mask in predictions.items() if index not in chosen}
+    return chosen
+
+
+def _sheets(result: Result) -> list[tuple[str, Image.Image]]:
+    """Images, with truth, prediction and errors beside each other."""
+    info, found = result.source.info, []
+    for index, (kind, prediction) in _chosen(result).items():
+        record = result.source[index]
+        image = info.shown(record["image"])
+        sheet = segmentation.prediction_picture(
+            [image], [record["label"]], [prediction], info.class_names, info.palette, titles=[record["id"]]
+        )
+        found.append((f"{record['id']}, {kind}", sheet))
+    return found
+
+
+def _images(result: Result) -> list[Explained]:
+    scores, chosen = result.evaluation.scores, _chosen(result)
     # The arrays of a model on several machines cannot be used by one of them.
     look = make_restored_look(result.run) if result.run and jax.process_count() == 1 else None
     images = []

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from attnseg_jax import configs
+from attnseg_jax.data.class_masks import topmost
 from attnseg_jax.data.pipeline import with_others
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.data.transforms import needs_others, stages
@@ -22,6 +23,7 @@ def draw(name: str, path: Path) -> Path:
     """
     # Matplotlib takes a second to import.
     from attnseg_jax.plots.drawing import write_png
+    from attnseg_jax.plots.sheet import as_one_map
     from attnseg_jax.plots.transform_sheet import transform_sheet
 
     config = config_files.filled(config_files.read_file(configs.find(name)))
@@ -38,7 +40,9 @@ def draw(name: str, path: Path) -> Path:
             key = f"{number}  {stage}" if stage else "before"
             rows.setdefault(key, []).append(_shown(sample, data, source.info, stage))
     titles = [str(source[index]["id"]) for index in chosen]
-    write_png(path, transform_sheet(rows, titles, source.info.class_names, source.info.palette))
+    names = (*source.info.class_names, "nothing")
+    _, palette = as_one_map(source[0]["label"], source.info.palette)
+    write_png(path, transform_sheet(rows, titles, names[: len(palette)], palette))
     return path
 
 
@@ -48,4 +52,5 @@ def _shown(sample: dict[str, Any], data: Any, info: Any, stage: str) -> tuple[np
         image = image[..., ::-1] if data.channel_order == "bgr" else image
         image = image * np.asarray(data.std, np.float32) + np.asarray(data.mean, np.float32)
     picture = info.shown(image) if data.channels else image.round().clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(picture), sample["label"]
+    label = sample["label"]
+    return np.ascontiguousarray(picture), topmost(label) if label.ndim == 3 else label

@@ -90,7 +90,8 @@ class Pictures(Hook):
     def after_evaluation(self, step, state, evaluation):
         """Writes `predictions/step_STEP.png`, `maps/INDEX.png` and `counts.json`; removes all but a few of the first.
 
-        These are the newest, and those of the highest mIoU.
+        These are the newest, and those of the highest mIoU. Of classes that may overlap there is a
+        `maps/CLASS/INDEX.png` for each.
         """
         if jax.process_index() != 0:
             return
@@ -101,7 +102,11 @@ class Pictures(Hook):
         draw_samples(evaluation, source, workdir / "predictions" / f"step_{step}.png", step)
         self._remove_pictures(step)
         for index, prediction in evaluation.samples.items():
-            segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
+            if source.info.multilabel:
+                paths = [workdir / "maps" / name / f"{index}.png" for name in source.info.class_names]
+                segmentation.write_label_maps(prediction, source.info.palette, paths)
+            else:
+                segmentation.write_label_map(prediction, source.info.palette, workdir / "maps" / f"{index}.png")
 
     def _remove_pictures(self, newest: int) -> None:
         steps, scores = read_series(self.training.workdir / "metrics.jsonl").get("val_miou", ([], []))

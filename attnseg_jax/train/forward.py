@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.sliding import BLENDS, average_views, slide
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
@@ -21,7 +22,22 @@ MODES = ("whole", "slide")
 _WINDOWS, _CPU_PIXELS = 8, 1 << 16
 
 Forward = Callable[..., Float[Array, "b h w k"]]
-"""(variables, *inputs of the model) -> logits of the size of the images, float32."""
+"""(variables, *inputs of the model) -> logits of the classes, of the size of the images, float32."""
+
+
+def decision(config: ConfigDict, num_classes: int = 0) -> Decision:
+    """How logits are read, as `config.data.mode` and `config.eval.threshold` say.
+
+    Raises:
+      UserError: a threshold where the most probable of `num_classes` is taken.
+    """
+    multilabel, threshold = config.data.mode == "multilabel", config.eval.threshold
+    if threshold != 0.5 and num_classes > 2 and not multilabel:
+        raise UserError(
+            f"config.eval.threshold={threshold} is of two classes, or of config.data.mode='multilabel'; of "
+            f"{num_classes} classes the most probable one is predicted: leave it at 0.5"
+        )
+    return Decision(multilabel, threshold)
 
 
 def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None) -> Forward:
@@ -52,7 +68,8 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
         rows = windows_at_once(config, sizes["window"], mesh.size if mesh else 1)
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
         options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **sizes}
-    return partial(_viewed, model, options, scales=tuple(wanted.scales), flip=wanted.flip, multiple=multiple)
+    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "multiple": multiple, "decision": decision(config)}
+    return partial(_viewed, model, options, **views)
 
 
 def is_plain(config: ConfigDict) -> bool:
@@ -97,7 +114,7 @@ def windows_at_once(config: ConfigDict, window: tuple[int, int], devices: int = 
 
 
 def _whole(model: nn.Module, variables: PyTree, *inputs: Array) -> Array:
-    return model.apply(variables, *inputs, train=False).logits
+    return class_logits(model.apply(variables, *inputs, train=False).logits)
 
 
 def _viewed(model: nn.Module, options: Mapping, variables: PyTree, image: Array, **views) -> Array:

@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     processes.check_same_inputs(sources, given and given.record)
     read: dict[str, Listing] = {split: {} for split in sources}
     train = make_run(config, len(info.class_names), lambda: _surveyed_weights(config, workdir, sources, read))
-    initial = given and fit_given(given, train.model, train.abstract, len(info.class_names))
+    initial = given and fit_given(given, train.model, train.abstract, info.outputs)
     if initial:
         config, initial = initial.prepared(asked)
     logging.info(
@@ -134,7 +134,8 @@ def _surveyed_weights(
             logging.warning("no pixel of the training masks is %s, which cannot be learned", absent)
     if check and (absent := absent_classes(validation, surveyed("validation"))):
         logging.warning("no pixel of the %s masks is %s: no score tells of it", config.data.eval_split, absent)
-    return class_weights(config.loss, training.info.class_names, counts)
+    info = training.info
+    return class_weights(config.loss, info.class_names, counts, multilabel=info.multilabel)
 
 
 def _millions(params: Any) -> float:

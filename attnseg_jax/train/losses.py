@@ -43,7 +43,7 @@ class Loss(NamedTuple):
     filled: tuple[str, ...]
 
     def __call__(
-        self, logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"], **given: Any
+        self, logits: Float[Array, "b h w k"], labels: Int[Array, "b h w *c"], **given: Any
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """The sum over this device and what it is divided by; of what is `given`, the loss gets what it takes.
 
@@ -99,7 +99,7 @@ def make_losses(
       name: keys of `LOSSES` or names from outside the package (`package.module:loss`), joined by '+'.
       scales: a factor for each of them; () is 1.
       groups: name -> its options ('custom' -> those of the losses from outside); what is left out takes its default.
-      num_classes: of the data.
+      num_classes: channels of the logits.
       label_smoothing: refused where no loss takes it.
 
     Raises:
@@ -145,7 +145,10 @@ def _make_loss(name: str, scale: float, groups: Mapping[str, Mapping[str, Any]],
     if "classes" in given:
         given["classes"] = tuple(given["classes"])
         if not all(isinstance(c, int) and 0 <= c < num_classes for c in given["classes"]):
-            raise UserError(f"{path}.classes={given['classes']} must be train ids from 0 to {num_classes - 1}")
+            must = f"train ids from 0 to {num_classes - 1}"
+            if num_classes == 1:
+                must = "(): with config.data.mode='binary' there is one output alone"
+            raise UserError(f"{path}.classes={given['classes']} must be {must}")
     filled = tuple(key for key in _FILLED if key in inspect.signature(function).parameters)
     check_takes(function, f"config.loss.name={name!r}", None, None, **given, **dict.fromkeys(filled))
     return Loss(name.rpartition(":")[2], scale, function, given, filled)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import (
     class_edges,
@@ -36,7 +37,7 @@ class Objective:
       fields: batch fields that it needs besides the model's inputs -> their value in padding rows.
       needs_keys: whether the batch gets `key`, a PRNG key for each row that does not depend on the number of devices.
       needs_queries: whether it has no use for a model without `Output.queries`.
-      class_weights: float32 [k] of `config.loss.class_weights`, or None; set before the first step.
+      class_weights: float32 [k] of `config.loss.class_weights`, one for each logit, or None; set before the first step.
     """
 
     fields: ClassVar[Mapping[str, Any]] = {"label": IGNORE_LABEL}
@@ -87,7 +88,7 @@ class Supervised(Objective):
 
     Reported are `loss`, `loss_NAME` (each loss of the logits before its scale, where there are several), `aux_NAME`,
     `presence_NAME`, `edges` and `edge_aware` (before their weights), and `confusion`, int32 [k, k] of the training
-    batch.
+    batch, [k, 2, 2] of labels [b, h, w, k].
     """
 
     edge_weight, edge_aware_weight, edge_confidence, edge_width = 20.0, 1.0, 0.8, 2
@@ -110,10 +111,11 @@ class Supervised(Objective):
     def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Supervised":
         """The objective of `config.loss`; `options` are those that a subclass adds."""
         loss, smoothing = config.loss, config.loss.label_smoothing
+        outputs = 1 if config.data.mode == "binary" else num_classes
         groups = {name: loss[name].to_dict() for name in (*LOSSES, "custom") if name in loss}
         made = cls(
             num_classes,
-            make_losses(loss.name, loss.scales, groups, num_classes=num_classes, label_smoothing=smoothing),
+            make_losses(loss.name, loss.scales, groups, num_classes=outputs, label_smoothing=smoothing),
             label_smoothing=smoothing,
             aux_weight=loss.aux_weight,
             presence_weight=loss.presence_weight,
@@ -152,7 +154,8 @@ class Supervised(Objective):
             counts[f"presence_{name}"] = pixel_count(labels, class_weights=weights)
         if getattr(output, "edges", None) is not None:
             self._add_edges(output, labels, given, sums, counts)
-        sums["confusion"] = confusion_matrix(jnp.argmax(output.logits, axis=-1), labels, self.num_classes)
+        predicted = Decision(multilabel=labels.ndim == 4).classes(class_logits(output.logits))
+        sums["confusion"] = confusion_matrix(predicted, labels, self.num_classes)
         return sums, counts
 
     def _add_edges(self, output: Any, labels: Array, given: Mapping[str, Any], sums: Terms, counts: Terms) -> None:

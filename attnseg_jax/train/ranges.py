@@ -5,7 +5,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from attnseg_jax.data import decode, regions, transforms
+from attnseg_jax.data import class_masks, datasets, decode, regions, transforms
 from attnseg_jax.data.layouts import split
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
@@ -89,6 +89,7 @@ RANGES: dict[str, Range] = {
     "eval.window": Range(at_least=1, at_most=2**16),
     "eval.stride": Range(at_least=1, at_most=2**16),
     "eval.scales": Range(at_least=0.01, at_most=100),
+    "eval.threshold": Range(at_least=1e-6, at_most=1 - 1e-6),
     "eval.samples": Range(at_least=0, at_most=2**16),
     "eval.worst": Range(at_least=0, at_most=2**16),
 }
@@ -158,6 +159,8 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
+        ("data.mode", data.mode in datasets.MODES, f"one of {', '.join(datasets.MODES)}"),
+        ("data.missing", data.missing in class_masks.MISSING, f"one of {', '.join(class_masks.MISSING)}"),
         ("data.jpeg", data.jpeg[0] <= data.jpeg[1], "the lowest quality and the highest"),
         ("data.max_class_share", 0 < data.max_class_share <= 1, "above 0 and at most 1"),
         ("data.regions.slic.compactness", data.regions.slic.compactness > 0, "above 0"),
@@ -169,6 +172,8 @@ def _check_forms(config: ConfigDict) -> None:
     for key, good, wanted in rules:
         if not good:
             raise UserError(f"config.{key}={at_path(config, key)} must be {wanted}")
+    if data.mode != "multiclass" and regions.used(data.regions):
+        raise UserError(f"config.data.regions.method is for config.data.mode='multiclass', not {data.mode!r}")
     split.check_split(data.split)
     regions.check(data.regions)
     transforms.needs_others(data)

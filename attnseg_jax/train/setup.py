@@ -22,10 +22,10 @@ from attnseg_jax.models.build import parts_without_use, takes_regions
 from attnseg_jax.models.freeze import FREEZE, frozen_paths
 from attnseg_jax.models.remat import REMAT
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses import median_frequency_weights
+from attnseg_jax.ops.losses import median_frequency_weights, weights_of_presence
 from attnseg_jax.parts import resolve
 from attnseg_jax.train.config import region_counts
-from attnseg_jax.train.forward import make_forward
+from attnseg_jax.train.forward import decision, make_forward
 from attnseg_jax.train.objective import make_objective
 from attnseg_jax.train.optimizer import make_optimizer
 from attnseg_jax.train.parallel import Parallel, check_batch_size, make_parallel
@@ -59,13 +59,16 @@ class Run:
     step: Callable | None
 
 
-def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Survey | None) -> np.ndarray | None:
+def class_weights(
+    config: ConfigDict, class_names: tuple[str, ...], survey: Survey | None, *, multilabel: bool = False
+) -> np.ndarray | None:
     """The weights `[k]` that `config.loss.class_weights` asks for, or None.
 
     Args:
       config: the `loss` part of a config.
       class_names: names of the classes.
       survey: pixel counts of the training split; only `median_frequency` needs them.
+      multilabel: whether the weights are those of being there, see `ops.losses.weights_of_presence`.
 
     Raises:
       UserError: given weights that do not fit the classes.
@@ -74,7 +77,8 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     if kind == "none":
         return None
     if kind == "median_frequency":
-        weights = median_frequency_weights(survey.pixel_counts, survey.image_pixel_counts)
+        of_counts = weights_of_presence if multilabel else median_frequency_weights
+        weights = of_counts(survey.pixel_counts, survey.image_pixel_counts)
         return weights**config.class_weight_power
     weights = np.asarray(config.weights, np.float32)
     if weights.shape != (len(class_names),) or not (
@@ -87,9 +91,43 @@ def class_weights(config: ConfigDict, class_names: tuple[str, ...], survey: Surv
     return weights
 
 
+def outputs(config: ConfigDict, num_classes: int) -> int:
+    """Channels of the logits of a run's model: one for each class, or with two of them a single one."""
+    return 1 if config.data.mode == "binary" else num_classes
+
+
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The model of a run's config; errors as of `build_model`."""
-    return build_model(config.model, num_classes, dtype=config.dtype, **region_counts(config))
+    """The model of a run's config for data of so many classes; errors as of `build_model`."""
+    model = build_model(config.model, outputs(config, num_classes), dtype=config.dtype, **region_counts(config))
+    if config.data.mode != "multiclass":
+        _check_independent(config, model)
+    return model
+
+
+def _check_independent(config: ConfigDict, model: nn.Module) -> None:
+    """Refuses a model whose logits are of classes that exclude one another, where they are to be read by sigmoids."""
+    culprit = ""
+    if takes_regions(config.model.kind):
+        culprit = f"config.model.kind={config.model.kind!r} gives regions"
+    elif getattr(model.decoder, "exclusive", False):
+        culprit = f"config.model.decoder.name={config.model.decoder.name!r} gives pixels"
+    if culprit:
+        raise UserError(
+            f"{culprit} one of the classes, and config.data.mode={config.data.mode!r} needs a logit for each by "
+            "itself: choose another one, such as config.model.decoder.name='fcn', or config.data.mode='multiclass'"
+        )
+
+
+def _of_outputs(weights: np.ndarray | None, config: ConfigDict) -> np.ndarray | None:
+    """Class weights for the model's outputs: of two classes with one output that of the second against the first."""
+    if weights is None or config.data.mode != "binary":
+        return weights
+    if not weights.all():
+        raise UserError(
+            f"config.loss.class_weights={config.loss.class_weights!r} gives the classes the weights "
+            f"{', '.join(f'{weight:g}' for weight in weights)}: with config.data.mode='binary' both must be above 0"
+        )
+    return weights[1:] / weights[0]
 
 
 def abstract_inputs(config: ConfigDict, batch_size: int = 1) -> list[jax.ShapeDtypeStruct]:
@@ -153,9 +191,14 @@ def make_run(
     fields, step = {**model_inputs(model), "label": IGNORE_LABEL, "valid": False}, None
     if training:
         objective = make_objective(config, num_classes)
+        if objective.needs_queries and config.data.mode != "multiclass":
+            raise UserError(
+                f"config.loss.name={config.loss.name!r} gives pixels one of the classes, and config.data.mode="
+                f"{config.data.mode!r} needs each by itself: choose a loss of pixels, such as 'cross_entropy+dice'"
+            )
         if objective.needs_queries:
             _check_queries(config, model, variables, inputs)
-        objective.class_weights = weights()
+        objective.class_weights = _of_outputs(weights(), config)
         fields |= objective.fields
         step = partial(
             train_step,
@@ -172,7 +215,13 @@ def make_run(
     parallel = make_parallel(
         config.parallel,
         step,
-        partial(eval_step, model=model, num_classes=num_classes, forward=make_forward(config, model)),
+        partial(
+            eval_step,
+            model=model,
+            num_classes=num_classes,
+            forward=make_forward(config, model),
+            decision=decision(config, num_classes),
+        ),
         fields=fields,
         devices=devices,
         rule=resolve(SHARDINGS, config.sharding, "config.sharding"),

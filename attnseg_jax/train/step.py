@@ -14,9 +14,10 @@ from jaxtyping import Array, Key, PyTree
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.models.remat import rematerialised
+from attnseg_jax.ops.decision import SOFTMAX, Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
-from attnseg_jax.ops.metrics import confidence, confidence_counts, confusion_matrix
+from attnseg_jax.ops.metrics import confidence_counts, confusion_matrix
 from attnseg_jax.ops.platforms import fence
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
 from attnseg_jax.train.state import TrainState, eval_variables
@@ -155,23 +156,26 @@ def eval_step(
     model: nn.Module,
     num_classes: int,
     forward: Callable[..., Array] | None = None,
+    decision: Decision = SOFTMAX,
     axis_name: str | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Confusion and prediction of a batch, and where the logits are finite.
 
     Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`. `forward`, see
-    `train.forward`, gives the logits; by default the model does.
+    `train.forward`, gives the logits of the classes; by default the model does. `decision` reads them.
 
     Returns:
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
-      pixels, `cross_entropy` float32 [], the sum over them, `confidence` int32 (see
+      pixels, [k, 2, 2] of labels [b, h, w, k], `cross_entropy` float32 [], the sum over them, `confidence` int32 (see
       `ops.metrics.confidence_counts`), and `not_finite` int32 [], rows with a logit that is none.
-      Rows, which stay on their devices: `prediction` [b, h, w] uint8, or int32 beyond 256 classes, its probability
-      `sure` [b, h, w] uint8, 255 for 1, and `finite` bool [b].
+      Rows, which stay on their devices: `prediction` like the labels, uint8 or int32 beyond 256 classes; `sure`
+      [b, h, w] uint8, its probability, 255 for 1; and `finite` bool [b].
     """
     inputs = [batch[name] for name in model_inputs(model)]
-    logits = forward(variables, *inputs) if forward else model.apply(variables, *inputs, train=False).logits
-    prediction = jnp.argmax(logits, axis=-1)
+    logits = (
+        forward(variables, *inputs) if forward else class_logits(model.apply(variables, *inputs, train=False).logits)
+    )
+    prediction = decision.classes(logits)
     finite = jnp.isfinite(logits).all((1, 2, 3)) | ~batch["valid"]
     labels = valid_labels(batch)
     counts = {
@@ -184,7 +188,7 @@ def eval_step(
         counts = jax.lax.psum(counts, axis_name)
     rows = {
         "prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32),
-        "sure": (255 * confidence(logits)).astype(jnp.uint8),
+        "sure": (255 * decision.sure(logits)).astype(jnp.uint8),
         "finite": finite,
     }
     return counts, rows
@@ -239,7 +243,8 @@ class Forward:
 
 def valid_labels(batch: Batch) -> Array:
     """The labels, with those of padding rows ignored."""
-    return jnp.where(batch["valid"][:, None, None], batch["label"], IGNORE_LABEL)
+    label = batch["label"]
+    return jnp.where(batch["valid"].reshape(-1, *[1] * (label.ndim - 1)), label, IGNORE_LABEL)
 
 
 def _row_keys(key: Key[Array, ""], rows: int, axis_name: str | None) -> Key[Array, " b"]:

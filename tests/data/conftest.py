@@ -31,6 +31,8 @@ def data_config():
                 "split": (),
                 "leave_out": (),
                 "mask_values": "exact",
+                "mode": "multiclass",
+                "missing": "error",
                 "classes": ("c0", "c1", "c2", "c3", "c4", "c5", "c6"),
                 "palette": (),
                 "ids": (),

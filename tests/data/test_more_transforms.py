@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from attnseg_jax.data import sampling
+from attnseg_jax.data.datasets import DatasetInfo
 from attnseg_jax.data.pipeline import train_batches
 from attnseg_jax.data.transforms import TRANSFORMS, augment, degrade, geometry, mixing, needs_others
 from attnseg_jax.errors import UserError
@@ -177,7 +178,7 @@ def test_repeat_factors_by_hand():
 class Source:
     """Ten images, the last of which shows class 3; its image tells its number."""
 
-    info = SimpleNamespace(num_classes=7, class_names=tuple("abcdefg"), channels=0)
+    info = DatasetInfo("letters", tuple("abcdefg"), np.zeros((7, 3), np.uint8))
 
     def __len__(self):
         return 10

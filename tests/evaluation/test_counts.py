@@ -73,6 +73,19 @@ def test_counts_of_several_processes(images):
     np.testing.assert_array_equal(whole.result(lambda _: sum(parts)).near_contours, whole.result().near_contours)
 
 
+def test_classes_by_themselves_are_counted_like_those_that_exclude_one_another(images, counts):
+    """Each pixel has one of them here, so that hits, false alarms and misses of every class are the same."""
+    counter = Counter(5, K, lambda index: SIZES[index])
+    for batch, guess in batches(images):
+        label = np.where(batch["label"][..., None] == 255, 255, batch["label"][..., None] == np.arange(K))
+        counter({**batch, "label": label}, (guess[..., None] == np.arange(K)).astype(np.uint8))
+    found = counter.result()
+    np.testing.assert_array_equal(found.everywhere, counts.everywhere)
+    truth, prediction = ((image == 1).astype(int) for image in images[2])
+    truth = np.where(images[2][0] == 255, 255, truth)
+    np.testing.assert_array_equal(found.near_contours[2, 1], count_image(truth, prediction, 2)[1, 1])
+
+
 def test_written_and_read(counts):
     read = ImageCounts.decode(json.loads(json.dumps(counts.encode())))
     np.testing.assert_array_equal(read.everywhere, counts.everywhere)

@@ -117,8 +117,8 @@ def test_unknown_names(config, message):
 
 
 def test_too_few_classes():
-    with pytest.raises(UserError, match=r"num_classes=1: .* at least 2"):
-        build_model({}, 1)
+    with pytest.raises(UserError, match=r"num_classes=0: .* at least 1"):
+        build_model({}, 0)
 
 
 def test_a_map_the_backbone_does_not_have():

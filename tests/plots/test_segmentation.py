@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attnseg_jax.plots import segmentation
+from attnseg_jax.plots import segmentation, sheet
 from attnseg_jax.plots.drawing import write_png
 from attnseg_jax.plots.segmentation import (
     FALSE_NEGATIVE,
@@ -209,3 +209,21 @@ def test_comparison_sheet_has_a_column_for_each_image_and_a_row_for_each_system(
     assert full.shape[1] == plain.shape[1] and full.shape[0] - plain.shape[0] >= 29 * 15
     with pytest.raises(ValueError):
         comparison_sheet([label], predictions, NAMES, PALETTE, path, titles=["first"])
+
+
+def test_classes_that_overlap_mix_their_colours():
+    """One pixel has two classes, one is not known; a class that is missed outweighs one that is invented."""
+    truth = np.array([[[1, 1, 0], [255, 255, 255], [0, 0, 0], [0, 1, 0]]], np.uint8)
+    guess = np.array([[[1, 1, 0], [1, 0, 0], [0, 0, 1], [1, 0, 0]]], np.uint8)
+    drawn = sheet.coloured(truth, PALETTE)[0]
+    assert drawn[0].tolist() == [105, 105, 140] and drawn[2].tolist() == list(sheet.NOTHING)
+    assert drawn[1].tolist() in sheet.stripes(1, 4)[0].tolist() and drawn[3].tolist() == PALETTE[1].tolist()
+    assert sheet.occurring(truth).tolist() == [0, 1, 255]
+    image = np.full((1, 4, 3), INPUT, np.uint8)
+    errors = segmentation._errors(image, truth, guess, np.arange(2))[0]
+    assert errors[2].tolist() == list(FALSE_POSITIVE) and errors[3].tolist() == list(FALSE_NEGATIVE)
+    laid = segmentation.laid_over(image, guess, PALETTE, 0.5)[0]
+    assert laid[2].tolist() == [55, 75, 140]
+    assert segmentation.laid_over(image, truth, PALETTE, 0.5)[0, 2].tolist() == list(INPUT)
+    picture = prediction_picture([image], [truth], [guess], NAMES, PALETTE, titles=["t"])
+    assert picture.width > 4 * 240

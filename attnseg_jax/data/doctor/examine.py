@@ -5,12 +5,13 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from attnseg_jax.data import annotations
 from attnseg_jax.data.doctor import findings as said
+from attnseg_jax.data.doctor.class_files import decisions, of_one_class, read_class_files
 from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
@@ -19,6 +20,7 @@ from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
 from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out, parquet
+from attnseg_jax.data.layouts.class_files import with_class_files
 from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
@@ -142,6 +144,8 @@ def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
         if guessed and guessed[0].pairs >= pairs + named:
             best = guessed[0].layout
             others = _others(guessed)
+    if best is None and (form := with_class_files(tree)):
+        best = Layout("templates", form)
     if best is None:
         raise UserError(
             f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "
@@ -194,9 +198,21 @@ def examine(
     return conclude(plan, summary)
 
 
+def _of_classes(plan: Plan, labels: Labels) -> list[Decision]:
+    """Those of a set with a mask for each class; none of another."""
+    classes = plan.layout.form.classes
+    return decisions(classes, labels, [pair for pairs in plan.pairs.values() for pair in pairs]) if classes else []
+
+
 def _read(plan: Plan, job: tuple[str, Pair], *, looks: bool = False) -> PairFacts:
     split, pair = job
-    return read_pair(plan.tree.root, split, pair, plan.labels, looks=looks)
+    found = read_pair(plan.tree.root, split, pair, plan.labels, looks=looks)
+    if not pair.classes:
+        return found
+    try:
+        return replace(found, mask=read_class_files([plan.tree.root / path for path in pair.classes if path]))
+    except UserError as error:
+        return replace(found, mask=error)
 
 
 def usual_channels(plan: Plan) -> int:
@@ -221,6 +237,8 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     if plan.labels:
         names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
     labels = propose_labels(summary, names, plan.layout.name, splits.train)
+    if plan.layout.form.classes:
+        labels = of_one_class(labels)
     used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
     lacking = itertools.chain.from_iterable(
         [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()
@@ -238,5 +256,9 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     order = ("error", "warning", "note")
     found_.sort(key=lambda finding: order.index(finding.level))
     trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
-    decisions = propose(plan.root, plan.layout, splits, labels, summary, left_out, plan.labels) if trainable else []
+    decisions = (
+        propose(plan.root, plan.layout, splits, labels, summary, left_out, plan.labels, _of_classes(plan, labels))
+        if trainable
+        else []
+    )
     return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

@@ -44,6 +44,7 @@ def propose(
     summary: Summary,
     leave_out: Sequence[str],
     drawn: Sequence[str] = (),
+    of_classes: Sequence[Decision] = (),
 ) -> list[Decision]:
     """The differences of a config from the default one, in the order in which they are read.
 
@@ -55,14 +56,15 @@ def propose(
       summary: what was read.
       leave_out: files that cannot be used.
       drawn: labels of annotation files, in the order of the raw ids.
+      of_classes: of a set with a mask for each class, in the place of how masks of all classes are read.
     """
     return [
         *_of_folder(root, layout, splits, leave_out),
         *_of_channels(summary, splits),
-        *_of_labels(labels, drawn),
+        *(of_classes or _of_labels(labels, drawn)),
         *_of_sizes(summary, splits),
         *_of_training(summary, splits, labels),
-        *_of_sampling(summary, splits, labels),
+        *([] if of_classes else _of_sampling(summary, splits, labels)),
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnseg_jax.data.annotations import SUFFIX, labels_of
+from attnseg_jax.data.datasets import from_config
 from attnseg_jax.data.layouts import lists, parquet
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
@@ -40,6 +41,9 @@ __all__ = [
     "held_out",
     "pairing_of",
 ]
+
+CLASS = "{class}"
+"""In the template of masks: the name of the class, where each has a mask of its own."""
 
 MASK_MARKS = (
     *("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation", "_L", "_labelIds"),
@@ -183,7 +187,9 @@ def _candidates(config: Any) -> list[Layout]:
                 "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
-        form = Form(of_first_band(config), config.masks, config.lists)
+        each = config.mode == "multilabel" and CLASS in config.masks
+        classes = from_config(config).class_names if each else ()
+        form = Form(of_first_band(config), config.masks, config.lists, classes=classes)
         check(form)
         return [Layout("templates", form)]
     if config.lists and config.layout in ("auto", "lists"):

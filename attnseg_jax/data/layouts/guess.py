@@ -44,9 +44,9 @@ def is_split_word(name: str) -> bool:
 
 def guesses(tree: Tree) -> list[Guess]:
     """Layouts of templates that could be meant, the best first."""
-    folders = _folders(tree)
+    found_folders = folders(tree)
     found: dict[Form, Guess] = {}
-    candidates = sorted((*_across(folders), *_beside(folders)), key=lambda candidate: -candidate[0])
+    candidates = sorted((*_across(found_folders), *_beside(found_folders)), key=lambda candidate: -candidate[0])
     for form in [*dict.fromkeys(form for _, form in candidates)][:_MOST_FORMS]:
         layout = Layout("templates", form)
         splits = layout.splits(tree) if form.has_splits else [""]
@@ -63,7 +63,7 @@ def guesses(tree: Tree) -> list[Guess]:
     return sorted(found.values(), key=rank, reverse=True)
 
 
-def _folders(tree: Tree) -> dict[str, list[str]]:
+def folders(tree: Tree) -> dict[str, list[str]]:
     """The names of pictures by the template of their folder; in both, words of splits are `{split}`.
 
     A folder counts for itself, and for the folders above it with `**`.

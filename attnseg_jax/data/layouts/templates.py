@@ -8,7 +8,7 @@ braces stands for any text without a slash, the same in both; `**` for any numbe
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from attnseg_jax.data.layouts.tree import Tree
@@ -20,7 +20,7 @@ SUFFIXES = (*FIRST_SUFFIXES, ".tif", ".tiff", ".bmp", ".gif", ".webp", ".npy")
 
 _ANY_SUFFIX = r"\.(?:" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")"
 _TOKEN = re.compile(r"\{(\w+)\}|(\*)")
-_DIR = "dir"
+_DIR, _CLASS = "dir", "class"
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Form:
       names: template of text files that list the stems of a split, one a line; "" where the folders tell.
       objects: whether an image has a mask for each of its objects, which differ in `{stem}`.
       coco: whether `masks` is a JSON file of COCO, which lists the images.
+      classes: what `{class}` of `masks` stands for, where each class has a mask of its own.
     """
 
     images: str
@@ -40,6 +41,7 @@ class Form:
     names: str = ""
     objects: bool = False
     coco: bool = False
+    classes: tuple[str, ...] = ()
 
     @property
     def has_splits(self) -> bool:
@@ -48,15 +50,16 @@ class Form:
 
     def of_split(self, split: str) -> "Form":
         """The form of one split alone."""
-        parts = (part.replace("{split}", split) for part in (self.images, self.masks, self.names))
-        return Form(*parts, objects=self.objects, coco=self.coco)
+        parts = {name: getattr(self, name).replace("{split}", split) for name in ("images", "masks", "names")}
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True)
 class Pair:
     """An image and its mask, as paths below the folder of the set; `name` is what tells the pair from others.
 
-    `more` are the masks of further objects, `bands` the files of further channels.
+    `more` are the masks of further objects, `bands` the files of further channels, `classes` the masks of all classes
+    in their order, None for one without a file.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Pair:
     mask: str
     more: tuple[str, ...] = ()
     bands: tuple[str, ...] = ()
+    classes: tuple[str | None, ...] = ()
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -71,9 +75,9 @@ class Pair:
         return self.image, *self.bands
 
     @property
-    def masks(self) -> tuple[str, ...]:
+    def masks(self) -> tuple[str | None, ...]:
         """All masks."""
-        return self.mask, *self.more
+        return self.classes or (self.mask, *self.more)
 
 
 @dataclass
@@ -213,10 +217,11 @@ def check(form: Form) -> None:
                 f"config.data.{key}={getattr(form, key)!r} tells no files apart: write {{stem}} or * where their names "
                 "differ"
             )
-    if unknown := sorted(masks - images):
+    if unknown := sorted(masks - images - ({_CLASS} if form.classes else set())):
+        hint = ": a mask for each class is of config.data.mode='multilabel'" if unknown[0] == _CLASS else ""
         raise UserError(
             f"config.data.masks={form.masks!r} holds {{{unknown[0]}}}, which config.data.images={form.images!r} does "
-            "not tell"
+            f"not tell{hint}"
         )
 
 
@@ -228,11 +233,13 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
       form: without `{split}`.
       names: stems, where a list tells which images belong to the split.
     """
-    shared = sorted(fields(form.masks) - ({"split", "stem"} if form.objects else {"split"}))
-    found_masks, found_images = list(matches(tree, form.masks)), list(matches(tree, form.images))
+    free = {"split", *["stem"] * form.objects, *[_CLASS] * bool(form.classes)}
+    shared = sorted(fields(form.masks) - free)
+    found_masks, found_images = _mask_files(tree, form), list(matches(tree, form.images))
     found_images, found_masks = _apart(form, found_images, found_masks)
     doubles: list[tuple[str, str]] = []
-    masks = _by_key(found_masks, shared, [] if form.objects else doubles)
+    of_classes = _of_classes(found_masks, shared, form.classes, doubles)
+    masks = _by_key(found_masks, shared, [] if form.objects or form.classes else doubles)
     more = _further(found_masks, shared) if form.objects else {}
     # Several images may share a mask, such as those of bands; they differ in another field.
     images = _by_key(found_images, sorted({key for _, values in found_images for key in values}), doubles)
@@ -246,7 +253,7 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
             continue
         key = _key(values, shared)
         if key in masks and not (form.objects and alone[key] > 1):
-            pairs.append(Pair(name, path, masks[key][0], more.get(key, ())))
+            pairs.append(Pair(name, path, masks[key][0], more.get(key, ()), classes=of_classes.get(key, ())))
             used.add(key)
         else:
             without.append((path, _filled(form.masks, values)))
@@ -256,6 +263,29 @@ def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:
     unused = [] if listed is not None else [masks[key][0] for key in masks if key not in used]
     pairs.sort(key=lambda pair: pair.name)
     return Pairing(pairs, len(pairs) + len(without), sorted(without), sorted(unused), doubles, missing)
+
+
+def _mask_files(tree: Tree, form: Form) -> list[tuple[str, dict[str, str]]]:
+    """The files of masks and what their fields stand for, `{class}` for one of the form's classes."""
+    if not form.classes:
+        return list(matches(tree, form.masks))
+    found = []
+    for name in form.classes:
+        of_class = matches(tree, form.masks.replace(f"{{{_CLASS}}}", name))
+        found += [(path, {**values, _CLASS: name}) for path, values in of_class]
+    return found
+
+
+def _of_classes(
+    found: list, names: list[str], classes: tuple[str, ...], doubles: list[tuple[str, str]]
+) -> dict[tuple, tuple[str | None, ...]]:
+    """The files of each key by class, where each class has its own."""
+    if not classes:
+        return {}
+    by_key: dict[tuple, dict[str, str]] = {}
+    for (*key, name), (path, _) in _by_key(found, [*names, _CLASS], doubles).items():
+        by_key.setdefault(tuple(key), {})[name] = path
+    return {key: tuple(files.get(name) for name in classes) for key, files in by_key.items()}
 
 
 def _apart(form: Form, images: list, masks: list) -> tuple[list, list]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from attnseg_jax.data.class_masks import labelled_pixels, pixels_of_classes
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.data.sources.protocol import Source, check_sample, check_size
 from attnseg_jax.data.windows import FileArray, in_bands
@@ -22,7 +23,8 @@ class Survey:
     """What a full pass over a split found.
 
     pixel_counts [k]: pixels of each class.  image_pixel_counts [k]: labelled pixels of all images in which the class
-    occurs (median frequency balancing divides by them, Eigen and Fergus, arXiv 1411.4734).  sizes: (h, w) per image.
+    occurs, in mode 'multilabel' those with a label of it (median frequency balancing divides by them, Eigen and Fergus,
+    arXiv 1411.4734).  sizes: (h, w) per image.
     """
 
     pixel_counts: Int64[np.ndarray, "k"]
@@ -40,26 +42,29 @@ def survey(
     Raises one UserError of the first bad files in the order of the source, `_MOST_LISTED` at most, and one if no pixel
     has a label.
     """
-    k = source.info.num_classes
+    info = source.info
+    k, values = info.num_classes, info.num_values
 
     def count(index: int) -> tuple[np.ndarray, tuple[int, int]]:
         sample = source[index]
-        check_sample(sample, source.info.channels)
+        check_sample(sample, info.channels, multilabel=info.multilabel)
         on_read(index)
         label = sample["label"]
-        check_size(source, index, label.shape)
-        pixels = sum(np.bincount(rows.ravel(), minlength=IGNORE_LABEL + 1) for rows in in_bands(label))
+        check_size(source, index, label.shape[:2])
         if isinstance(sample["image"], FileArray):
             # A bad piece is named at once.
             for _ in in_bands(sample["image"]):
                 pass
-        if pixels[k:IGNORE_LABEL].any():
-            unknown = k + int(np.flatnonzero(pixels[k:IGNORE_LABEL])[0])
-            raise UserError(
-                f"{sample['id']}: config.data.source gives the label {unknown}, and there are {k} classes: use 0 to "
-                f"{k - 1}, or {IGNORE_LABEL} to ignore a pixel"
-            )
-        return pixels[:k], label.shape
+        pixels, labelled = np.zeros(k, np.int64), 0
+        for rows in in_bands(label):
+            if (wrong := rows[(rows >= values) & (rows != IGNORE_LABEL)]).size:
+                raise UserError(
+                    f"{sample['id']}: config.data.source gives the label {wrong.min()}, and there are {k} classes: use "
+                    f"0 to {values - 1}, or {IGNORE_LABEL} to ignore a pixel"
+                )
+            pixels += pixels_of_classes(rows, k)
+            labelled = labelled + labelled_pixels(rows)
+        return np.stack([pixels, (pixels > 0) * labelled]), label.shape[:2]
 
     counts, sizes, bad = [], [], []
     for found in in_threads(count, range(len(source)), _CHECKING, threads):
@@ -75,13 +80,13 @@ def survey(
             raise UserError(bad[0])
         more = "; there may be more" if len(bad) == _MOST_LISTED else ""
         raise UserErrors(f"{len(bad)} of {len(source)} pairs cannot be used{more}:", bad)
-    per_image = np.array(counts, np.int64).reshape(-1, k)
-    if not per_image.any():
+    pixels, labelled = np.array(counts, np.int64).reshape(-1, 2, k).sum(0)
+    if not pixels.any():
         raise UserError(
             f"data set {source.info.name!r}: not one pixel of its {len(source)} masks has a class, all are ignored "
             f"({IGNORE_LABEL}){_values(source)}"
         )
-    return Survey(per_image.sum(0), ((per_image > 0) * per_image.sum(1, keepdims=True)).sum(0), tuple(sizes))
+    return Survey(pixels, labelled, tuple(sizes))
 
 
 def check_classes(source: Source, found: Survey) -> None:
@@ -114,7 +119,7 @@ def _values(source: Source) -> str:
     total = sum(pixels.values())
     shown = [f"{value} ({pixels[value] / total:.1%})" for value in sorted(pixels)[:_MOST_LISTED]]
     pairs = tuple((value, train) for train, value in enumerate(sorted(pixels)))
-    fitting = len(pairs) == source.info.num_classes
+    fitting = len(pairs) == source.info.num_values
     example = f", such as --config.data.ids='{str(pairs).replace(' ', '')}'" if fitting else ""
     return (
         f"; the masks hold the values {', '.join(shown)}{', ...' if len(pixels) > len(shown) else ''}, and "

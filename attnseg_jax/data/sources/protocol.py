@@ -14,8 +14,9 @@ class Source(Protocol):
     """Random access to one split, from several threads at once; made as `Mine(config.data, split)`.
 
     `source[i]` is `{'image': uint8 [h, w, 3], 'label': uint8 [h, w] (train ids, 255 ignored), 'id': str}`; with
-    `config.data.channels` the image has so many, and may be float32.  It may hold
-    further fields for a model or an objective: arrays [h, w, ...], or of one shape for all samples.
+    `config.data.channels` the image has so many, and may be float32; with `config.data.mode='multilabel'` the label is
+    uint8 [h, w, k], 1 where a class is there, 0 where it is not, 255 ignored.  It may hold further fields for a model
+    or an objective: arrays [h, w, ...], or of one shape for all samples.
     `source.size(i)` is (h, w), which should not decode any pixels.  Both raise UserError for a bad file.
 
     A source may also have `raw(i)`, the mask before the table of ids, which messages then quote, and `files()`, names
@@ -40,19 +41,23 @@ class Source(Protocol):
         ...
 
 
-def check_sample(sample: Any, channels: int = 0) -> None:
-    """Refuses what a source gave and is no decoded pair of an image of `config.data.channels` and its label."""
+def check_sample(sample: Any, channels: int = 0, *, multilabel: bool = False) -> None:
+    """Refuses what a source gave and is no decoded pair of an image of `config.data.channels` and its label.
+
+    With `multilabel` the label has an axis for the classes.
+    """
     if not isinstance(sample, dict) or not {"image", "label", "id"} <= sample.keys():
         found = sorted(sample) if isinstance(sample, dict) else type(sample).__name__
         raise UserError(f"config.data.source gives {found}; a sample is a dict with 'image', 'label' and 'id'")
     given = (sample[name] for name in ("image", "label"))
     image, label = (array if isinstance(array, FileArray) else np.asarray(array) for array in given)
     kinds = (np.uint8, np.float32) if channels else (np.uint8,)
-    fits = image.dtype in kinds and label.dtype == np.uint8 and label.ndim == 2
-    if not fits or image.shape != (*label.shape, channels or 3):
+    fits = image.dtype in kinds and label.dtype == np.uint8 and label.ndim == 2 + multilabel
+    if not fits or image.shape != (*label.shape[:2], channels or 3):
         raise UserError(
             f"config.data.source gives an image {image.dtype} {image.shape} and a label {label.dtype} {label.shape}; "
-            f"it must give {' or '.join(kind.__name__ for kind in kinds)} (h, w, {channels or 3}) and uint8 (h, w)"
+            f"it must give {' or '.join(kind.__name__ for kind in kinds)} (h, w, {channels or 3}) and uint8 "
+            f"{'(h, w, k)' if multilabel else '(h, w)'}"
         )
 
 
@@ -109,8 +114,8 @@ def check_source(source: Any, named: str, split: str) -> None:
     if hasattr(source, "files") and not isinstance(source.files(), dict):
         raise UserError(f"{named}: files() must return a dict of names and paths")
     sample = source[0]
-    check_sample(sample, info.channels)
-    check_size(source, 0, sample["label"].shape)
+    check_sample(sample, info.channels, multilabel=info.multilabel)
+    check_size(source, 0, sample["label"].shape[:2])
 
 
 def check_size(source: Source, index: int, shape: tuple[int, int]) -> None:

@@ -24,6 +24,11 @@ class TfdsSource:
         if config.channels:
             raise UserError(f"config.data.channels={config.channels} is for a 'folder' source: TFDS gives 8-bit RGB")
         self.info = datasets.info(config)
+        if self.info.multilabel:
+            raise UserError(
+                "config.data.mode='multilabel' is for a 'folder' source, or one of yours: masks of TFDS have one class "
+                "at a pixel"
+            )
         dataset = datasets.from_config(config)
         self._nearest = decode.takes_nearest(config.mask_values)
         self._table = mask_ids.id_table(dataset.ids, nearest=self._nearest)

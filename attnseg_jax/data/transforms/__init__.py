@@ -83,7 +83,7 @@ def augment(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """
     *_, (_, sample) = stages(sample, rng, config)
     image, label = sample["image"], sample["label"]
-    if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape):
+    if (image.dtype, label.dtype, image.shape[:2]) != (np.float32, np.int32, label.shape[:2]):
         raise UserError(
             f"{_KEY}={tuple(config.transforms)} leaves an image {image.dtype} {image.shape} and a label {label.dtype} "
             f"{label.shape}; a model needs float32 (h, w, 3) and int32 (h, w): end with 'normalise_pad'"
@@ -101,20 +101,20 @@ def stages(sample: Sample, rng: np.random.Generator, config: Any) -> Iterator[tu
             raise UserError(f"{_KEY}: {name!r} returned {type(sample).__name__}, not a sample (a dict)")
         if lost := {"image", "label"} - sample.keys():
             raise UserError(f"{_KEY}: {name!r} returned a sample without {' and '.join(sorted(lost))}")
-        if wrong := _not_pixels(sample, config.channels or 3):
+        if wrong := _not_pixels(sample, config.channels or 3, "(h, w, k)" if config.mode == "multilabel" else "(h, w)"):
             raise UserError(f"{_KEY}: {name!r} returned {wrong}")
         yield name, sample
 
 
-def _not_pixels(sample: Sample, channels: int) -> str:
+def _not_pixels(sample: Sample, channels: int, form: str) -> str:
     """What image and label are, where they are no picture and its ids; else ""."""
     image, label = (np.asarray(sample[name]) for name in ("image", "label"))
     if image.dtype.kind not in "uif":
         return f"an image of {image.dtype}: it must hold integers or floats"
     if label.dtype.kind not in "ui":
         return f"a label of {label.dtype}: it must hold integers"
-    if label.ndim != 2 or image.shape != (*label.shape, channels):
-        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, {channels}) and (h, w)"
+    if label.ndim != len(form.split(",")) or image.shape != (*label.shape[:2], channels):
+        return f"an image {image.shape} and a label {label.shape}: they must be (h, w, {channels}) and {form}"
     return ""
 
 

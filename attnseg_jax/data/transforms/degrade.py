@@ -56,7 +56,7 @@ def cutout(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     Sizes are shares of height and width. With `config.cutout.ignore` what is covered has no label.
     """
     image, label = sample["image"].copy(), sample["label"].copy()
-    h, w = label.shape
+    h, w = label.shape[:2]
     mean = np.asarray(config.mean, np.float32)
     mean = mean.round().clip(0, 255).astype(np.uint8) if image.dtype == np.uint8 else mean
     for _ in range(config.cutout.count):

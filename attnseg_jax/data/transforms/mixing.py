@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from attnseg_jax.data import datasets
+from attnseg_jax.data.class_masks import pixels_of_classes, where
 from attnseg_jax.data.transforms.crop import random_window
 from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, pad, padding, pixel_fields
 from attnseg_jax.errors import UserError
@@ -31,12 +32,12 @@ def copy_paste(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         return sample
     for _ in range(_TRIES):
         other = sample["others"](rng)
-        if np.isin(other["label"], classes).any():
+        if where(other["label"], classes).any():
             break
     if rng.random() < 0.5:
         other = map_pixels(other, lambda _, array: array[:, ::-1])
-    other = _fitted(other, sample["label"].shape, rng, config, wanted=classes)
-    return _pasted(sample, other, np.isin(other["label"], classes))
+    other = _fitted(other, sample["label"].shape[:2], rng, config, wanted=classes)
+    return _pasted(sample, other, where(other["label"], classes))
 
 
 def class_mix(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
@@ -46,10 +47,10 @@ def class_mix(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """
     if rng.random() >= config.class_mix.probability:
         return sample
-    other = _fitted(sample["others"](rng), sample["label"].shape, rng, config)
-    shown = np.setdiff1d(other["label"], [IGNORE_LABEL])
+    other = _fitted(sample["others"](rng), sample["label"].shape[:2], rng, config)
+    shown = np.flatnonzero(pixels_of_classes(other["label"], IGNORE_LABEL))
     chosen = rng.permutation(shown)[: (len(shown) + 1) // 2]
-    return _pasted(sample, other, np.isin(other["label"], chosen))
+    return _pasted(sample, other, where(other["label"], chosen))
 
 
 def mosaic(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
@@ -101,7 +102,7 @@ def _fitted(other: Sample, size: tuple[int, int], rng: np.random.Generator, conf
     """Another sample cut or padded to `size` at random places; of several cuts one that shows a wanted class."""
     for _ in range(_TRIES if len(wanted) else 1):
         window = random_window(other["label"], rng, crop=size)
-        if np.isin(window.cut(other["label"]), wanted).any():
+        if where(window.cut_field("label", other["label"]), wanted).any():
             break
     fields = pixel_fields(other)
     return {
@@ -110,10 +111,10 @@ def _fitted(other: Sample, size: tuple[int, int], rng: np.random.Generator, conf
     }
 
 
-def _pasted(sample: Sample, other: Sample, where: Bool[np.ndarray, "h w"]) -> Sample:
+def _pasted(sample: Sample, other: Sample, chosen: Bool[np.ndarray, "h w"]) -> Sample:
     """The sample with the pixels of another of its size in some places, in the fields that both have."""
     mixed = {
-        name: np.where(where.reshape(*where.shape, *[1] * (array.ndim - 2)), other[name], array)
+        name: np.where(chosen.reshape(*chosen.shape, *[1] * (array.ndim - 2)), other[name], array)
         for name, array in pixel_fields(sample).items()
         if name in other
     }

@@ -152,7 +152,7 @@ def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, 
     padded = tuple(predictor.multiple * ((n + predictor.multiple - 1) // predictor.multiple) for n in inside)
     x = jnp.pad(x, [(0, 0), *((0, larger - n) for larger, n in zip(padded, inside)), (0, 0)])
     form = Form(padded, padded, padded) if inside == full else Form(padded, inside, full)
-    found = model_outputs(predictor.forward, form, ("probabilities",), predictor.variables, x)
+    found = model_outputs(predictor.forward, predictor.decision, form, ("probabilities",), predictor.variables, x)
     return {name: y if name == "finite" else y[:, : full[0], : full[1]] for name, y in found.items()}
 
 

@@ -40,7 +40,9 @@ def describe(info: Info, config: ConfigDict, multiple: int, source: str | Path) 
             "resolution": config.data.resolution,
             "size_multiple": multiple,
         },
-        "evaluation": {name: config.eval[name] for name in ("mode", "window", "stride", "blend", "scales", "flip")},
+        "evaluation": {
+            name: config.eval[name] for name in ("mode", "window", "stride", "blend", "scales", "flip", "threshold")
+        },
         "scores": _scores(source, info.step),
         "weights": {
             "run": _name(source),

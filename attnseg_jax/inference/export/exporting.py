@@ -74,6 +74,11 @@ def export(
         predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
         if channels := predictor.config.data.channels:
             raise UserError(f"{source}: models of config.data.channels={channels} are not exported: hand the run on")
+        if predictor.config.data.mode == "multilabel":
+            raise UserError(
+                f"{source}: models of config.data.mode='multilabel', which have a mask for each class, are not "
+                "exported: hand the run on"
+            )
         check(form, wanted, predictor.config)
         folder = _free(output, source, form)
         with tempfile.TemporaryDirectory() as scratch, _until_proven(folder) as unproven:

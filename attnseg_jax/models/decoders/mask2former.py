@@ -1,5 +1,7 @@
 """Mask2Former (Cheng et al. 2022, arXiv:2112.01527), after transformers' `modeling_mask2former.py`."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -123,6 +125,7 @@ class Mask2Former(Decoder):
       pre_norm: normalises before attention and MLP of the queries instead of after each sum.
     """
 
+    exclusive: ClassVar[bool] = True
     channels: int = option(256, at_least=1)
     pixel_channels: int = option(0, at_least=0)
     mask_channels: int = option(0, at_least=0)

@@ -1,6 +1,7 @@
 """Mask transformer (Strudel et al. 2021, arXiv:2105.05633; github.com/rstrudel/segmenter): classes meet patches."""
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -71,6 +72,7 @@ class MaskTransformer(Decoder):
       dropout: rate after attention and in the MLP, in training; weights are not dropped, for memory's sake.
     """
 
+    exclusive: ClassVar[bool] = True
     channels: int = option(0, at_least=0)
     queries: int = option(0, at_least=0, at_most=4096)
     layers: int = option(2, at_least=1, at_most=100)

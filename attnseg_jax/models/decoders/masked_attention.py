@@ -1,7 +1,7 @@
 """Masked attention (Cheng et al. 2022, arXiv:2112.01527; github.com/facebookresearch/Mask2Former), pixel by pixel."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -95,6 +95,7 @@ class MaskedAttentionDecoder(Decoder):
       pre_norm: normalises before attention and MLP instead of after each sum.
     """
 
+    exclusive: ClassVar[bool] = True
     channels: int = option(0, at_least=0)
     queries: int = option(100, at_least=1, at_most=4096)
     layers: int = option(3, at_least=1, at_most=100)

@@ -1,10 +1,9 @@
 """A loss of the boundaries between classes."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices, ratio
+from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices, probabilities, ratio
 from attnseg_jax.ops.pool import max_pool
 
 _EPS = 1e-7
@@ -12,7 +11,7 @@ _EPS = 1e-7
 
 def boundary(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     width: int = 1,
     tolerance: int = 2,
@@ -31,12 +30,11 @@ def boundary(
       tolerance: in pixels, in both directions.
       axis_name: mapped axis over whose devices the boundaries are summed before the ratios.
 
-    >>> loss_sum, count = jax.jit(boundary)(jnp.zeros((1, 1, 4, 2)), jnp.array([[[0, 0, 1, 1]]]))
+    >>> loss_sum, count = boundary(jnp.zeros((1, 1, 4, 2)), jnp.array([[[0, 0, 1, 1]]]))
     >>> float(loss_sum / count)
     1.0
     """
-    z, truth, valid, known = inputs(logits, labels)
-    counted = valid[..., None]
+    z, truth, counted, known = inputs(logits, labels)
 
     def edges(region):
         # An ignored neighbour, or one outside the image, makes no boundary: 0 is the smallest complement.
@@ -44,7 +42,7 @@ def boundary(
         edge = jnp.where(counted, max_pool(complement, 2 * width + 1, 1, width) - complement, 0.0)
         return edge, max_pool(edge, 2 * tolerance + 1, 1, tolerance)
 
-    (predicted, near_predicted), (true, near_true) = edges(jax.nn.softmax(z)), edges(truth)
+    (predicted, near_predicted), (true, near_true) = edges(probabilities(z, labels)), edges(truth)
     terms = (predicted * near_true, predicted, true * near_predicted, true)
     right, all_predicted, found, all_true = over_devices(jnp.stack([x.sum((0, 1, 2)) for x in terms]), axis_name)
     precision, recall = ratio(right, all_predicted, _EPS), ratio(found, all_true)

@@ -1,14 +1,15 @@
 """The Lovasz-Softmax loss."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.ops.losses.sums import image_count, inputs, ratio
+from attnseg_jax.ops.losses.sums import image_count, inputs, probabilities, ratio
 
 
-def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def lovasz(
+    logits: Float[Array, "b h w k"], labels: Int[Array, "b h w *c"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The convex surrogate of one minus the intersection over union (Berman et al. 2018, arXiv:1705.08790).
 
     An image's loss is the mean over the classes present in it. An image without valid pixels is left out, where the
@@ -18,17 +19,17 @@ def lovasz(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> tupl
     Returns:
       `(loss_sum, count)`: the sum over the images, and the number of those with valid pixels.
 
-    >>> loss_sum, count = jax.jit(lovasz)(jnp.zeros((2, 1, 3, 2)), jnp.array([[[0, 1, 255]], [[255, 255, 255]]]))
+    >>> loss_sum, count = lovasz(jnp.zeros((2, 1, 3, 2)), jnp.array([[[0, 1, 255]], [[255, 255, 255]]]))
     >>> float(loss_sum), int(count)
     (0.5, 1)
     """
     z, truth, valid, known = inputs(logits, labels)
     b, h, w, k = z.shape
-    p = jax.nn.softmax(z)
+    p = probabilities(z, labels)
     by_class = (b, h * w, k)
-    errors = jnp.where(valid[..., None], jnp.abs(truth - p), 0.0).reshape(by_class).swapaxes(1, 2)
+    errors = jnp.where(valid, jnp.abs(truth - p), 0.0).reshape(by_class).swapaxes(1, 2)
     # 1 for a pixel of the class, 0 for one of another, -1 for an ignored one.
-    kinds = jnp.where(valid[..., None], truth, -1.0).astype(jnp.int32).reshape(by_class).swapaxes(1, 2)
+    kinds = jnp.where(valid, truth, -1.0).astype(jnp.int32).reshape(by_class).swapaxes(1, 2)
     losses = (errors * _slopes(lax.stop_gradient(errors), kinds)).sum(-1)
     present = (kinds == 1).any(-1)
     per_image = ratio(jnp.where(present, losses, 0.0).sum(-1), present.sum(-1).astype(jnp.float32))

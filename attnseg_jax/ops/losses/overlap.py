@@ -5,18 +5,17 @@ contributes 0 to the mean over all classes. Every class has the same weight what
 weights.
 """
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices
+from attnseg_jax.ops.losses.sums import as_pixel_sum, inputs, over_devices, probabilities
 
 _EPS = 1e-7
 
 
 def dice(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     smooth: float = 0.0,
     log: bool = False,
@@ -33,7 +32,7 @@ def dice(
       classes: the classes to average over; all by default.
       axis_name: mapped axis over whose devices the regions are summed before the ratio.
 
-    >>> loss_sum, count = jax.jit(dice)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = dice(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 2 * 1 / (1 + 2)) / 2
     0.1667
     """
@@ -42,7 +41,7 @@ def dice(
 
 def jaccard(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     smooth: float = 0.0,
     log: bool = False,
@@ -51,7 +50,7 @@ def jaccard(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """One minus the intersection over union of soft regions (Rahman & Wang 2016); arguments as in `dice`.
 
-    >>> loss_sum, count = jax.jit(jaccard)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = jaccard(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 1 / 2) / 2
     0.25
     """
@@ -60,7 +59,7 @@ def jaccard(
 
 def tversky(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     alpha: float = 0.3,
     beta: float = 0.7,
@@ -82,7 +81,7 @@ def tversky(
       gamma: above 0.
       smooth, log, classes, axis_name: as in `dice`.
 
-    >>> loss_sum, count = jax.jit(tversky)(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
+    >>> loss_sum, count = tversky(jnp.zeros((1, 1, 3, 2)), jnp.array([[[0, 0, 255]]]))
     >>> round(float(loss_sum / count), 4)  # (1 - 1 / (1 + 0.7)) / 2
     0.2059
     """
@@ -109,6 +108,6 @@ def _loss(logits, labels, alpha, beta, smooth, log, classes, gamma, axis_name):
 def _overlap(logits, labels):
     """`[3, k]`: the sums over the valid pixels of prediction and truth together, prediction, truth."""
     z, truth, valid, known = inputs(logits, labels)
-    p = jnp.where(valid[..., None], jax.nn.softmax(z), 0.0)
-    truth = jnp.where(valid[..., None], truth, 0.0)
+    p = jnp.where(valid, probabilities(z, labels), 0.0)
+    truth = jnp.where(valid, truth, 0.0)
     return jnp.stack([x.sum((0, 1, 2)) for x in (p * truth, p, truth)]), known

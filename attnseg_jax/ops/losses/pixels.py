@@ -6,23 +6,35 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from attnseg_jax.ops.labels import IGNORE_LABEL
-from attnseg_jax.ops.losses.sums import all_known, as_pixel_sum, inputs, one_hot, over_devices, pixel_count, ratio
+from attnseg_jax.ops.losses.sums import (
+    are_independent,
+    as_pixel_sum,
+    entries,
+    inputs,
+    label_weights,
+    over_devices,
+    pixel_count,
+    ratio,
+)
 
 
 def cross_entropy(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     class_weights: Float[Array, " k"] | None = None,
     label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Summed cross-entropy and its divisor: the number of valid pixels, or the sum of their class weights.
 
-    The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` for every combination of the options.
+    The quotient equals PyTorch's `cross_entropy(..., reduction="mean")` for every combination of the options. Of
+    independent classes it is the binary cross-entropy, which equals that of two classes with the logits 0 and z.
 
     Args:
-      class_weights: `[k]`, the weight of a pixel by its label.
-      label_smoothing: the share of the target that all classes get in equal parts (Szegedy et al. 2016).
+      class_weights: `[k]`, the weight of a pixel by its label; of independent classes, of the labels where they are
+        there, beside 1 where they are not.
+      label_smoothing: the share of the target that all classes get in equal parts (Szegedy et al. 2016); of independent
+        classes, being there and not.
 
     >>> logits = jnp.zeros((1, 1, 3, 4))
     >>> loss_sum, count = cross_entropy(logits, jnp.array([[[0, 3, 255]]]))
@@ -34,9 +46,16 @@ def cross_entropy(
 
 
 def _cross_entropies(logits, labels, class_weights, label_smoothing):
-    """Loss and negative log-likelihood of the label `[b, h, w]`, 0 where ignored; and `known` of the inputs."""
+    """Loss and negative log-likelihood of each label, 0 where ignored; and `known` of the inputs."""
     z, one_hot, valid, known = inputs(logits, labels)
     k = z.shape[-1]
+    if are_independent(labels, k):
+        weights = 1.0 if class_weights is None else class_weights.astype(jnp.float32).reshape(1, 1, 1, k)
+        target = (1 - label_smoothing) * one_hot + label_smoothing / 2
+        loss = weights * target * jax.nn.softplus(-z) + (1 - target) * jax.nn.softplus(z)
+        nll = jax.nn.softplus(jnp.where(one_hot > 0, -z, z))
+        return *(jnp.where(valid, x, 0.0).reshape(labels.shape) for x in (loss, nll)), known
+    valid = valid[..., 0]
     log_p = jax.nn.log_softmax(z)
     target = (1 - label_smoothing) * one_hot + label_smoothing / k
     if class_weights is not None:
@@ -46,13 +65,13 @@ def _cross_entropies(logits, labels, class_weights, label_smoothing):
 
 
 def hard_pixels(
-    nll: Float[Array, "b h w"],
-    labels: Int[Array, "b h w"],
+    nll: Float[Array, "b h w *c"],
+    labels: Int[Array, "b h w *c"],
     *,
     threshold: float,
     min_kept: float,
     axis_name: str | None = None,
-) -> Bool[Array, "b h w"]:
+) -> Bool[Array, "b h w *c"]:
     """The valid pixels whose true class has a probability below `threshold`, and at least the hardest ones.
 
     The same choice as mmsegmentation's OHEMPixelSampler without three of its defects. There the minimum is a number for
@@ -102,7 +121,7 @@ def hard_pixels(
 
 def ohem(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     threshold: float = 0.7,
     min_kept: float = 0.1,
@@ -140,7 +159,7 @@ def ohem(
 
 def focal(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Int[Array, "b h w *c"],
     *,
     gamma: float = 2.0,
     alpha: float = -1.0,
@@ -178,18 +197,22 @@ def focal(
     weights = jnp.ones(z.shape[-1]) if class_weights is None else class_weights.astype(jnp.float32)
 
     def by_class(x):
-        return jnp.where(valid[..., None], x, 0.0).sum((0, 1, 2))
+        return jnp.where(valid, x, 0.0).sum((0, 1, 2))
 
     if normalized:
         quotients = ratio(over_devices(by_class(loss), axis_name), over_devices(by_class(factor), axis_name), 1e-6)
         loss_sum, count = as_pixel_sum(ratio((quotients * weights).sum(), weights.sum()), labels, axis_name)
     else:
         loss_sum, count = ratio((by_class(loss) * weights).sum(), weights.sum()), pixel_count(labels)
+        if labels.ndim == 4:
+            # Some classes may have more labels than others.
+            counts = valid.sum((0, 1, 2), dtype=jnp.int32).astype(jnp.float32)
+            count = ratio((counts * weights).sum(), weights.sum())
     return jnp.where(known, loss_sum, jnp.nan), count
 
 
 def presence_cross_entropy(
-    logits: Float[Array, "b k"], labels: Int[Array, "b h w"], *, class_weights: Float[Array, " k"] | None = None
+    logits: Float[Array, "b k"], labels: Int[Array, "b h w *c"], *, class_weights: Float[Array, " k"] | None = None
 ) -> Float[Array, ""]:
     """Summed binary cross-entropy of which classes are present in an image (EncNet, Zhang et al. 2018).
 
@@ -208,12 +231,17 @@ def presence_cross_entropy(
     0.6931
     """
     b, k = logits.shape
-    if labels.ndim != 3 or labels.shape[0] != b:
-        raise ValueError(f"logits [b, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
-    valid = labels != IGNORE_LABEL
-    pixels = (one_hot(labels, k) * valid[..., None]).sum((1, 2))
+    if labels.ndim not in (3, 4) or labels.shape[0] != b or labels.shape[3:] not in ((), (k,)):
+        raise ValueError(
+            f"logits [b, k] = {logits.shape} and labels [b, h, w] or [b, h, w, k] = {labels.shape} do not fit"
+        )
+    truth, valid, known = entries(labels, k)
+    pixels = (truth * valid).sum((1, 2))
     weights = jnp.ones(k) if class_weights is None else class_weights.astype(jnp.float32)
     scores = logits.astype(jnp.float32)
     loss = (jax.nn.softplus(scores) - jnp.where(pixels > 0, scores, 0.0)).mean(-1)
-    loss_sum = (loss * (pixels * weights.reshape(1, k)).sum(-1)).sum()
-    return jnp.where(all_known(labels, k), loss_sum, jnp.nan)
+    if are_independent(labels, k):
+        size = label_weights(labels, weights).sum(range(1, labels.ndim))
+    else:
+        size = (pixels * weights.reshape(1, k)).sum(-1)
+    return jnp.where(known, (loss * size).sum(), jnp.nan)

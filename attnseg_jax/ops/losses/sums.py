@@ -15,31 +15,54 @@ class Inputs(NamedTuple):
     """The checked and masked inputs of a loss.
 
     Attributes:
-      logits: float32 `[b, h, w, k]`, 0 where the pixel is ignored.
-      one_hot: float32 `[b, h, w, k]` of the labels.
-      valid: `[b, h, w]`, not ignored.
-      known: whether every label is a class or the ignore label.
+      logits: float32 `[b, h, w, k]`, 0 where the label is ignored.
+      truth: float32 `[b, h, w, k]`, 1 where a class is there, 0 elsewhere.
+      valid: `[b, h, w, k]`, or with one place for all classes, where the label is not ignored.
+      known: whether every label is one that may be.
     """
 
     logits: Float[Array, "b h w k"]
-    one_hot: Float[Array, "b h w k"]
-    valid: Bool[Array, "b h w"]
+    truth: Float[Array, "b h w k"]
+    valid: Bool[Array, "b h w #k"]
     known: Bool[Array, ""]
 
 
-def inputs(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w"]) -> Inputs:
+def inputs(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w *c"]) -> Inputs:
     """Checks and masks logits and labels; raises ValueError for shapes that do not fit."""
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits [b, h, w, k] = {logits.shape} and labels [b, h, w] = {labels.shape} do not fit")
-    k = logits.shape[-1]
-    valid = labels != IGNORE_LABEL
+    if labels.shape not in (logits.shape[:-1], logits.shape):
+        raise ValueError(
+            f"logits [b, h, w, k] = {logits.shape} and labels [b, h, w] or [b, h, w, k] = {labels.shape} do not fit"
+        )
+    truth, valid, known = entries(labels, logits.shape[-1])
     # Logits of ignored pixels are replaced first, so that not even an infinite one reaches the gradient.
-    masked = jnp.where(valid[..., None], logits.astype(jnp.float32), 0.0)
-    return Inputs(masked, one_hot(labels, k), valid, all_known(labels, k))
+    return Inputs(jnp.where(valid, logits.astype(jnp.float32), 0.0), truth, valid, known)
 
 
-def all_known(labels: Int[Array, "b h w"], k: int) -> Bool[Array, ""]:
-    """Whether every label is a class or the ignore label."""
+def are_independent(labels: Int[Array, "b h w *c"], k: int) -> bool:
+    """Whether each of k classes is there or not whatever the others are, so that its logit is that of a sigmoid.
+
+    Otherwise exactly one of them is there, and the logits are those of a softmax.
+    """
+    return labels.ndim == 4 or k == 1
+
+
+def entries(
+    labels: Int[Array, "b h w *c"], k: int
+) -> tuple[Float[Array, "b h w {k}"], Bool[Array, "b h w _"], Bool[Array, ""]]:
+    """`truth`, `valid` and `known` of `Inputs`."""
+    if not are_independent(labels, k):
+        return one_hot(labels, k), (labels != IGNORE_LABEL)[..., None], all_known(labels, k)
+    each = labels.reshape(*labels.shape[:3], k)
+    return (each == 1).astype(jnp.float32), each != IGNORE_LABEL, all_known(each, 2)
+
+
+def probabilities(logits: Float[Array, "b h w k"], labels: Int[Array, "b h w *c"]) -> Float[Array, "b h w k"]:
+    """Those of the classes, by a softmax or by a sigmoid for each."""
+    return jax.nn.sigmoid(logits) if are_independent(labels, logits.shape[-1]) else jax.nn.softmax(logits)
+
+
+def all_known(labels: Int[Array, "*b"], k: int) -> Bool[Array, ""]:
+    """Whether every label is in `[0, k)` or the ignore label."""
     return ((labels >= 0) & (labels < k) | (labels == IGNORE_LABEL)).all()
 
 
@@ -48,27 +71,42 @@ def one_hot(labels: Int[Array, "b h w"], k: int) -> Float[Array, "b h w k"]:
     return (labels[..., None] == jnp.arange(k).reshape((1,) * labels.ndim + (k,))).astype(jnp.float32)
 
 
-def pixel_count(labels: Int[Array, "b h w"], *, class_weights: Float[Array, " k"] | None = None) -> Float[Array, ""]:
-    """The number of pixels that are not ignored, or the sum of their class weights `[k]`.
+def pixel_count(labels: Int[Array, "b h w *c"], *, class_weights: Float[Array, " k"] | None = None) -> Float[Array, ""]:
+    """The number of labels that are not ignored, or the sum of their weights, see `label_weights`.
 
     >>> float(pixel_count(jnp.array([[[0, 3, 255]]])))
     2.0
+    >>> float(pixel_count(jnp.array([[[[0, 1], [0, 255]]]]), class_weights=jnp.array([9.0, 4.0])))  # 1 + 4 + 1
+    6.0
     """
-    valid = labels != IGNORE_LABEL
     if class_weights is None:
-        return valid.sum(dtype=jnp.int32).astype(jnp.float32)  # a float32 counter would stop at 2 ** 24
+        # A float32 counter would stop at 2 ** 24.
+        return (labels != IGNORE_LABEL).sum(dtype=jnp.int32).astype(jnp.float32)
+    return label_weights(labels, class_weights).sum()
+
+
+def label_weights(labels: Int[Array, "b h w *c"], class_weights: Float[Array, " k"]) -> Float[Array, "b h w *c"]:
+    """The weight of each label, 0 where it is ignored.
+
+    Of classes that exclude one another it is that of the class; of independent ones, that of the class where it is
+    there, and 1 where it is not.
+    """
     k = class_weights.shape[0]
-    weights = class_weights.astype(jnp.float32).reshape((1,) * labels.ndim + (k,))
-    return jnp.where(valid, (one_hot(labels, k) * weights).sum(-1), 0.0).sum()
+    weights = class_weights.astype(jnp.float32)
+    if are_independent(labels, k):
+        of_label = jnp.where(labels == 1, weights.reshape((1,) * (labels.ndim - 1) + (k,)), 1.0)
+    else:
+        of_label = (one_hot(labels, k) * weights.reshape((1,) * labels.ndim + (k,))).sum(-1)
+    return jnp.where(labels != IGNORE_LABEL, of_label, 0.0)
 
 
-def image_count(labels: Int[Array, "b h w"]) -> Float[Array, ""]:
+def image_count(labels: Int[Array, "b h w *c"]) -> Float[Array, ""]:
     """The number of images with a pixel that is not ignored.
 
     >>> float(image_count(jnp.array([[[0, 3, 255]], [[255, 255, 255]]])))
     1.0
     """
-    return (labels != IGNORE_LABEL).any((1, 2)).sum(dtype=jnp.int32).astype(jnp.float32)
+    return (labels != IGNORE_LABEL).any(range(1, labels.ndim)).sum(dtype=jnp.int32).astype(jnp.float32)
 
 
 def mean(loss_sum: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
@@ -95,7 +133,7 @@ def over_devices(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 
 def as_pixel_sum(
-    value: Float[Array, ""], labels: Int[Array, "b h w"], axis_name: str | None
+    value: Float[Array, ""], labels: Int[Array, "b h w *c"], axis_name: str | None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`value`, a loss of all devices' pixels, as `(loss_sum, count)` of this device, whose count is its valid pixels.
 

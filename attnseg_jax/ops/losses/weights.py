@@ -28,3 +28,22 @@ def median_frequency_weights(pixels: np.ndarray, pixels_where_present: np.ndarra
         frequency = pixels[present] / total[present]
         weights[present] = np.median(frequency) / frequency
     return weights
+
+
+def weights_of_presence(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Weights of independent classes where they are there, beside 1 where they are not, by which both count alike.
+
+    That is the ratio of their frequencies in the images that show the class. A class without pixels has weight 0.
+
+    Args:
+      pixels: `[k]`, where each class is there in the training set.
+      labels: `[k]`, of each class, of either kind, in the images that show it.
+
+    Returns:
+      float32 `[k]`.
+
+    >>> weights_of_presence(np.array([10, 50, 0]), np.array([100, 100, 0])).tolist()
+    [9.0, 1.0, 0.0]
+    """
+    pixels, labels = np.asarray(pixels, np.float64), np.asarray(labels, np.float64)
+    return np.where(pixels > 0, (labels - pixels) / np.maximum(pixels, 1), 0.0).astype(np.float32)
