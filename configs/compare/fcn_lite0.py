@@ -13,8 +13,6 @@ def get_config() -> ConfigDict:
     """Returns the config."""
     config = base.get_config()
     with config.unlocked():
-        # ImageNet's, with which the figures above were measured; the weights were trained with 127 and 128.
-        config.data.update(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
         config.model.backbone.update(name="efficientnet_lite0", pretrained="efficientnet_lite0-imagenet")
         config.model.backbone.efficientnet_lite0.output_stride = 16
         # The weights of the backbone are good already; those after it are new.
