@@ -2,7 +2,7 @@
 
     python train.py --config=configs/compare/local_lite0.py --config.data.dir=path/to/camvid --config.seed=0
 
-Validation mIoU of the seeds 0, 1 and 2: 0.528, 0.548, 0.535 (docs/comparison.md).
+Validation mIoU of the seeds 0, 1 and 2: 0.541, 0.540, 0.532 (docs/comparison.md).
 """
 
 from attnseg_jax.configs.compare import fcn_lite0, local
