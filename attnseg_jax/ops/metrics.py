@@ -61,7 +61,7 @@ def confidence(logits: Float[Array, "*b k"]) -> Float[Array, "*b"]:
 
 def confidence_counts(
     logits: Float[Array, "b h w k"], labels: Int[Array, "b h w *c"], bins: int = BINS
-) -> Int[Array, "*c {bins} 2"]:
+) -> Int[Array, "... {bins} 2"]:
     """Pixels by how sure the prediction is and whether it is right: what calibration and thresholds need.
 
     The confidence is the largest softmax probability; bin `i` holds those from `i / bins` to below `(i + 1) / bins`,

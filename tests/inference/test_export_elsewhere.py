@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from export_cases import CASES, NEEDS
 from PIL import Image
-from test_export_walk import CASES, NEEDS
 from workdirs import save_random_run
 
 from attnseg_jax.errors import UserError

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from export_cases import CASES, NEEDS
 from jax import export
 from workdirs import save_random_run
 
@@ -16,17 +17,6 @@ from attnseg_jax.models.build import KINDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "howto" / "export.md"
 TABLES = {"backbone": BACKBONES, "attention": ATTENTION, "decoder": DECODERS}
-# The first of every family; the others have more or wider layers of the same kind.
-FAMILIES = list({module.__module__: name for name, module in reversed(BACKBONES.items())}.values())[::-1]
-# What a part cannot be without.
-NEEDS = {
-    "gate": {"decoder__name": "unet", "backbone__name": "unet"},
-    "axial": {"attention__axial__heads": 2},
-    "segnet": {"backbone__name": "vgg16", "backbone__vgg16__output_stride": 32},
-    "eomt": {"backbone__name": "vit_ti", "decoder__eomt__blocks": 2},
-    "masked_attention": {"decoder__masked_attention__layers": 2},
-    "mask2former": {"decoder__mask2former__layers": 2, "decoder__mask2former__pixel_layers": 1},
-}
 COLUMNS = ("any size", "at least a size", "one size")
 
 
@@ -41,13 +31,6 @@ def test_the_page_knows_every_part():
     kinds = [name for name, kind in KINDS.items() if not kind.takes_regions]
     for part, table in {**TABLES, "kind": kinds}.items():
         assert sorted(name for cell in found[part] for name in cell) == sorted(table), part
-
-
-CASES = [
-    *(("backbone", name) for name in FAMILIES),
-    *(("attention", name) for name in ATTENTION),
-    *(("decoder", name) for name in DECODERS),
-]
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ CALLS = {
     losses.image_count: ((LABELS,), {}),
     losses.mean: ((jnp.float32(1), jnp.float32(2)), {}),
     losses.median_frequency_weights: ((np.arange(4),), {}),
+    losses.weights_of_presence: ((np.arange(4), 5 * np.arange(4)), {}),
     losses.segments: ((LABELS, 3), {"count": 2}),
     losses.segment_count: ((SEGMENTS,), {}),
     losses.matching_costs: (
@@ -163,6 +164,8 @@ CALLS = {
     metrics.confidence: ((jnp.ones((2, 7, 5, 4)),), {}),
     metrics.confidence_counts: ((jnp.ones((*LABELS.shape, 4)), LABELS), {"bins": 7}),
     metrics.confusion_matrix: ((LABELS, LABELS, 4), {}),
+    metrics.as_pair: ((jnp.ones((2, 7, 5)),), {}),
+    metrics.outcomes: ((np.ones((3, 2, 2), np.int64),), {}),
     metrics.scores: ((np.eye(4, dtype=np.int64),), {}),
     metrics.ratio: ((np.array([3, 0]), np.int64(4)), {}),
     metrics.mean_of_known: ((np.array([0.5, np.nan]),), {}),

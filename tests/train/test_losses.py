@@ -26,6 +26,10 @@ def test_resolving_keeps_the_losses_in_use():
         "aux_weight",
         "presence_weight",
         "scales",
+        "edge_weight",
+        "edge_aware_weight",
+        "edge_confidence",
+        "edge_width",
     }
     assert set(configs.resolve(config)["loss"]) == keys
     before = configs.config_hash(config)
