@@ -40,11 +40,12 @@ from absl import flags, logging
 
 from attnseg_jax.cli import changes, entry
 from attnseg_jax.cli.attention import points_of
+from attnseg_jax.data.limits import MAX_PIXELS
 from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.files import check_folder, expanded, write_atomically
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.areas import Areas, csv_bytes
-from attnseg_jax.inference.geotiff import UNREADABLE, is_large, size_of
+from attnseg_jax.inference.geotiff import is_large, size_of
 from attnseg_jax.inference.large import predict_large
 from attnseg_jax.inference.prediction import KINDS, Prediction, outputs
 from attnseg_jax.inference.predictor import EXTRAS, Predictor
@@ -167,7 +168,7 @@ def _by_bands(picture: pictures.Picture, predictor: Predictor) -> bool:
     if not is_large(picture.path):
         return False
     config = getattr(predictor, "config", None)
-    return (config is not None and config.eval.mode == "slide") or math.prod(size_of(picture.path)) > UNREADABLE
+    return (config is not None and config.eval.mode == "slide") or math.prod(size_of(picture.path)) > MAX_PIXELS
 
 
 def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path, areas: Areas) -> None:
@@ -207,8 +208,8 @@ def _is_written(
 ) -> bool:
     """Whether all its outputs are there and newer than the picture."""
     if is_video(picture.path):
-        paths = [path.with_suffix("") for path in outputs(picture, folder, kinds, several).values()]
-        paths = [path for path in paths if path.relative_to(folder).parts[0] != "overlay"]
+        single = [kind for kind in kinds if kind != "overlay"]
+        paths = [path.with_suffix("") for path in outputs(picture, folder, single, several).values()]
         paths += [_film(folder, picture)] * ("overlay" in kinds)
         return all(p.exists() and p.stat().st_mtime >= picture.path.stat().st_mtime for p in paths)
     if large:

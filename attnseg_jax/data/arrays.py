@@ -24,12 +24,17 @@ def load(path: Path, **options: Any) -> np.ndarray:
         raise UserError(f"{path}: cannot be read as a NumPy array ({error}): restore or remove it") from None
 
 
-def load_mask(path: Path) -> Integer[np.ndarray, "h w"]:
-    """The raw ids of a mask.  Raises UserError for an array that is none."""
+def load_mask(path: Path, *, bands: bool = False) -> Integer[np.ndarray, "h w *k"]:
+    """The raw ids of a mask, or with `bands` what it holds for each class, [h, w, k].
+
+    Raises:
+      UserError: the array is none.
+    """
     raw = load(path)
     if raw.dtype == bool:
         raw = raw.astype(np.uint8)
-    if raw.dtype.kind not in "ui" or raw.ndim != 2 or not raw.size:
-        hint = "; a band for each class is of config.data.mode='multilabel'" if raw.ndim == 3 else ""
-        raise UserError(f"{path}: an array of {raw.dtype} {raw.shape} is no mask: whole numbers [h, w] are{hint}")
-    return raw
+    if raw.dtype.kind not in "ui" or raw.ndim not in ((2, 3) if bands else (2,)) or not raw.size:
+        form = "[h, w, k]" if bands else "[h, w]"
+        hint = "; a band for each class is of config.data.mode='multilabel'" if raw.ndim == 3 and not bands else ""
+        raise UserError(f"{path}: an array of {raw.dtype} {raw.shape} is no mask: whole numbers {form} are{hint}")
+    return raw.reshape(*raw.shape[:2], -1) if bands else raw

@@ -85,7 +85,7 @@ def read_class_masks(
 
 
 def _bands(path: Path, num_classes: int, nearest: bool) -> Integer[np.ndarray, "h w k"]:
-    found = _npy(path) if arrays.is_npy(path) else _picture(path, nearest)
+    found = arrays.load_mask(path, bands=True) if arrays.is_npy(path) else _picture(path, nearest)
     if found.shape[-1] != num_classes:
         count = found.shape[-1]
         raise UserError(
@@ -94,15 +94,6 @@ def _bands(path: Path, num_classes: int, nearest: bool) -> Integer[np.ndarray, "
             "{stem}_{class}.png'; masks with one class at a pixel are of config.data.mode='multiclass'"
         )
     return found
-
-
-def _npy(path: Path) -> Shaped[np.ndarray, "h w k"]:
-    found = arrays.load(path)
-    if found.dtype == bool:
-        found = found.astype(np.uint8)
-    if found.dtype.kind not in "ui" or found.ndim not in (2, 3) or not found.size:
-        raise UserError(f"{path}: an array of {found.dtype} {found.shape} is no mask: whole numbers [h, w, k] are")
-    return found.reshape(*found.shape[:2], -1)
 
 
 def _picture(path: Path, nearest: bool) -> Shaped[np.ndarray, "h w k"]:

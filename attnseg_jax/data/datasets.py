@@ -26,6 +26,11 @@ EMBEDDED = "context"
 """Name of the data set that the package draws itself."""
 
 
+def outputs(mode: str, num_classes: int) -> int:
+    """Channels of a model's logits: one for each class, or in mode 'binary' a single one for the second of two."""
+    return 1 if mode == "binary" else num_classes
+
+
 @dataclass(frozen=True, eq=False)
 class DatasetInfo:
     """What the rest of the project knows of a data set: its name, its k classes and their colours (uint8 [k, 3]).
@@ -57,8 +62,8 @@ class DatasetInfo:
 
     @property
     def outputs(self) -> int:
-        """Channels of a model's logits: one for each class, or a single one for the second of two."""
-        return 1 if self.mode == "binary" else self.num_classes
+        """See `outputs`."""
+        return outputs(self.mode, self.num_classes)
 
     def shown(self, image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
         """An image as a picture: of other than 8-bit RGB three channels or one, stretched between their extremes."""

@@ -13,9 +13,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from attnseg_jax.data.bands import TIFF
 from attnseg_jax.data.windows import LARGE
 
-UNREADABLE = 2 * Image.MAX_IMAGE_PIXELS
-"""Pillow reads no picture of more pixels."""
-
 _WIDTH, _HEIGHT = 256, 257
 _SCALE, _TIES, _MATRIX, _KEYS = 33550, 33922, 34264, 34735
 # The keys, and what they refer to; types of TIFF: 3 is SHORT, 2 ASCII, 12 DOUBLE.

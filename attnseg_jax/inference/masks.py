@@ -45,8 +45,8 @@ def evaluate_masks(
     Raises:
       UserError: a mask is missing, damaged, of another size, or holds what is no class.
     """
-    names = source.info.class_names if source.info.multilabel else ()
-    paths = [_masks(one) for one in [_inner(expanded(folder)) / name for name in names] or [expanded(folder)]]
+    root = inner if (inner := expanded(folder) / "mask").is_dir() else expanded(folder)
+    paths = [_masks(root / name) for name in source.info.class_names] if source.info.multilabel else [_masks(root)]
     recorder = Recorder(config, source)
 
     def on_batch(batch: Mapping[str, Any], predictions: np.ndarray) -> None:
@@ -67,15 +67,10 @@ def evaluate_masks(
     return recorder.evaluation(scores)
 
 
-def _inner(folder: Path) -> Path:
-    return inner if (inner := folder / "mask").is_dir() else folder
-
-
 def _masks(folder: Path) -> dict[str, list[Path]]:
     """The masks of a folder by their names without ending."""
     if not folder.is_dir():
         raise UserError(f"--predictions={folder}: there is no such folder")
-    folder = _inner(folder)
     found: dict[str, list[Path]] = {}
     for path in visible(folder, with_pictures(folder)):
         found.setdefault(path.stem, []).append(path)

@@ -16,7 +16,6 @@ from attnseg_jax.inference.polygons import feature_collection
 from attnseg_jax.models.records import AttentionRecord, GateMap
 from attnseg_jax.plots import attention_maps, segmentation
 from attnseg_jax.plots.drawing import png_bytes, write_png
-from attnseg_jax.plots.sheet import NOTHING
 
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
 """Attention records by name; height and width of what their maps cover, and of the picture within that."""
@@ -131,7 +130,7 @@ class Prediction:
                 self._write_mask(path, self.mask, self.palette)
             elif kind.startswith("mask/"):
                 k = several.index(kind.removeprefix("mask/"))
-                self._write_mask(path, self.mask[..., k], np.array([NOTHING, self.palette[k]], np.uint8))
+                self._write_mask(path, self.mask[..., k], segmentation.palette_of_one(self.palette[k]))
             elif kind == "overlay":
                 write_png(path, self._with_legend())
             elif kind == "probabilities":

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from attnseg_jax.ops.decision import Decision
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.train.forward import Forward
-from attnseg_jax.train.memory import free_bytes
+from attnseg_jax.train.memory import free_bytes, is_exhausted
 
 # Compiled programs that are kept, each of a size of pictures.
 _KEPT = 32
@@ -95,7 +95,7 @@ def within_memory(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         raise TooLarge("more memory than a device has left") from error
 

@@ -19,6 +19,7 @@ from attnseg_jax.ops.platforms import tracing_for
 from attnseg_jax.planning import hlo
 from attnseg_jax.planning.chips import Slice
 from attnseg_jax.planning.liveness import peak_bytes
+from attnseg_jax.train.memory import is_exhausted
 from attnseg_jax.train.setup import Run, abstract_inputs, make_run
 from attnseg_jax.train.step import model_inputs
 
@@ -163,7 +164,7 @@ def compile_if_it_fits(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled
     try:
         return lowered.compile(), ""
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_exhausted(error):
             raise
         return None, _needed(str(error))
 

@@ -126,12 +126,17 @@ def write_label_map(labels: LabelArray, palette: UInt8[np.ndarray, "k 3"], path:
     write_png(path, picture, optimize=True)
 
 
+def palette_of_one(colour: UInt8[np.ndarray, "3"]) -> UInt8[np.ndarray, "2 3"]:
+    """The colours of a map that says where a class is, 1, and where it is not, 0."""
+    return np.array([NOTHING, colour], np.uint8)
+
+
 def write_label_maps(
     labels: Integer[np.ndarray, "h w k"], palette: UInt8[np.ndarray, "k 3"], paths: Sequence[str | os.PathLike]
 ) -> None:
     """Writes labels of each class, 0 and 1, as a palette PNG of its own."""
     for k, path in enumerate(paths):
-        write_label_map(labels[..., k], np.array([NOTHING, palette[k]], np.uint8), path)
+        write_label_map(labels[..., k], palette_of_one(palette[k]), path)
 
 
 def laid_over(picture: ImageArray, mask: LabelArray, palette: UInt8[np.ndarray, "k 3"], opacity: float) -> ImageArray:

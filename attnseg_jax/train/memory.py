@@ -32,6 +32,11 @@ def host_bytes() -> float:
     return min(left)
 
 
+def is_exhausted(error: jax.errors.JaxRuntimeError) -> bool:
+    """Whether XLA says that a program needs more memory than there is."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def free_bytes(device: jax.Device) -> float:
     """The memory that a device has left; on a CPU that of the machine, divided among its devices."""
     if device.platform == "cpu":

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from attnseg_jax.data.datasets import outputs
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -111,11 +112,11 @@ class Supervised(Objective):
     def from_config(cls, config: ConfigDict, num_classes: int, **options: Any) -> "Supervised":
         """The objective of `config.loss`; `options` are those that a subclass adds."""
         loss, smoothing = config.loss, config.loss.label_smoothing
-        outputs = 1 if config.data.mode == "binary" else num_classes
+        logits = outputs(config.data.mode, num_classes)
         groups = {name: loss[name].to_dict() for name in (*LOSSES, "custom") if name in loss}
         made = cls(
             num_classes,
-            make_losses(loss.name, loss.scales, groups, num_classes=outputs, label_smoothing=smoothing),
+            make_losses(loss.name, loss.scales, groups, num_classes=logits, label_smoothing=smoothing),
             label_smoothing=smoothing,
             aux_weight=loss.aux_weight,
             presence_weight=loss.presence_weight,

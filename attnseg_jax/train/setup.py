@@ -14,6 +14,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from attnseg_jax.data import regions
+from attnseg_jax.data.datasets import outputs
 from attnseg_jax.data.sources import Survey
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.models import build_model
@@ -91,14 +92,11 @@ def class_weights(
     return weights
 
 
-def outputs(config: ConfigDict, num_classes: int) -> int:
-    """Channels of the logits of a run's model: one for each class, or with two of them a single one."""
-    return 1 if config.data.mode == "binary" else num_classes
-
-
 def make_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The model of a run's config for data of so many classes; errors as of `build_model`."""
-    model = build_model(config.model, outputs(config, num_classes), dtype=config.dtype, **region_counts(config))
+    model = build_model(
+        config.model, outputs(config.data.mode, num_classes), dtype=config.dtype, **region_counts(config)
+    )
     if config.data.mode != "multiclass":
         _check_independent(config, model)
     return model

@@ -4,7 +4,6 @@ Figures are those of the papers and model zoos that a comment names; none was me
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from attnseg_jax.weights.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -42,10 +41,8 @@ def _entry(
     source: str, layout: str, licence: str, data: str, side: int, config: Mapping[str, Any], miou: float | None,
     **more: Any,
 ) -> PublishedModel:  # fmt: skip
-    known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "scored_on": _SCORED.get(data, "")} | more
-    return PublishedModel(
-        source, layout, licence, input_size=(side, side), data=data, config=config, miou=miou, **known
-    )
+    known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input_size": (side, side), "scored_on": _SCORED.get(data, "")}
+    return PublishedModel(source, layout, licence, data=data, config=config, miou=miou, **known | more)
 
 
 def _segformer() -> dict[str, PublishedModel]:
@@ -107,12 +104,11 @@ def _mask2former() -> dict[str, PublishedModel]:
     for (backbone, data), (name, side, miou) in table.items():
         options = {"form": "transformers", "stage_norms": True, "window": 12 if backbone[-1] in "bl" else 7}
         more = {} if data == "ade20k" else {"input_size": (512, 1024)}
-        entry = _entry(
+        found[f"mask2former_{backbone}-{data}"] = _entry(
             f"hf://facebook/mask2former-swin-{name}-semantic/pytorch_model.bin",
             "transformers_mask2former+transformers_swin", "CC-BY-NC-4.0", data, side,
-            _model(backbone, "mask2former", options), miou, interpolation="bilinear",
+            _model(backbone, "mask2former", options), miou, interpolation="bilinear", **more,
         )  # fmt: skip
-        found[f"mask2former_{backbone}-{data}"] = replace(entry, **more)
     return found
 
 

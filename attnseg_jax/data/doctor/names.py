@@ -71,9 +71,9 @@ def parse(text: str) -> tuple[Named, ...]:
     >>> parse('{"0": "sky", "7": "sea"}')[1]
     Named(name='sea', id=7, colour=None)
     """
-    found = []
     if text.lstrip().startswith("{"):
         return _parse_json(text)
+    found = []
     for line in text.splitlines():
         if not line.strip() or line.lstrip().startswith("#"):
             continue

@@ -11,18 +11,9 @@ from attnseg_jax.data.datasets import from_config
 from attnseg_jax.data.layouts import lists, parquet
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
+from attnseg_jax.data.layouts.pairing import Pair, Pairing, paired
 from attnseg_jax.data.layouts.split import check_split, held_out
-from attnseg_jax.data.layouts.templates import (
-    SUFFIXES,
-    Form,
-    Pair,
-    Pairing,
-    check,
-    fixed_folder,
-    matches,
-    paired,
-    splits,
-)
+from attnseg_jax.data.layouts.templates import CLASS, SUFFIXES, Form, check, fields, fixed_folder, matches, splits
 from attnseg_jax.data.layouts.tree import Tree, left_out
 from attnseg_jax.errors import UserError, nearest
 from attnseg_jax.files import expanded
@@ -41,9 +32,6 @@ __all__ = [
     "held_out",
     "pairing_of",
 ]
-
-CLASS = "{class}"
-"""In the template of masks: the name of the class, where each has a mask of its own."""
 
 MASK_MARKS = (
     *("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation", "_L", "_labelIds"),
@@ -187,7 +175,7 @@ def _candidates(config: Any) -> list[Layout]:
                 "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
-        each = config.mode == "multilabel" and CLASS in config.masks
+        each = config.mode == "multilabel" and CLASS in fields(config.masks)
         classes = from_config(config).class_names if each else ()
         form = Form(of_first_band(config), config.masks, config.lists, classes=classes)
         check(form)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from attnseg_jax.data.layouts.templates import Pair, matches, name_of
+from attnseg_jax.data.layouts.pairing import Pair, name_of
+from attnseg_jax.data.layouts.templates import matches
 from attnseg_jax.data.layouts.tree import Tree
 from attnseg_jax.errors import UserError
 

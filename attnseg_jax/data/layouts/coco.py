@@ -3,7 +3,8 @@
 import os
 
 from attnseg_jax.data.annotations import coco_file
-from attnseg_jax.data.layouts.templates import Form, Pair, Pairing, fixed_folder, matches
+from attnseg_jax.data.layouts.pairing import Pair, Pairing
+from attnseg_jax.data.layouts.templates import Form, fixed_folder, matches
 from attnseg_jax.data.layouts.tree import Tree
 
 

@@ -4,7 +4,7 @@ import csv
 import re
 from dataclasses import dataclass
 
-from attnseg_jax.data.layouts.templates import Pair, Pairing
+from attnseg_jax.data.layouts.pairing import Pair, Pairing
 from attnseg_jax.data.layouts.tree import Tree
 from attnseg_jax.errors import UserError
 

@@ -50,8 +50,7 @@ class FolderSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         images, masks = self._pairs[index]
         if index not in self._small:
-            is_picture = self.info.multilabel or not self._is_drawn(masks)
-            for path in filter(None, (*images, *masks * is_picture)):
+            for path in filter(None, images if self._is_drawn(masks) else (*images, *masks)):
                 limits.check_pixels(path, str(path), self._max_pixels)
             self._small.add(index)
         image = functools.partial(bands.decode_bands, images, self._channels) if self._channels else images[0]
@@ -110,9 +109,9 @@ class FolderSource:
             return annotations.draw(masks[0], images[0], self._labels)
         return decode.decode_masks(masks, str(masks[0]), self._colors, nearest=self._nearest)
 
-    @staticmethod
-    def _is_drawn(masks: Sequence[Path]) -> bool:
-        return masks[0].suffix.lower() == annotations.SUFFIX
+    def _is_drawn(self, masks: Sequence[Path | None]) -> bool:
+        """Whether the mask is drawn from a file of annotations; classes that may overlap have pictures alone."""
+        return not self.info.multilabel and masks[0].suffix.lower() == annotations.SUFFIX
 
     def size(self, index: int) -> tuple[int, int]:
         """(h, w) of the image at `index`; every evaluation asks for all of them."""

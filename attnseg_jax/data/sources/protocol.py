@@ -1,6 +1,6 @@
 """What a source is: random access to decoded pairs of an image and its label."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -61,24 +61,39 @@ def check_sample(sample: Any, channels: int = 0, *, multilabel: bool = False) ->
         )
 
 
-class ByWindow:
-    """A source whose samples are those of the `by_window` of another, where that has one."""
+class Wrapped:
+    """A source that gives the samples of another in its own way, and has what that may have beside.
+
+    Attributes:
+      info: the other's.
+      hidden: names of what the other may have and this one has not.
+    """
+
+    hidden: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, source: Source):
         self.info = source.info
-        self._source, self._read = source, getattr(source, "by_window", source.__getitem__)
+        self._source = source
 
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._read(index)
-
     def __getattr__(self, name: str) -> Any:
-        # What a source may have beside. A private name is asked for before there is a source.
-        if name.startswith("_"):
+        # A private name is asked for before there is a source.
+        if name.startswith("_") or name in self.hidden:
             raise AttributeError(name)
         return getattr(self._source, name)
+
+
+class ByWindow(Wrapped):
+    """A source whose samples are those of the `by_window` of another, where that has one."""
+
+    def __init__(self, source: Source):
+        super().__init__(source)
+        self._read = getattr(source, "by_window", source.__getitem__)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._read(index)
 
 
 def check_source(source: Any, named: str, split: str) -> None:

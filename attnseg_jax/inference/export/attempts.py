@@ -1,7 +1,7 @@
 """What a program computes, and the sizes of pictures that are tried: any, then at least some, then one."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +77,7 @@ def program_of(predictor: Predictor, attempt: Attempt) -> Callable[[Array], dict
     return program
 
 
-def first_that_works(attempts: Iterator[Attempt], make: Callable[[Attempt], Made]) -> tuple[Made, Attempt, list[str]]:
+def first_that_works(attempts: Iterable[Attempt], make: Callable[[Attempt], Made]) -> tuple[Made, Attempt, list[str]]:
     """What `make` makes of the first attempt that it takes, that attempt, and why those before were not taken.
 
     Raises:

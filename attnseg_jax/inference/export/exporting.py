@@ -69,7 +69,7 @@ def export(
         raise UserError(f"--format={form} is unknown: {nearest(form, FORMATS)}")
     stablehlo.check_platforms(platforms)
     wanted = Wanted(tuple(platforms), size, precision=precision, python=python)
-    with portable(), _on(_platform(wanted.platforms)):
+    with portable(), _on(wanted.platform):
         # One at a time, as a program is run in the comparison.
         predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
         if channels := predictor.config.data.channels:
@@ -79,7 +79,7 @@ def export(
                 f"{source}: models of config.data.mode='multilabel', which have a mask for each class, are not "
                 "exported: hand the run on"
             )
-        check(form, wanted, predictor.config)
+        wanted = replace(wanted, packages=check(form, wanted, predictor.config))
         folder = _free(output, source, form)
         with tempfile.TemporaryDirectory() as scratch, _until_proven(folder) as unproven:
             found = _pictures(predictor, compare, Path(scratch))
@@ -90,7 +90,7 @@ def export(
             write_atomically(unproven / CARD, _json(about))
             proof = prove(predictor, _fitting(found, written, compare), written.run, Path(scratch), LIMITS[precision])
             logging.info("export: %s", proof)
-            where = f"on {_platform(wanted.platforms)}, in a process without the project"
+            where = f"on {wanted.platform}, in a process without the project"
             about["proof"] = {**asdict(proof), "where": where if FORMATS[form].program else "read back"}
             write_atomically(unproven / CARD, _json(about))
             write_atomically(unproven / card.README, card.readme(about).encode())
@@ -99,18 +99,6 @@ def export(
 
 def _json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
-
-
-def _platform(platforms: Sequence[str]) -> str:
-    """Where the comparison runs: the CPU if it may, since an accelerator rounds otherwise and is not shared."""
-    if "cpu" in platforms:
-        return "cpu"
-    here = {"gpu": "cuda"}.get(name := jax.default_backend(), name)
-    if here not in platforms:
-        raise UserError(
-            f"--platforms={','.join(platforms)}: this machine has only {here} to compare the export on: add cpu"
-        )
-    return here
 
 
 @contextmanager

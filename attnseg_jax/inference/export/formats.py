@@ -5,7 +5,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Wanted:
       usual: what to take where any will not do.
       precision: of the numbers in the file.
       python: the interpreter that has the packages of the format.
+      packages: their versions there, from `check`.
     """
 
     platforms: tuple[str, ...]
@@ -45,6 +46,24 @@ class Wanted:
     usual: tuple[int, int] = (0, 0)
     precision: str = "float32"
     python: str = sys.executable
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def platform(self) -> str:
+        """Where the comparison runs: the CPU if it may, since an accelerator rounds otherwise and is not shared.
+
+        Raises:
+          UserError: this machine has none of the platforms.
+        """
+        if "cpu" in self.platforms:
+            return "cpu"
+        here = {"gpu": "cuda"}.get(name := jax.default_backend(), name)
+        if here not in self.platforms:
+            raise UserError(
+                f"--platforms={','.join(self.platforms)}: this machine has only {here} to compare the export on: add "
+                "cpu"
+            )
+        return here
 
 
 @dataclass(frozen=True)
@@ -83,8 +102,8 @@ class Format:
     extra: str = ""
 
 
-def check(form: str, wanted: Wanted, config: ConfigDict) -> None:
-    """Refuses what cannot be, before any work.
+def check(form: str, wanted: Wanted, config: ConfigDict) -> Mapping[str, str]:
+    """Refuses what cannot be, before any work; returns the versions of the packages that the format needs.
 
     Raises:
       UserError: a model that takes more than a picture, a package that is missing, what the format does not have.
@@ -100,15 +119,13 @@ def check(form: str, wanted: Wanted, config: ConfigDict) -> None:
         raise UserError(f"--platforms={','.join(wanted.platforms)}: --format={form} is compared on the CPU: add cpu")
     if form == "stablehlo":
         stablehlo.check_packages()
-    if asked.needs:
-        found = versions(wanted.python, form, asked.needs, asked.extra)
-        # What is handed over has the types and parameters of a version.
-        if (there := found.get("jax", jax.__version__)) != jax.__version__:
-            raise UserError(
-                f"--python={wanted.python} has jax {there}: install there that of this one, {jax.__version__}"
-            )
+    found = versions(wanted.python, form, asked.needs, asked.extra) if asked.needs else {}
+    # What is handed over has the types and parameters of a version.
+    if (there := found.get("jax", jax.__version__)) != jax.__version__:
+        raise UserError(f"--python={wanted.python} has jax {there}: install there that of this one, {jax.__version__}")
     if asked.program:
         stablehlo.check_regions(config, form)
+    return found
 
 
 def _write_stablehlo(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
@@ -118,8 +135,7 @@ def _write_stablehlo(predictor: Predictor, wanted: Wanted, folder: Path) -> Writ
         "platforms": list(wanted.platforms),
         "loads_until": card.loads_until(datetime.date.today()).isoformat(),
     }
-    platform = wanted.platforms[0] if "cpu" not in wanted.platforms else "cpu"
-    return _program(folder, stablehlo.FILE, made.taken, made.notes, wanted, about, platform)
+    return _program(folder, stablehlo.FILE, made.taken, made.notes, wanted, about)
 
 
 def _write_safetensors(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
@@ -144,16 +160,16 @@ def _write_onnx(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
         run_script(wanted.python, _HERE / "to_onnx.py", scratch, path, f"--precision={wanted.precision}")
 
     size = wanted.size or wanted.usual
-    _, taken, notes = first_that_works(iter([Attempt(size), Attempt(size, batch=1)]), make)
+    _, taken, notes = first_that_works([Attempt(size), Attempt(size, batch=1)], make)
     scratch.unlink()
     notes = ("pictures of one size: jax2onnx has no form for padding that depends on it", *notes)
-    return _program(folder, path.name, taken, notes, wanted, _elsewhere("onnx", wanted))
+    return _program(folder, path.name, taken, notes, wanted, _elsewhere(wanted))
 
 
 def _write_savedmodel(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
     made = stablehlo.make(predictor, wanted.platforms, wanted.size, wanted.usual)
     _to_tensorflow(made, "savedmodel", wanted, folder, "model")
-    about = {"platforms": list(wanted.platforms), **_elsewhere("savedmodel", wanted)}
+    about = {"platforms": list(wanted.platforms), **_elsewhere(wanted)}
     return _program(folder, "model", made.taken, made.notes, wanted, about)
 
 
@@ -161,7 +177,7 @@ def _write_tflite(predictor: Predictor, wanted: Wanted, folder: Path) -> Written
     made = stablehlo.make_for_one(predictor, "cpu", wanted.size or wanted.usual, FORMS)
     notes = ("one picture of one size at a time: all that TensorFlow Lite takes of a program",)
     _to_tensorflow(made, "tflite", wanted, folder, "model.tflite")
-    return _program(folder, "model.tflite", made.taken, notes, wanted, _elsewhere("tflite", wanted))
+    return _program(folder, "model.tflite", made.taken, notes, wanted, _elsewhere(wanted))
 
 
 def _to_tensorflow(made: stablehlo.Program, form: str, wanted: Wanted, folder: Path, name: str) -> None:
@@ -185,19 +201,12 @@ def _shape(sizes: Sequence[Any]) -> list[int | None]:
     return [n if isinstance(n, int) else None for n in sizes]
 
 
-def _elsewhere(form: str, wanted: Wanted) -> dict[str, Any]:
-    asked = FORMATS[form]
-    return {"precision": wanted.precision, "made_with": versions(wanted.python, form, asked.needs, asked.extra)}
+def _elsewhere(wanted: Wanted) -> dict[str, Any]:
+    return {"precision": wanted.precision, "made_with": dict(wanted.packages)}
 
 
 def _program(
-    folder: Path,
-    name: str,
-    taken: Attempt,
-    notes: tuple[str, ...],
-    wanted: Wanted,
-    about: Mapping[str, Any],
-    platform: str = "cpu",
+    folder: Path, name: str, taken: Attempt, notes: Sequence[str], wanted: Wanted, about: Mapping[str, Any]
 ) -> Written:
     """What is known of a program that was written, and the script that runs it."""
     shutil.copyfile(_HERE / SCRIPT, folder / SCRIPT)
@@ -207,7 +216,7 @@ def _program(
         "input": {"size": taken.size and list(taken.size), "least": list(taken.least), "batch": taken.batch},
         "fixed": list(notes),
     }
-    return Written(told_of, without_project(folder / SCRIPT, platform, wanted.python), taken.takes)
+    return Written(told_of, without_project(folder / SCRIPT, wanted.platform, wanted.python), taken.takes)
 
 
 FORMATS: dict[str, Format] = {

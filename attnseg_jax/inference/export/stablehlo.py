@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -85,11 +85,11 @@ def make(
 
 def make_for_one(predictor: Predictor, platform: str, size: tuple[int, int], forms: Forms) -> Program:
     """The program for one picture of a size at a time, of `plain` primitives in the given forms."""
-    return _made(predictor, (platform,), iter([Attempt(size, batch=1)]), forms)
+    return _made(predictor, (platform,), [Attempt(size, batch=1)], forms)
 
 
 def _made(
-    predictor: Predictor, platforms: Sequence[str], wanted: Iterator[Attempt], forms: Forms | None = None
+    predictor: Predictor, platforms: Sequence[str], wanted: Iterable[Attempt], forms: Forms | None = None
 ) -> Program:
     def export_attempt(attempt: Attempt) -> export.Exported:
         program = program_of(predictor, attempt)

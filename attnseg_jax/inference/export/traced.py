@@ -38,9 +38,8 @@ def plain(function: Program, image: jax.ShapeDtypeStruct, forms: Forms = Mapping
       image: its shape, which may have symbols, and type.
       forms: by the name of a primitive what stands for it, called like `Primitive.bind`.
     """
-    traced = jax.make_jaxpr(function)(image)
-    names = sorted(jax.eval_shape(function, image))
-    return lambda image: dict(zip(names, _evaluated(traced, forms, image), strict=True))
+    traced, outputs = jax.make_jaxpr(function, return_shape=True)(image)
+    return lambda image: dict(zip(sorted(outputs), _evaluated(traced, forms, image), strict=True))
 
 
 def told(function: Program, image: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -50,8 +49,8 @@ def told(function: Program, image: jax.ShapeDtypeStruct) -> dict[str, Any]:
       Of types of Python, NumPy and jax, that pickle takes: `names` of the outputs, and a program of `inputs`,
       `outputs`, `equations` `(primitive, inputs, outputs, parameters)` and `constants`, all by number.
     """
-    function = plain(function, image)
-    return {"names": sorted(jax.eval_shape(function, image)), **_program(jax.make_jaxpr(function)(image))}
+    traced, outputs = jax.make_jaxpr(plain(function, image), return_shape=True)(image)
+    return {"names": sorted(outputs), **_program(traced)}
 
 
 def _evaluated(closed: ClosedJaxpr, forms: Forms, *inputs: Any) -> Sequence[Any]:

@@ -7,8 +7,8 @@ from PIL import Image
 from attnseg_jax.data import layouts
 from attnseg_jax.data.layouts import Form, Layout, Tree
 from attnseg_jax.data.layouts.guess import guesses
+from attnseg_jax.data.layouts.pairing import paired
 from attnseg_jax.data.layouts.split import held_out
-from attnseg_jax.data.layouts.templates import paired
 from attnseg_jax.data.sources import load_source
 from attnseg_jax.errors import UserError
 
