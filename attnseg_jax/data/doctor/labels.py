@@ -218,12 +218,25 @@ def _of_colours(raw: list[Colour], pixels: Counter, names: NameTable | None, nea
         named = ["_".join(("colour", *map(str, colour))) for colour in raw]
         reason = "nothing names the colours of the masks"
         doubts = ("the names of the classes are made up: write the right ones",)
+        if _are_mixtures(raw):
+            doubts += (
+                "the colours are mixtures of one red, one green and one blue: if each of these is a class of its own, "
+                "set data.mode to 'multilabel', data.classes to three names, data.ids to ((0, 0), (255, 1)) and "
+                "data.colors to ()",
+            )
         if (0, 0, 0) in raw:
             doubts += ("black could be what has no class: map it to 255 in data.ids if it is",)
     palette = () if len(raw) == 2 else tuple(raw)
     return Labels(
         {colour: i for i, colour in enumerate(raw)}, tuple(named), palette, reasons={"classes": reason}, doubts=doubts
     )
+
+
+def _are_mixtures(colours: list[Colour]) -> bool:
+    """Whether all channels hold 0 and 255 alone, each for itself in some pixels and together in others."""
+    levels = {value for colour in colours for value in colour}
+    shown = Counter(sum(value > 0 for value in colour) for colour in colours)
+    return levels == {0, 255} and shown[1] == 3 and shown[2] + shown[3] > 1
 
 
 def _of_listed_colours(raw: list[Colour], pixels: Counter, listed: list[Named], path: str, nearest: bool) -> Labels:
