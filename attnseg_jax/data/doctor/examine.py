@@ -5,14 +5,14 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from attnseg_jax.data import annotations
 from attnseg_jax.data.doctor import class_files
 from attnseg_jax.data.doctor import findings as said
-from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
+from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair, too_large
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
 from attnseg_jax.data.doctor.names import Named, NameTable, find_names
@@ -214,7 +214,10 @@ def _read(plan: Plan, job: tuple[str, Pair], *, looks: bool = False) -> PairFact
     if plan.classes:
         files = [path and root / path for path in pair.masks]
         read = partial(class_files.read_classes, files, len(plan.classes))
-    return read_pair(root, split, pair, plan.labels, looks=looks, read=read)
+    found = read_pair(root, split, pair, plan.labels, looks=looks, read=read)
+    # Training reads some of these by windows, evaluation none.
+    beyond = too_large([root / file for file in pair.images]) if split == plan.splits.validation else None
+    return replace(found, image=beyond) if beyond else found
 
 
 def usual_channels(plan: Plan) -> int:

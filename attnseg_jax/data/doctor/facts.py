@@ -120,10 +120,10 @@ def _or_error(read: Callable[..., Any], *files: Any) -> Any:
     try:
         return read(*files)
     except UserError as error:
-        return _too_large(files[0]) or error
+        return too_large(files[0]) or error
 
 
-def _too_large(file: Path | Sequence[Path]) -> UserError | None:
+def too_large(file: Path | Sequence[Path]) -> UserError | None:
     """The error of a picture that Pillow refuses for its size, with the key that allows it."""
     try:
         for path in [file] if isinstance(file, Path) else file:

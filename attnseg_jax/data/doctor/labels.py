@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from attnseg_jax.data.datasets import DATASETS, HIGHEST_RAW, MAX_CLASSES, UNKNOWN, Colour
 from attnseg_jax.data.doctor.names import Named, NameTable
-from attnseg_jax.data.doctor.shades import centres_of, cleaned, distance, is_smoothed
+from attnseg_jax.data.doctor.shades import are_mixtures, centres_of, cleaned, distance, is_smoothed
 from attnseg_jax.data.doctor.summary import Key, Summary, shares, total
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -218,7 +218,7 @@ def _of_colours(raw: list[Colour], pixels: Counter, names: NameTable | None, nea
         named = ["_".join(("colour", *map(str, colour))) for colour in raw]
         reason = "nothing names the colours of the masks"
         doubts = ("the names of the classes are made up: write the right ones",)
-        if _are_mixtures(raw):
+        if are_mixtures(raw):
             doubts += (
                 "the colours are mixtures of one red, one green and one blue: if each of these is a class of its own, "
                 "set data.mode to 'multilabel', data.classes to three names, data.ids to ((0, 0), (255, 1)) and "
@@ -230,13 +230,6 @@ def _of_colours(raw: list[Colour], pixels: Counter, names: NameTable | None, nea
     return Labels(
         {colour: i for i, colour in enumerate(raw)}, tuple(named), palette, reasons={"classes": reason}, doubts=doubts
     )
-
-
-def _are_mixtures(colours: list[Colour]) -> bool:
-    """Whether all channels hold 0 and 255 alone, each for itself in some pixels and together in others."""
-    levels = {value for colour in colours for value in colour}
-    shown = Counter(sum(value > 0 for value in colour) for colour in colours)
-    return levels == {0, 255} and shown[1] == 3 and shown[2] + shown[3] > 1
 
 
 def _of_listed_colours(raw: list[Colour], pixels: Counter, listed: list[Named], path: str, nearest: bool) -> Labels:

@@ -17,6 +17,8 @@ from attnseg_jax.errors import UserError
 _SEPARATORS = "_-. "
 _MOST_CLASSES = 40
 _MOST_FOLDERS = 200
+# Smoothing and JPEG leave more values than that between two.
+_FEW = 4
 # Endings that say of a file that it is a mask, not of which class.
 _MARKS = {mark.strip(_SEPARATORS).lower() for mark in MASK_MARKS}
 _CLASS = f"{{{CLASS}}}"
@@ -125,14 +127,15 @@ def _of_two_values(tree: Tree, path: str) -> bool:
 
 
 def is_binary(mask: Integer[np.ndarray, "h w"]) -> bool:
-    """Whether a mask has two values, or one, apart from few between them and from 255 beside 0 and 1.
+    """Whether a mask has two values, or one; what smoothing leaves between them does not count, nor 255 beside 0 and 1.
 
     >>> is_binary(np.array([[0, 1, 255]])), is_binary(np.array([[0, 7]])), is_binary(np.array([[0, 1, 2]]))
     (True, True, False)
     """
-    mask = mask[mask != 255] if (mask == 1).any() else mask
-    if not mask.size:
-        return True
-    low, high = int(mask.min()), int(mask.max())
-    middle = (8 * (mask.astype(np.int64) - low) > high - low) & (8 * (high - mask.astype(np.int64)) > high - low)
-    return 50 * int(middle.sum()) <= mask.size
+    values, counts = np.unique(mask, return_counts=True)
+    if len(values) <= _FEW:
+        return len(values) <= 2 or values.tolist() == [0, 1, 255]
+    values = values.astype(np.int64)
+    low, high = values[0], values[-1]
+    middle = (8 * (values - low) > high - low) & (8 * (high - values) > high - low)
+    return bool(50 * counts[middle].sum() <= mask.size)
