@@ -152,9 +152,11 @@ def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
         if guessed and guessed[0].pairs >= pairs + named:
             best = guessed[0].layout
             pairs, others = guessed[0].pairs, _others(guessed)
-    # Where each picture has several masks one for each class says more than any of them alone.
-    if (found_ := with_class_files(tree)) and (best is None or found_[1] > 2 * pairs):
-        best, others = Layout("templates", found_[0]), ()
+    # Pictures that are left over may be masks of further classes.
+    if best is None or (best.name not in ("objects", "lists") and 2 * pairs < pictures):
+        of_classes = with_class_files(tree)
+        if of_classes and (best is None or of_classes[1] > 2 * pairs):
+            best, others = Layout("templates", of_classes[0]), ()
     if best is None:
         raise UserError(
             f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "

@@ -1,5 +1,6 @@
 """Data sets with a mask for each class of an image, told by its name or its folder: found from names of pictures."""
 
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from attnseg_jax.errors import UserError
 
 _SEPARATORS = "_-. "
 _MOST_CLASSES = 40
-_MOST_FOLDERS = 200
+_MOST_FOLDERS, _MOST_PAIRED = 200, 32
 # Smoothing and JPEG leave more values than that between two.
 _FEW = 4
 # Endings that say of a file that it is a mask, not of which class.
@@ -63,7 +64,8 @@ def _by_name(stems: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int, str
 
     The folder of the images and their number, the template of the masks, their number and that of each class.
     """
-    for images, masks in ((a, b) for a in stems for b in stems):
+    fullest = [*stems][:_MOST_PAIRED]
+    for images, masks in itertools.product(fullest, fullest):
         if "{split}" in masks and "{split}" not in images:
             continue
         separator, counts = _classes({*stems[images]}, stems[masks])
