@@ -110,6 +110,8 @@ def get_config() -> ConfigDict:
     # Label table: position is the raw id in the mask, value the train id, 255 is ignored; or pairs of a raw id and its
     # train id, such as ((0, 0), (255, 1)). () keeps the raw ids.
     data.ids = ()
+    # Raw ids that have no class, where `ids` does not say otherwise; () where every pixel has one.
+    data.ignore = (255,)
     # The colour of each raw id, where masks are pictures (RGB, palette or gray); () takes gray values and indices.
     data.colors = ()
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.

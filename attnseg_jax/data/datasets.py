@@ -1,6 +1,6 @@
 """What is known about each data set: class names, colours and the table from raw mask ids to train ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +86,9 @@ def from_config(config: Any) -> Dataset:
     In mode 'binary' a single class gets a background before it; in mode 'multilabel' `ids` are of the values of a
     class's own mask, 0 for where it is not there and 1 for where it is.
 
-    `classes`, `palette` and `ids` replace the entry's.  Without an entry (`name=''`) `classes` is needed; `ids` is then
-    the identity and the palette `default_palette`, unless given.  Raises UserError for an unknown name and for lengths
-    that do not fit.
+    `classes`, `palette` and `ids` replace the entry's, and `ignore` adds to `ids`.  Without an entry (`name=''`)
+    `classes` is needed; `ids` is then the identity and the palette `default_palette`, unless given.  Raises UserError
+    for an unknown name and for lengths that do not fit.
     """
     if config.name and config.name not in DATASETS:
         raise UserError(
@@ -119,8 +119,8 @@ def from_config(config: Any) -> Dataset:
             f"config.data.palette has {len(palette)} colours for {len(names)} classes; give one for each class"
         )
     of_entry = entry is not None and config.mode != "multilabel"
-    pairs = _pairs(config.ids) or (enumerate(entry.ids) if of_entry else ((i, i) for i in range(values)))
-    pairs = dict(pairs)
+    given = dict(_pairs(config.ids))
+    pairs = given or dict(enumerate(entry.ids) if of_entry else ((i, i) for i in range(values)))
     for raw, train in pairs.items():
         if not 0 <= raw <= HIGHEST_RAW:
             raise UserError(f"config.data.ids maps raw id {raw}; raw ids are whole numbers from 0 to {HIGHEST_RAW}")
@@ -129,6 +129,7 @@ def from_config(config: Any) -> Dataset:
             if config.mode == "multilabel":
                 what = "the mask of a class says whether it is there: use 1, or 0"
             raise UserError(f"config.data.ids maps raw id {raw} to {train}, but {what}, or {IGNORE_LABEL} to ignore it")
+    pairs |= _ignored(config.ignore, given or (pairs if of_entry else {}))
     # A long table that says nothing of 255 ignores it, as a short one does.
     ids = {IGNORE_LABEL: IGNORE_LABEL, **pairs} if max(pairs) > IGNORE_LABEL else pairs
     return Dataset(
@@ -181,6 +182,16 @@ def _pairs(ids: Sequence[int] | Sequence[tuple[int, int]]) -> list[tuple[int, in
     ([(0, 255), (1, 0)], [(0, 0), (255, 1)])
     """
     return [tuple(entry) if isinstance(entry, Sequence) else (raw, int(entry)) for raw, entry in enumerate(ids)]
+
+
+def _ignored(ignore: Sequence[int], given: Mapping[int, int]) -> dict[int, int]:
+    """What `config.data.ignore` adds to a table; of 255, which every table ignores, only that it may not occur.
+
+    >>> _ignored((255, 7), {}), _ignored((), {}), _ignored((), {255: 1})
+    ({7: 255}, {255: 254}, {})
+    """
+    found = {raw: IGNORE_LABEL for raw in ignore if raw not in given and raw != IGNORE_LABEL}
+    return found if IGNORE_LABEL in {*ignore, *given} else found | {IGNORE_LABEL: UNKNOWN}
 
 
 CLASSES_FILE = "classes.txt"

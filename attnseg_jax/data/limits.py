@@ -1,6 +1,7 @@
-"""How many pixels a picture may have that is decoded whole: `config.data.max_pixels`, by its header alone."""
+"""How many pixels a picture may have that is decoded whole, by its header alone; the memory that there is."""
 
 import io
+import math
 import re
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from PIL import Image
 from attnseg_jax.data import arrays, bands
 from attnseg_jax.errors import UserError
 
+_CGROUP = Path("/sys/fs/cgroup")
 MAX_PIXELS = 178_956_970
-"""The default, which is Pillow's own limit."""
+"""The default of `config.data.max_pixels`, which is Pillow's own limit."""
 
 
 def allow(limit: int) -> None:
@@ -50,3 +52,23 @@ def _pixels(data: Path | bytes) -> tuple[int, str]:
         # Kinds of TIFF that Pillow does not know, and what is damaged.
         h, w = (bands.header_size(data) if isinstance(data, Path) else None) or (0, 0)
     return h * w, f"{w:,} x {h:,} = "
+
+
+def host_bytes() -> float:
+    """The memory that this machine, or the container, has left; infinite where it does not tell."""
+    left = [math.inf]
+    if found := re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE):
+        left.append(int(found[1]) * 1024)
+    limit, used = (_text(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
+    if limit.isdecimal() and used.isdecimal():
+        # Cached files count as used and are given up when memory is asked for.
+        cached = re.search(r"^inactive_file (\d+)", _text(_CGROUP / "memory.stat"), re.MULTILINE)
+        left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
+    return min(left)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

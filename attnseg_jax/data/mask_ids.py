@@ -76,8 +76,8 @@ def to_train_ids(
         known = np.flatnonzero(table != UNKNOWN)
         raise UserError(
             f"{name}: the mask holds the value {value}, which is not in the table of raw ids "
-            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in ((0, 0), ({value}, 1)) "
-            f"({IGNORE_LABEL} ignores)"
+            f"({_ranges(known)}); config.data.ids maps raw ids to train ids, as in ((0, 0), ({value}, 1)), "
+            f"and config.data.ignore=({IGNORE_LABEL}, {value}) ignores it"
         )
     return label
 

@@ -1,9 +1,7 @@
 """The memory that there is, and how much of a batch of an evaluation fits into it."""
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,25 +9,12 @@ from absl import logging
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
+from attnseg_jax.data.limits import host_bytes
 from attnseg_jax.errors import UserError
 from attnseg_jax.train.logging import say
 from attnseg_jax.train.parallel import Parallel
 
 Batch = Mapping[str, np.ndarray]
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def host_bytes() -> float:
-    """The memory that this machine, or the container, has left; infinite where it does not tell."""
-    left = [math.inf]
-    if found := re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE):
-        left.append(int(found[1]) * 1024)
-    limit, used = (_text(_CGROUP / f"memory.{name}").strip() for name in ("max", "current"))
-    if limit.isdecimal() and used.isdecimal():
-        # Cached files count as used and are given up when memory is asked for.
-        cached = re.search(r"^inactive_file (\d+)", _text(_CGROUP / "memory.stat"), re.MULTILINE)
-        left.append(int(limit) - int(used) + (int(cached[1]) if cached else 0))
-    return min(left)
 
 
 def is_exhausted(error: jax.errors.JaxRuntimeError) -> bool:
@@ -98,10 +83,3 @@ def _rows(batch: Batch, start: int, count: int) -> dict[str, np.ndarray]:
     if "index" in found:
         found["index"] = np.where(inside, found["index"], np.int32(-1))
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

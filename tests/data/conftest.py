@@ -37,6 +37,7 @@ def data_config():
                 "classes": ("c0", "c1", "c2", "c3", "c4", "c5", "c6"),
                 "palette": (),
                 "ids": (),
+                "ignore": (255,),
                 "colors": (),
                 "resolution": 1.0,
                 "transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),

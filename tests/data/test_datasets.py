@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from attnseg_jax.data import datasets
+from attnseg_jax.data import datasets, mask_ids
 from attnseg_jax.data.datasets import DATASETS
 from attnseg_jax.errors import UserError
 from attnseg_jax.plots import segmentation
@@ -76,6 +76,24 @@ def test_ids_as_pairs(data_config):
     }  # fmt: skip
     with pytest.raises(UserError, match="maps raw id 7 to 2, but there are 2 classes"):
         datasets.from_config(data_config(**names, ids=((7, 2),)))
+
+
+def test_what_is_ignored(data_config):
+    """255 unless the key says otherwise; `ids` and the table of a known set hold where they say something."""
+
+    def known(**changes):
+        ids = datasets.from_config(data_config(classes=("a", "b"), **changes)).ids
+        return {raw: train for raw, train in enumerate(ids) if train != datasets.UNKNOWN}, len(ids)
+
+    table = mask_ids.id_table(datasets.from_config(data_config(classes=("a", "b"))).ids)
+    assert {*np.flatnonzero(table != datasets.UNKNOWN)} == {0, 1, 255}
+    assert known(ignore=(0, 300)) == ({0: 255, 1: 1, 300: 255}, 301)
+    # A table as long as that has a place for 255, which is then unknown.
+    assert known(ignore=()) == ({0: 0, 1: 1}, 256)
+    assert known(ignore=(), ids=((0, 0), (255, 1))) == known(ids=((0, 0), (255, 1))) == ({0: 0, 255: 1}, 256)
+    assert known(ignore=(3, 0), ids=((0, 1), (2, 0))) == ({0: 1, 2: 0, 3: 255}, 256)
+    camvid = datasets.from_config(data_config(name="camvid", classes=(), ignore=(11, 12))).ids
+    assert camvid[:13] == (*range(11), 255, 255) and set(camvid[13:]) == {datasets.UNKNOWN}
 
 
 def test_a_folder_has_its_own_classes(data_config, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import tiny
 from tiny import setup
 
+from attnseg_jax.data import limits
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import memory
 from attnseg_jax.train.parallel import make_parallel
@@ -74,11 +75,11 @@ def test_an_image_that_does_not_fit_is_named(evaluation, monkeypatch):
 
 
 def test_the_memory_of_this_machine(tmp_path, monkeypatch):
-    assert 1 << 20 < memory.free_bytes(jax.devices()[0]) * jax.local_device_count() <= memory.host_bytes() * 1.5
-    limits = {"memory.max": "3000000", "memory.current": "1000000", "memory.stat": "file 7\ninactive_file 500000\n"}
-    for name, text in limits.items():
+    assert 1 << 20 < memory.free_bytes(jax.devices()[0]) * jax.local_device_count() <= limits.host_bytes() * 1.5
+    files = {"memory.max": "3000000", "memory.current": "1000000", "memory.stat": "file 7\ninactive_file 500000\n"}
+    for name, text in files.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert memory.host_bytes() == 2500000
+    monkeypatch.setattr(limits, "_CGROUP", tmp_path)
+    assert limits.host_bytes() == 2500000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory.host_bytes() > 2500000
+    assert limits.host_bytes() > 2500000

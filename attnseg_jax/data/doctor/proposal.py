@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from attnseg_jax.data import limits
 from attnseg_jax.data.doctor.labels import Labels
 from attnseg_jax.data.doctor.splits import Splits
 from attnseg_jax.data.doctor.summary import Summary
 from attnseg_jax.data.layouts import Layout
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
-# Height and width of a training crop at most, and pixels of a batch of them, which suit 8 GB of memory.
-_CROP, _BATCH_PIXELS = 512, 3 << 19
+# Height and width of a training crop at most, and bytes for each pixel of a batch of them: the default model's training
+# step takes 660, which leaves room for larger models.
+_CROP, _BYTES = 512, 5000
 _BATCHES = (16, 8, 4, 2)
 _EPOCHS, _STEPS = 40, (400, 8000)
 _RARE = 10
@@ -172,15 +174,26 @@ def _of_sizes(summary: Summary, splits: Splits) -> list[Decision]:
     return found
 
 
+def batch_of(crop: tuple[int, int], pairs: int, memory: float) -> tuple[int, str]:
+    """The size of a batch of crops (h, w) for so many bytes of memory and training pairs, and why.
+
+    >>> batch_of((512, 512), 100, 8e9)
+    (4, '4 crops of 512x512 in 8.0 GB of memory: halve it for less')
+    >>> batch_of((512, 512), 100, 1e9)[0], batch_of((512, 512), 100, 24e9)[0], batch_of((512, 512), 9, 24e9)[0]
+    (2, 16, 8)
+    """
+    memory = memory if math.isfinite(memory) else 8e9
+    fitting = [n for n in _BATCHES if n * math.prod(crop) * _BYTES <= memory] or [_BATCHES[-1]]
+    batch = next((n for n in fitting if n <= pairs), fitting[-1])
+    return batch, f"{batch} crops of {crop[1]}x{crop[0]} in {memory / 1e9:.1f} GB of memory: halve it for less"
+
+
 def _of_training(summary: Summary, splits: Splits, labels: Labels) -> list[Decision]:
     crop, pairs = crop_of(summary.sizes), summary.pairs[splits.train]
-    fitting = [n for n in _BATCHES if n * math.prod(crop) <= _BATCH_PIXELS] or [_BATCHES[-1]]
-    batch = next((n for n in fitting if n <= pairs), fitting[-1])
+    batch, why = batch_of(crop, pairs, limits.host_bytes())
     steps = _rounded(min(max(_EPOCHS * pairs // batch, _STEPS[0]), _STEPS[1]))
     found = [
-        Decision(
-            "train.batch_size", batch, f"{batch} crops of {math.prod(crop):,} pixels; halve it where memory is short"
-        ),
+        Decision("train.batch_size", batch, why),
         Decision("train.steps", steps, f"{steps * batch / max(pairs, 1):.0f} passes over {pairs} training pairs"),
         Decision("train.eval_every", max(1, steps // 8), "eight evaluations"),
         Decision("eval.batch_size", batch, "as many as in training"),
