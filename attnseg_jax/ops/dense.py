@@ -8,15 +8,14 @@ after another, and their products added. Figures are in `docs/performance.md`.
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.plain import plain_conv, plain_input_gradient, plain_kernel_gradient
+from attnseg_jax.ops.platforms import spread_by_the_compiler
 from attnseg_jax.ops.symbolic import is_symbolic
 
 # Bytes of the pixels under all taps of a block.
@@ -46,8 +45,7 @@ def worth_blocks(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c o"], 
     >>> worth_blocks(jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 4, 8)), (1, 1))
     False
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if is_symbolic(*x.shape) or (mesh.size > 1 and AxisType.Auto in mesh.axis_types):
+    if is_symbolic(*x.shape) or spread_by_the_compiler():
         return False
     return math.prod((*x.shape, *kernel.shape[:2])) * x.dtype.itemsize // math.prod(stride) > _BLOCK
 

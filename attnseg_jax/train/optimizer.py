@@ -11,6 +11,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
 from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.ops.platforms import spread_by_the_compiler
 
 Schedule = Callable[[Any], Float[Array, ""]]
 
@@ -118,6 +119,10 @@ def global_norm(tree: PyTree) -> Float[Array, ""]:
     >>> float(global_norm({"kernel": jnp.array([[3.0]]), "bias": jnp.array([-4.0])}))
     5.0
     """
+
+    if spread_by_the_compiler():
+        # Side by side, arrays that are split over the devices would be gathered.
+        return optax.tree.norm(tree)
 
     # On a CPU every shape of an array would take a few programs of its own, each as long to compile as a large one.
     def side_by_side(*arrays):
