@@ -151,8 +151,8 @@ def _kernel_gradient_of_block(axes, x, g):
             first = 0 if down else t * rows.dilation
             across = columns.tap(t if down else 0)
             for row in range(height):
-                line = lax.index_in_dim(part, first + row * rows.stride, 1, keepdims=False)
-                line = lax.slice_in_dim(line, across.start, across.stop, across.step, 1)
+                start = first + row * rows.stride
+                line = lax.squeeze(_cut(part, slice(start, start + 1), across), (1,))
                 line_g = lax.index_in_dim(part_g, row, 1, keepdims=False)
                 # Not jnp's, which takes several times as long to trace.
                 total = lax.add(total, lax.mul(line.astype(wide), line_g.astype(wide)))
