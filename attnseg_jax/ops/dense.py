@@ -8,15 +8,14 @@ after another, and their products added. Figures are in `docs/performance.md`.
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.plain import plain_conv, plain_input_gradient, plain_kernel_gradient
+from attnseg_jax.ops.platforms import spread_by_the_compiler
 from attnseg_jax.ops.symbolic import is_symbolic
 
 # Bytes of the pixels under all taps of a block.
@@ -46,8 +45,7 @@ def worth_blocks(x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c o"], 
     >>> worth_blocks(jnp.ones((2, 9, 9, 4)), jnp.ones((3, 3, 4, 8)), (1, 1))
     False
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if is_symbolic(*x.shape) or (mesh.size > 1 and AxisType.Auto in mesh.axis_types):
+    if is_symbolic(*x.shape) or spread_by_the_compiler():
         return False
     return math.prod((*x.shape, *kernel.shape[:2])) * x.dtype.itemsize // math.prod(stride) > _BLOCK
 
@@ -73,21 +71,31 @@ def _in_blocks(axes, x, g):
     blocks = -(-rows.out // height)
     x = pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
     g = pad(g, [(0, blocks * height - rows.out), (0, 0)])
-    lines = rows._replace(size=(height - 1) * rows.stride + rows.span, sides=(0, 0))
     wide = jnp.promote_types(x.dtype, jnp.float32)
+    taps = rows.taps * columns.taps
+    reach = [images, *((n - 1) * axis.stride + 1 for n, axis in zip((height, columns.out), axes)), c]
 
-    def step(n, total):
-        image, row = n // blocks * images, n % blocks * height
-        part = lax.dynamic_slice(x, (image, row * rows.stride, 0, 0), (images, lines.size, x.shape[2], c))
+    def step(n, carry):
+        total, pixels = carry
+        image, row = lax.div(n, blocks) * images, lax.rem(n, blocks) * height
+
+        # A loop: written out, every tap would be a program of its own to compile.
+        def tap(t, pixels):
+            i, j = lax.div(t, columns.taps), lax.rem(t, columns.taps)
+            start = (image, row * rows.stride + i * rows.dilation, j * columns.dilation, 0)
+            part = lax.dynamic_slice(x, start, reach)[:, :: rows.stride, :: columns.stride]
+            return lax.dynamic_update_slice(pixels, part, (0, 0, 0, t * c))
+
+        pixels = lax.fori_loop(0, taps, tap, pixels)
         part_g = lax.dynamic_slice(g, (image, row, 0, 0), (images, height, columns.out, o))
-        taps = [part[:, lines.tap(i), columns.tap(j)] for i in range(rows.taps) for j in range(columns.taps)]
         # XLA writes the first operand out transposed: the cotangents, which are fewer than the pixels under all taps.
         every_window = (((0, 1, 2), (0, 1, 2)), ((), ()))
-        product = lax.dot_general(part_g, jnp.concatenate(taps, axis=-1), every_window, preferred_element_type=wide)
-        return total + product
+        product = lax.dot_general(part_g, pixels, every_window, preferred_element_type=wide)
+        return total + product, pixels
 
-    total = jnp.zeros_like(g, wide, (o, rows.taps * columns.taps * c))
-    total = lax.fori_loop(0, len(g) // images * blocks, step, total)
+    total = jnp.zeros_like(g, wide, (o, taps * c))
+    pixels = jnp.zeros_like(x, shape=(images, height, columns.out, taps * c))
+    total, _ = lax.fori_loop(0, len(g) // images * blocks, step, (total, pixels))
     return total.T.reshape(rows.taps, columns.taps, c, o).astype(x.dtype)
 
 

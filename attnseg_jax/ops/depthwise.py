@@ -82,7 +82,7 @@ def _plain_kernel_gradient(axes, x, g):
 def _product(axes, x, kernel):
     rows, columns = axes
     x = pad(x, [(axis.before, axis.after(axis.out)) for axis in axes])
-    slices = {(i, j): x[:, rows.tap(i), columns.tap(j)] for i, j in _taps(axes)}
+    slices = {(i, j): _cut(x, rows.tap(i), columns.tap(j)) for i, j in _taps(axes)}
     return _sum_of_products(slices, kernel, x.dtype)
 
 
@@ -92,7 +92,7 @@ def _input_gradient(axes, kernel, g):
     g = pad(g, [(axis.reach - axis.first, axis.last - axis.out) for axis in axes])
 
     def phase(p, q):
-        slices = {(i, j): g[:, r, c] for i, r in rows.phase(p) for j, c in columns.phase(q)}
+        slices = {(i, j): _cut(g, r, c) for i, r in rows.phase(p) for j, c in columns.phase(q)}
         if not slices:
             return jnp.zeros_like(g[:, : rows.last - rows.first, : columns.last - columns.first])
         return _sum_of_products(slices, kernel, g.dtype)
@@ -151,8 +151,11 @@ def _kernel_gradient_of_block(axes, x, g):
             first = 0 if down else t * rows.dilation
             across = columns.tap(t if down else 0)
             for row in range(height):
-                line = part[:, first + row * rows.stride, across]
-                total = total + line.astype(wide) * part_g[:, row].astype(wide)
+                start = first + row * rows.stride
+                line = lax.squeeze(_cut(part, slice(start, start + 1), across), (1,))
+                line_g = lax.index_in_dim(part_g, row, 1, keepdims=False)
+                # Not jnp's, which takes several times as long to trace.
+                total = lax.add(total, lax.mul(line.astype(wide), line_g.astype(wide)))
             return total
 
         return lax.fori_loop(0, looped.taps, line_of_taps, sums)
@@ -194,8 +197,19 @@ def _taps(axes):
 
 def _sum_of_products(slices, kernel, dtype):
     wide = jnp.promote_types(dtype, jnp.float32)
-    products = [part.astype(wide) * kernel[tap].astype(wide).reshape(1, 1, 1, -1) for tap, part in slices.items()]
-    return functools.reduce(jnp.add, products).astype(dtype)
+    kernel = kernel.astype(wide)
+
+    def product(tap, part):
+        weights = lax.slice(kernel, (*tap, 0), (tap[0] + 1, tap[1] + 1, kernel.shape[2]))
+        return lax.mul(part.astype(wide), lax.broadcast_in_dim(weights, part.shape, (1, 2, 3)))
+
+    return functools.reduce(lax.add, itertools.starmap(product, slices.items())).astype(dtype)
+
+
+def _cut(x, rows, columns):
+    """`x[:, rows, columns]`, in the form that is fast to trace."""
+    start, stop = (0, rows.start, columns.start, 0), (x.shape[0], rows.stop, columns.stop, x.shape[3])
+    return lax.slice(x, start, stop, (1, rows.step or 1, columns.step or 1, 1))
 
 
 def _interleave(parts, axis):

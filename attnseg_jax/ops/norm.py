@@ -56,9 +56,13 @@ def batch_norm(
     # Two passes: the mean of squares minus the square of the mean would cancel.
     exact = x.astype(jnp.float32)
     mean = average(exact)
-    centred = exact - _over(mean, x)
-    var = average(jnp.square(centred))
-    y = centred * _over(lax.rsqrt(var + eps) * scale, x) + _over(bias, x)
+    # Written so that the gradient of the mean needs no sum over `x` of its own: `centred` counts as shifted by a
+    # constant, and `shift`, which is 0, carries the mean's derivatives of every order.
+    fixed = lax.stop_gradient(mean)
+    centred, shift = exact - _over(fixed, x), mean - fixed
+    var = average(jnp.square(centred)) - jnp.square(shift)
+    factor = lax.rsqrt(var + eps) * scale
+    y = centred * _over(factor, x) + _over(bias - shift * factor, x)
     unbiased = var * (count / (count - 1))
     new_mean = (1 - momentum) * running_mean + momentum * lax.stop_gradient(mean)
     new_var = (1 - momentum) * running_var + momentum * lax.stop_gradient(unbiased)

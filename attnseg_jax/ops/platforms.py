@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
 from jaxtyping import Array
 
 from attnseg_jax.ops.linear_map import linear_map
@@ -56,6 +57,16 @@ def unless_on_gpus(default: Callable[..., Array], on_gpus: Callable[..., Array])
     3.0
     """
     return lambda *arrays: _choice.bind(*arrays, default=default, on_gpus=on_gpus)
+
+
+def spread_by_the_compiler() -> bool:
+    """Whether the arrays of the current trace lie on several devices, over which the compiler spreads the work.
+
+    >>> spread_by_the_compiler()
+    False
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.size > 1 and AxisType.Auto in mesh.axis_types
 
 
 def fence(x: Array) -> Array:

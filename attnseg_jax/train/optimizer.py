@@ -11,11 +11,15 @@ from flax import traverse_util
 from jaxtyping import Array, Float, PyTree
 
 from attnseg_jax.errors import UserError, check_known
+from attnseg_jax.ops.platforms import spread_by_the_compiler
 
 Schedule = Callable[[Any], Float[Array, ""]]
 
 # Two-axis parameters that are not weights of a product: flax keeps biases of attention heads as [a, d].
 UNDECAYED = re.compile(r"(scale|bias|.*pos_embed.*|.*position.*|table|relative|.*_tokens?)")
+
+# Numbers of an array that is copied beside others for a sum over all of them.
+_SMALL = 1 << 18
 
 
 def make_optimizer(
@@ -36,7 +40,7 @@ def make_optimizer(
     schedule = make_schedule(config, total_steps)
     parts = OPTIMIZERS[config.name](config)
     if config.clip_norm:
-        parts = [("clip", optax.clip_by_global_norm(config.clip_norm)), *parts]
+        parts = [("clip", clip_by_norm(config.clip_norm)), *parts]
     if config.layer_decay != 1:
         parts = [*parts, ("layer_decay", scale_by_depth(config.layer_decay, layers))]
     if config.lr_multipliers:
@@ -107,6 +111,37 @@ def decay_mask(params: PyTree) -> PyTree:
     {'conv': {'bias': False, 'kernel': True}, 'pos_embed': False}
     """
     return _by_path(lambda path, p: jnp.ndim(p) > 1 and not UNDECAYED.fullmatch(path.rsplit("/", 1)[-1]), params)
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of all numbers of a tree.
+
+    >>> float(global_norm({"kernel": jnp.array([[3.0]]), "bias": jnp.array([-4.0])}))
+    5.0
+    """
+
+    if spread_by_the_compiler():
+        # Side by side, arrays that are split over the devices would be gathered.
+        return optax.tree.norm(tree)
+
+    # On a CPU every shape of an array would take a few programs of its own, each as long to compile as a large one.
+    def side_by_side(*arrays):
+        small = [x.ravel() for x in arrays if x.size <= _SMALL]
+        return optax.tree.norm([jnp.concatenate(small or [jnp.zeros(0)]), *(x for x in arrays if x.size > _SMALL)])
+
+    return jax.lax.platform_dependent(
+        *jax.tree.leaves(tree), cpu=side_by_side, default=lambda *arrays: optax.tree.norm(arrays)
+    )
+
+
+def clip_by_norm(most: float) -> optax.GradientTransformation:
+    """Shrink updates whose `global_norm` is `most` or larger to that norm."""
+
+    def update(updates, state, params=None):
+        norm = global_norm(updates)
+        return jax.tree.map(lambda u: jnp.where(norm < most, u, u / norm * most), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def depth_factor(decay: float, layers: tuple[str, ...], path: str) -> float:

@@ -20,6 +20,7 @@ from attnseg_jax.ops.losses import cross_entropy, mean
 from attnseg_jax.ops.metrics import confidence_counts, confusion_matrix
 from attnseg_jax.ops.platforms import fence
 from attnseg_jax.train.objective import Objective, Terms, check_metrics, check_terms
+from attnseg_jax.train.optimizer import global_norm
 from attnseg_jax.train.state import TrainState, eval_variables
 
 Batch = Mapping[str, Array]
@@ -84,6 +85,9 @@ def train_step(
         batch = {**batch, "key": _row_keys(key, batch["valid"].shape[0], axis_name)}
     if axis_name is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        if jax.lax.axis_size(axis_name) == 1:
+            # Nothing to add up: a sum over one device would only keep XLA from fusing what is around it.
+            axis_name = None
     average = eval_variables(state)["params"]
     batch = {**batch, "label": valid_labels(batch)} if "label" in batch else batch
 
@@ -144,7 +148,7 @@ def train_step(
         # a parameter that stays is that parameter, to the bit.
         decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
         ema = jax.tree.map(lambda a, p: a + (1.0 - decay) * (p - a), ema, params)
-    metrics = {**metrics, "grad_norm": optax.tree.norm(grads), "learning_rate": schedule(state.step)}
+    metrics = {**metrics, "grad_norm": global_norm(grads), "learning_rate": schedule(state.step)}
     state = state.replace(step=state.step + 1, params=params, batch_stats=batch_stats, opt_state=opt_state, ema=ema)
     return state, metrics
 

@@ -86,6 +86,32 @@ def test_gradients():
     check_grads(jax.jit(function), (draw(3, 2, C), SCALE, BIAS), order=1, modes=["rev"], eps=1e-2, atol=2e-2, rtol=2e-2)
 
 
+def test_the_gradient_sums_over_the_batch_twice_and_keeps_its_derivatives():
+    """Beside mean and variance: a sum for the bias and one for the scale. Second derivatives are the exact form's."""
+    x, g = 2 + draw(3, 2, C), draw(3, 2, C, seed=9)
+
+    def gradient(x, normalised=lambda x: norm.batch_norm(x, SCALE, BIAS, MEAN, VAR)[0]):
+        return jax.grad(lambda x: (jnp.sin(normalised(x)) * g).sum())(x)
+
+    def exact(x):
+        centred = x - x.mean((0, 1), keepdims=True)
+        return (
+            centred / jnp.sqrt((centred**2).mean((0, 1), keepdims=True) + 1e-5) * SCALE[None, None] + BIAS[None, None]
+        )
+
+    def backward(*args):
+        return jax.vjp(lambda *args: norm.batch_norm(*args, MEAN, VAR)[0], *args)[1](g)
+
+    equations = jax.make_jaxpr(backward)(x, SCALE, BIAS).eqns
+    assert sum(eqn.primitive.name == "reduce_sum" and eqn.invars[0].aval.shape == x.shape for eqn in equations) == 4
+    found = jax.jit(lambda x: jax.jvp(gradient, (x,), (g,)))(x)
+    with jax.enable_x64():
+        wide = [jnp.asarray(np.asarray(t, np.float64)) for t in (x, g)]
+        want = jax.jit(lambda x: jax.jvp(lambda x: gradient(x, exact), (x,), (wide[1],)))(wide[0])
+    for ours, theirs in zip(found, want):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6 * np.abs(theirs).max())
+
+
 def test_statistics_carry_no_gradient_of_the_batch():
     gradient = jax.grad(lambda x: sum(t.sum() for t in norm.batch_norm(x, SCALE, BIAS, MEAN, VAR)[1:]))(draw(3, 2, C))
     assert (gradient == 0).all()

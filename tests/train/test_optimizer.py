@@ -10,7 +10,7 @@ from golden import Golden
 from tiny import optimizer_config
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+from attnseg_jax.train.optimizer import clip_by_norm, decay_mask, global_norm, make_optimizer, make_schedule
 
 CONSTANT = {"schedule": "constant", "weight_decay": 0.0, "learning_rate": 0.01}
 GOLDEN_CASES = {
@@ -179,3 +179,16 @@ def test_frozen_parameters_stay_and_keep_no_moments(changes):
             jax.tree.map(np.testing.assert_array_equal, tree, expected[name])
         else:
             assert not any(np.any(x) for x in jax.tree.leaves(tree))
+
+
+def test_norm_of_many_small_arrays_is_few_programs(monkeypatch):
+    """On a CPU each shape would compile programs of its own. Large arrays are not copied beside the others."""
+    monkeypatch.setattr("attnseg_jax.train.optimizer._SMALL", 40)
+    many = [np.linspace(1, n, n, dtype=np.float32) for n in range(3, 14)]
+    large = [np.full((6, 7), 2, np.float32)]
+    assert jax.jit(global_norm).lower(many + large).compile().as_text().count(" fusion(") < 5
+    squares = sum((x.astype(np.float64) ** 2).sum() for x in many + large)
+    np.testing.assert_allclose(global_norm(many + large), squares**0.5, rtol=1e-6)
+    for most in (10, 100):
+        found, want = (rule(most).update(many, ())[0] for rule in (clip_by_norm, optax.clip_by_global_norm))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, want)

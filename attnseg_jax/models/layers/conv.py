@@ -84,13 +84,12 @@ def classifier(num_classes: int, name: str, kernel_size: int = 1, init: Callable
     return Conv(num_classes, kernel_size, use_bias=True, dtype=jnp.float32, kernel_init=init, name=name)
 
 
-def _bound(axis_name: str) -> bool:
-    """Whether a mapped axis of this name encloses the current trace."""
+def _shared_over(axis_name: str) -> bool:
+    """Whether a mapped axis of this name, of several devices, encloses the current trace."""
     try:
-        jax.lax.axis_size(axis_name)
+        return jax.lax.axis_size(axis_name) > 1
     except NameError:
         return False
-    return True
 
 
 class BatchNorm(nn.Module):
@@ -122,7 +121,7 @@ class BatchNorm(nn.Module):
         if not train:
             y = norm_ops.batch_norm_inference(x, scale, bias, mean.value, var.value, eps=self.epsilon)
             return y.astype(self.dtype)
-        axis_name = norm_ops.DATA_AXIS if _bound(norm_ops.DATA_AXIS) else None
+        axis_name = norm_ops.DATA_AXIS if _shared_over(norm_ops.DATA_AXIS) else None
         y, new_mean, new_var = norm_ops.batch_norm(
             x, scale, bias, mean.value, var.value, momentum=self.momentum, eps=self.epsilon, axis_name=axis_name
         )
