@@ -43,6 +43,7 @@ def _flags() -> None:
         "precision", "float32", PRECISIONS, "of the numbers in the file: float16 and int8 for onnx and tflite"
     )
     flags.DEFINE_string("python", None, "interpreter with the packages of the format (default: this one)")
+    flags.DEFINE_float("max_minutes", 30.0, "that this interpreter may take to write the file (default: 30)")
     flags.DEFINE_string("check", "val", "pictures to compare on: a split, a folder or a pattern (default: val)")
     changes.define()
 
@@ -66,6 +67,7 @@ def _export() -> None:
         checkpoint=given.checkpoint,
         size=_size(given.size),
         precision=given.precision,
+        minutes=given.max_minutes,
         compare=given.check,
         changes=changes.given(),
         **options,

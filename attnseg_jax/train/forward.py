@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
-import jax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.decision import Decision, class_logits
+from attnseg_jax.ops.platforms import target_platform
 from attnseg_jax.ops.sliding import BLENDS, average_views, slide
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
@@ -108,7 +108,7 @@ def windows_at_once(config: ConfigDict, window: tuple[int, int], devices: int = 
     """
     rows = config.eval.windows
     if not rows:
-        fitting = max(_CPU_PIXELS // math.prod(window), 1) if jax.default_backend() == "cpu" else _WINDOWS
+        fitting = max(_CPU_PIXELS // math.prod(window), 1) if target_platform() == "cpu" else _WINDOWS
         rows = min(fitting, _WINDOWS) * devices
     return -(-rows // devices) * devices
 

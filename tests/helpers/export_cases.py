@@ -6,7 +6,7 @@ from attnseg_jax.models import ATTENTION, BACKBONES, DECODERS
 FAMILIES = list({module.__module__: name for name, module in reversed(BACKBONES.items())}.values())[::-1]
 # What a part cannot be without.
 NEEDS = {
-    "gate": {"decoder__name": "unet", "backbone__name": "unet"},
+    "gate": {"decoder__name": "unet", "backbone__name": "unet", "backbone__unet__width": 8},
     "axial": {"attention__axial__heads": 2},
     "segnet": {"backbone__name": "vgg16", "backbone__vgg16__output_stride": 32},
     "eomt": {"backbone__name": "vit_ti", "decoder__eomt__blocks": 2},

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import pickle
 import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from workdirs import save_random_run
 
 from attnseg_jax import Predictor, load_pretrained
 from attnseg_jax.errors import UserError
-from attnseg_jax.inference.export import exporting, formats, proof, stablehlo, to_onnx, traced
+from attnseg_jax.inference.export import elsewhere, exporting, formats, proof, stablehlo, to_onnx, traced
 from attnseg_jax.inference.export.attempts import Attempt
 from attnseg_jax.inference.export.card import describe, loads_until, readme
 from attnseg_jax.inference.pictures import Picture
@@ -111,6 +112,31 @@ def test_pictures_of_one_size(workdir):
     # Asked for any size it takes the usual one, and says which part wants to know it.
     made, _ = program_of(predictor, usual=(24, 32))
     assert made.taken.size == (24, 32) and "pictures of any size: " in made.notes[0]
+
+
+@pytest.mark.parametrize("platforms, rows", [(("cpu", "tpu"), 8), (("cpu",), 1)])
+def test_windows_at_once_are_those_of_the_widest_platform(platforms, rows, workdir, monkeypatch, tmp_path):
+    """Not those of the machine that exports; and the card knows them."""
+    seen = []
+
+    def write(predictor, wanted, folder):
+        seen.append((predictor.forward.args[1]["rows"], predictor.config.eval.windows, predictor.config.eval.window))
+        raise UserError("enough")
+
+    monkeypatch.setitem(formats.FORMATS, "stablehlo", replace(formats.FORMATS["stablehlo"], write=write))
+    changes = {"eval.mode": "slide", "eval.window": (512, 256)}
+    with pytest.raises(UserError, match="enough"):
+        exporting.export(
+            workdir, "stablehlo", tmp_path / "out", platforms=platforms, compare=str(_saved(tmp_path)), changes=changes
+        )
+    assert seen == [(rows, rows, (512, 256))]
+
+
+def test_a_script_that_does_not_end(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text("import time; time.sleep(60)")
+    with pytest.raises(UserError, match=r"endless.py was ended after 0.005 minutes without .*--max_minutes=0.01"):
+        elsewhere.run_script(sys.executable, script, minutes=0.005)
 
 
 def test_weights_are_read_back(workdir, model, tmp_path):
@@ -244,6 +270,7 @@ def test_custom_calls_are_refused():
         ({"size": "0x9"}, "--size=0x9 is no size"),
         ({"size": "31x32"}, "has a size that the export takes, the first has 24 x 32 pixels"),
         ({"checkpoint": "bset"}, "--checkpoint=bset must be"),
+        ({"max_minutes": "0"}, "--max_minutes=0 must be above 0"),
         ({"check": "nowhere/*.jpg"}, "nowhere/*.jpg matches no file"),
         ({"check": "test"}, "--check=test: "),
         ({"config.train.steps": 3}, "only --config.eval.* can be changed"),

@@ -3,6 +3,7 @@
 The packages are looked for in this interpreter, or in those of ATTNSEG_ONNX_PYTHON and ATTNSEG_TENSORFLOW_PYTHON.
 """
 
+import functools
 import json
 import os
 import re
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from export_cases import CASES, NEEDS
 from PIL import Image
+from warm_python import WarmPython
 from workdirs import save_random_run
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.inference.export import elsewhere, exporting
+from attnseg_jax.inference.export import elsewhere, exporting, proof
 from attnseg_jax.inference.export.formats import FORMATS
 
 pytestmark = pytest.mark.slow
@@ -71,19 +73,53 @@ def refused():
     return {(form, part, name) for form, part, names in rows for name in re.findall(r"`(\w+)`", names)}
 
 
-@pytest.mark.parametrize("part, name", CASES, ids=["-".join(case) for case in CASES])
-@pytest.mark.parametrize("form", ["onnx", "tflite", "savedmodel"])
-def test_every_part(form, part, name, make_config, tmp_path):
-    """It is the model, or refused in one line with the reason."""
-    python = python_for(form)
+@pytest.fixture(scope="module")
+def warm():
+    """An interpreter of a format with its packages loaded, in the place of one for each script."""
+    held = {}
+
+    def of(form):
+        needs = tuple(name for name in FORMATS[form].needs if name != "PIL")
+        python = python_for(form)
+        if python not in held:
+            held[python] = WarmPython(python, needs)
+        return python, held[python]
+
+    yield of
+    for one in held.values():
+        one.end()
+
+
+@pytest.fixture(scope="module")
+def random_run(make_config, tmp_path_factory):
+    """A run of random numbers of a part, and pictures; the same for every format."""
+    folder = tmp_path_factory.mktemp("runs")
+    photos = smooth(folder / "photos", (64, 96))
+
+    @functools.cache
+    def of(part, name):
+        return save_random_run(_config(make_config, part, name), folder / f"{part}-{name}"), photos
+
+    return of
+
+
+def _config(make_config, part, name):
     changes = {"attention__name": "none", "backbone__name": "resnet18" if part == "decoder" else "tiny"}
     changes |= {f"{part}__name": name, **NEEDS.get(name, {})}
     changes = {f"model__{key}": value for key, value in changes.items()}
-    config = make_config(data__crop=(64, 96), optimizer__ema_decay=0.0, **changes)
-    workdir = save_random_run(config, tmp_path / "run")
-    photos = smooth(tmp_path / "photos", (64, 96))
+    return make_config(data__crop=(64, 96), optimizer__ema_decay=0.0, **changes)
+
+
+@pytest.mark.parametrize("form", ["onnx", "tflite", "savedmodel"])
+@pytest.mark.parametrize("part, name", CASES, ids=["-".join(case) for case in CASES])
+def test_every_part(form, part, name, warm, random_run, monkeypatch, tmp_path):
+    """It is the model, or refused in one line with the reason."""
+    python, loaded = warm(form)
+    for module in (elsewhere, proof):
+        monkeypatch.setattr(module, "subprocess", loaded)
+    workdir, photos = random_run(part, name)
     try:
-        _, card = exporting.export(workdir, form, tmp_path / "out", python=python, compare=photos)
+        _, card = exporting.export(workdir, form, tmp_path / "out", python=python, minutes=10, compare=photos)
     except UserError as error:
         print("FOUND", form, part, name, "refused", error)
         assert not (tmp_path / "out").exists() and (form, part, name) in refused(), error

@@ -34,7 +34,7 @@ const made = (kind, name, text = "") => {
   element.textContent = text;
   return element;
 };
-// A class has one colour, of the first model that knows it.
+// A class has one colour, in every model that knows it.
 const colour = (name) => models.flatMap((model) => model.classes).find((one) => one.name === name).colour;
 const alike = () => {
   const [one, other] = models.map(({ classes }) => classes.map(({ name }) => name).sort().join("\n"));

@@ -16,10 +16,12 @@ from absl import logging
 from PIL import Image
 
 from attnseg_jax.data.decode import decode_image
+from attnseg_jax.data.palettes import default_palette
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look
 from attnseg_jax.inference.predictor import Predictor
+from attnseg_jax.inference.pretrained import Info
 from attnseg_jax.plots.attention_maps import heat_maps, position
 from attnseg_jax.plots.drawing import data_uri, png_bytes
 from attnseg_jax.plots.look import pixel_records
@@ -56,7 +58,11 @@ class Demo:
 
     def models(self) -> list[dict[str, Any]]:
         """Names and classes of the models."""
-        return [{"name": name, "classes": _classes(predictor)} for name, predictor in self._models]
+        shown = _colours([predictor.info for _, predictor in self._models])
+        return [
+            {"name": name, "classes": [{"name": one, "colour": shown[one]} for one in predictor.info.class_names]}
+            for name, predictor in self._models
+        ]
 
     def predict(self, data: bytes) -> dict[str, Any]:
         """What the models predict of an encoded picture: its size, a number to look at it, and for each model the class
@@ -125,9 +131,22 @@ class Demo:
         }
 
 
-def _classes(predictor: Predictor) -> list[dict[str, Any]]:
-    colours = np.asarray(predictor.info.palette).tolist()
-    return [{"name": n, "colour": c} for n, c in zip(predictor.info.class_names, colours, strict=True)]
+def _colours(models: Sequence[Info]) -> dict[str, list[int]]:
+    """A colour for every class: that of the first model that knows it, another where it is a class's of a model before.
+
+    >>> one, other = (Info(names, palette=((1, 2, 3), (4, 5, 6))) for names in (("sky", "road"), ("road", "cat")))
+    >>> _colours([one, other])
+    {'sky': [1, 2, 3], 'road': [4, 5, 6], 'cat': [44, 48, 58]}
+    """
+    shown: dict[str, list[int]] = {}
+    for info in models:
+        taken = {tuple(colour) for colour in shown.values()}
+        own = {name: tuple(map(int, colour)) for name, colour in zip(info.class_names, info.palette, strict=True)}
+        further = (colour for colour in default_palette(1024) if colour not in taken | {*own.values()})
+        for name, colour in own.items():
+            if name not in shown:
+                shown[name] = list(next(further) if colour in taken else colour)
+    return shown
 
 
 def make_server(demo: Demo, port: int, largest: int) -> ThreadingHTTPServer:

@@ -41,7 +41,8 @@ def describe(info: Info, config: ConfigDict, multiple: int, source: str | Path) 
             "size_multiple": multiple,
         },
         "evaluation": {
-            name: config.eval[name] for name in ("mode", "window", "stride", "blend", "scales", "flip", "threshold")
+            name: config.eval[name]
+            for name in ("mode", "window", "stride", "windows", "blend", "scales", "flip", "threshold")
         },
         "scores": _scores(source, info.step),
         "weights": {

@@ -37,17 +37,22 @@ def versions(python: str, form: str, needed: Sequence[str], extra: str) -> dict[
     return found
 
 
-def run_script(python: str, script: Path, *arguments: object) -> None:
-    """Runs a script of this folder by an interpreter.
+def run_script(python: str, script: Path, *arguments: object, minutes: float) -> None:
+    """Runs a script of this folder by an interpreter, for so many minutes at most.
 
     Raises:
-      UserError: it fails, in the words of its last line.
+      UserError: it fails, in the words of its last line, or takes longer.
     """
     # Messages of libraries are left out; what was lowered here is not lowered for another device there.
     environment = dict(os.environ) | {"TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [python, "-I", str(script), *map(str, arguments)], env=environment, capture_output=True, text=True
-    )
+    command = [python, "-I", str(script), *map(str, arguments)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 * minutes)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{script.name} was ended after {minutes:g} minutes without a file: give it more, --max_minutes="
+            f"{2 * minutes:g}, or take another format"
+        ) from None
     if done.returncode:
         raise UserError(last_line(done.stderr))
 

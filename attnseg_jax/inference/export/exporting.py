@@ -29,6 +29,8 @@ from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import CARD
 from attnseg_jax.ops.attention.dispatch import portable
+from attnseg_jax.ops.platforms import tracing_for
+from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.initial import workdir_of
 
 
@@ -42,6 +44,7 @@ def export(
     size: tuple[int, int] | None = None,
     precision: str = "float32",
     python: str = sys.executable,
+    minutes: float = 30.0,
     compare: str = "val",
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Path, Mapping[str, Any]]:
@@ -56,6 +59,7 @@ def export(
       size: height and width of the pictures that a program takes; None for any if the model allows it.
       precision: of the numbers in the file, `float32`, `float16` or `int8`; float32 is what was trained.
       python: the interpreter with the packages of the format, where this one has them not.
+      minutes: that this interpreter may take to write the file.
       compare: a split of the run's data, or pictures as `Predictor` takes them: a file, a folder, a pattern.
       changes: keys of the config, such as `eval.mode`, and values that stand for the run's.
 
@@ -68,10 +72,13 @@ def export(
     if form not in FORMATS:
         raise UserError(f"--format={form} is unknown: {nearest(form, FORMATS)}")
     stablehlo.check_platforms(platforms)
-    wanted = Wanted(tuple(platforms), size, precision=precision, python=python)
+    wanted = Wanted(tuple(platforms), size, precision=precision, python=python, minutes=minutes)
     with portable(), _on(wanted.platform):
-        # One at a time, as a program is run in the comparison.
-        predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
+        # One at a time, as a program is run in the comparison; as many windows as the widest of its platforms takes.
+        with tracing_for(wanted.accelerator(form), 1):
+            predictor = Predictor(source, checkpoint=checkpoint, batch_size=1, changes=changes)
+            if FORMATS[form].program:
+                _settle_windows(predictor)
         if channels := predictor.config.data.channels:
             raise UserError(f"{source}: models of config.data.channels={channels} are not exported: hand the run on")
         if predictor.config.data.mode == "multilabel":
@@ -95,6 +102,14 @@ def export(
             write_atomically(unproven / CARD, _json(about))
             write_atomically(unproven / card.README, card.readme(about).encode())
     return folder, about
+
+
+def _settle_windows(predictor: Predictor) -> None:
+    """Writes the windows of a program into its config in place of what stands for a default, for the card."""
+    config = predictor.config
+    if config.eval.mode == "slide":
+        sizes = window_and_stride(config, predictor.multiple)
+        config.eval.update(windows=windows_at_once(config, sizes["window"]), **sizes)
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -39,6 +39,7 @@ class Wanted:
       precision: of the numbers in the file.
       python: the interpreter that has the packages of the format.
       packages: their versions there, from `check`.
+      minutes: that it may take to write the file.
     """
 
     platforms: tuple[str, ...]
@@ -47,6 +48,7 @@ class Wanted:
     precision: str = "float32"
     python: str = sys.executable
     packages: Mapping[str, str] = field(default_factory=dict)
+    minutes: float = 30.0
 
     @property
     def platform(self) -> str:
@@ -64,6 +66,11 @@ class Wanted:
                 "cpu"
             )
         return here
+
+    def accelerator(self, form: str) -> str:
+        """What a file of a format is made for beside the CPU, in the words of `jax.default_backend`; else `cpu`."""
+        others = [name for name in self.platforms if name != "cpu"] if FORMATS[form].platforms else []
+        return {"cuda": "gpu", "rocm": "gpu"}.get(others[0], others[0]) if others else "cpu"
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ def check(form: str, wanted: Wanted, config: ConfigDict) -> Mapping[str, str]:
         raise UserError(
             f"--precision={wanted.precision}: --format={form} is written in {' or '.join(asked.precisions)}"
         )
+    if not 0 < wanted.minutes <= 10_000:
+        raise UserError(f"--max_minutes={wanted.minutes:g} must be above 0 and at most 10000")
     if asked.needs and asked.platforms and "cpu" not in wanted.platforms:
         raise UserError(f"--platforms={','.join(wanted.platforms)}: --format={form} is compared on the CPU: add cpu")
     if form == "stablehlo":
@@ -157,7 +166,8 @@ def _write_onnx(predictor: Predictor, wanted: Wanted, folder: Path) -> Written:
     def make(attempt: Attempt) -> None:
         about = told(program_of(predictor, attempt), attempt.image)
         scratch.write_bytes(pickle.dumps({**about, "constraints": attempt.constraints}))
-        run_script(wanted.python, _HERE / "to_onnx.py", scratch, path, f"--precision={wanted.precision}")
+        arguments = (scratch, path, f"--precision={wanted.precision}")
+        run_script(wanted.python, _HERE / "to_onnx.py", *arguments, minutes=wanted.minutes)
 
     size = wanted.size or wanted.usual
     _, taken, notes = first_that_works([Attempt(size), Attempt(size, batch=1)], make)
@@ -191,8 +201,8 @@ def _to_tensorflow(made: stablehlo.Program, form: str, wanted: Wanted, folder: P
         "outputs": [(_shape(x.shape), x.dtype.name) for x in exported.out_avals],
     }
     scratch.write_bytes(pickle.dumps(about))
-    arguments = (f"--format={form}", f"--precision={wanted.precision}")
-    run_script(wanted.python, _HERE / "to_tensorflow.py", scratch, folder / name, *arguments)
+    arguments = (scratch, folder / name, f"--format={form}", f"--precision={wanted.precision}")
+    run_script(wanted.python, _HERE / "to_tensorflow.py", *arguments, minutes=wanted.minutes)
     scratch.unlink()
 
 
