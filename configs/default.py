@@ -94,6 +94,9 @@ def get_config() -> ConfigDict:
     # 'exact' refuses a mask with a value that is not in the table; 'nearest' takes every value, or colour, for the
     # nearest one in it, for masks that were saved as JPEG or resized with smoothing.
     data.mask_values = "exact"
+    # 'exact' refuses a mask of another size than its image; 'resized' enlarges or reduces it, by the nearest pixels,
+    # where the shape is the same. Of a 'folder' source, but not of what is read by windows.
+    data.mask_sizes = "exact"
     # Names of the splits: to train on, and to evaluate during and after training.
     data.train_split = "train"
     data.eval_split = "val"

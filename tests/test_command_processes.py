@@ -69,4 +69,4 @@ def test_train_and_evaluate(blocks_flags, tmp_path):
     assert scores[0] == 0 and json.loads(scores[1].splitlines()[-1]) == result
     again = outcome(process("train.py", *values, cwd=tmp_path))
     assert first[0] == again[0] == 0 and again[1] == first[1]
-    assert f"validation mIoU {result['miou']:.4f} on 'val' at step 6" in first[1]
+    assert f"validation mIoU {result['miou']:.4f} (lowest: " in first[1] and ") on 'val' at step 6" in first[1]

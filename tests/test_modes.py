@@ -66,7 +66,12 @@ def test_a_run_from_pictures_to_masks(config, squares, tmp_path, changes):
         assert sweep.iou[49] == pytest.approx(result["iou"][name] or 0, abs=1e-3)
         assert result["best_threshold_iou"][name] >= result["iou"][name]
     write_report(found, tmp_path / "report", workdir)
-    assert "<h2>Thresholds</h2>" in (tmp_path / "report" / "index.html").read_text()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert (
+        "<h2>Thresholds</h2>" in page and "<h2>Kinds of errors</h2>" in page and ("confused" in page) == bool(changes)
+    )
+    right = [scores.confusion[k].trace() for k in range(3)] if not changes else scores.confusion.trace()
+    assert found.mistakes.kinds.sum() == scores.confusion.sum() - np.sum(right)
 
     predictor = Predictor(workdir, changes={"eval.threshold": 0.4})
     for one in predictor(str(squares / "img" / "val"), extras=("probabilities", "entropy")):

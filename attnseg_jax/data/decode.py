@@ -24,6 +24,9 @@ from attnseg_jax.errors import UserError, check_known
 MASK_VALUES = ("exact", "nearest")
 """How the values of masks are read (`config.data.mask_values`)."""
 
+MASK_SIZES = ("exact", "resized")
+"""Whether masks may be of another size than their image (`config.data.mask_sizes`)."""
+
 # EXIF tag, and by its value what turns the stored pixels upright: whether to exchange rows and columns, then to reverse
 # the rows, then the columns.
 _ORIENTATION = 0x0112
@@ -128,6 +131,12 @@ def takes_nearest(mask_values: str) -> bool:
     return mask_values == "nearest"
 
 
+def takes_resized(mask_sizes: str) -> bool:
+    """Whether masks are resized to their image (`config.data.mask_sizes`); UserError for another word."""
+    check_known("config.data", MASK_SIZES, mask_sizes=mask_sizes)
+    return mask_sizes == "resized"
+
+
 def decode_mask(
     data: Path | bytes, name: str, colors: Sequence[tuple[int, int, int]] = (), *, nearest: bool = False
 ) -> Integer[np.ndarray, "h w"]:
@@ -226,8 +235,11 @@ def decode_pair(
     colors: Sequence[tuple[int, int, int]],
     *,
     nearest: bool = False,
+    resized: bool = False,
 ) -> tuple[Shaped[np.ndarray, "h w c"], UInt8[np.ndarray, "h w *k"]]:
     """Decode an image and its mask, or call what gives its pixels and its raw ids, to (image, train ids).
+
+    With `resized` a mask of another size takes that of the image, where one is the other enlarged.
 
     Raises UserError naming the file that is at fault.
     """
@@ -237,11 +249,29 @@ def decode_pair(
     else:
         read = decode_mask if isinstance(mask, Path | bytes) else decode_masks
         raw = read(mask, mask_name, colors, nearest=nearest)
+    if resized and _is_scaled(raw.shape[:2], pixels.shape[:2]):
+        raw = _resized(raw, pixels.shape[:2])
     if pixels.shape[:2] != raw.shape[:2]:
         orientation = 1 if callable(image) else opened(image, image_name, orientation_of)
         turned = f" when it is upright, as its EXIF orientation {orientation} asks" if orientation > 1 else ""
         raise sizes_differ(pixels, raw, image_name, mask_name, turned)
     return pixels, to_train_ids(raw, table, mask_name)
+
+
+def _is_scaled(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether both (h, w) have one shape, up to a pixel, so that neither is cut or turned.
+
+    >>> _is_scaled((32, 48), (64, 97)), _is_scaled((48, 32), (64, 96))
+    (True, False)
+    """
+    (h, w), (y, x) = size, other
+    return abs(h * x - w * y) < max(min(h, w), min(y, x))
+
+
+def _resized(mask: Integer[np.ndarray, "y x *k"], size: tuple[int, int]) -> Integer[np.ndarray, "h w *k"]:
+    """The value of the nearest pixel of a mask at each one of a grid of `size`."""
+    rows, columns = ((np.arange(n) + 0.5) * m // n for n, m in zip(size, mask.shape))
+    return mask[np.ix_(rows.astype(int), columns.astype(int))]
 
 
 def sizes_differ(image: Any, mask: Any, image_name: str, mask_name: str, turned: str = "") -> UserError:

@@ -30,8 +30,8 @@ def check_pixels(data: Path | bytes, name: str, limit: int) -> None:
     if pixels > limit:
         raise UserError(
             f"{name}: the picture has {words}{pixels:,} pixels, and config.data.max_pixels={limit:,}: cut it into "
-            "smaller ones, save it as TIFF in tiles, which is trained on by windows, or where the memory holds it set "
-            f"--config.data.max_pixels={pixels}"
+            f"smaller ones, or where the memory holds it set --config.data.max_pixels={pixels}; to be trained on, but "
+            "not evaluated, it may be a TIFF in tiles"
         )
 
 

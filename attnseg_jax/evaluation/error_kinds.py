@@ -18,6 +18,13 @@ DEFINITIONS = {
 }
 """In words. A region is connected pixels of one class; it is found, or there, if at least a tenth of it is right."""
 
+OF_OVERLAPPING = {
+    "boundary": "the region is there, and the border of the true one is at most 2 % of the diagonal away",
+    "missed": "the class is there and not predicted: its region is not found, or a part of it far from its border",
+    "invented": "the class is predicted and not there: nor is its region, or this is a part of it far from the border",
+}
+"""The same where classes may overlap, of each class by itself: none is taken for another."""
+
 _TENTH = 10
 
 
@@ -49,6 +56,31 @@ def error_kinds(truth: Integer[np.ndarray, "h w"], prediction: Integer[np.ndarra
         KINDS.index("confused"),
     )
     return np.where(wrong, kinds, IGNORE_LABEL).astype(np.uint8)
+
+
+def error_kinds_of_class(
+    truth: Integer[np.ndarray, "h w"], prediction: Integer[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w"]:
+    """As `error_kinds` of a class that others may overlap: 1 where it is there, 0 where not; see `OF_OVERLAPPING`."""
+    known = truth != IGNORE_LABEL
+    missing, more = (truth == 1) & (prediction == 0), (truth == 0) & (prediction == 1)
+    right = known & (truth == prediction)
+    reach = band_width(*truth.shape)
+    kinds = np.full(truth.shape, IGNORE_LABEL, np.uint8)
+    # Those of a class's own regions alone: where it is not is no region that can be found.
+    for wrong, labels, other, kind in ((missing, truth, 0, "missed"), (more, prediction, 1, "invented")):
+        near = sliding(truth == other, reach, np.maximum, False) & ~_lost(labels, known & (labels == 1), right)
+        kinds[wrong] = np.where(near, KINDS.index("boundary"), KINDS.index(kind))[wrong]
+    return kinds
+
+
+def count_kinds_of_classes(
+    truth: Integer[np.ndarray, "h w k"], prediction: Integer[np.ndarray, "h w k"]
+) -> Int[np.ndarray, "e k"]:
+    """Wrong labels by kind and class, of classes that may overlap; none is of the kind `confused`."""
+    classes = range(truth.shape[-1])
+    kinds = [error_kinds_of_class(truth[..., k], prediction[..., k]) for k in classes]
+    return np.stack([np.bincount(found.ravel(), minlength=len(KINDS))[: len(KINDS)] for found in kinds], -1)
 
 
 def _lost(labels: np.ndarray, known: np.ndarray, right: np.ndarray) -> Bool[np.ndarray, "h w"]:

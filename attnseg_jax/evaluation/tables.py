@@ -82,13 +82,20 @@ def _some(names: Sequence[str]) -> str:
 
 
 def mean_iou(miou: float | None, iou: Mapping[str, float | None], left_out: Collection[str] = ()) -> str:
-    """A mean IoU in words, "absent" for none; `iou` and `left_out` as in `fewer_classes`.
+    """A mean IoU in words, with the worst class; "absent" for none.  `iou` and `left_out` as in `fewer_classes`.
 
     >>> mean_iou(0.75, {"sky": 0.7, "road": 0.8, "tram": None}), mean_iou(None, {})
-    ('0.7500 (2 of 3 classes: tram is absent)', 'absent')
+    ('0.7500 (2 of 3 classes: tram is absent; lowest: sky 0.7000)', 'absent')
     """
-    fewer = fewer_classes(iou, left_out)
-    return number(math.nan if miou is None else miou) + (f" ({fewer})" if fewer else "")
+    known = {
+        name: value
+        for name, value in iou.items()
+        if name not in left_out and value is not None and not math.isnan(value)
+    }
+    lowest = min(known, key=known.__getitem__) if len(known) > 1 else ""
+    words = [fewer_classes(iou, left_out), f"lowest: {lowest} {number(known[lowest])}" if lowest else ""]
+    said = "; ".join(filter(None, words))
+    return number(math.nan if miou is None else miou) + (f" ({said})" if said else "")
 
 
 def mean_of(scores: Scores, class_names: Sequence[str]) -> str:

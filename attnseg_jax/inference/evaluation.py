@@ -130,9 +130,8 @@ def evaluate_predictions(
     return result
 
 
-def _mistakes(source: Source) -> Mistakes | None:
-    """Nothing where classes may overlap: none is taken for another."""
-    return None if source.info.multilabel else Mistakes(source.info.num_classes, source.size)
+def _mistakes(source: Source) -> Mistakes:
+    return Mistakes(source.info.num_classes, source.size, multilabel=source.info.multilabel)
 
 
 def charts(result: Result) -> dict[str, Figure]:

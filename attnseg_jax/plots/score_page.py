@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from attnseg_jax.evaluation.error_kinds import DEFINITIONS, KINDS
+from attnseg_jax.evaluation.error_kinds import DEFINITIONS, KINDS, OF_OVERLAPPING
 from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.evaluation.scores import Scores
 from attnseg_jax.evaluation.suspects import SURE
@@ -47,7 +47,7 @@ def page(
       palette: their colours, 0 to 255.
       interval: of the mIoU, 95 %.
       charts: by their titles.
-      mistakes: of all images; None where classes may overlap, so that none is taken for another.
+      mistakes: of all images; None leaves them out.
       suspects: pictures of suspect labels with what they are, the most suspect first.
       images: in their order; as many as a page of 20 MB holds.
       facts: of the run, its data and how the page was made.
@@ -154,25 +154,31 @@ def _confusions(confusion: Int[np.ndarray, "k k"], class_names: Sequence[str]) -
     return table(("true", "predicted", "of the wrong pixels", "", "of the true class"), rows, numbers=(2, 4))
 
 
-def _kinds(counts: Int[np.ndarray, "e k k"], class_names: Sequence[str]) -> str:
+def _kinds(counts: Int[np.ndarray, "e k *c"], class_names: Sequence[str]) -> str:
     """The kinds of errors, what they are, their shares, and the classes that they concern most."""
     if not counts.any():
         return ""
+    overlapping = counts.ndim == 2
+    definitions = OF_OVERLAPPING if overlapping else DEFINITIONS
     rows = []
-    for kind, pairs in zip(KINDS, counts, strict=True):
-        order = [int(i) for i in np.argsort(-pairs, axis=None, kind="stable")[:_PAIRS] if pairs.flat[i]]
-        named = (divmod(i, len(class_names)) for i in order)
-        most = "<br>".join(text(f"{class_names[i]} as {class_names[j]}") for i, j in named)
-        share = float(ratio(pairs.sum(), counts.sum()))
+    for kind, cells in zip(KINDS, counts, strict=True):
+        if kind not in definitions:
+            continue
+        order = [int(i) for i in np.argsort(-cells, axis=None, kind="stable")[:_PAIRS] if cells.flat[i]]
+        named = (" as ".join(class_names[k] for k in np.unravel_index(i, cells.shape)) for i in order)
+        share = float(ratio(cells.sum(), counts.sum()))
         heading = f"{swatch(KIND_COLOURS[kind])}{kind}"
+        most = "<br>".join(map(text, named))
         rows.append((heading, _percent(share), bar(share), f'<span class="name">{most}</span>'))
+    wrong = "label" if overlapping else "pixel"
     note = (
-        "<p>Every wrong pixel is of one kind. A region is connected pixels of one class; it is found, or there, if at "
-        "least a tenth of it is right.</p><ul>"
-        + "".join(f"<li>{swatch(KIND_COLOURS[kind])}{kind}: {text(DEFINITIONS[kind])}</li>" for kind in KINDS)
+        f"<p>Every wrong {wrong} is of one kind. A region is connected pixels of one class; it is found, or there, if "
+        "at least a tenth of it is right.</p><ul>"
+        + "".join(f"<li>{swatch(KIND_COLOURS[kind])}{kind}: {text(words)}</li>" for kind, words in definitions.items())
         + "</ul>"
     )
-    return note + table(("kind", "of the wrong pixels", "", "most: true as predicted"), rows, numbers=(1,))
+    most = "most" if overlapping else "most: true as predicted"
+    return note + table(("kind", f"of the wrong {wrong}s", "", most), rows, numbers=(1,))
 
 
 def _suspects(suspects: Sequence[tuple[str, Image.Image]]) -> list[str]:

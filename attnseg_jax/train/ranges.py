@@ -159,6 +159,7 @@ def _check_forms(config: ConfigDict) -> None:
         ("data.colors", _colours(data.colors), "colours (red, green, blue)"),
         ("data.ids", _ids(data.ids), "whole numbers, or pairs (raw id, train id) of raw ids below 65536, each once"),
         ("data.mask_values", data.mask_values in decode.MASK_VALUES, "'exact' or 'nearest'"),
+        ("data.mask_sizes", data.mask_sizes in decode.MASK_SIZES, "'exact' or 'resized'"),
         ("data.mode", data.mode in datasets.MODES, f"one of {', '.join(datasets.MODES)}"),
         ("data.missing", data.missing in class_masks.MISSING, f"one of {', '.join(class_masks.MISSING)}"),
         ("data.jpeg", data.jpeg[0] <= data.jpeg[1], "the lowest quality and the highest"),

@@ -31,6 +31,7 @@ def data_config():
                 "split": (),
                 "leave_out": (),
                 "mask_values": "exact",
+                "mask_sizes": "exact",
                 "mode": "multiclass",
                 "missing": "error",
                 "classes": ("c0", "c1", "c2", "c3", "c4", "c5", "c6"),

@@ -257,6 +257,21 @@ def test_a_photograph_held_upright_and_its_mask():
             decode.decode_pair(photo, encoded(upright.T), "photo.jpg", "mask.png", table, ())
 
 
+def test_a_mask_at_another_scale():
+    """Each pixel takes the nearest; what is cut, or turned, is no scale."""
+    image, table = encoded(np.zeros((4, 6, 3), np.uint8)), mask_ids.id_table((0, 1, 2, 3, 4, 5))
+    mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    _, label = decode.decode_pair(image, encoded(mask), "i.png", "m.png", table, (), resized=True)
+    np.testing.assert_array_equal(label, mask.repeat(2, 0).repeat(2, 1))
+    _, label = decode.decode_pair(
+        image, encoded(label.repeat(3, 0).repeat(3, 1)), "i.png", "m.png", table, (), resized=True
+    )
+    np.testing.assert_array_equal(label, mask.repeat(2, 0).repeat(2, 1))
+    for wrong in (mask.T, np.zeros((4, 5), np.uint8), np.zeros((6, 6), np.uint8)):
+        with pytest.raises(UserError, match="both must have one size"):
+            decode.decode_pair(image, encoded(wrong), "i.png", "m.png", table, (), resized=True)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 4000])
 def test_an_orientation_that_means_nothing(orientation):
     image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)

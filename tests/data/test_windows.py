@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from attnseg_jax.data import bands, decode, limits, sampling, windows
+from attnseg_jax.data.doctor import examine
 from attnseg_jax.data.doctor.facts import read_image, read_mask, read_pair
 from attnseg_jax.data.layouts import Pair
 from attnseg_jax.data.pipeline import train_batches, training_samples
@@ -258,6 +259,14 @@ def test_the_doctor_reads_by_bands_what_pillow_refuses(tmp_path, monkeypatch):
     assert before[0].moments is after[0].moments is None
     np.testing.assert_allclose(before[1].moments.mean, after[1].moments.mean, rtol=1e-12)
     assert read_mask(tmp_path / "mask.tif").values == counted.values
+    # Evaluation takes pictures whole: one that is read by windows is left out of the validation split alone.
+    for split in ("train", "val"):
+        for part, pixels in (("images", PIXELS[..., :3]), ("masks", LABEL)):
+            (tmp_path / "set" / part / split).mkdir(parents=True)
+            tiff(tmp_path / "set" / part / split / "a.tif", pixels, *["rgb"] * (part == "images"), **TILES)
+    diagnosis = examine.examine(examine.make_plan(tmp_path / "set"), threads=1)
+    assert diagnosis.summary.unusable == ["images/val/a.tif"] and diagnosis.summary.pairs == {"train": 1}
+    assert not diagnosis.decisions and "no pair of 'val' is left" in str(diagnosis.findings)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", H * W // 2 - 1)
     facts = read_pair(tmp_path, "train", Pair("a", "a.png", "mask.tif"))
     assert re.search(r"a\.png: the picture has .* config\.data\.max_pixels=5,062", str(facts.image))

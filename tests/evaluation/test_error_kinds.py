@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from attnseg_jax.evaluation.error_kinds import KINDS, count_kinds, error_kinds
+from attnseg_jax.evaluation.error_kinds import KINDS, count_kinds, count_kinds_of_classes, error_kinds
 from attnseg_jax.evaluation.mistakes import Mistakes
 from attnseg_jax.evaluation.suspects import suspects
 
@@ -58,6 +58,28 @@ def test_part_of_a_region_far_from_the_border_is_confused():
     prediction[:, 40:] = 1
     kinds = error_kinds(truth, prediction)
     assert (kinds[:, 30] == BOUNDARY).all() and (kinds[:, 31:40] == CONFUSED).all()
+
+
+def test_kinds_of_classes_that_may_overlap():
+    """40 x 60 pixels as above, near is 1: a square that is shifted, a region that is not found."""
+    truth, prediction = np.zeros((2, 40, 60, 2), np.uint8)
+    # A column too far to the right: 10 pixels are missing on the left, 10 too many on the right.
+    truth[5:15, 5:20, 0] = prediction[5:15, 6:21, 0] = 1
+    # In the middle of it 3 x 3 are not found.
+    prediction[8:11, 10:13, 0] = 0
+    # Nothing is there; what else is wrong is not known.
+    prediction[30:32, 40:47, 0] = 1
+    truth[30, 40:44, 0] = 255
+    truth[20:30, 30:36, 1], prediction[20, 30:35, 1] = 1, 1
+    prediction[21, 30:35, 1] = 1
+    truth[21, 30:35, 1] = 0
+    kinds = count_kinds_of_classes(truth, prediction)
+    assert kinds[:, 0].tolist() == [20, 0, 9, 10]
+    # Of 55 true ones 5 are found, less than a tenth: the others are missed. Half of what is predicted is right.
+    assert kinds[:, 1].tolist() == [5, 0, 50, 0]
+    found = Mistakes(2, lambda index: (40, 60), multilabel=True)
+    found({"index": [4, -1], "label": np.stack([truth] * 2)}, np.stack([prediction] * 2), None)
+    assert (found.kinds == kinds).all() and found.suspects == []
 
 
 def test_suspect_labels():

@@ -76,7 +76,7 @@ def test_masks_are_those_that_are_scored(workdir, model, images):
     ]
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "mesh"])
+@pytest.mark.parametrize("parallel", [pytest.param("pmap", marks=pytest.mark.slow), "mesh"])
 def test_windows_and_views_are_those_that_are_scored(parallel, workdir, images):
     """Three windows a side of the padded 24 x 32 pixels, at two scales and mirrored."""
     changes = {"mode": "slide", "window": (12, 16), "stride": (6, 8), "blend": "gaussian", "scales": (1.0, 1.5)}

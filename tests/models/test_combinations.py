@@ -126,22 +126,20 @@ def first_served(decoder):
 
 
 # The other sizes are traced where their parameters are counted.
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAMILIES)) for n in BACKBONES])
-def test_every_backbone(name, dtype):
-    features, variables = maps_of(name, dtype=dtype)
+def test_every_backbone(name):
+    features, variables = maps_of(name, dtype=jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-    assert {x.dtype for x in features.maps.values()} == {jnp.dtype(dtype)}
+    assert {x.dtype for x in features.maps.values()} == {jnp.dtype(jnp.bfloat16)}
     sizes = [features.maps[stride].shape for stride in sorted(features.maps)]
     assert all(b == 2 for b, *_ in sizes)
     assert sorted(sizes, key=lambda size: -size[1] * size[2]) == sizes
-    assert served(name, "fcn", dtype=dtype)
+    assert served(name, "fcn", dtype=jnp.bfloat16)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("name", ATTENTION)
-def test_every_mechanism(name, dtype):
-    assert served("tiny", "fcn", name, LARGE, dtype)
+def test_every_mechanism(name):
+    assert served("tiny", "fcn", name, LARGE, jnp.bfloat16)
 
 
 @pytest.mark.parametrize("families", [DIFFERENT, pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["some", "all"])

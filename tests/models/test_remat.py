@@ -23,7 +23,9 @@ def gradient(model, remat, variables, image):
     return jax.grad(loss, has_aux=True)(variables["params"])
 
 
-@pytest.mark.parametrize("name, blocks", [("tiny", 5), ("resnet18", 8), ("vit_ti", 12), ("vgg16", 0)])
+@pytest.mark.parametrize(
+    "name, blocks", [("tiny", 5), ("resnet18", 8), pytest.param("vit_ti", 12, marks=pytest.mark.slow), ("vgg16", 0)]
+)
 def test_what_is_computed_again(name, blocks):
     """Submodules with submodules of their own, such as residual blocks; of a plain stack of convolutions none."""
     model = build_model({"backbone": {"name": name}, "attention": {"name": "self"}}, 5)

@@ -135,7 +135,7 @@ def test_dropout_acts_in_training_only(random_variables, where):
     np.testing.assert_array_equal(model.apply(variables, IMAGE).logits, plain.apply(variables, IMAGE).logits)
 
 
-@pytest.mark.parametrize("name", ["default", "camvid_resnet18_attention"])
+@pytest.mark.parametrize("name", ["default", pytest.param("camvid_resnet18_attention", marks=pytest.mark.slow)])
 def test_the_first_loss_is_that_of_a_guess(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     model = build_model(config.model, 7)

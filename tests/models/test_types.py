@@ -22,11 +22,9 @@ options = {"positions": "learned", "mlp_ratio": 1.5, "dropout": 0.1, "channels":
 attention = {"name": "self+none", "self": options}
 for backbone, skips in (("tiny", (2,)), ("resnet18", (8, 4))):
     decoder = {"fcn": {"skips": skips}, "aux": True, "aux_stride": 4}
-    for dtype in (jnp.float32, jnp.bfloat16):
-        config = {"backbone": {"name": backbone}, "attention": attention, "decoder": decoder}
-        model = models.build_model(config, 7, dtype=dtype)
-        for train in (False, True):
-            assert run(model, train).shape == (2, 61, 83, 7)
+    config = {"backbone": {"name": backbone}, "attention": attention, "decoder": decoder}
+    for dtype, train in ((jnp.float32, False), (jnp.bfloat16, True)):
+        assert run(models.build_model(config, 7, dtype=dtype), train).shape == (2, 61, 83, 7)
 skips = {"fcn": {"skips": (2,)}}
 for attention in models.ATTENTION:
     config = {"backbone": {"tiny": {"width": 16}}, "attention": {"name": attention}, "decoder": skips}

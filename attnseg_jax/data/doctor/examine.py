@@ -4,15 +4,15 @@ import contextlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from attnseg_jax.data import annotations
+from attnseg_jax.data.doctor import class_files
 from attnseg_jax.data.doctor import findings as said
-from attnseg_jax.data.doctor.class_files import decisions, of_one_class, read_class_files
-from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair
+from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair, too_large
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
 from attnseg_jax.data.doctor.names import Named, NameTable, find_names
@@ -46,6 +46,7 @@ class Plan:
       pairings: the files by the splits that are stored; "" for a set without.
       pairs: by the splits of the run.
       labels: of annotation files, in the order of the raw ids; () where masks are pictures.
+      classes: those that may overlap, with a mask file or a band for each; () where a pixel has one class.
     """
 
     root: Path
@@ -56,6 +57,7 @@ class Plan:
     pairings: dict[str, Pairing]
     pairs: dict[str, list[Pair]]
     labels: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,13 @@ def make_plan(root: Path) -> Plan:
             splits.validation: [pair for pair in every if pair.name in held],
             **others_,
         }
-    return Plan(root, tree, layout, others, splits, pairings, pairs, _labels(tree, pairs))
+    labels = _labels(tree, pairs)
+    classes = () if labels else layout.form.classes or class_files.classes_in_bands(tree, [*_all(pairs)])
+    return Plan(root, tree, layout, others, splits, pairings, pairs, labels, classes)
+
+
+def _all(pairs: dict[str, list[Pair]]) -> Iterator[Pair]:
+    return itertools.chain.from_iterable(pairs.values())
 
 
 def _labels(tree: Tree, pairs: dict[str, list[Pair]]) -> tuple[str, ...]:
@@ -143,9 +151,12 @@ def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
         # Folders that are no splits hold one data set together.
         if guessed and guessed[0].pairs >= pairs + named:
             best = guessed[0].layout
-            others = _others(guessed)
-    if best is None and (form := with_class_files(tree)):
-        best = Layout("templates", form)
+            pairs, others = guessed[0].pairs, _others(guessed)
+    # Pictures that are left over may be masks of further classes.
+    if best is None or (best.name not in ("objects", "lists") and 2 * pairs < pictures):
+        of_classes = with_class_files(tree)
+        if of_classes and (best is None or of_classes[1] > 2 * pairs):
+            best, others = Layout("templates", of_classes[0]), ()
     if best is None:
         raise UserError(
             f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "
@@ -160,7 +171,7 @@ def _others(guessed: list[Guess]) -> tuple[str, ...]:
     for guess in guessed[1:]:
         same_images = fixed_folder(guess.layout.form.images) == fixed_folder(first.layout.form.images)
         if same_images and guess.first_mask != first.first_mask and 2 * guess.pairs >= first.pairs:
-            found_.setdefault(guess.layout.form.masks, f"{guess.layout.form.masks} ({guess.pairs} pairs)")
+            found_.setdefault(guess.first_mask, f"{guess.layout.form.masks} ({guess.pairs} pairs)")
     return tuple(found_.values())
 
 
@@ -198,21 +209,17 @@ def examine(
     return conclude(plan, summary)
 
 
-def _of_classes(plan: Plan, labels: Labels) -> list[Decision]:
-    """Those of a set with a mask for each class; none of another."""
-    classes = plan.layout.form.classes
-    return decisions(classes, labels, [pair for pairs in plan.pairs.values() for pair in pairs]) if classes else []
-
-
 def _read(plan: Plan, job: tuple[str, Pair], *, looks: bool = False) -> PairFacts:
     split, pair = job
-    found = read_pair(plan.tree.root, split, pair, plan.labels, looks=looks)
-    if not pair.classes:
-        return found
-    try:
-        return replace(found, mask=read_class_files([plan.tree.root / path for path in pair.classes if path]))
-    except UserError as error:
-        return replace(found, mask=error)
+    root = plan.tree.root
+    read = None
+    if plan.classes:
+        files = [path and root / path for path in pair.masks]
+        read = partial(class_files.read_classes, files, len(plan.classes))
+    found = read_pair(root, split, pair, plan.labels, looks=looks, read=read)
+    # Training reads some of these by windows, evaluation none.
+    beyond = too_large([root / file for file in pair.images]) if split == plan.splits.validation else None
+    return replace(found, image=beyond) if beyond else found
 
 
 def usual_channels(plan: Plan) -> int:
@@ -236,9 +243,13 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     names = find_names(Tree(plan.root))
     if plan.labels:
         names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
-    labels = propose_labels(summary, names, plan.layout.name, splits.train)
-    if plan.layout.form.classes:
-        labels = of_one_class(labels)
+    of_classes: list[Decision] = []
+    if plan.classes:
+        labels = propose_labels(summary, None, "", splits.train)
+        labels = class_files.of_one_class(plan.classes, labels, summary, splits.train, plan.layout.form.classes != ())
+        of_classes = class_files.decisions(plan.classes, labels, summary, splits.train, [*_all(plan.pairs)])
+    else:
+        labels = propose_labels(summary, names, plan.layout.name, splits.train)
     used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
     lacking = itertools.chain.from_iterable(
         [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()
@@ -246,10 +257,13 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     left_out = sorted({*lacking, *summary.unusable})
     found_ = [*said.of_pairings(plan.pairings), *said.of_files(summary)]
     found_ += said.of_labels(summary, labels, splits.validation)
+    if plan.classes and not labels.refusal:
+        found_ += class_files.findings(plan.classes, summary, splits.validation)
     if splits.doubt:
         found_.append(Finding("warning", splits.doubt))
     if plan.others:
-        found_.append(Finding("warning", "other files could be meant as masks too", plan.others))
+        words = "other files could be meant as masks too; if each is of a class of its own, see data.mode='multilabel'"
+        found_.append(Finding("warning", words, plan.others))
     for split, role in ((splits.train, "to train on"), (splits.validation, "to validate on")):
         if not summary.pairs[split] and not labels.refusal:
             found_.append(Finding("error", f"no pair of {split!r} is left {role}"))
@@ -257,8 +271,6 @@ def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     found_.sort(key=lambda finding: order.index(finding.level))
     trainable = not labels.refusal and summary.pairs[splits.train] and summary.pairs[splits.validation]
     decisions = (
-        propose(plan.root, plan.layout, splits, labels, summary, left_out, plan.labels, _of_classes(plan, labels))
-        if trainable
-        else []
+        propose(plan.root, plan.layout, splits, labels, summary, left_out, plan.labels, of_classes) if trainable else []
     )
     return Diagnosis(plan, summary, labels, tuple(found_), tuple(decisions))

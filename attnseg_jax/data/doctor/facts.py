@@ -62,6 +62,8 @@ class MaskFacts:
       rest: pixels of colours beyond those.
       palette: colour of every index that is used, in a palette picture.
       pages: of a file of several pictures.
+      there: pixels where each class is, of masks of classes that may overlap; () of others.
+      overlap: pixels where any of them is, and where several are.
     """
 
     format: str
@@ -73,6 +75,8 @@ class MaskFacts:
     rest: int = 0
     palette: dict[int, Colour] = field(default_factory=dict)
     pages: int = 1
+    there: tuple[int, ...] = ()
+    overlap: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,23 @@ class PairFacts:
     mask: MaskFacts | UserError
 
 
-def read_pair(root: Path, split: str, pair: Pair, labels: Sequence[str] = (), *, looks: bool = False) -> PairFacts:
+def read_pair(
+    root: Path,
+    split: str,
+    pair: Pair,
+    labels: Sequence[str] = (),
+    *,
+    looks: bool = False,
+    read: Callable[[], MaskFacts] | None = None,
+) -> PairFacts:
     """The facts of a pair whose files are below `root`; `labels` are those of drawn masks.
 
-    With `looks` images are decoded for their `near.look_of`.
+    With `looks` images are decoded for their `near.look_of`. `read` gives the mask's facts where classes may overlap.
     """
     image = _or_error(partial(read_image, looks=looks), root / pair.image)
-    if labels:
+    if read:
+        mask = _or_error(lambda path: read(), root / pair.mask)
+    elif labels:
         mask = _or_error(read_drawn, root / pair.mask, root / pair.image, labels)
     elif pair.more:
         mask = _or_error(read_masks, [root / mask for mask in pair.masks])
@@ -106,10 +120,10 @@ def _or_error(read: Callable[..., Any], *files: Any) -> Any:
     try:
         return read(*files)
     except UserError as error:
-        return _too_large(files[0]) or error
+        return too_large(files[0]) or error
 
 
-def _too_large(file: Path | Sequence[Path]) -> UserError | None:
+def too_large(file: Path | Sequence[Path]) -> UserError | None:
     """The error of a picture that Pillow refuses for its size, with the key that allows it."""
     try:
         for path in [file] if isinstance(file, Path) else file:
@@ -230,12 +244,11 @@ def read_mask(path: Path) -> MaskFacts:
             raise UserError(
                 f"{path}: a mask of mode {mode} with more than 8 bits a channel is not read: save it as PNG"
             )
-        counted = _count(image, factor)
-        return MaskFacts(format, mode, size, lossy, *counted, pages=pages)
+        return MaskFacts(format, mode, size, lossy, *_count(image, factor), pages=pages)
 
     if arrays.is_npy(path):
         pixels = arrays.load_mask(path)
-        return MaskFacts("NumPy", str(pixels.dtype), pixels.shape, False, _counted(pixels), None)
+        return MaskFacts("NumPy", str(pixels.dtype), pixels.shape, False, counted(pixels), None)
     return decode.opened(path, str(path), read, verified=True)
 
 
@@ -244,7 +257,7 @@ def _of_large_mask(path: Path) -> MaskFacts:
     found = windows.mask_in(path, (), nearest=False)
     if found is None:
         limits.check_pixels(path, str(path), limits.MAX_PIXELS)
-    values = functools.reduce(operator.add, map(_counted, windows.in_bands(found)))
+    values = functools.reduce(operator.add, map(counted, windows.in_bands(found)))
     kind, mode = ("NumPy", str(found.dtype)) if arrays.is_npy(path) else ("TIFF", _MODES[found.dtype.itemsize])
     colours = None if mode != "L" else Counter({(value,) * 3: count for value, count in values.items()})
     return MaskFacts(kind, mode, found.shape, False, values, colours)
@@ -253,7 +266,8 @@ def _of_large_mask(path: Path) -> MaskFacts:
 _MODES = {1: "L", 2: "I;16"}
 
 
-def _counted(pixels: np.ndarray) -> Counter[int]:
+def counted(pixels: np.ndarray) -> Counter[int]:
+    """The pixels of every value."""
     found, counts = np.unique(pixels, return_counts=True)
     return Counter(dict(zip(found.tolist(), counts.tolist())))
 
@@ -271,7 +285,7 @@ def read_masks(paths: Sequence[Path]) -> MaskFacts:
 def read_drawn(path: Path, image: Path, labels: Sequence[str]) -> MaskFacts:
     """The facts of a mask that an annotation file describes."""
     pixels = annotations.draw(path, image, labels)
-    return MaskFacts("JSON", "shapes", pixels.shape, False, _counted(pixels), None)
+    return MaskFacts("JSON", "shapes", pixels.shape, False, counted(pixels), None)
 
 
 def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | None, int, dict[int, Colour]]:
@@ -292,7 +306,7 @@ def _count(image: Image.Image, factor: int) -> tuple[Counter | None, Counter | N
         values = Counter({value // divisor: count for value, count in pixels.items()})
         return values, Counter({(value,) * 3: count for value, count in pixels.items()}), 0, {}
     if image.mode.startswith("I"):
-        return _counted(np.asarray(image)), None, 0, {}
+        return counted(np.asarray(image)), None, 0, {}
     rgb = image.convert("RGB")
     found = rgb.getcolors(_MOST_COLOURS)
     if found is not None:

@@ -25,7 +25,11 @@ class Finding:
 _PROBLEMS = {
     "unreadable image": ("error", "{n} image{s} that cannot be read: left out"),
     "unreadable mask": ("error", "{n} mask{s} that cannot be read: left out"),
-    "sizes differ": ("error", "{n} mask{s} of another size than the image: left out"),
+    "sizes differ": (
+        "error",
+        "{n} mask{s} of another size than the image: left out; where they are the same at another scale, take them out "
+        "of data.leave_out and set data.mask_sizes to 'resized'",
+    ),
     "mask as stored": (
         "error",
         "{n} mask{s} that lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",

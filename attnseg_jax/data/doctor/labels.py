@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from attnseg_jax.data.datasets import DATASETS, HIGHEST_RAW, MAX_CLASSES, UNKNOWN, Colour
 from attnseg_jax.data.doctor.names import Named, NameTable
-from attnseg_jax.data.doctor.shades import centres_of, cleaned, distance, is_smoothed
+from attnseg_jax.data.doctor.shades import are_mixtures, centres_of, cleaned, distance, is_smoothed
 from attnseg_jax.data.doctor.summary import Key, Summary, shares, total
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -218,6 +218,12 @@ def _of_colours(raw: list[Colour], pixels: Counter, names: NameTable | None, nea
         named = ["_".join(("colour", *map(str, colour))) for colour in raw]
         reason = "nothing names the colours of the masks"
         doubts = ("the names of the classes are made up: write the right ones",)
+        if are_mixtures(raw):
+            doubts += (
+                "the colours are mixtures of one red, one green and one blue: if each of these is a class of its own, "
+                "set data.mode to 'multilabel', data.classes to three names, data.ids to ((0, 0), (255, 1)) and "
+                "data.colors to ()",
+            )
         if (0, 0, 0) in raw:
             doubts += ("black could be what has no class: map it to 255 in data.ids if it is",)
     palette = () if len(raw) == 2 else tuple(raw)

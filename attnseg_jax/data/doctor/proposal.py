@@ -161,9 +161,10 @@ def crop_of(sizes: Counter) -> tuple[int, int]:
 
 def _of_sizes(summary: Summary, splits: Splits) -> list[Decision]:
     crop = crop_of(summary.sizes)
-    sizes = f"{len(summary.sizes)} sizes" if len(summary.sizes) > 1 else "all images have one size"
     (h, w), _ = summary.sizes.most_common(1)[0]
-    reason = f"{sizes}, most of {w}x{h}; crops of training are at most {_CROP}x{_CROP}"
+    number = len(summary.sizes)
+    sizes = f"{number} sizes, most often {w}x{h}" if number > 1 else f"all images are {w}x{h}"
+    reason = f"{sizes}; crops of training are at most {_CROP}x{_CROP}"
     found = [Decision("data.crop", crop, reason)]
     if len(summary.sizes) > 8:
         reason = f"{len(summary.sizes)} sizes, each of which would be compiled for"

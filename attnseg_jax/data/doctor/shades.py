@@ -2,9 +2,11 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
+from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.doctor.summary import Key
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -66,3 +68,10 @@ def is_smoothed(pixels: Counter, centres: list[Key]) -> bool:
         middle = (min(centres) + max(centres)) / 2
         return min(between) < middle < max(between)
     return len(between) > 3 * len(centres)
+
+
+def are_mixtures(colours: Sequence[Colour]) -> bool:
+    """Whether all channels hold 0 and 255 alone, each for itself in some pixels and together in others."""
+    levels = {value for colour in colours for value in colour}
+    shown = Counter(sum(value > 0 for value in colour) for colour in colours)
+    return levels == {0, 255} and shown[1] == 3 and shown[2] + shown[3] > 1

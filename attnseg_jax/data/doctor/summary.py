@@ -4,6 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from attnseg_jax.data.datasets import Colour
 from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, PairFacts
 from attnseg_jax.data.doctor.moments import Moments
@@ -60,6 +62,8 @@ class Summary:
       duplicates: an image file and an earlier one of the same bytes, each with its split.
       looks: of images, where they were asked for.
       palettes: the colours of an index.
+      there: of classes that may overlap, by split [2, k]: the pixels where each is, and the images that show it.
+      overlap: of all splits [2], the pixels where any of them is, and where several are.
       rest: pixels of colours beyond those that were counted.
       many_valued: masks of more than 64 values.
       lossy: masks whose format changes values.
@@ -80,6 +84,8 @@ class Summary:
     duplicates: list[tuple[tuple[str, str], tuple[str, str]]] = field(default_factory=list)
     looks: list[Looked] = field(default_factory=list)
     palettes: dict[int, set[Colour]] = field(default_factory=lambda: defaultdict(set))
+    there: dict[str, np.ndarray] = field(default_factory=dict)
+    overlap: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))
     rest: int = 0
     many_valued: int = 0
     lossy: int = 0
@@ -154,6 +160,10 @@ class Summary:
         self.many_valued += len(mask.colours or mask.values) > _MOST_VALUES
         for index, colour in mask.palette.items():
             self.palettes[index].add(colour)
+        if mask.there:
+            there = np.array([mask.there, np.sign(mask.there)])
+            self.there[facts.split] = there + self.there.get(facts.split, 0)
+            self.overlap += mask.overlap
 
 
 def total(values: dict[str, Values]) -> Values:

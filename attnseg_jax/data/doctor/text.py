@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from attnseg_jax.data.doctor.examine import Diagnosis, Plan
 from attnseg_jax.data.doctor.facts import PairFacts
 from attnseg_jax.data.doctor.labels import Labels
@@ -51,6 +53,7 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     ]
     by_split = summary.colours if labels.coloured else summary.values
     found += [f"values of {split}: {_values(values.pixels)}" for split, values in by_split.items()]
+    found += [f"classes of {split}: {_shown(diagnosis.plan, there)}" for split, there in summary.there.items()]
     for finding in diagnosis.findings:
         found.append(f"{_SIGNS[finding.level]} {finding.text}")
         found += [f"    {file}" for file in finding.files[:_SHOWN_FILES]]
@@ -59,6 +62,11 @@ def lines(diagnosis: Diagnosis) -> list[str]:
     if labels.names and not labels.refusal:
         found.append("classes: " + ", ".join(_classes(labels)))
     return found
+
+
+def _shown(plan: Plan, there: np.ndarray) -> str:
+    """In how many images each class is that may overlap others."""
+    return ", ".join(f"{name} in {images} images" for name, images in zip(plan.classes, there[1]))
 
 
 def _classes(labels: Labels) -> list[str]:
@@ -92,6 +100,13 @@ def as_values(diagnosis: Diagnosis) -> dict[str, Any]:
             {"name": name, "raw": [raw for raw, train in labels.table.items() if train == i]}
             for i, name in enumerate(labels.names)
         ],
+        "overlapping": {
+            split: {
+                name: {"pixels": int(pixels), "images": int(images)}
+                for name, pixels, images in zip(plan.classes, *there)
+            }
+            for split, there in summary.there.items()
+        },
         "ignored": [raw for raw, train in labels.table.items() if train == IGNORE_LABEL],
         "findings": [{"level": f.level, "text": f.text, "files": list(f.files)} for f in diagnosis.findings],
         "decisions": [{"key": d.key, "value": d.value, "reason": d.reason} for d in diagnosis.decisions],

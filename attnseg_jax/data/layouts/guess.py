@@ -1,5 +1,6 @@
 """Templates for data sets whose folders have names of their own, found from the names of their pictures."""
 
+import functools
 import itertools
 import os
 import re
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from attnseg_jax.data.layouts import EXTENSIONS, MASK_MARKS, Layout
-from attnseg_jax.data.layouts.templates import SUFFIXES, Form
+from attnseg_jax.data.layouts.templates import SUFFIXES, Form, matches
 from attnseg_jax.data.layouts.tree import Tree
 
 SPLIT_WORDS = ("training", "train", "validation", "valid", "val", "testing", "test", "dev", "eval")
@@ -47,7 +48,12 @@ def guesses(tree: Tree) -> list[Guess]:
     found_folders = folders(tree)
     found: dict[Form, Guess] = {}
     candidates = sorted((*_across(found_folders), *_beside(found_folders)), key=lambda candidate: -candidate[0])
-    for form in [*dict.fromkeys(form for _, form in candidates)][:_MOST_FORMS]:
+    forms = [*dict.fromkeys(form for _, form in candidates)]
+    if len(forms) > _MOST_FORMS:
+        # Many folders of the same names are mostly masks of several kinds: each would be an image of the others.
+        is_flat = functools.lru_cache(None)(functools.partial(_is_flat_folder, tree))
+        forms.sort(key=lambda form: is_flat(form.images) >= is_flat(form.masks))
+    for form in forms[:_MOST_FORMS]:
         layout = Layout("templates", form)
         splits = layout.splits(tree) if form.has_splits else [""]
         pairs = [pair for split in splits for pair in layout.pairing(tree, split).pairs]
@@ -63,8 +69,8 @@ def guesses(tree: Tree) -> list[Guess]:
     return sorted(found.values(), key=rank, reverse=True)
 
 
-def folders(tree: Tree) -> dict[str, list[str]]:
-    """The names of pictures by the template of their folder; in both, words of splits are `{split}`.
+def folders(tree: Tree, most: int = _MOST_FOLDERS) -> dict[str, list[str]]:
+    """The names of pictures by the template of their folder, of the fullest ones; words of splits are `{split}`.
 
     A folder counts for itself, and for the folders above it with `**`.
     """
@@ -76,8 +82,8 @@ def folders(tree: Tree) -> dict[str, list[str]]:
             names = [re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", "{split}", name) for name in names]
         for of_folder in [template, *_collapsed(template)] if names else ():
             found[of_folder] += names
-    most = sorted(found, key=lambda name: (-len(found[name]), len(name)))
-    return {name: found[name] for name in most[:_MOST_FOLDERS]}
+    fullest = sorted(found, key=lambda name: (-len(found[name]), len(name)))
+    return {name: found[name] for name in fullest[:most]}
 
 
 def _template(folder: str) -> tuple[str, str]:
@@ -185,6 +191,11 @@ def _looks(tree: Tree, form: Form, pairs: list) -> tuple[int, ...]:
     words = form.masks.lower()
     word = next((len(_MASK_WORDS) - i for i, word in enumerate(_MASK_WORDS) if word in words), 0)
     return (flat_masks > flat_images) - (flat_masks < flat_images), word
+
+
+def _is_flat_folder(tree: Tree, template: str) -> bool:
+    """Whether the first picture that a template names looks like a mask."""
+    return _is_flat(tree, next((path for path, _ in matches(tree, template)), ""))
 
 
 def _is_flat(tree: Tree, path: str) -> bool:

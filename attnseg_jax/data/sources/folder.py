@@ -25,6 +25,7 @@ class FolderSource:
         layout, tree = layouts.chosen(config, split)
         self.info = datasets.info(config)
         self._nearest = decode.takes_nearest(config.mask_values)
+        self._resized = decode.takes_resized(config.mask_sizes)
         self._table = mask_ids.id_table(datasets.from_config(config).ids, nearest=self._nearest)
         self._colors = datasets.raw_colours(config)
         self._sizes: dict[int, tuple[int, int]] = {}
@@ -58,8 +59,9 @@ class FolderSource:
         mask = functools.partial(self.raw, index) if is_read else masks
         name = str(next(filter(None, masks)))
         pixels, label = decode.decode_pair(
-            image, mask, str(images[0]), name, self._table, self._colors, nearest=self._nearest
-        )
+            image, mask, str(images[0]), name, self._table, self._colors,
+            nearest=self._nearest, resized=self._resized,
+        )  # fmt: skip
         # `size` would decode a PNG for its orientation.
         self._sizes[index] = label.shape[:2]
         if self.info.multilabel:

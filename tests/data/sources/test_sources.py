@@ -173,6 +173,7 @@ from attnseg_jax.data.sources import load_source, survey
 config = SimpleNamespace(
     source="folder", name="", tfds_name="", dir={str(root)!r}, layout="auto", images="", masks="",
     lists="", split=(), leave_out=(), max_pixels=1 << 20, mask_values="exact", train_split="train", eval_split="val",
+    mask_sizes="exact",
     classes=tuple("abcdefg"), palette=(),
     ids=(), colors=(), channels=0, bands=(), show=(), labels=(),
     mode="multiclass", missing="error",

@@ -150,8 +150,8 @@ def published(c, depth, *, patch, registers, hidden, positions=0, key_bias=True,
         ("dinov3_vit_l", {}, published(1024, 24, patch=16, registers=4, hidden=4096, key_bias=False)),
         # torchvision's without their classifiers, but with the normalisation there; those of 192 channels are timm's.
         ("dinov3_convnext_t", {}, 28_589_128 - 769_000),
-        ("dinov3_convnext_s", {}, 50_223_688 - 769_000),
-        ("dinov3_convnext_b", {}, 88_591_464 - 1_025_000),
+        pytest.param("dinov3_convnext_s", {}, 50_223_688 - 769_000, marks=pytest.mark.slow),
+        pytest.param("dinov3_convnext_b", {}, 88_591_464 - 1_025_000, marks=pytest.mark.slow),
         ("dinov3_convnext_l", {}, 197_767_336 - 1_537_000),
     ],
 )  # fmt: skip
