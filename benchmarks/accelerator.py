@@ -6,7 +6,7 @@
 Every measurement is a process of its own. They compile beside one another and are timed one after another. What the
 file holds already is not measured again, so that a run which was stopped goes on. Times are medians of `--repeats`
 runs; memory is what the compiled program reserves beside its arguments and results. `--torch` names a Python that has
-torch, timm and segmentation_models_pytorch, to compare with (`torch_peer.py`). `--toy` shrinks every size, to try the
+torch, timm, transformers and segmentation_models_pytorch (`torch_peer.py`). `--toy` shrinks every size, to try the
 script on a CPU; it has not run on a GPU yet.
 """
 
@@ -50,6 +50,14 @@ MODELS = {
     "fpn_efficientnet_lite0": {"backbone": {"name": "efficientnet_lite0"}, "decoder": {"name": "fpn"}},
     "unet_mobilenet_v3_large": {"backbone": {"name": "mobilenet_v3_large"}, "decoder": {"name": "unet"}},
     "segformer_b0": {"backbone": {"name": "mit_b0"}, "decoder": {"name": "segformer"}},
+    "segnext_t": {"backbone": {"name": "mscan_t"}, "decoder": {"name": "ham"}},
+    "eomt_s": {
+        "backbone": {
+            "name": "vit_s",
+            "vit_s": {"registers": 4, "layer_scale": 1.0, "class_position": False, "position_size": (22, 30)},
+        },
+        "decoder": {"name": "eomt"},
+    },
 }
 CLASSES = 11
 

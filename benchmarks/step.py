@@ -1,11 +1,12 @@
-"""Seconds of a forward pass and a train step on the CPU, beside PyTorch's, for six models; float32, SGD with momentum.
+"""Seconds of a forward pass and a train step on a CPU, beside PyTorch's, for eight models; float32, SGD with momentum.
 
     python benchmarks/step.py --torch=path/to/python [--models fpn_resnet18 ...] [--remat blocks]
 
 Each model runs in a process of its own, and PyTorch's (channels-last, eager) in another; they take turns, a forward
 pass or a step each. A line shows median seconds an image, the ratio of ours to PyTorch's, seconds to the end of the
 first step, and the largest memory of the process, compiler included. The last line is the same as JSON. `--torch` names
-a Python that has torch, timm and segmentation_models_pytorch.
+a Python that has torch, timm, segmentation_models_pytorch and, for `eomt_s`, transformers; SegNeXt's other side is
+written out in `torch_peer.py`.
 """
 
 import argparse

@@ -44,7 +44,7 @@ from attnseg_jax.models.backbones.swin import SwinB, SwinL, SwinS, SwinT
 from attnseg_jax.models.backbones.tiny import Tiny
 from attnseg_jax.models.backbones.unet import UNetEncoder
 from attnseg_jax.models.backbones.vgg import VGG16, VGG16_BN
-from attnseg_jax.models.backbones.vit import DINOv2B, DINOv2L, DINOv2S, ViTB, ViTL, ViTS, ViTTi
+from attnseg_jax.models.backbones.vit import DINOv2B, DINOv2L, DINOv2S, ViTB, ViTL, ViTS, ViTTi, ViTXS
 
 BACKBONES = {
     "tiny": Tiny,
@@ -71,6 +71,7 @@ BACKBONES = {
     "mit_b4": MiTB4,
     "mit_b5": MiTB5,
     "vit_ti": ViTTi,
+    "vit_xs": ViTXS,
     "vit_s": ViTS,
     "vit_b": ViTB,
     "vit_l": ViTL,

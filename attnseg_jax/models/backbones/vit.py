@@ -199,6 +199,8 @@ class DINOv2(ViT):
     layer_scale: float = option(1e-5, at_least=0)
 
 
+# Not a published size: for maps of a hundred patches, to be trained from scratch.
+ViTXS = variant(ViT, "ViTXS", width=128, depth=4, heads=4)
 ViTTi = variant(ViT, "ViTTi", width=192, depth=12, heads=3)
 ViTS = variant(ViT, "ViTS", width=384, depth=12, heads=6)
 ViTB = variant(ViT, "ViTB", width=768, depth=12, heads=12)
