@@ -14,6 +14,7 @@ pictures:
     mask/           palette PNGs, whose values are the classes; of classes that may overlap mask/CLASS/, of 0 and 1
     overlay/        the picture with the colours of the classes over it, and their names
     probabilities/  those of the classes, float16 [h, w, k] as `probabilities` in .npz files
+    probability_maps/CLASS/  the same as PNGs of 8 bits, 255 for 1
     entropy/        how unsure the model is, as PNGs: 0 sure, 255 all classes alike
     polygons/       GeoJSON: a polygon, with its holes, for each connected region of a class
     attention/      what points of the picture look at, a folder each
@@ -68,6 +69,7 @@ def _flags() -> None:
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
     flags.DEFINE_bool("overlay", True, "draw the classes over the pictures (default: true)")
     flags.DEFINE_bool("probabilities", False, "write the probabilities of the classes (default: false)")
+    flags.DEFINE_bool("probability_maps", False, "write them as a PNG for each class (default: false)")
     flags.DEFINE_bool("entropy", False, "write how unsure the model is (default: false)")
     flags.DEFINE_bool("polygons", False, "write the regions of the classes as GeoJSON (default: false)")
     flags.DEFINE_string("attention", None, "draw what the point y,x looks at, or several as 'y,x;y,x', or 'centre'")
@@ -114,7 +116,7 @@ def _predict_all(
     for picture in found:
         areas.check_free(picture)
     large = {p for p in found if _by_bands(p, predictor)}
-    several = predictor.info.class_names if predictor.decision.multilabel else ()
+    several = {"names": predictor.info.class_names, "overlapping": predictor.decision.multilabel}
 
     def is_written(picture: pictures.Picture) -> bool:
         return _is_written(picture, picture in large, folder, kinds, given.attention, several)
@@ -133,7 +135,7 @@ def _predict_all(
         failed.append(str(error))
 
     start = time.monotonic()
-    extras = [kind for kind in kinds if kind in EXTRAS]
+    extras = _extras(kinds)
     with ImageBar("predict", len(todo)) as bar:
         for picture in todo:
             if picture in large or is_video(picture.path):
@@ -174,7 +176,9 @@ def _by_bands(picture: pictures.Picture, predictor: Predictor) -> bool:
 def _predict_large(picture: pictures.Picture, predictor: Predictor, folder: Path, areas: Areas) -> None:
     """The mask and the areas of a very large TIFF file, which has no other outputs."""
     logging.info("%s: too large for anything but its mask, which is predicted in windows", picture.name)
-    counts = predict_large(predictor, picture.path, outputs(picture, folder, ["mask"])["mask"])
+    counts = predict_large(
+        predictor, picture.path, outputs(picture, folder, ["mask"], predictor.info.class_names)["mask"]
+    )
     areas.add(picture, size_of(picture.path), counts.tolist())
 
 
@@ -182,7 +186,7 @@ def _predict_video(
     video: pictures.Picture, predictor: Predictor, folder: Path, kinds: Sequence[str], areas: Areas
 ) -> None:
     """The frames of a video as pictures in a folder of its name, and one video of their overlays."""
-    extras, single = [kind for kind in kinds if kind in EXTRAS], [kind for kind in kinds if kind != "overlay"]
+    extras, single = _extras(kinds), [kind for kind in kinds if kind != "overlay"]
     total, size, count = np.zeros(len(predictor.info.class_names), np.int64), (0, 0), 0
     with contextlib.ExitStack() as stack:
         film = stack.enter_context(Film(_film(folder, video), video.path)) if "overlay" in kinds else None
@@ -192,6 +196,11 @@ def _predict_video(
             if film:
                 film.add(result.overlay())
     areas.add(video, size, total.tolist(), count * math.prod(size))
+
+
+def _extras(kinds: Sequence[str]) -> list[str]:
+    """What a model computes for the kinds of output."""
+    return [name for name in EXTRAS if name in kinds or (name == "probabilities" and "probability_maps" in kinds)]
 
 
 def _film(folder: Path, video: pictures.Picture) -> Path:
@@ -204,18 +213,18 @@ def _is_written(
     folder: Path,
     kinds: Sequence[str],
     attention: str | None,
-    several: Sequence[str],
+    several: Mapping[str, Any],
 ) -> bool:
     """Whether all its outputs are there and newer than the picture."""
     if is_video(picture.path):
         single = [kind for kind in kinds if kind != "overlay"]
-        paths = [path.with_suffix("") for path in outputs(picture, folder, single, several).values()]
+        paths = [path.with_suffix("") for path in outputs(picture, folder, single, **several).values()]
         paths += [_film(folder, picture)] * ("overlay" in kinds)
         return all(p.exists() and p.stat().st_mtime >= picture.path.stat().st_mtime for p in paths)
     if large:
         kinds, attention = ["mask"], None
     paths = [
-        *outputs(picture, folder, kinds, several).values(),
+        *outputs(picture, folder, kinds, **several).values(),
         *[_sheets(folder, picture) / "sheet.png"] * bool(attention),
     ]
     return all(path.exists() and path.stat().st_mtime >= picture.path.stat().st_mtime for path in paths)

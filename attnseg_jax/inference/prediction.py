@@ -1,7 +1,7 @@
 """What a model makes of one picture."""
 
 import io
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from attnseg_jax.plots.drawing import png_bytes, write_png
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
 """Attention records by name; height and width of what their maps cover, and of the picture within that."""
 
-KINDS = ("mask", "overlay", "probabilities", "entropy", "polygons")
+KINDS = ("mask", "overlay", "probabilities", "probability_maps", "entropy", "polygons")
 """What a prediction can be saved as, each in a folder of its own."""
 
 
@@ -118,19 +118,22 @@ class Prediction:
 
         A mask is a palette PNG whose values are the classes, of 16 bits gray beyond 256 classes; of a picture that is a
         GeoTIFF file it is one, too. Where classes may overlap each has one of its own, `mask/CLASS/NAME.png`, of 0 and
-        1. Polygons are `.geojson`, see `polygons.feature_collection`.
+        1. Probability maps are `probability_maps/CLASS/NAME.png` of 8 bits, 255 for 1. Polygons are `.geojson`, see
+        `polygons.feature_collection`.
 
         Raises:
           UserError: an unknown kind.
         """
-        several = self.names if self.mask.ndim == 3 else ()
-        paths = outputs(self.picture, folder, kinds, several)
-        for kind, path in paths.items():
-            if kind == "mask":
-                self._write_mask(path, self.mask, self.palette)
-            elif kind.startswith("mask/"):
-                k = several.index(kind.removeprefix("mask/"))
+        paths = outputs(self.picture, folder, kinds, self.names, overlapping=self.mask.ndim == 3)
+        for name, path in paths.items():
+            kind, _, of_class = name.partition("/")
+            k = self.names.index(of_class) if of_class else 0
+            if kind == "mask" and of_class:
                 self._write_mask(path, self.mask[..., k], segmentation.palette_of_one(self.palette[k]))
+            elif kind == "mask":
+                self._write_mask(path, self.mask, self.palette)
+            elif kind == "probability_maps":
+                _write_share(path, self.probabilities[..., k])
             elif kind == "overlay":
                 write_png(path, self._with_legend())
             elif kind == "probabilities":
@@ -140,7 +143,7 @@ class Prediction:
             elif kind == "polygons":
                 write_atomically(path, feature_collection(self.mask, self.names, place_of(self.picture.path)))
             else:
-                write_png(path, Image.fromarray(np.round(self.entropy * 255).astype(np.uint8)))
+                _write_share(path, self.entropy)
         return list(paths.values())
 
     def _write_mask(self, path: Path, mask: np.ndarray, palette: UInt8[np.ndarray, "k 3"]) -> None:
@@ -164,10 +167,15 @@ class Prediction:
         return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)
 
 
+def _write_share(path: Path, values: Float[np.ndarray, "h w"]) -> None:
+    """A gray PNG of numbers from 0 to 1."""
+    write_png(path, Image.fromarray(np.round(values.astype(np.float32) * 255).astype(np.uint8)))
+
+
 def outputs(
-    picture: Picture, folder: str | Path, kinds: Collection[str], several: Collection[str] = ()
+    picture: Picture, folder: str | Path, kinds: Collection[str], names: Sequence[str], *, overlapping: bool = False
 ) -> dict[str, Path]:
-    """Where `Prediction.save` writes each kind; for 'mask' there is a 'mask/CLASS' for each of `several` classes.
+    """Where `Prediction.save` writes each kind; of probability maps, and masks of `overlapping` classes, 'KIND/CLASS'.
 
     Raises:
       UserError: an unknown kind.
@@ -177,8 +185,9 @@ def outputs(
     target, endings = Path(folder), {"probabilities": ".npz", "polygons": ".geojson"}
     if "mask" in kinds and (place_of(picture.path) or is_large(picture.path)):
         endings["mask"] = ".tif"
-    names = {kind: picture.target.name + endings.get(kind, ".png") for kind in kinds}
-    if several and "mask" in names:
-        mask = names.pop("mask")
-        names = {f"mask/{name}": mask for name in several} | names
-    return {kind: target / kind / picture.target.parent / name for kind, name in names.items()}
+    found = {}
+    for kind in kinds:
+        each = kind == "probability_maps" or (kind == "mask" and overlapping)
+        file = picture.target.parent / f"{picture.target.name}{endings.get(kind, '.png')}"
+        found |= {name: target / name / file for name in ([f"{kind}/{one}" for one in names] if each else [kind])}
+    return found

@@ -285,7 +285,8 @@ def test_the_command(run, model, images, tmp_path):
         path.parent.mkdir(parents=True)
         Image.fromarray(image).save(path)
     (folder / "broken.png").write_bytes(b"no picture")
-    code, printed, error = run(folder, output=out, probabilities=True, entropy=True, attention="centre")
+    wanted = dict.fromkeys(("probabilities", "probability_maps", "entropy"), True)
+    code, printed, error = run(folder, output=out, attention="centre", **wanted)
     assert code == 2 and "3 pictures predicted" in printed
     assert "error: 1 of 4 pictures cannot be predicted:" in error and "broken.png: cannot be decoded" in error
     for i, image in enumerate(images[:3]):
@@ -294,7 +295,11 @@ def test_the_command(run, model, images, tmp_path):
         assert mask.getpalette()[:3] == list(model.info.palette[0])
         with np.load(out / "probabilities" / f"street{i}" / "a.npz") as file:
             # Of other numbers of rows at once the last bits differ.
-            np.testing.assert_allclose(file["probabilities"], model(image).probabilities, rtol=2e-3)
+            probabilities = file["probabilities"]
+            np.testing.assert_allclose(probabilities, model(image).probabilities, rtol=2e-3)
+        for k, name in enumerate(model.info.class_names):
+            shown = np.asarray(Image.open(out / "probability_maps" / name / f"street{i}" / "a.png"))
+            np.testing.assert_allclose(shown / 255, probabilities[..., k], atol=0.5 / 255 + 1e-6)
         assert (out / "attention" / f"street{i}" / "a" / "sheet.png").exists()
         assert np.asarray(Image.open(out / "entropy" / f"street{i}" / "a.png")).shape == image.shape[:2]
         assert (out / "overlay" / f"street{i}" / "a.png").exists()
