@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from attnseg_jax.data import arrays, bands, class_masks, decode, limits
-from attnseg_jax.data.doctor.facts import MaskFacts, counted
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels
+from attnseg_jax.data.doctor.mask_facts import MaskFacts, counted
 from attnseg_jax.data.doctor.names import find_names
 from attnseg_jax.data.doctor.proposal import Decision
 from attnseg_jax.data.doctor.summary import Summary

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from attnseg_jax.data.datasets import Colour
-from attnseg_jax.data.doctor.facts import ImageFacts, MaskFacts, PairFacts
+from attnseg_jax.data.doctor.facts import ImageFacts, PairFacts
+from attnseg_jax.data.doctor.mask_facts import MaskFacts
 from attnseg_jax.data.doctor.moments import Moments
 from attnseg_jax.data.doctor.near import Looked
 from attnseg_jax.errors import UserError

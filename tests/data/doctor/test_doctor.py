@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from attnseg_jax.data.datasets import DATASETS
-from attnseg_jax.data.doctor import examine, facts, text
+from attnseg_jax.data.doctor import examine, facts, mask_facts, text
 from attnseg_jax.data.doctor.config_text import config_text
 from attnseg_jax.data.doctor.names import find_names
 from attnseg_jax.data.doctor.proposal import Decision
@@ -68,29 +68,29 @@ def square(value=1, size=5, shape=(16, 24), at=(2, 3)):
 def test_facts_of_files(tmp_path, save):
     mask = np.array([[0, 0, 7], [7, 7, 255]], np.uint8)
     path = save(tmp_path / "l.png", mask)
-    found = facts.read_mask(path)
+    found = mask_facts.read_mask(path)
     assert (found.format, found.mode, found.size, found.values) == ("PNG", "L", (2, 3), {0: 2, 7: 3, 255: 1})
     assert found.colours == {(0, 0, 0): 2, (7, 7, 7): 3, (255, 255, 255): 1} and not found.lossy
     palette = [0, 0, 0, 9, 8, 7] + [0] * 762
-    found = facts.read_mask(save(tmp_path / "p.png", np.array([[0, 1, 1]], np.uint8), palette=palette))
+    found = mask_facts.read_mask(save(tmp_path / "p.png", np.array([[0, 1, 1]], np.uint8), palette=palette))
     assert found.values == {0: 1, 1: 2} and found.colours == {(0, 0, 0): 1, (9, 8, 7): 2}
     assert found.palette == {0: (0, 0, 0), 1: (9, 8, 7)}
-    found = facts.read_mask(save(tmp_path / "rgb.png", np.array([[[9, 8, 7], [9, 8, 7], [0, 0, 1]]], np.uint8)))
+    found = mask_facts.read_mask(save(tmp_path / "rgb.png", np.array([[[9, 8, 7], [9, 8, 7], [0, 0, 1]]], np.uint8)))
     assert found.values is None and found.colours == {(9, 8, 7): 2, (0, 0, 1): 1}
-    found = facts.read_mask(save(tmp_path / "deep.png", np.array([[3, 3, 900]], np.uint16)))
+    found = mask_facts.read_mask(save(tmp_path / "deep.png", np.array([[3, 3, 900]], np.uint16)))
     assert found.values == {3: 2, 900: 1} and found.colours is None
     Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1").save(tmp_path / "bit.png")
-    assert facts.read_mask(tmp_path / "bit.png").values == {0: 1, 1: 2}
-    assert facts.read_mask(save(tmp_path / "j.jpg", mask)).lossy
+    assert mask_facts.read_mask(tmp_path / "bit.png").values == {0: 1, 1: 2}
+    assert mask_facts.read_mask(save(tmp_path / "j.jpg", mask)).lossy
     many = RNG.integers(0, 256, (100, 100, 3)).astype(np.uint8)
     many[:10] = (1, 2, 3)
-    found = facts.read_mask(save(tmp_path / "many.png", many))
+    found = mask_facts.read_mask(save(tmp_path / "many.png", many))
     assert found.colours[(1, 2, 3)] >= 1000 and found.colours.total() + found.rest == 10000
 
 
 def test_facts_of_the_masks_of_objects(tmp_path, save):
     masks = [save(tmp_path / f"{i}.png", np.array([[0] * i + [9, 9] + [0] * (4 - i)], np.uint8)) for i in (0, 1, 4)]
-    assert facts.read_masks(masks).values == {0: 1, 1: 5}
+    assert mask_facts.read_masks(masks).values == {0: 1, 1: 5}
 
 
 def test_folders_that_are_no_splits(tmp_path, save):
