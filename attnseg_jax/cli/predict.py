@@ -48,7 +48,7 @@ from attnseg_jax.inference import pictures
 from attnseg_jax.inference.areas import Areas, csv_bytes
 from attnseg_jax.inference.geotiff import is_large, size_of
 from attnseg_jax.inference.large import predict_large
-from attnseg_jax.inference.prediction import KINDS, Prediction, outputs
+from attnseg_jax.inference.prediction import KINDS, Prediction, outputs, record_of
 from attnseg_jax.inference.predictor import EXTRAS, Predictor
 from attnseg_jax.inference.video import Film, frames, is_video
 from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
@@ -72,7 +72,9 @@ def _flags() -> None:
     flags.DEFINE_bool("probability_maps", False, "write them as a PNG for each class (default: false)")
     flags.DEFINE_bool("entropy", False, "write how unsure the model is (default: false)")
     flags.DEFINE_bool("polygons", False, "write the regions of the classes as GeoJSON (default: false)")
-    flags.DEFINE_string("attention", None, "draw what the point y,x looks at, or several as 'y,x;y,x', or 'centre'")
+    flags.DEFINE_string(
+        "attention", None, "draw what 'y,x', 'y,x;y,x' or 'centre' looks at; 'self0' or 'self0@y,x': in one part alone"
+    )
     flags.DEFINE_integer("batch_size", None, "pictures at once (default: config.eval.batch_size of the run)")
     changes.define()
     flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "of a picture that cannot be read (default: skip)")
@@ -92,7 +94,7 @@ def _predict() -> None:
     if not found:
         raise UserError(f"--input={inputs} holds only what was written to --output={folder}: name other pictures")
     if given.attention:
-        _points(given.attention, _ANY_SIZE)
+        _asked(given.attention, _ANY_SIZE)
     changed = changes.given()
     predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size, changes=changed)
     kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]
@@ -235,18 +237,28 @@ def _sheets(folder: Path, picture: pictures.Picture) -> Path:
 
 
 def _write(result: Prediction, folder: Path, kinds: Sequence[str], attention: str | None) -> None:
-    points = _points(attention, result.mask.shape[:2]) if attention else []
+    name, points = _asked(attention, result.mask.shape[:2]) if attention else ("", [])
     result.save(folder, kinds)
     if points:
         records, padded, scaled = result.look()
+        if name:
+            records = {name: record_of(records, name)}
         # In pixels of the picture, which may have been resized on its way to the model.
         covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape[:2], scaled))
         scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, covered)
         attention_sheet(scene, records, _sheets(folder, result.picture))
 
 
-def _points(attention: str, size: tuple[int, int]) -> list[tuple[int, int]]:
-    return points_of(None if attention == "centre" else attention, size, "--attention")
+def _asked(attention: str, size: tuple[int, int]) -> tuple[str, list[tuple[int, int]]]:
+    """The name of an attention record, "" for all, and points of a picture.
+
+    >>> _asked("self0", (64, 96)), _asked("centre", (64, 96)), _asked("self0@1,2", (64, 96))
+    (('self0', [(32, 48)]), ('', [(32, 48)]), ('self0', [(1, 2)]))
+    """
+    name, _, at = attention.rpartition("@")
+    if not name and at != "centre" and at.isidentifier():
+        name, at = at, "centre"
+    return name, points_of(None if at == "centre" else at, size, "--attention")
 
 
 def _check_record(folder: Path, predictor: Predictor, changed: Mapping[str, Any]) -> None:

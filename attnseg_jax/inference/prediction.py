@@ -98,9 +98,7 @@ class Prediction:
         """
         records, padded, scaled = self.look()
         name = name or next(iter(records))
-        if name not in records:
-            raise UserError(f"attention {name!r} is unknown: {nearest(name, records)}")
-        record = records[name]
+        record = record_of(records, name)
         if isinstance(record, GateMap):
             return np.moveaxis(np.asarray(record.values[0]), -1, 0)
         if record.query_size is None or record.key_size is None:
@@ -165,6 +163,13 @@ class Prediction:
 
     def _with_legend(self) -> Image.Image:
         return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)
+
+
+def record_of(records: Mapping[str, AttentionRecord], name: str) -> AttentionRecord:
+    """The attention record of a name, such as `self0`.  Raises UserError for an unknown one."""
+    if name not in records:
+        raise UserError(f"attention {name!r} is unknown: {nearest(name, records)}")
+    return records[name]
 
 
 def _write_share(path: Path, values: Float[np.ndarray, "h w"]) -> None:

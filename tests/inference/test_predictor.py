@@ -286,7 +286,7 @@ def test_the_command(run, model, images, tmp_path):
         Image.fromarray(image).save(path)
     (folder / "broken.png").write_bytes(b"no picture")
     wanted = dict.fromkeys(("probabilities", "probability_maps", "entropy"), True)
-    code, printed, error = run(folder, output=out, attention="centre", **wanted)
+    code, printed, error = run(folder, output=out, attention="self0@3,7", **wanted)
     assert code == 2 and "3 pictures predicted" in printed
     assert "error: 1 of 4 pictures cannot be predicted:" in error and "broken.png: cannot be decoded" in error
     for i, image in enumerate(images[:3]):
@@ -300,7 +300,7 @@ def test_the_command(run, model, images, tmp_path):
         for k, name in enumerate(model.info.class_names):
             shown = np.asarray(Image.open(out / "probability_maps" / name / f"street{i}" / "a.png"))
             np.testing.assert_allclose(shown / 255, probabilities[..., k], atol=0.5 / 255 + 1e-6)
-        assert (out / "attention" / f"street{i}" / "a" / "sheet.png").exists()
+        assert (out / "attention" / f"street{i}" / "a" / "self0.png").exists()
         assert np.asarray(Image.open(out / "entropy" / f"street{i}" / "a.png")).shape == image.shape[:2]
         assert (out / "overlay" / f"street{i}" / "a.png").exists()
     with (out / "areas.csv").open() as file:
@@ -340,6 +340,7 @@ def test_the_command_goes_on(run, images, tmp_path):
         ({"config.eval.mode": "tiles"}, "config.eval.mode='tiles' is unknown: known: whole, slide"),
         ({"config.eval.window": "30,32"}, "config.eval.window=(30, 32) is for windows"),
         ({"config.train.steps": "3"}, "--config.train.steps: only --config.eval.* can be changed"),
+        ({"attention": "sefl0"}, "attention 'sefl0' is unknown: did you mean 'self0'"),
         ({"attention": "30,2"}, "--attention=30,2: (30, 2) is outside the image of 24 x 32 pixels"),
         ({"on_error": "raise"}, "broken.png: cannot be decoded"),
     ],
