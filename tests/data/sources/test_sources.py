@@ -175,7 +175,7 @@ config = SimpleNamespace(
     lists="", split=(), leave_out=(), max_pixels=1 << 20, mask_values="exact", train_split="train", eval_split="val",
     mask_sizes="exact",
     classes=tuple("abcdefg"), palette=(),
-    ids=(), colors=(), channels=0, bands=(), show=(), labels=(),
+    ids=(), ignore=(255,), colors=(), channels=0, bands=(), show=(), labels=(),
     mode="multiclass", missing="error",
     transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     crop=(13, 17), scale=(1, 1), max_class_share=1.0, foreground=SimpleNamespace(probability=0), flip=0.5,
