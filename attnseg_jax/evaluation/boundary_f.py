@@ -53,14 +53,15 @@ def count_contours(
 def boundary_f(counts: Int[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
     """The harmonic mean of precision and recall of counts of `count_contours`, or of sums of them.
 
-    0 where contours are in one of the maps alone, NaN where they are in none.
+    0 where no contour of the truth is predicted; NaN where the truth has none, because the class is not there, or
+    because a margin of 255 around it hides where it ends.
 
-    >>> boundary_f(np.array([[8, 4, 4, 4], [3, 0, 0, 0], [0, 0, 0, 0]])).round(4).tolist()
+    >>> boundary_f(np.array([[8, 4, 4, 4], [0, 0, 3, 0], [3, 0, 0, 0]])).round(4).tolist()
     [0.6667, 0.0, nan]
     """
     precision, recall = (np.nan_to_num(ratio(counts[..., i + 1], counts[..., i])) for i in (0, 2))
     score = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
-    return np.where(counts[..., 0] + counts[..., 2] > 0, score, np.nan)
+    return np.where(counts[..., 2] > 0, score, np.nan)
 
 
 def _points(labels: np.ndarray, within: int) -> Int[np.ndarray, "n 3"]:

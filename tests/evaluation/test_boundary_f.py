@@ -69,8 +69,17 @@ def test_against_all_pairs(share):
 
 
 def test_a_contour_in_one_map_alone():
-    truth = np.zeros((6, 7), np.uint8)
-    prediction = truth.copy()
-    prediction[2, 3] = 1
-    assert not contour(truth).any()
-    assert boundary_f(count_contours(truth, prediction, 3)).tolist()[:2] == [0, 0]
+    plain = np.zeros((6, 7), np.uint8)
+    dotted = plain.copy()
+    dotted[2, 3] = 1
+    assert not contour(plain).any()
+    assert boundary_f(count_contours(dotted, plain, 3)).tolist()[:2] == [0, 0]
+    assert np.isnan(boundary_f(count_contours(plain, dotted, 3))).all()
+
+
+def test_a_margin_without_labels_hides_where_a_class_ends():
+    """No contour of the truth is left to be found or missed, whatever is predicted."""
+    truth = np.array([[0, 0, 255, 1, 1], [0, 0, 255, 1, 1]])
+    prediction = np.array([[0, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    counts = count_contours(truth, prediction, 2)
+    assert counts.tolist() == [[2, 0, 0, 0], [1, 0, 0, 0]] and np.isnan(boundary_f(counts)).all()
