@@ -118,10 +118,10 @@ def _predict_all(
     for picture in found:
         areas.check_free(picture)
     large = {p for p in found if _by_bands(p, predictor)}
-    several = {"names": predictor.info.class_names, "overlapping": predictor.decision.multilabel}
+    of_classes = {"names": predictor.info.class_names, "overlapping": predictor.decision.multilabel}
 
     def is_written(picture: pictures.Picture) -> bool:
-        return _is_written(picture, picture in large, folder, kinds, given.attention, several)
+        return _is_written(picture, picture in large, folder, kinds, given.attention, of_classes)
 
     todo = [p for p in found if not (p in areas and is_written(p))]
     if len(todo) < len(found):
@@ -215,18 +215,18 @@ def _is_written(
     folder: Path,
     kinds: Sequence[str],
     attention: str | None,
-    several: Mapping[str, Any],
+    of_classes: Mapping[str, Any],
 ) -> bool:
     """Whether all its outputs are there and newer than the picture."""
     if is_video(picture.path):
         single = [kind for kind in kinds if kind != "overlay"]
-        paths = [path.with_suffix("") for path in outputs(picture, folder, single, **several).values()]
+        paths = [path.with_suffix("") for path in outputs(picture, folder, single, **of_classes).values()]
         paths += [_film(folder, picture)] * ("overlay" in kinds)
         return all(p.exists() and p.stat().st_mtime >= picture.path.stat().st_mtime for p in paths)
     if large:
         kinds, attention = ["mask"], None
     paths = [
-        *outputs(picture, folder, kinds, **several).values(),
+        *outputs(picture, folder, kinds, **of_classes).values(),
         *[_sheets(folder, picture) / "sheet.png"] * bool(attention),
     ]
     return all(path.exists() and path.stat().st_mtime >= picture.path.stat().st_mtime for path in paths)

@@ -10,7 +10,7 @@ from PIL import Image
 from attnseg_jax.data import arrays, bands, class_masks, decode, limits
 from attnseg_jax.data.doctor.findings import Finding
 from attnseg_jax.data.doctor.labels import Labels
-from attnseg_jax.data.doctor.mask_facts import MaskFacts, counted
+from attnseg_jax.data.doctor.mask_facts import MaskFacts, array_format, counted
 from attnseg_jax.data.doctor.names import find_names
 from attnseg_jax.data.doctor.proposal import Decision
 from attnseg_jax.data.doctor.summary import Summary
@@ -82,7 +82,7 @@ def read_classes(paths: Sequence[Path | None], number: int) -> MaskFacts:
         limits.check_pixels(path, str(path), limits.MAX_PIXELS)
     raw = class_masks.read_class_masks(paths, number, nearest=True)
     lacking = [i for i, path in enumerate(paths) if path is None]
-    format, mode, lossy = _kind(given[0], raw) if len(paths) > 1 else (_format(given[0]), str(raw.dtype), False)
+    format, mode, lossy = _kind(given[0], raw, in_bands=len(paths) == 1)
     # Beside 1 what is 255 is not known.
     there = raw > 127 if lossy else (raw > 0) & ~((raw == IGNORE_LABEL) & (raw == 1).any((0, 1)))
     there[..., lacking] = False
@@ -99,15 +99,11 @@ def read_classes(paths: Sequence[Path | None], number: int) -> MaskFacts:
     )
 
 
-def _kind(path: Path, raw: np.ndarray) -> tuple[str, str, bool]:
+def _kind(path: Path, raw: np.ndarray, *, in_bands: bool) -> tuple[str, str, bool]:
     """Format, mode, and whether the format changes values."""
-    if arrays.is_npy(path):
-        return "NumPy", str(raw.dtype), False
+    if in_bands or arrays.is_npy(path):
+        return array_format(path), str(raw.dtype), False
     return decode.opened(path, str(path), lambda image: (image.format, image.mode, decode.is_lossy(image)))
-
-
-def _format(path: Path) -> str:
-    return "NumPy" if arrays.is_npy(path) else "TIFF"
 
 
 def of_one_class(classes: Sequence[str], labels: Labels, summary: Summary, train: str, in_files: bool) -> Labels:

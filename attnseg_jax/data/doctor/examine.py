@@ -237,19 +237,24 @@ def first_pair(plan: Plan) -> PairFacts:
     return _read(plan, next((split, pairs[0]) for split, pairs in plan.pairs.items() if pairs))
 
 
+def _names(plan: Plan) -> NameTable | None:
+    """What names the values of the masks."""
+    if plan.labels:
+        return NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
+    # Beside parquet files, not in the folder that they are unpacked to.
+    return find_names(Tree(plan.root))
+
+
 def conclude(plan: Plan, summary: Summary) -> Diagnosis:
     """The findings and decisions that follow from what was read."""
     splits = plan.splits
-    names = find_names(Tree(plan.root))
-    if plan.labels:
-        names = NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
     of_classes: list[Decision] = []
     if plan.classes:
         labels = propose_labels(summary, None, "", splits.train)
         labels = class_files.of_one_class(plan.classes, labels, summary, splits.train, plan.layout.form.classes != ())
         of_classes = class_files.decisions(plan.classes, labels, summary, splits.train, [*_all(plan.pairs)])
     else:
-        labels = propose_labels(summary, names, plan.layout.name, splits.train)
+        labels = propose_labels(summary, _names(plan), plan.layout.name, splits.train)
     used = {split: plan.pairings[split] for split in plan.pairings if split in ("", splits.train, splits.validation)}
     lacking = itertools.chain.from_iterable(
         [*(image for image, _ in p.without_mask), *(path for path, _ in p.doubles), *p.missing] for p in used.values()

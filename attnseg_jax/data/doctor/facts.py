@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from attnseg_jax.data import arrays, bands, decode, limits, windows
-from attnseg_jax.data.doctor.mask_facts import MaskFacts, is_beyond, read_drawn, read_mask, read_masks
+from attnseg_jax.data.doctor.mask_facts import MaskFacts, array_format, is_beyond, read_drawn, read_mask, read_masks
 from attnseg_jax.data.doctor.moments import Moments
 from attnseg_jax.data.doctor.near import look_of
 from attnseg_jax.data.layouts import Pair
@@ -142,10 +142,9 @@ def _of_large(path: Path) -> ImageFacts:
         digest = hashlib.file_digest(file, _hash).digest()
     moments = Moments.of_all(found)
     mode, bits = f"{channels} x {found.dtype}", 8 * found.dtype.itemsize
-    kind = "NumPy" if arrays.is_npy(path) else "TIFF"
     if rgb and rgb.shape == found.shape:
         mode, channels, moments = {1: "L", 3: "RGB", 4: "RGBA"}[channels], 0, None
-    return ImageFacts(kind, mode, bits, (h, w), (h, w), 1, 1, mode == "RGBA", digest, channels, moments)
+    return ImageFacts(array_format(path), mode, bits, (h, w), (h, w), 1, 1, mode == "RGBA", digest, channels, moments)
 
 
 _hash = partial(hashlib.blake2b, digest_size=16)

@@ -91,12 +91,17 @@ def _of_large_mask(path: Path) -> MaskFacts:
     if found is None:
         limits.check_pixels(path, str(path), limits.MAX_PIXELS)
     values = functools.reduce(operator.add, map(counted, windows.in_bands(found)))
-    kind, mode = ("NumPy", str(found.dtype)) if arrays.is_npy(path) else ("TIFF", _MODES[found.dtype.itemsize])
+    mode = str(found.dtype) if arrays.is_npy(path) else _MODES[found.dtype.itemsize]
     colours = None if mode != "L" else Counter({(value,) * 3: count for value, count in values.items()})
-    return MaskFacts(kind, mode, found.shape, False, values, colours)
+    return MaskFacts(array_format(path), mode, found.shape, False, values, colours)
 
 
 _MODES = {1: "L", 2: "I;16"}
+
+
+def array_format(path: Path) -> str:
+    """The format of a file whose bands or windows are read, which Pillow need not know."""
+    return "NumPy" if arrays.is_npy(path) else "TIFF"
 
 
 def counted(pixels: np.ndarray) -> Counter[int]:
