@@ -1,10 +1,11 @@
-"""Processor seconds to trace and to compile the train step of six models on the CPU, and the programs it consists of.
+"""Processor seconds to trace and to compile the train step of `step.py`'s models on the CPU, and its programs.
 
     python benchmarks/compile.py [--models fpn_resnet18 ...] [--options xla_backend_optimization_level=1 ...]
 
 XLA compiles each fused loop to a program of its own; loops that are alike, shapes included, share one. So the number of
-different ones, the last column, is what compiling takes time for: 30 to 40 ms each. Sums and products that a library
-computes do not count. Nothing is run, and nothing is read from the cache of compiled programs.
+different ones, the last column, is what compiling takes time for: FPN with ResNet-18 has 349, which took 18.5 processor
+seconds on two cores. Sums and products that a library computes do not count. Nothing is run, and nothing is read from
+the cache of compiled programs.
 """
 
 import argparse
