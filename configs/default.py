@@ -63,8 +63,8 @@ def get_config() -> ConfigDict:
     # Layout of a 'folder' source: 'camvid' (train/ trainannot/), 'images_masks' (images/train masks/train, train/images
     # train/masks, or images masks), 'cityscapes', 'voc', 'ade20k', 'flat' (x.jpg x.png, or x.png x_mask.png), 'objects'
     # (a folder for each image, with a mask for each of its objects), 'labelme', 'coco' and 'coco_panoptic' (JSON files
-    # of shapes), 'parquet' (files of Hugging Face `datasets`), 'templates' and 'lists' (the keys below); 'auto' takes
-    # the first that fits. attnseg-doctor tells which that is.
+    # of shapes), 'parquet' (files of Hugging Face `datasets`), 'templates', 'stacks' (of TIFF files whose pages are
+    # pictures) and 'lists' (the keys below); 'auto' takes the first that fits. attnseg-doctor tells which that is.
     data.layout = "auto"
     # Names of images and masks below `dir`, such as 'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'. A name in
     # braces is any text, the same in both; {stem} tells images apart; ** is any number of folders, {dir} in the masks.

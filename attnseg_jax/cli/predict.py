@@ -97,6 +97,7 @@ def _predict() -> None:
         _asked(given.attention, _ANY_SIZE)
     changed = changes.given()
     predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size, changes=changed)
+    found = predictor.by_page(found)
     kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]
     check_folder("--output", folder)
     try:
@@ -169,7 +170,7 @@ def _predict_all(
 
 def _by_bands(picture: pictures.Picture, predictor: Predictor) -> bool:
     """Whether a picture is predicted by bands of rows: a large TIFF file in windows, or one that nothing else reads."""
-    if not is_large(picture.path):
+    if picture.page is not None or not is_large(picture.path):
         return False
     config = getattr(predictor, "config", None)
     return (config is not None and config.eval.mode == "slide") or math.prod(size_of(picture.path)) > MAX_PIXELS

@@ -95,7 +95,7 @@ def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
     elif suffix in TIFF:
         pixels = _tiff(path)
     else:
-        pixels = decode.opened(path, str(path), lambda image: _pillow(image, path), verified=True)
+        pixels = decode.opened(path, str(path), lambda image: pixels_of(image, path), verified=True)
     if pixels.dtype.kind not in KINDS or pixels.ndim not in (2, 3) or not pixels.size:
         raise UserError(
             f"{path}: an array of {pixels.dtype} {pixels.shape} is no picture: numbers [h, w] or [h, w, c] are"
@@ -103,8 +103,8 @@ def read_file(path: Path) -> Shaped[np.ndarray, "h w c"]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _pillow(image: Image.Image, path: Path) -> np.ndarray:
-    """The pixels as stored, upright; of a palette picture its colours."""
+def pixels_of(image: Image.Image, path: Path) -> Shaped[np.ndarray, "h w *c"]:
+    """The pixels of an open picture as stored, upright; of a palette picture its colours.  UserError naming `path`."""
     # Before anything decodes the pixels: Pillow then forgets how the file stores them.
     cut = decode.is_cut(image)
     orientation = decode.orientation_of(image)

@@ -79,6 +79,17 @@ def decode_size(data: Path | bytes, name: str) -> tuple[int, int]:
     return (w, h) if UPRIGHT[orientation][0] else (h, w)
 
 
+def pages_of(image: Image.Image) -> int:
+    """How many pictures of one size an opened file holds; 1 where the others are reduced copies of the first."""
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        size = image.size
+        image.seek(1)
+        pages = pages if image.size == size else 1
+        image.seek(0)
+    return pages
+
+
 def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation of the pixels that Pillow gives: a key of `UPRIGHT`, 1 where the file says nothing."""
     if image.format == "TIFF":
@@ -105,7 +116,15 @@ def decode_image(data: Path | bytes, name: str) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an image to RGB, upright; errors and conversions as of `rgb_pixels`."""
     if arrays.is_npy(data):
         raise UserError(f"{name}: a NumPy file is no RGB picture: config.data.channels says how many channels it has")
-    return opened(data, name, lambda image: rgb_pixels(image, name), verified=True)
+
+    def read(image: Image.Image) -> np.ndarray:
+        if pages_of(image) > 1:
+            logging.log_first_n(
+                logging.WARNING, "%s: of several pictures in a file the first is read, here and elsewhere", 1, name
+            )
+        return rgb_pixels(image, name)
+
+    return opened(data, name, read, verified=True)
 
 
 def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:

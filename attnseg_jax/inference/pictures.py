@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from attnseg_jax.data.bands import decode_bands
 from attnseg_jax.data.decode import decode_image, rgb_pixels
-from attnseg_jax.data.layouts import SUFFIXES
+from attnseg_jax.data.layouts import SUFFIXES, stacks
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
 
@@ -31,12 +31,14 @@ class Picture:
       path: of its file; None for one that is given as an array.
       target: where its outputs go below a folder, without an ending.
       pixels: as the model's data have them, uint8 `[h, w, 3]` for most, where they are known already.
+      page: of a file of several pictures; None for the only one.
     """
 
     name: str
     path: Path | None = None
     target: Path = Path("picture")
     pixels: Shaped[np.ndarray, "h w c"] | None = None
+    page: int | None = None
 
 
 def is_single(images: Any) -> bool:
@@ -71,6 +73,18 @@ def find(images: Any, channels: int = 0) -> list[Picture]:
     return _distinct(found)
 
 
+def by_page(pictures: Iterable[Picture]) -> list[Picture]:
+    """With the pages of TIFF files as pictures; their outputs go to a folder of the file's name, by numbers from 0."""
+    found = []
+    for picture in pictures:
+        count = stacks.pages(picture.path) if picture.path else 1
+        found += [picture] if count == 1 else [
+            replace(picture, name=f"{picture.name}, page {page}", target=picture.target / f"{page:04d}", page=page)
+            for page in range(count)
+        ]  # fmt: skip
+    return found
+
+
 def decoded(
     pictures: Iterable[Picture], channels: int = 0
 ) -> Iterator[tuple[Picture, Shaped[np.ndarray, "h w c"] | UserError]]:
@@ -93,6 +107,8 @@ def _pixels(picture: Picture, channels: int) -> Shaped[np.ndarray, "h w c"] | Us
     if picture.pixels is not None:
         return picture.pixels
     try:
+        if picture.page is not None:
+            return stacks.read_page(picture.path, picture.page, channels)
         return decode_bands([picture.path], channels) if channels else decode_image(picture.path, picture.name)
     except UserError as error:
         return error

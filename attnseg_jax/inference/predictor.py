@@ -128,8 +128,14 @@ class Predictor:
           UserError: there is no such file, or it is no picture; a picture does not fit into the memory.
           NotFinite: the logits of a picture are not finite.
         """
-        found = list(self.stream(pictures.find(images, self.channels), extras=extras))
-        return found[0] if pictures.is_single(images) else found
+        asked = self.by_page(pictures.find(images, self.channels))
+        found = list(self.stream(asked, extras=extras))
+        return found[0] if pictures.is_single(images) and len(asked) == 1 else found
+
+    def by_page(self, found: list[Picture]) -> list[Picture]:
+        """Pictures, those of TIFF files of several pages one by one, unless the pages are the model's channels."""
+        are_channels = self.channels and self.config.data.layout != "stacks"
+        return found if are_channels else pictures.by_page(found)
 
     def stream(
         self,

@@ -62,7 +62,7 @@ def _mode_and_pages(path: Path) -> tuple[str, int]:
     """In Pillow's words; "" and 1 of a kind that it does not know, as colours are not."""
     try:
         with Image.open(path) as image:
-            return image.mode, getattr(image, "n_frames", 1)
+            return image.mode, decode.pages_of(image)
     except (OSError, SyntaxError, ValueError):
         return "", 1
 

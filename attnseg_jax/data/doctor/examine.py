@@ -19,7 +19,19 @@ from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
-from attnseg_jax.data.layouts import SUFFIXES, Layout, Pair, Pairing, Tree, fixed_folder, found, held_out, parquet
+from attnseg_jax.data.layouts import (
+    SUFFIXES,
+    Layout,
+    Pair,
+    Pairing,
+    Tree,
+    fixed_folder,
+    found,
+    held_out,
+    parquet,
+    stacks,
+    stacks_as_files,
+)
 from attnseg_jax.data.layouts.class_files import with_class_files
 from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
 from attnseg_jax.data.reading import in_threads
@@ -39,7 +51,7 @@ class Plan:
 
     Attributes:
       root: the folder.
-      tree: the files, in it or unpacked from its parquet files.
+      tree: the files, in it or unpacked from its parquet files or stacks.
       layout: how they are named.
       others: further layouts that fit, in words.
       splits: those to train and evaluate on.
@@ -95,10 +107,15 @@ def make_plan(root: Path) -> Plan:
         layout, others = _layout(tree)
     stored = layout.splits(tree)
     pairings = {split: layout.pairing(tree, split) for split in stored or [""]}
+    found_pairs = {split: pairing.pairs for split, pairing in pairings.items()}
+    if stacked := any(of and stacks.is_stack(tree.root, of[0]) for of in found_pairs.values()):
+        layout = replace(layout, name="stacks")
+        of_pages, tree = stacks_as_files(layout, tree)
+        found_pairs = {split: of_pages.pairing(tree, split).pairs for split in pairings}
     train = propose_splits(stored, []).train
-    of_train = [pair.name for pair in pairings[train if stored else ""].pairs]
-    splits = propose_splits(stored, of_train)
-    pairs = {split or splits.train: list(pairing.pairs) for split, pairing in pairings.items()}
+    of_train = [pair.name for pair in found_pairs[train if stored else ""]]
+    splits = propose_splits(stored, of_train, stacked=stacked)
+    pairs = {split or splits.train: list(of) for split, of in found_pairs.items()}
     first = [split for split in (splits.train, splits.validation) if split in pairs]
     pairs = _each_once({split: pairs[split] for split in [*first, *(pairs.keys() - {*first})]}, first)
     if splits.split:
@@ -241,7 +258,7 @@ def _names(plan: Plan) -> NameTable | None:
     """What names the values of the masks."""
     if plan.labels:
         return NameTable("the annotations", tuple(Named(name, i) for i, name in enumerate(plan.labels)))
-    # Beside parquet files, not in the folder that they are unpacked to.
+    # Not in a folder that files are unpacked to.
     return find_names(Tree(plan.root))
 
 

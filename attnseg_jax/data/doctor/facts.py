@@ -163,7 +163,7 @@ def _of_picture(path: Path, data: bytes, looks: bool) -> ImageFacts:
         # Pillow would decode a PNG for its EXIF data.
         orientation = 1 if png and b"eXIf" not in data and b"exif" not in data else decode.orientation_of(image)
         alpha = mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-        pages = getattr(image, "n_frames", 1)
+        pages = decode.pages_of(image)
         if looks or not png or b"IEND" not in data[-16:]:
             # A JPEG is decoded to an eighth of its size, which reads all of the file.
             image.draft("RGB", (max(1, w // 8), max(1, h // 8)))

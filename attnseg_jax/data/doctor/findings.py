@@ -35,10 +35,6 @@ _PROBLEMS = {
         "{n} mask{s} that lie as the camera stored the photograph, not as its EXIF orientation turns it: left out",
     ),
     "other channels": ("error", "{n} image{s} of other bits or channels than most: left out"),
-    "stack": (
-        "error",
-        "{n} file{s} of many pictures, each with its mask in the other file: save every page as a file of its own",
-    ),
     "several pages": ("warning", "{n} file{s} of several pictures, of which the first is read"),
     "turned by EXIF": ("note", "{n} photograph{s} turned upright by their EXIF orientation, as masks have to be"),
     "alpha": (

@@ -71,7 +71,7 @@ def read_mask(path: Path) -> MaskFacts:
         # Before the orientation, for which Pillow decodes PNGs: it then forgets how they are stored.
         factor, cut = decode.gray_factor(image), decode.is_cut(image)
         orientation = decode.orientation_of(image)
-        (w, h), pages = image.size, getattr(image, "n_frames", 1)
+        (w, h), pages = image.size, decode.pages_of(image)
         size = (w, h) if decode.UPRIGHT[orientation][0] else (h, w)
         if cut or mode in ("F", "CMYK"):
             raise UserError(

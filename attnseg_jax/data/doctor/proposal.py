@@ -78,7 +78,7 @@ def _of_folder(root: Path, layout: Layout, splits: Splits, leave_out: Sequence[s
         Decision("data.dir", str(root), ""),
         Decision("data.layout", layout.name, where),
     ]
-    if layout.name == "templates":
+    if layout.name in ("templates", "stacks"):
         found += [
             Decision("data.images", form.images, "names of the images, found by comparing names"),
             Decision("data.masks", form.masks, "and of their masks"),

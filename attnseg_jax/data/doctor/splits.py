@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attnseg_jax.data.layouts import held_out
+from attnseg_jax.data.layouts import held_out, stacks
 
 TRAIN = ("train", "training", "trainaug", "trainval")
 VALIDATION = ("val", "validation", "valid", "dev", "eval")
@@ -26,12 +26,13 @@ class Splits:
     doubt: str = ""
 
 
-def propose_splits(names: Sequence[str], names_of_train: Sequence[str]) -> Splits:
+def propose_splits(names: Sequence[str], names_of_train: Sequence[str], *, stacked: bool = False) -> Splits:
     """The splits to train and to evaluate on.
 
     Args:
       names: of the splits that the files tell; () where they tell none.
       names_of_train: of the pairs that there are to train on, whose groups a split keeps together.
+      stacked: whether they are pages, of which ten that follow each other stay together in a stack that is alone.
 
     >>> propose_splits(["test", "train", "valid"], ["a"]).validation
     'valid'
@@ -42,10 +43,12 @@ def propose_splits(names: Sequence[str], names_of_train: Sequence[str]) -> Split
     if validation:
         return Splits(train, validation, reason=f"splits that are there: {', '.join(names)}")
     share, pattern, doubt = SHARE, _groups(names_of_train), ""
+    how = "whole sequences" if pattern else "pictures"
+    if stacked and not pattern:
+        pattern, how = stacks.BLOCK, "blocks of ten pages, since neighbours are alike,"
     split = ("hash", share, pattern) if pattern else ("hash", share)
     held = len(held_out(names_of_train, split)) if names_of_train else 0
     kept = " The split 'test' is left for the end." if "test" in names else ""
-    how = "whole sequences" if pattern else "pictures"
     reason = f"no validation split: {held} of {len(names_of_train)} pairs, {how} by a hash of their names.{kept}"
     if not pattern and (count := _sequences(names_of_train)):
         doubt = (

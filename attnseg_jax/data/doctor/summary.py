@@ -134,9 +134,6 @@ class Summary:
         same = image.channels == self.channels
         if not same:
             self.problems["other channels"].append((facts.image_path, image.mode))
-        if image.pages > 1 and image.pages == mask.pages:
-            self.problems["stack"].append((facts.image_path, f"{image.pages} pages, as many as its mask"))
-            return False
         if image.size == mask.size:
             return same
         sizes = f"{_words(mask.size)}, its image {_words(image.size)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from attnseg_jax.data.annotations import SUFFIX, labels_of
 from attnseg_jax.data.datasets import from_config
-from attnseg_jax.data.layouts import lists, parquet
+from attnseg_jax.data.layouts import lists, parquet, stacks
 from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
 from attnseg_jax.data.layouts.pairing import Pair, Pairing, paired
@@ -98,11 +98,12 @@ LAYOUTS: dict[str, tuple[Form, ...]] = {
     "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
 }
 """Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
-`config.data.images`, `.masks` and `.lists`, 'parquet' that of a module of its own."""
+`config.data.images`, `.masks` and `.lists`, 'parquet' and 'stacks' those of modules of their own."""
 
 # These folders alone tell what is meant, even where a file is missing in them.
 _SURE = (*LAYOUTS["camvid"], LAYOUTS["images_masks"][0])
-_OTHERS = ("templates", "lists", "parquet")
+_OTHERS = ("templates", "lists", "parquet", "stacks")
+_OF_TEMPLATES = ("templates", "stacks")
 
 
 @dataclass(frozen=True)
@@ -165,21 +166,21 @@ def _candidates(config: Any) -> list[Layout]:
     if bool(config.images) != bool(config.masks):
         given, other = ("images", "masks") if config.images else ("masks", "images")
         raise UserError(f"config.data.{given} is given without config.data.{other}: give both")
-    if config.images or config.layout == "templates":
-        if config.layout not in ("auto", "templates"):
+    if config.images or config.layout in _OF_TEMPLATES:
+        if config.layout not in ("auto", *_OF_TEMPLATES):
             raise UserError(
                 f"config.data.images is of layout='templates', not {config.layout!r}: leave one of them out"
             )
         if not config.images:
             raise UserError(
-                "config.data.layout='templates' needs config.data.images and config.data.masks, such as "
+                f"config.data.layout={config.layout!r} needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
         each = config.mode == "multilabel" and CLASS in fields(config.masks)
         classes = from_config(config).class_names if each else ()
         form = Form(of_first_band(config), config.masks, config.lists, classes=classes)
         check(form)
-        return [Layout("templates", form)]
+        return [Layout("stacks" if config.layout == "stacks" else "templates", form)]
     if config.lists and config.layout in ("auto", "lists"):
         return [Layout("lists", Form("", "", config.lists))]
     if config.layout == "lists":
@@ -189,11 +190,37 @@ def _candidates(config: Any) -> list[Layout]:
 
 
 def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
-    """The layout in which the folder of a `config.data` holds a split.
+    """The layout in which the folder of a `config.data` holds a split, and the files, unpacked where it holds others.
 
     Raises:
       UserError: there is no such folder, or nothing of the split in it.
     """
+    layout, tree = _stored(config, split)
+    if layout.name != "stacks":
+        return layout, tree
+    of_split = _stored_split(config, split) if layout.has_splits else ""
+    layout.pairing(tree, of_split).check(tree.root, layout.form.of_split(of_split))
+    return stacks_as_files(layout, tree, config.leave_out)
+
+
+def stacks_as_files(layout: Layout, tree: Tree, leave_out: Sequence[str] = ()) -> tuple[Layout, Tree]:
+    """The pages of stacks as a layout of their own, and their files."""
+    pairings = {split: layout.pairing(tree, split) for split in layout.splits(tree) or [""]}
+    folder = stacks.unpacked(tree.root, layout.form, pairings)
+    return Layout("stacks", stacks.form_of(layout.form)), Tree(folder, leave_out)
+
+
+def _check_pages(root: Path, form: Form, pair: Pair) -> None:
+    """Raises UserError for a pair whose pages are pictures, of which all but the first would be left out."""
+    if stacks.is_stack(root, pair):
+        raise UserError(
+            f"{root / pair.image}: the file holds several pictures, and {pair.mask} their masks: each is read with "
+            f"--config.data.layout=stacks --config.data.images='{form.images}' --config.data.masks='{form.masks}'"
+        )
+
+
+def _stored(config: Any, split: str) -> tuple[Layout, Tree]:
+    """`chosen` as the files of the folder are."""
     if not config.dir:
         raise UserError("config.data.dir is empty: give the folder of the data, as in --config.data.dir=path/to/data")
     check_split(config.split)
@@ -251,6 +278,8 @@ def _stored_split(config: Any, split: str) -> str:
 def pairing_of(config: Any, split: str, layout: Layout, tree: Tree) -> Pairing:
     """The files of a split by a `config.data`: without those that it leaves out, on its side of `config.data.split`."""
     found = layout.pairing(tree, _stored_split(config, split))
+    if found.pairs and config.mode != "multilabel":
+        _check_pages(tree.root, layout.form, found.pairs[0])
     # A list may name what is left out, by its path or by its stem.
     stems = {os.path.splitext(os.path.basename(path))[0] for path in config.leave_out}
     missing = [name for name in found.missing if not (name in stems or left_out(name, config.leave_out))]

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from attnseg_jax.data.layouts import EXTENSIONS, MASK_MARKS, Layout
@@ -18,6 +19,8 @@ SPLIT_WORDS = ("training", "train", "validation", "valid", "val", "testing", "te
 _SPLIT = re.compile(rf"^({'|'.join(SPLIT_WORDS)})(?=[^a-zA-Z]|$)")
 # Words in the names of folders with masks, the surest first.
 _MASK_WORDS = ("manual", "annot", "label", "gt", "truth", "seg", "mask", "target")
+# A name, and a word at its end.
+_END = re.compile(r"(.+?)([-_. ][A-Za-z]+)")
 _MOST_FOLDERS = 32
 _MOST_FORMS = 20
 _SAMPLED = 200
@@ -146,13 +149,27 @@ def _beside(folders: dict[str, list[str]]) -> Iterator[tuple[float, Form]]:
         for name in names:
             stem, suffix = os.path.splitext(name)
             by_suffix[suffix[1:].lower()].add(stem)
-        stems = set().union(*by_suffix.values())
-        for mark in MASK_MARKS:
-            if both := stems & {*_cores(stems, ("", mark))}:
-                yield often * len(both), Form(f"{prefix}{{stem}}.*", f"{prefix}{{stem}}{mark}.*")
+        by_end: dict[str, set[str]] = defaultdict(set)
+        for stem in sorted(set().union(*by_suffix.values())):
+            by_end[""].add(stem)
+            if match := _END.fullmatch(stem):
+                by_end[match[2]].add(match[1])
+        for mask in filter(_is_of_masks, by_end):
+            for image in by_end:
+                if image != mask and (both := by_end[image] & by_end[mask]):
+                    yield often * len(both), Form(f"{prefix}{{stem}}{image}.*", f"{prefix}{{stem}}{mask}.*")
         for image, mask in EXTENSIONS:
             if both := by_suffix[image] & by_suffix[mask]:
                 yield often * len(both), Form(f"{prefix}{{stem}}.{image}", f"{prefix}{{stem}}.{mask}")
+
+
+def _is_of_masks(end: str) -> bool:
+    """Whether names of masks end so.
+
+    >>> _is_of_masks("_L"), _is_of_masks("-labels"), _is_of_masks("_sat")
+    (True, True, False)
+    """
+    return end in MASK_MARKS or any(word in end.lower() for word in _MASK_WORDS)
 
 
 def _named(folder: str, ends: tuple[str, str]) -> str:
@@ -204,7 +221,7 @@ def _is_flat(tree: Tree, path: str) -> bool:
         with Image.open(tree.root / path) as image:
             image.draft("RGB", (256, 256))
             if image.mode.startswith(("I", "F")):
-                return len(set(image.resize((64, 64), Image.Resampling.NEAREST).getdata())) <= _FEW_COLOURS
+                return len(np.unique(image.resize((64, 64), Image.Resampling.NEAREST))) <= _FEW_COLOURS
             return image.convert("RGB").resize((96, 96), Image.Resampling.NEAREST).getcolors(_FEW_COLOURS) is not None
     except (OSError, ValueError, SyntaxError):
         return False

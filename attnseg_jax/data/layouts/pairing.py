@@ -3,9 +3,23 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from attnseg_jax.data.layouts.templates import CLASS, FIRST_SUFFIXES, Form, fields, filled, literal, matches
+from absl import logging
+
+from attnseg_jax.data.layouts.templates import (
+    CLASS,
+    FIRST_SUFFIXES,
+    SUFFIXES,
+    Form,
+    fields,
+    filled,
+    fixed_folder,
+    literal,
+    matches,
+)
 from attnseg_jax.data.layouts.tree import Tree
+from attnseg_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,34 @@ class Pairing:
     without_image: list[str]
     doubles: list[tuple[str, str]]
     missing: list[str]
+
+    def check(self, root: Path, form: Form) -> list[Pair]:
+        """The pairs below a root.  Raises UserError for images that cannot be paired, and where there are none."""
+        if self.doubles:
+            path, other = self.doubles[0]
+            raise UserError(
+                f"{root / path}: {Path(other).name} has the same name without suffix; remove one of the two"
+            )
+        if self.missing:
+            raise UserError(f"{root}: a list names {self.missing[0]}, of which there is no image; restore it")
+        if self.without_mask:
+            path, mask = self.without_mask[0]
+            others = f" (and {len(self.without_mask) - 1} more images)" if len(self.without_mask) > 1 else ""
+            raise UserError(
+                f"{root / path}: the image has no mask{others}; put it at {root / mask}, or remove the image, or leave "
+                "it out by config.data.leave_out"
+            )
+        if not self.pairs:
+            where = root / fixed_folder(form.images)
+            raise UserError(f"{where}: no images in this folder ({', '.join(s[1:] for s in SUFFIXES)} are read)")
+        if self.without_image:
+            logging.warning(
+                "%s: %d mask(s) without an image are left out, such as %s",
+                root / fixed_folder(form.masks),
+                len(self.without_image),
+                root / self.without_image[0],
+            )
+        return self.pairs
 
 
 def paired(tree: Tree, form: Form, names: list[str] | None = None) -> Pairing:

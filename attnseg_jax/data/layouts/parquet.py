@@ -1,19 +1,14 @@
 """Data sets in parquet files, as Hugging Face `datasets` writes them: their pictures become files once, in a cache."""
 
-import hashlib
-import json
+import functools
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import logging
-
 from attnseg_jax.data.layouts.templates import Form
+from attnseg_jax.data.layouts.unpack import cache_folder, write_once
 from attnseg_jax.errors import UserError
-from attnseg_jax.files import user_cache
 
 FORM = Form("{split}/images/{stem}.*", "{split}/masks/{stem}.*")
 """How the unpacked files are named; stems are the numbers of rows."""
@@ -68,41 +63,21 @@ def unpacked(root: Path, splits: Sequence[str] = (), images: str = "", masks: st
             f"{root}: no parquet file of the split {missing[0]!r}; there {'are' if len(files) != 1 else 'is'} "
             f"{', '.join(map(repr, files)) or 'none of any'}"
         )
-    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for of in files.values() for path in of]
-    key = hashlib.sha256(json.dumps([state, images, masks]).encode()).hexdigest()[:16]
-    folder = user_cache() / "attnseg_jax" / "parquet" / f"{root.name}-{key}"
+    folder = cache_folder("parquet", root, [path for paths in files.values() for path in paths], [images, masks])
     for split in splits or files:
-        if not (folder / split).is_dir():
-            try:
-                _unpack(files[split], folder / split, images, masks)
-            except OSError as error:
-                raise UserError(
-                    f"{folder}: the pictures of {root} cannot be unpacked here ({error.strerror or error}); another "
-                    "user's cache is named by XDG_CACHE_HOME"
-                ) from error
+        write = functools.partial(_unpack, files[split], images, masks)
+        write_once(folder / split, f"{len(files[split])} parquet file(s) of {root}", write)
     return folder
 
 
-def _unpack(files: Sequence[Path], target: Path, images: str, masks: str) -> None:
-    """Writes the pictures of a split, whole or not at all."""
-    logging.info("unpacking %d parquet file(s) (once) into %s", len(files), target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".", dir=target.parent))
-    try:
-        for part in ("images", "masks"):
-            (folder / part).mkdir()
-        pairs = (pair for path in files for pair in _pairs(path, images, masks))
-        for row, pair in enumerate(pairs):
-            for part, (data, what) in zip(("images", "masks"), pair):
-                (folder / part / f"{row:07d}{_suffix(data, what)}").write_bytes(data)
-        try:
-            folder.rename(target)
-        except OSError:
-            # Another process was faster.
-            if not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _unpack(files: Sequence[Path], images: str, masks: str, folder: Path) -> None:
+    """Writes the pictures of a split."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    pairs = (pair for path in files for pair in _pairs(path, images, masks))
+    for row, pair in enumerate(pairs):
+        for part, (data, what) in zip(("images", "masks"), pair):
+            (folder / part / f"{row:07d}{_suffix(data, what)}").write_bytes(data)
 
 
 def _pairs(path: Path, images: str, masks: str) -> Iterator[list[tuple[bytes, str]]]:

@@ -31,7 +31,7 @@ class FolderSource:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._root = tree.root
         form = layout.form.of_split(split)
-        pairs = _checked(self._root, form, layouts.pairing_of(config, split, layout, tree))
+        pairs = layouts.pairing_of(config, split, layout, tree).check(self._root, form)
         self._missing = config.missing
         if self.info.multilabel:
             _check_class_files(self._root, form, pairs, config.missing)
@@ -144,30 +144,3 @@ def _check_class_files(root: Path, form: layouts.Form, pairs: Sequence[layouts.P
             "there by config.data.missing='absent', for not known by 'ignored'"
         )
     logging.warning("%s: no mask of %r%s: taken as %s", root / image, name, more, missing)
-
-
-def _checked(root: Path, form: layouts.Form, found: layouts.Pairing) -> list[layouts.Pair]:
-    """The pairs of a split.  Raises UserError for images that cannot be paired, and where there are none."""
-    if found.doubles:
-        path, other = found.doubles[0]
-        raise UserError(f"{root / path}: {Path(other).name} has the same name without suffix; remove one of the two")
-    if found.missing:
-        raise UserError(f"{root}: a list names {found.missing[0]}, of which there is no image; restore it")
-    if found.without_mask:
-        path, mask = found.without_mask[0]
-        others = f" (and {len(found.without_mask) - 1} more images)" if len(found.without_mask) > 1 else ""
-        raise UserError(
-            f"{root / path}: the image has no mask{others}; put it at {root / mask}, or remove the image, or leave it "
-            "out by config.data.leave_out"
-        )
-    if not found.pairs:
-        where = root / layouts.fixed_folder(form.images)
-        raise UserError(f"{where}: no images in this folder ({', '.join(s[1:] for s in layouts.SUFFIXES)} are read)")
-    if unused := found.without_image:
-        logging.warning(
-            "%s: %d mask(s) without an image are left out, such as %s",
-            root / layouts.fixed_folder(form.masks),
-            len(unused),
-            root / unused[0],
-        )
-    return found.pairs

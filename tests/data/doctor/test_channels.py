@@ -32,17 +32,6 @@ def test_bands_are_measured_and_trained_on(tmp_path, save, data_config):
     assert survey(load_source(config, "train")).pixel_counts.tolist() == [3 * (16 * 24 - 35), 3 * 35]
 
 
-def test_pages_that_are_pictures_of_their_own(tmp_path):
-    """A TIFF of pages and one of their masks: which page belongs to which is clear, but they are no channels."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-        for i in range(3):
-            tifffile.imwrite(tmp_path / f"{name}/{i}.tif", RNG.integers(0, 2, (5, 16, 24)).astype(np.uint8))
-    diagnosis = examine.examine(examine.make_plan(tmp_path), threads=1)
-    assert not diagnosis.decisions
-    assert any("save every page as a file of its own" in finding.text for finding in diagnosis.findings)
-
-
 def test_kinds_of_images(tmp_path, save):
     """What is read as 8-bit RGB has no channels to count."""
     assert facts.read_image(save(tmp_path / "l.png", np.zeros((4, 5), np.uint8))).channels == 0

@@ -124,6 +124,9 @@ def test_what_looks_like_them(tmp_path, kind):
             Image.fromarray(np.concatenate([200 * of_classes[..., :3], alpha], -1)).save(tmp_path / f"masks/{i}.tif")
     diagnosis, decided = diagnose(tmp_path)
     assert diagnosis.plan.classes == () and "data.mode" not in decided
-    assert diagnosis.plan.layout.name == {"objects": "objects", "ids": "templates", "annotators": "templates"}.get(
-        kind, "images_masks"
-    )
+    assert diagnosis.plan.layout.name == {
+        "objects": "objects",
+        "ids": "templates",
+        "annotators": "templates",
+        "stack": "stacks",
+    }.get(kind, "images_masks")
