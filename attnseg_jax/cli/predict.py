@@ -22,7 +22,7 @@ pictures:
     classes.csv     value, name and colour of the classes
 
 Of a GeoTIFF file the mask is one, too; of a very large TIFF file in windows there is nothing but that. A video (PyAV)
-becomes a folder of frames, and one video of overlays.
+becomes a folder of frames, and one video of overlays; a TIFF file of several pictures a folder of its pages.
 
 The same command again goes on where it was stopped. A picture that cannot be read is left out and named at the end.
 """
