@@ -5,19 +5,17 @@ faster on CPU than its own convolution, and large dense ones a gradient of the k
 figures. GPUs get XLA's own of all but those that reach beyond the map.
 """
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from attnseg_jax.ops.axis import Axis, Sides, pad
 from attnseg_jax.ops.dense import dense_conv, worth_blocks
 from attnseg_jax.ops.depthwise import depthwise_conv
-from attnseg_jax.ops.linear_map import bilinear
 from attnseg_jax.ops.plain import plain_conv
-from attnseg_jax.ops.platforms import unless_on_gpus
+from attnseg_jax.ops.pointwise import pointwise
 from attnseg_jax.ops.pool import Pair, pair
 from attnseg_jax.ops.symbolic import any_below, surely
+from attnseg_jax.ops.transposed import plain_transposed, transposed_conv
 
 _MOST_TAPS = 49  # beyond a 7x7 window the unrolled depthwise form is too much code
 
@@ -52,7 +50,7 @@ def conv(
             # As a window's tap, so that sizes that are symbols have the form which other strided kernels give them.
             rows, columns = map(Axis, (1, 1), (sh, sw), (1, 1), sides, x.shape[1:3])
             x = x[:, rows.tap(0), columns.tap(0)]
-        return _pointwise(x, kernel[0, 0])
+        return pointwise(x, kernel[0, 0])
     if groups == c and c > 1 and kh * kw <= _MOST_TAPS:
         x = jnp.repeat(x, kernel.shape[-1] // c, axis=-1)
         return depthwise_conv(x, kernel[:, :, 0], (sh, sw), sides, (dh, dw))
@@ -72,45 +70,7 @@ def _of_patches(x, kernel, stride, sides, dilation):
     rows, columns = map(Axis, (kh, kw), stride, dilation, sides, x.shape[1:3])
     x = pad(x, sides)
     patches = [x[:, rows.tap(i), columns.tap(j)] for i in range(kh) for j in range(kw)]
-    return _pointwise(jnp.concatenate(patches, axis=-1), kernel.reshape(kh * kw * c, o))
-
-
-# A matrix product on every platform but GPUs. There XLA compiles dozens of kernels for each product to choose from, and
-# up to jax 0.11 it aborts where the pixels of a product are a strided slice.
-def _pointwise_on_gpus(x, kernel):
-    return lax.conv_general_dilated(x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _input_gradient_on_gpus(kernel, g):
-    return _pointwise_on_gpus(g, kernel.T)
-
-
-def _kernel_gradient_on_gpus(x, g):
-    kernel = jnp.zeros_like(g, shape=(x.shape[-1], g.shape[-1]))
-    return jax.linear_transpose(lambda kernel: _pointwise_on_gpus(x, kernel), kernel)(g)[0]
-
-
-def _of_every_pixel(x, kernel):
-    return lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
-
-
-def _input_gradient(kernel, g):
-    return lax.dot_general(g, kernel, (((3,), (1,)), ((), ())))
-
-
-def _kernel_gradient(x, g):
-    positions = (((0, 1, 2), (0, 1, 2)), ((), ()))
-    # XLA writes the first operand out transposed, with all that it was computed from; let it be the narrower one.
-    if x.shape[-1] < g.shape[-1]:
-        return lax.dot_general(x, g, positions)
-    return lax.dot_general(g, x, positions).T
-
-
-_pointwise = bilinear(
-    unless_on_gpus(_of_every_pixel, _pointwise_on_gpus),
-    unless_on_gpus(_input_gradient, _input_gradient_on_gpus),
-    unless_on_gpus(_kernel_gradient, _kernel_gradient_on_gpus),
-)
+    return pointwise(jnp.concatenate(patches, axis=-1), kernel.reshape(kh * kw * c, o))
 
 
 def same_padding(size: int, kernel: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
@@ -148,19 +108,15 @@ def conv_transpose(
     [0.0, 1.0, 2.0, 1.0, 2.0]
     """
     _check(x, kernel, groups)
-    strides, sizes = pair(stride), kernel.shape[:2]
-    lengths = zip(x.shape[1:3], strides, pair(padding), sizes, pair(output_padding))
-    if any_below(1, *((n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in lengths)):
+    strides, paddings = pair(stride), pair(padding)
+    axes = zip(x.shape[1:3], strides, paddings, kernel.shape[:2], pair(output_padding))
+    size = [(n - 1) * s - 2 * p + k + extra for n, s, p, k, extra in axes]
+    if any_below(1, *size):
         raise ValueError(f"padding {padding} leaves nothing of the output")
-    return lax.conv_general_dilated(
-        x,
-        kernel[::-1, ::-1],
-        window_strides=(1, 1),
-        padding=[(k - 1 - p, k - 1 - p + extra) for k, p, extra in zip(sizes, pair(padding), pair(output_padding))],
-        lhs_dilation=strides,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+    sides = tuple((-p, extra - p) for p, extra in zip(paddings, pair(output_padding)))
+    if groups > 1:
+        return plain_transposed(x, kernel, strides, sides, groups)
+    return transposed_conv(x, kernel, strides, sides)
 
 
 def _sides(padding):

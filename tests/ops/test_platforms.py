@@ -51,9 +51,9 @@ def test_one_program_holds_both():
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_the_form_of_gpus_computes_the_same(monkeypatch, stride, dtype, tolerance):
     """On a CPU, where it stands in for the other."""
-    from attnseg_jax.ops import conv as module
+    from attnseg_jax.ops import pointwise as module
 
-    native = bilinear(module._pointwise_on_gpus, module._input_gradient_on_gpus, module._kernel_gradient_on_gpus)
+    native = bilinear(module._product_on_gpus, module._input_gradient_on_gpus, module._kernel_gradient_on_gpus)
     rng = np.random.default_rng(0)
     x, kernel = (jnp.asarray(rng.standard_normal(sizes), dtype) for sizes in ((2, 7, 6, 4), (1, 1, 4, 3)))
 
@@ -64,7 +64,7 @@ def test_the_form_of_gpus_computes_the_same(monkeypatch, stride, dtype, toleranc
         )
 
     expected = jax.jit(derivatives)(x, kernel)
-    monkeypatch.setattr(module, "_pointwise", native)
+    monkeypatch.setattr(module, "_bilinear", native)
     for ours, theirs in zip(jax.tree.leaves(jax.jit(lambda *a: derivatives(*a))(x, kernel)), jax.tree.leaves(expected)):
         ours, theirs = np.asarray(ours, np.float32), np.asarray(theirs, np.float32)
         assert ours.shape == theirs.shape and abs(ours - theirs).max() <= tolerance * max(1, abs(theirs).max())
