@@ -1,10 +1,10 @@
-"""Time of `attnseg_jax.ops.conv.conv`, forward and both gradients, beside XLA's own convolution and PyTorch's.
+"""Time of convolutions of `attnseg_jax.ops.conv`, forward and both gradients, beside XLA's own and PyTorch's.
 
     python benchmarks/conv.py --torch=path/to/python
 
 Prints a table and, as its last line, the same as JSON. `plain` is `jax.lax.conv_general_dilated` and its gradients as
 JAX derives them. Gradients are timed alone, without the pass forward. Times are medians; everything that is compared
-takes turns. `--torch` names a Python that has torch, whose `conv2d` gets channels-last images.
+takes turns. `--torch` names a Python that has torch, whose `conv2d` and `conv_transpose2d` get channels-last images.
 """
 
 import argparse
@@ -22,7 +22,8 @@ import numpy as np
 from jax import lax
 from timing import beside_torch, timed
 
-from attnseg_jax.ops.conv import conv
+from attnseg_jax.ops.conv import conv, conv_transpose
+from attnseg_jax.ops.transposed import plain_transposed
 
 # name: images [b, h, w, c], output channels, window, stride, dilation, groups
 CASES = {
@@ -45,23 +46,30 @@ CASES = {
     "dense7/2 of 3": ((2, 352, 480, 3), 64, 7, 2, 1, 1),
     "dense3tiny": ((512, 2, 2, 256), 256, 3, 1, 1, 1),
     "dense3*2tiny": ((512, 3, 3, 512), 512, 3, 1, 2, 1),
+    "transposed2/2": ((2, 22, 30, 384), 384, 2, 2, 1, 1),
+    "transposed4/2": ((2, 44, 60, 64), 64, 4, 2, 1, 1),
+    "transposed4/4": ((2, 22, 30, 256), 256, 4, 4, 1, 1),
 }
 PASSES = ("forward", "input", "kernel")
 WAYS = ("plain", "conv")
 TORCH = """
 import json, sys, time, torch
-from torch.nn.functional import conv2d
-(b, h, w, c), o, k, stride, dilation, groups = json.loads(sys.argv[1])
+from torch.nn.functional import conv2d, conv_transpose2d
+(b, h, w, c), o, k, stride, dilation, groups, transposed = json.loads(sys.argv[1])
 torch.set_num_threads(int(sys.argv[2]))
 x = torch.randn(b, c, h, w).to(memory_format=torch.channels_last)
-kernel = torch.randn(o, c // groups, k, k).to(memory_format=torch.channels_last)
+sizes = (c, o) if transposed else (o, c // groups)
+kernel = torch.randn(*sizes, k, k).to(memory_format=torch.channels_last)
 g = None
 for line in sys.stdin:
     name = line.strip()
     x.requires_grad_(name == "input")
     kernel.requires_grad_(name == "kernel")
     start = time.perf_counter()
-    out = conv2d(x, kernel, None, stride, dilation * (k // 2), dilation, groups)
+    if transposed:
+        out = conv_transpose2d(x, kernel, None, stride, (k - stride) // 2)
+    else:
+        out = conv2d(x, kernel, None, stride, dilation * (k // 2), dilation, groups)
     if name != "forward":
         g = torch.randn_like(out) if g is None else g
         start = time.perf_counter()
@@ -100,7 +108,7 @@ def measure(args: argparse.Namespace, case: str) -> list[dict]:
     rows = []
     for name in args.passes:
         runs = {way: timed(jax.jit(program(way, name, case)).lower(*arrays).compile(), arrays) for way in WAYS}
-        arguments = [json.dumps(CASES[case])]
+        arguments = [json.dumps([*CASES[case], case.startswith("transposed")])]
         times = beside_torch(runs, args.repeats, python=args.torch, script=TORCH, arguments=arguments, way=name)
         rows.append({"case": case, "pass": name, "gflop": 2e-9 * out.size * kernel.size / o, "seconds": times})
     return rows
@@ -112,6 +120,11 @@ def program(way: str, name: str, case: str) -> Callable:
     padding = dilation * (k // 2)
 
     def convolve(x, kernel):
+        if case.startswith("transposed"):
+            cut = (k - stride) // 2
+            if way == "conv":
+                return conv_transpose(x, kernel, stride=stride, padding=cut)
+            return plain_transposed(x, kernel, (stride, stride), ((-cut, -cut), (-cut, -cut)), 1)
         if way == "conv":
             return conv(x, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return lax.conv_general_dilated(

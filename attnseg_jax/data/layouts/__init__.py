@@ -1,7 +1,7 @@
-"""How data sets lie in folders: one table, for training and for the doctor."""
+"""How data sets lie in folders: one table (`table`), for training and for the doctor."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from attnseg_jax.data.layouts.band_files import of_first_band, with_bands
 from attnseg_jax.data.layouts.coco import coco_pairs
 from attnseg_jax.data.layouts.pairing import Pair, Pairing, paired
 from attnseg_jax.data.layouts.split import check_split, held_out
+from attnseg_jax.data.layouts.table import LAYOUTS, OF_TEMPLATES, OTHERS, SURE
 from attnseg_jax.data.layouts.templates import CLASS, SUFFIXES, Form, check, fields, fixed_folder, matches, splits
 from attnseg_jax.data.layouts.tree import Tree, left_out
 from attnseg_jax.errors import UserError, nearest
@@ -32,78 +33,6 @@ __all__ = [
     "held_out",
     "pairing_of",
 ]
-
-MASK_MARKS = (
-    *("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation", "_L", "_labelIds"),
-    *("-mask", "-label", "-gt", ".mask", ".label"),
-)
-"""What names of masks end in where that of the image is before it."""
-
-EXTENSIONS = (
-    *(("jpg", "png"), ("jpeg", "png"), ("tif", "png"), ("tiff", "png"), ("bmp", "png")),
-    *(("jpg", "gif"), ("tif", "gif"), ("jpg", "bmp"), ("jpg", "tif"), ("png", "bmp"), ("png", "tif")),
-)
-"""Suffixes of an image and of its mask where both have one name."""
-
-
-def _flat() -> Iterator[Form]:
-    for folder in ("", "{split}/"):
-        yield from (Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}{mark}.*") for mark in MASK_MARKS)
-        for image, mask in EXTENSIONS:
-            yield Form(f"{folder}{{stem}}.{image}", f"{folder}{{stem}}.{mask}")
-
-
-def _labelme() -> Iterator[Form]:
-    for folder in ("{split}/", ""):
-        yield Form(f"{folder}{{stem}}.*", f"{folder}{{stem}}.json")
-        for name in ("annotations", "labels", "json"):
-            yield Form(f"images/{folder}{{stem}}.*", f"{name}/{folder}{{stem}}.json")
-
-
-def _coco(file: str) -> Iterator[Form]:
-    for images in ("{split}", "images/{split}"):
-        yield Form(f"{images}/{{stem}}.*", f"annotations/{file}.json", coco=True)
-    if "instances" in file:
-        for images, masks in (
-            *(("{split}", "{split}/_annotations.coco.json"), ("{split}", "annotations/{split}.json")),
-            *(("images/{split}", "annotations/{split}.json"), ("images", "annotations/instances_default.json")),
-            *(("images", "annotations.json"), ("images", "result.json")),
-        ):
-            yield Form(f"{images}/{{stem}}.*", masks, coco=True)
-
-
-_CITY = "leftImg8bit/{split}/{city}/{stem}_leftImg8bit.*"
-_VOC = "ImageSets/Segmentation/{split}.txt"
-
-LAYOUTS: dict[str, tuple[Form, ...]] = {
-    "camvid": (Form("{split}/{stem}.*", "{split}annot/{stem}.*"),),
-    "images_masks": (
-        Form("images/{split}/{stem}.*", "masks/{split}/{stem}.*"),
-        Form("{split}/images/{stem}.*", "{split}/masks/{stem}.*"),
-        Form("images/{stem}.*", "masks/{stem}.*"),
-    ),
-    "cityscapes": (
-        Form(_CITY, "gtFine/{split}/{city}/{stem}_gtFine_labelIds.*"),
-        Form(_CITY, "gtCoarse/{split}/{city}/{stem}_gtCoarse_labelIds.*"),
-    ),
-    "voc": (
-        Form("JPEGImages/{stem}.*", "SegmentationClassAug/{stem}.*", _VOC),
-        Form("JPEGImages/{stem}.*", "SegmentationClass/{stem}.*", _VOC),
-    ),
-    "ade20k": (Form("images/{split}/{stem}.*", "annotations/{split}/{stem}.*"),),
-    "flat": tuple(_flat()),
-    "labelme": tuple(_labelme()),
-    "coco": tuple(_coco("instances_{split}")),
-    "coco_panoptic": tuple(_coco("panoptic_{split}")),
-    "objects": (Form("**/images/{stem}.*", "**/masks/{stem}.*", objects=True),),
-}
-"""Layouts by name (`config.data.layout`), each in the forms in which it is met. 'templates' and 'lists' are those of
-`config.data.images`, `.masks` and `.lists`, 'parquet' and 'stacks' those of modules of their own."""
-
-# These folders alone tell what is meant, even where a file is missing in them.
-_SURE = (*LAYOUTS["camvid"], LAYOUTS["images_masks"][0])
-_OTHERS = ("templates", "lists", "parquet", "stacks")
-_OF_TEMPLATES = ("templates", "stacks")
 
 
 @dataclass(frozen=True)
@@ -147,7 +76,7 @@ class Layout:
             return False
         folders = tree.is_folder(fixed_folder(form.images)) and tree.is_folder(fixed_folder(form.masks))
         try:
-            pairs = folders and (self.form in _SURE or self.pairing(tree, split).pairs)
+            pairs = folders and (self.form in SURE or self.pairing(tree, split).pairs)
             if pairs and form.masks.endswith(SUFFIX) and not (form.coco or asked):
                 labels_of(tree.root / pairs[0].mask)
         except UserError:
@@ -160,14 +89,14 @@ class Layout:
 
 def _candidates(config: Any) -> list[Layout]:
     """The layouts that a `config.data` leaves open.  Raises UserError for keys that do not go together."""
-    names = ("auto", *LAYOUTS, *_OTHERS)
+    names = ("auto", *LAYOUTS, *OTHERS)
     if config.layout not in names:
         raise UserError(f"config.data.layout={config.layout!r} is not a layout ({nearest(config.layout, names)})")
     if bool(config.images) != bool(config.masks):
         given, other = ("images", "masks") if config.images else ("masks", "images")
         raise UserError(f"config.data.{given} is given without config.data.{other}: give both")
-    if config.images or config.layout in _OF_TEMPLATES:
-        if config.layout not in ("auto", *_OF_TEMPLATES):
+    if config.images or config.layout in OF_TEMPLATES:
+        if config.layout not in ("auto", *OF_TEMPLATES):
             raise UserError(
                 f"config.data.images is of layout='templates', not {config.layout!r}: leave one of them out"
             )
@@ -257,7 +186,7 @@ def _of_parquet(config: Any, root: Path, split: str) -> tuple[Layout, Tree]:
 
 
 def _shown(layouts: Sequence[Layout]) -> list[Layout]:
-    return [layout for layout in layouts if layout.form in _SURE] or list(layouts[:3])
+    return [layout for layout in layouts if layout.form in SURE] or list(layouts[:3])
 
 
 def _expected(tree: Tree, form: Form) -> str:

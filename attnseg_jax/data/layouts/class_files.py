@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from attnseg_jax.data import decode
-from attnseg_jax.data.layouts import MASK_MARKS, Layout
+from attnseg_jax.data.layouts import Layout
 from attnseg_jax.data.layouts.guess import folders
+from attnseg_jax.data.layouts.table import MASK_MARKS
 from attnseg_jax.data.layouts.templates import CLASS, Form
 from attnseg_jax.data.layouts.tree import Tree
 from attnseg_jax.errors import UserError

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from attnseg_jax.data.layouts import EXTENSIONS, MASK_MARKS, Layout
+from attnseg_jax.data.layouts import Layout
+from attnseg_jax.data.layouts.table import EXTENSIONS, MASK_MARKS
 from attnseg_jax.data.layouts.templates import SUFFIXES, Form, matches
 from attnseg_jax.data.layouts.tree import Tree
 
