@@ -2,8 +2,8 @@
 
     python train.py --config=context_eomt --workdir=runs/context_eomt
 
-The loss falls from 22 to 8 and the mean IoU of the training batches rises to 0.47 within the first 180 of the 1,200
-steps (seed 0), each of which takes about 2 s on two cores; not trained to the end yet.
+The convolutions before the blocks decide: with patches that one convolution embeds, the model finds the key and the
+borders, and takes triangles for crosses and crosses for triangles.
 """
 
 from ml_collections import ConfigDict
@@ -17,12 +17,12 @@ def get_config() -> ConfigDict:
     with config.unlocked():
         config.model.backbone.name = "vit_xs"
         # A patch is smaller than a shape, which is 18 to 25 pixels wide.
-        config.model.backbone.vit_xs.update(patch_size=8, position_size=(8, 12))
+        config.model.backbone.vit_xs.update(patch_size=8, position_size=(8, 12), stem="convolutions")
         config.model.attention.name = "none"
         config.model.decoder.name = "eomt"
         config.model.decoder.eomt.update(queries=12, blocks=2, upsamplings=1)
         config.loss.update(name="mask_classification", class_weights="none")
         config.loss.mask_classification.points = 768
         config.optimizer.learning_rate = 1e-3
-        config.train.update(steps=1200, eval_every=200)
+        config.train.update(steps=600, eval_every=100)
     return config

@@ -17,7 +17,7 @@ class SimplePyramid(nn.Module):
     Each is followed by a 1x1 and a 3x3 convolution with layer normalisation. Pooling keeps the last odd row or column.
 
     Attributes:
-      stride: nominal stride of the map it gets, 8 or 16.
+      stride: nominal stride of the map it gets, one of `STRIDES`.
       channels: of all maps.
     """
 

@@ -11,14 +11,14 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.backbones.pyramid import STRIDES, SimplePyramid
 from attnseg_jax.models.features import Features, Place
-from attnseg_jax.models.layers.conv import Conv, layer_norm
+from attnseg_jax.models.layers.conv import Conv, ConvBN, layer_norm
 from attnseg_jax.models.layers.residual import drop_path_rates
 from attnseg_jax.models.layers.vit import Block
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
 
 # Patch -> nominal stride; the others have no maps a decoder asks for.
-_STRIDES = {8: 8, 14: 16, 16: 16}
+_STRIDES = {4: 4, 8: 8, 14: 16, 16: 16}
 _init = nn.initializers.truncated_normal(0.02)
 
 
@@ -36,7 +36,10 @@ class PlainViT(Backbone):
     come from.
 
     Attributes:
-      patch_size: pixels on a side of a patch: 8, 14 (DINOv2) or 16.
+      patch_size: pixels on a side of a patch: 4, 8, 14 (DINOv2) or 16.
+      stem: how pixels become patches: `patches`, by one convolution without overlap, or `convolutions`, of 4x4 pixels
+        with stride 2, which double the channels, each with a batch normalisation and a ReLU, and one of 1x1. After Xiao
+        et al. 2021 (arXiv:2106.14881), who have 3x3, for training from scratch; no published weights fill it.
       registers: tokens beside the class token (Darcet et al. 2024, arXiv:2309.16588).
       layer_scale: what the factors of every branch start at, 1e-5 for DINOv2 and DINOv3; 0 leaves them out.
       pyramid: maps at the strides 4, 8, 16 and 32 by ViTDet's simple feature pyramid, which no published weights fill.
@@ -56,6 +59,7 @@ class PlainViT(Backbone):
     takes_visitors: ClassVar[bool] = True
 
     patch_size: int = option(16, choices=tuple(_STRIDES))
+    stem: str = option("patches", choices=("patches", "convolutions"))
     registers: int = option(0, at_least=0, at_most=1024)
     layer_scale: float = option(0.0, at_least=0)
     pyramid: bool = False
@@ -69,7 +73,7 @@ class PlainViT(Backbone):
     def layer_paths(self) -> tuple[str, ...]:
         """As in `Backbone`."""
         blocks = tuple(f"block{i}/.*" for i in range(self.depth))
-        return ("(patch_embed/.*|class_token|register_tokens|positions)", *blocks)
+        return ("(patch_embed/.*|stem.*|class_token|register_tokens|positions)", *blocks)
 
     @nn.compact
     def __call__(
@@ -80,7 +84,7 @@ class PlainViT(Backbone):
         b, h, w, _ = image.shape
         padded_size = (-(-h // p) * p, -(-w // p) * p)
         image = jnp.pad(image, [(0, 0), (0, padded_size[0] - h), (0, padded_size[1] - w), (0, 0)])
-        x = Conv(c, p, p, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(image)
+        x = self._patches(image, train)
         grid, first = x.shape[1:3], 1 + self.registers
         tokens = self.embedded(x.reshape(b, -1, c), grid)
         last = first + grid[0] * grid[1]
@@ -99,6 +103,18 @@ class PlainViT(Backbone):
             hint = ""
             maps = SimplePyramid(stride, self.pyramid_channels, self.dtype, name="pyramid")(x)
         return Features(maps, extras, padded_size=None if padded_size == (h, w) else padded_size, hint=hint)
+
+    def _patches(self, image: Array, train: bool) -> Array:
+        """The map of the patches before the first block."""
+        p, c, x = self.patch_size, self.width, image
+        if self.stem == "patches":
+            return Conv(c, p, p, padding=0, use_bias=True, dtype=self.dtype, name="patch_embed")(x)
+        count = p.bit_length() - 1
+        if p != 1 << count:
+            raise OptionError("stem", self.stem, f"halves the image again and again, and patches have {p} pixels")
+        for i in range(count):
+            x = ConvBN(c >> (count - 1 - i), 4, 2, 1, dtype=self.dtype, name=f"stem{i}")(x, train=train)
+        return Conv(c, 1, use_bias=True, dtype=self.dtype, name="patch_embed")(x)
 
     def _blocks(self, tokens: Array, place: Place, visit: Callable | None, train: bool) -> tuple[Array, tuple, list]:
         """The tokens after all blocks, what a visitor noted before some, the tokens after each block of `outputs`."""
@@ -199,7 +215,7 @@ class DINOv2(ViT):
     layer_scale: float = option(1e-5, at_least=0)
 
 
-# Not a published size: for maps of a hundred patches, to be trained from scratch.
+# Not a published size: for maps of some hundred patches, to be trained from scratch.
 ViTXS = variant(ViT, "ViTXS", width=128, depth=4, heads=4)
 ViTTi = variant(ViT, "ViTTi", width=192, depth=12, heads=3)
 ViTS = variant(ViT, "ViTS", width=384, depth=12, heads=6)

@@ -101,6 +101,28 @@ def test_sizes_that_do_not_divide(options, size, map_size, padded_size):
     assert variables["params"]["patch_embed"]["kernel"].shape[2] == 5
 
 
+def test_stem_of_convolutions(random_variables):
+    """Each halves the map with 4x4 pixels around its own, and a last one mixes the channels."""
+    model = Small(patch_size=4, stem="convolutions", position_size=(3, 5))
+    x = np.random.default_rng(2).standard_normal((1, 12, 20, 3)).astype(np.float32)
+    variables = random_variables(model, x)
+    seen = {"capture_intermediates": lambda module, _: module.name == "patch_embed", "mutable": "intermediates"}
+    found = model.apply(variables, x, **seen)[1]["intermediates"]["patch_embed"]["__call__"][0]
+    params, stats = variables["params"], variables["batch_stats"]
+    y = x[0].astype(np.float64)
+    for i in range(2):
+        part, seen = params[f"stem{i}"], stats[f"stem{i}"]["bn"]
+        padded = np.pad(y, ((1, 1), (1, 1), (0, 0)))
+        y = np.zeros((y.shape[0] // 2, y.shape[1] // 2, part["conv"]["kernel"].shape[-1]))
+        for r, c, s, t in np.ndindex(*y.shape[:2], 4, 4):
+            y[r, c] += padded[2 * r + s, 2 * c + t] @ part["conv"]["kernel"][s, t]
+        y = (y - seen["mean"]) / np.sqrt(seen["var"] + 1e-5) * part["bn"]["scale"] + part["bn"]["bias"]
+        y = np.maximum(y, 0)
+    assert [params[f"stem{i}"]["conv"]["kernel"].shape[-1] for i in range(2)] == [6, 12]
+    expected = y @ params["patch_embed"]["kernel"][0, 0] + params["patch_embed"]["bias"]
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 def test_logits_lie_where_the_padded_image_had_them(random_variables):
     """The padding is the image's own zeros: a larger image that ends in zeros has the same logits, cropped."""
     x = np.random.default_rng(1).standard_normal((1, 45, 58, 3)).astype(np.float32)
@@ -173,7 +195,9 @@ def test_pyramid_against_numpy(random_variables):
         np.testing.assert_allclose(maps[stride][1], layer_norm(out, p[f"output_norm{stride}"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("patch_size, sizes", [(16, [12, 6, 3, 2]), (14, [16, 8, 4, 2]), (8, [12, 6, 3, 2])])
+@pytest.mark.parametrize(
+    "patch_size, sizes", [(16, [12, 6, 3, 2]), (14, [16, 8, 4, 2]), (8, [12, 6, 3, 2]), (4, [12, 6, 3, 2])]
+)
 def test_sizes_of_the_pyramid(patch_size, sizes):
     features, variables = abstract(Small(patch_size=patch_size, pyramid=True, pyramid_channels=10), (45, 58))
     assert [name for name in variables["params"] if UNPUBLISHED.match(f"{name}.")] == ["pyramid"]
@@ -192,7 +216,8 @@ def test_a_stride_of_the_pyramid_alone():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"patch_size": 32}, r"patch_size=32 is unknown: choose 8, 14 or 16"),
+        ({"patch_size": 14, "stem": "convolutions"}, r"stem='convolutions' halves the image again and again"),
+        ({"patch_size": 32}, r"patch_size=32 is unknown: choose 4, 8, 14 or 16"),
         ({"position_resize": "bicubik"}, r"position_resize='bicubik' is unknown: did you mean 'bicubic'\?"),
         ({"position_size": (14, 0)}, r"position_size=\(14, 0\) must be 2 numbers of at least 1"),
         ({"norm_epsilon": float("nan")}, r"norm_epsilon=nan must be at least 0"),
