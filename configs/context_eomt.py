@@ -2,8 +2,9 @@
 
     python train.py --config=context_eomt --workdir=runs/context_eomt
 
-The convolutions before the blocks decide: with patches that one convolution embeds, the model finds the key and the
-borders, and takes triangles for crosses and crosses for triangles.
+Seed 0, float32, 2 CPU cores: val mIoU 0.998 after the 600 steps (0.974 after 300), in seven minutes. The convolutions
+before the blocks decide: with patches that one convolution embeds (`stem="patches"`) the model finds the key and the
+borders too, and takes triangles for crosses and crosses for triangles; it has 0.625 after 1000 of 1200 steps.
 """
 
 from ml_collections import ConfigDict

@@ -14,8 +14,11 @@ from attnseg_jax.ops.attention import local
 from attnseg_jax.ops.attention.accelerators import with_all_derivatives
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
-from attnseg_jax.ops.conv import conv
+from attnseg_jax.ops.conv import conv, conv_transpose
+from attnseg_jax.ops.gelu import gelu
 from attnseg_jax.ops.linear_map import bilinear
+from attnseg_jax.ops.pointwise import linear
+from attnseg_jax.ops.transposed import plain_transposed
 
 MASK = np.random.default_rng(5).random((2, 3, 5, 7)) < 0.6
 MASK[1, 2, 3] = False  # a query that may attend to nothing
@@ -57,6 +60,13 @@ CASES = {
         [(2, 8, 9, 3), (3, 3, 1, 3)],
     ),
     "beyond the map": (*of_conv(padding=(4, 5), dilation=(4, 5)), [(2, 3, 4, 2), (3, 3, 2, 3)]),
+    "transposed": (
+        functools.partial(conv_transpose, stride=(2, 3), padding=(1, 0), output_padding=(1, 0)),
+        lambda x, kernel: plain_transposed(x, kernel, (2, 3), ((-1, 0), (0, 0)), 1),
+        [(2, 3, 4, 2), (3, 5, 2, 3)],
+    ),
+    "linear": (linear, jnp.matmul, [(2, 3, 5), (5, 4)]),
+    "gelu": (gelu, functools.partial(jax.nn.gelu, approximate=False), [(4, 5)]),
     "chunked": (
         of_attention(chunked, rows=2),
         of_attention(dense),

@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.features import Features, check_map
-from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Dense, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import mlp, mlp_width
 from attnseg_jax.models.options import option
 
@@ -84,7 +84,7 @@ class ResidualAttention(Attention):
         """Returns the features with the deepest map attended over."""
         x = features.deepest
         if self.channels:
-            x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+            x = Dense(self.channels, dtype=self.dtype, name="project")(x)
         hidden = mlp_width(x.shape[-1], self.mlp_ratio) if self.mlp_ratio else 0
         for i in range(self.layers):
             y = layer_norm(f"norm{i}")(x) if self.norm else x

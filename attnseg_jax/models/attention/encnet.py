@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.attention.base import Attention, lead_width
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import BatchNorm, ConvBN
+from attnseg_jax.models.layers.conv import BatchNorm, ConvBN, Dense
 from attnseg_jax.models.layers.gates import gated
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, GateMap, sow_record
@@ -62,8 +62,8 @@ class ContextEncoding(Attention):
         # Statistics for each codeword, over images and channels.
         encoded = BatchNorm(name="bn")(jnp.swapaxes(encoded, 1, 2)[:, None], train=train)
         context = nn.relu(encoded).mean(axis=(1, 3))
-        gate = nn.sigmoid(nn.Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
-        presence = nn.Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
+        gate = nn.sigmoid(Dense(c, dtype=jnp.float32, name="gate")(context)).reshape(b, 1, 1, c)
+        presence = Dense(self.num_classes, dtype=jnp.float32, name="presence")(context)
         sow_record(self, "encnet", AttentionMap(weights[:, None], query_size=(h, w)))
         sow_record(self, "encnet_gate", GateMap(gate))
         features = features.with_presence("encnet", presence)

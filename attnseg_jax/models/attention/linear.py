@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.attention.base import ResidualAttention
 from attnseg_jax.models.layers.attention import head_width
+from attnseg_jax.models.layers.conv import Dense
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import DotProductMap, sow_record
 from attnseg_jax.ops.attention import linear as linear_ops
@@ -34,7 +35,7 @@ class LinearAttention(ResidualAttention):
         d = head_width(c, self.heads, self.head_dim)
 
         def project(name: str) -> Array:
-            return nn.Dense(self.heads * d, dtype=self.dtype, name=name)(x).reshape(b, h * w, self.heads, d)
+            return Dense(self.heads * d, dtype=self.dtype, name=name)(x).reshape(b, h * w, self.heads, d)
 
         q, k, v = project("query"), project("key"), project("value")
 
@@ -44,4 +45,4 @@ class LinearAttention(ResidualAttention):
 
         sow_record(self, "linear", record)
         y = linear_ops.linear_attention(q, k, v, form=self.form).reshape(b, h, w, self.heads * d)
-        return nn.Dense(c, dtype=self.dtype, name="out")(y)
+        return Dense(c, dtype=self.dtype, name="out")(y)

@@ -8,7 +8,7 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import ResidualAttention
 from attnseg_jax.models.features import Features
 from attnseg_jax.models.layers.attention import head_width
-from attnseg_jax.models.layers.conv import layer_norm
+from attnseg_jax.models.layers.conv import Dense, layer_norm
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops.attention import local as local_ops
@@ -61,7 +61,7 @@ class LocalAttention(ResidualAttention):
         weights = self._weights(q, k)
         y = local_ops.local_average(weights, v, dilation=self.dilation)
         self._record(weights)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="out")(y.reshape(*y.shape[:3], -1))
+        return Dense(x.shape[-1], dtype=self.dtype, name="out")(y.reshape(*y.shape[:3], -1))
 
     @nn.compact
     def refine(self, logits: Float[Array, "b h w k"], features: Features) -> Float[Array, "b h w k"]:
@@ -81,7 +81,7 @@ class LocalAttention(ResidualAttention):
 
     def _embed(self, x: Array, name: str, size: tuple[int, int] | None = None) -> Array:
         d = head_width(x.shape[-1], self.heads, self.head_dim)
-        y = nn.Dense(self.heads * d, dtype=self.dtype, name=name)(x)
+        y = Dense(self.heads * d, dtype=self.dtype, name=name)(x)
         y = y if size is None else resize(y, size)
         return y.reshape(*y.shape[:3], self.heads, d)
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention
-from attnseg_jax.models.layers.conv import BatchNorm, Conv, torch_default_init
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, Dense, torch_default_init
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import AttentionMap, DotProductMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
@@ -81,7 +81,7 @@ class NonLocal(Attention):
 
         def score(x: Array, name: str) -> Array:
             # One row of numbers for both sides together, as in the original; float32, as scores are.
-            dense = nn.Dense(1, use_bias=False, dtype=jnp.float32, kernel_init=torch_default_init, name=name)
+            dense = Dense(1, use_bias=False, dtype=jnp.float32, kernel_init=torch_default_init, name=name)
             return dense(x)[..., 0]
 
         weights = nn.relu(score(q, "score_query")[:, :, None] + score(k, "score_key")[:, None])

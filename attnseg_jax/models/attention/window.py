@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.errors import OptionError
 from attnseg_jax.models.attention.base import Attention
 from attnseg_jax.models.layers.attention import head_width
+from attnseg_jax.models.layers.conv import Dense
 from attnseg_jax.models.layers.swin import SwinBlock
 from attnseg_jax.models.options import option
 
@@ -34,7 +35,7 @@ class WindowAttention(Attention):
     def attend(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w _c"]:
         """Returns the map after all blocks; the weights of each are recorded as `window`."""
         if self.channels:
-            x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+            x = Dense(self.channels, dtype=self.dtype, name="project")(x)
         _, h, w, c = x.shape
         head_width(c, self.heads)
         # A smaller map later on is padded; from the start it is a mistake.

@@ -12,6 +12,7 @@ from attnseg_jax.models.layers.conv import BatchNorm, ConvBN, Dtype, layer_norm
 from attnseg_jax.models.layers.conv_attention import ConvAttention
 from attnseg_jax.models.layers.residual import conv_mlp, drop_path, drop_path_rates, scale_channels
 from attnseg_jax.models.options import option
+from attnseg_jax.ops.gelu import gelu
 
 
 class MSCABlock(nn.Module):
@@ -74,7 +75,7 @@ class MSCAN(Backbone):
         x, maps = image, {}
         for stage, (depth, width, ratio) in enumerate(zip(self.depths, self.widths, self.mlp_ratios), 1):
             if stage == 1:
-                x = nn.gelu(self._down("stem1", width // 2, x, train), approximate=False)
+                x = gelu(self._down("stem1", width // 2, x, train))
             x = self._down("stem2" if stage == 1 else f"down{stage}", width, x, train)
             for i in range(depth):
                 block = MSCABlock(ratio, self.layer_scale, next(rates), self.dtype, name=f"block{stage}_{i}")

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.models.layers.blocks import ConvTranspose
 from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
 from attnseg_jax.ops import pool
+from attnseg_jax.ops.gelu import gelu
 
 STRIDES = (4, 8, 16, 32)
 
@@ -35,7 +36,7 @@ class SimplePyramid(nn.Module):
             x = pool.max_pool(x, 2, 2, ceil_mode=True)
         for i in range(max(self.stride // stride, 1).bit_length() - 1):
             if i:
-                x = nn.gelu(layer_norm(f"upsample_norm{stride}")(x).astype(self.dtype), approximate=False)
+                x = gelu(layer_norm(f"upsample_norm{stride}")(x).astype(self.dtype))
             x = ConvTranspose(x.shape[-1] // 2, dtype=self.dtype, name=f"upsample{stride}_{i}")(x)
         for kernel, name in ((1, "lateral"), (3, "output")):
             x = Conv(self.channels, kernel, dtype=self.dtype, name=f"{name}{stride}")(x)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.backbones.base import Backbone, variant
 from attnseg_jax.models.features import Features
-from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Conv, Dense, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path_rates
 from attnseg_jax.models.layers.swin import SwinBlock
 from attnseg_jax.models.options import option
@@ -30,7 +30,7 @@ class PatchMerging(nn.Module):
         # Row by row within a column, as the published projections expect.
         x = jnp.concatenate([x[:, i::2, j::2] for j in (0, 1) for i in (0, 1)], axis=-1)
         x = layer_norm("norm", _EPSILON)(x).astype(self.dtype)
-        return nn.Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        return Dense(2 * c, use_bias=False, dtype=self.dtype, name="reduction")(x)
 
 
 class Swin(Backbone):

@@ -8,8 +8,9 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, maps_of
 from attnseg_jax.models.features import Features, Output
 from attnseg_jax.models.layers.blocks import ConvTranspose
-from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, Dtype, classifier
+from attnseg_jax.models.layers.conv import BatchNorm, Conv, ConvBN, Dense, Dtype, classifier
 from attnseg_jax.models.options import option
+from attnseg_jax.ops.gelu import gelu
 from attnseg_jax.ops.resize import resize
 
 READOUTS = ("project", "add", "ignore")
@@ -130,8 +131,8 @@ class DPT(Decoder):
         token = token[:, None, None]
         if self.readout == "project":
             together = jnp.concatenate([x, jnp.broadcast_to(token, x.shape)], axis=-1)
-            dense = nn.Dense(x.shape[-1], dtype=self.dtype, name=f"readout{i}")
-            x = nn.gelu(dense(together), approximate=False)
+            dense = Dense(x.shape[-1], dtype=self.dtype, name=f"readout{i}")
+            x = gelu(dense(together))
         elif self.readout == "add":
             x = x + token
         width = self.reassembled[i]

@@ -12,9 +12,10 @@ from attnseg_jax.errors import OptionError
 from attnseg_jax.models.decoders.base import Decoder, Gate
 from attnseg_jax.models.features import Features, Output, Place, Queries
 from attnseg_jax.models.layers.blocks import ConvTranspose
-from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Conv, Dense, Dtype, layer_norm
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import DotProductMap
+from attnseg_jax.ops.gelu import gelu
 from attnseg_jax.ops.resize import resize
 
 
@@ -56,14 +57,14 @@ class MaskModule(nn.Module):
         c = queries.shape[-1]
         x, y = patches, queries.astype(self.dtype)
         for i in range(self.upsamplings):
-            x = nn.gelu(ConvTranspose(c, dtype=self.dtype, name=f"up{i}")(x), approximate=False)
+            x = gelu(ConvTranspose(c, dtype=self.dtype, name=f"up{i}")(x))
             x = Conv(c, 3, groups=c, dtype=self.dtype, name=f"up_conv{i}")(x)
             x = layer_norm(f"up_norm{i}")(x).astype(self.dtype)
         for i in range(3):
-            y = nn.gelu(y, approximate=False) if i else y
-            y = nn.Dense(c, dtype=self.dtype, name=f"mask{i}")(y)
+            y = gelu(y) if i else y
+            y = Dense(c, dtype=self.dtype, name=f"mask{i}")(y)
         masks = jnp.einsum("bqc,bhwc->bqhw", y, x, preferred_element_type=jnp.float32)
-        return Queries(nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")(queries), masks)
+        return Queries(Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")(queries), masks)
 
 
 class EoMT(Decoder):

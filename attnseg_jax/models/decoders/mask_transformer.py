@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from attnseg_jax.models.decoders.base import Decoder, Gate
 from attnseg_jax.models.features import Features, Output, Queries
 from attnseg_jax.models.layers.attention import multi_head
-from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Dense, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import mlp, mlp_width
 from attnseg_jax.models.options import option
 from attnseg_jax.models.records import DotProductMap, sow_record
@@ -95,7 +95,7 @@ class MaskTransformer(Decoder):
         name, count = ("query_tokens", self.queries) if self.queries else ("class_tokens", self.num_classes)
         own = self.param(name, init, (1, count, c), jnp.float32)
         own = jnp.broadcast_to(own.astype(self.dtype), (b, count, c))
-        tokens = nn.Dense(c, dtype=self.dtype, name="proj_dec")(x.reshape(b, patches, -1))
+        tokens = Dense(c, dtype=self.dtype, name="proj_dec")(x.reshape(b, patches, -1))
         tokens = jnp.concatenate([tokens, own], axis=1)
         predict = self._predict_queries((h, w), c) if self.queries else None
         aux_queries = {}
@@ -118,7 +118,7 @@ class MaskTransformer(Decoder):
         """What all layers share: tokens of patches and queries -> the classes and masks of the queries."""
         norm = layer_norm("decoder_norm", _EPSILON)
         of_patches, of_queries = self._projection("proj_patch", c), self._projection("proj_queries", c)
-        classes = nn.Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
+        classes = Dense(self.num_classes + 1, dtype=jnp.float32, name="classes")
         patches = size[0] * size[1]
 
         def predict(tokens: Array) -> Queries:

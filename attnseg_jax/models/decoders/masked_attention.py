@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from attnseg_jax.models.decoders.base import Decoder, Gate, maps_of, sum_down
 from attnseg_jax.models.features import Features, Output, Queries
 from attnseg_jax.models.layers.attention import MultiHeadAttention, sincos_positions
-from attnseg_jax.models.layers.conv import Conv, ConvBN, Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Conv, ConvBN, Dense, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import mlp_width
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.mask_classification import semantic_logits
@@ -23,8 +23,8 @@ EPSILON = 1e-5
 
 def relu_mlp(x: Float[Array, "b n c"], hidden: int, dtype: Dtype) -> Float[Array, "b n c"]:
     """Two linear layers around a ReLU, `mlp1` and `mlp2` of the module it is called in."""
-    y = nn.relu(nn.Dense(hidden, dtype=dtype, name="mlp1")(x))
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp2")(y)
+    y = nn.relu(Dense(hidden, dtype=dtype, name="mlp1")(x))
+    return Dense(x.shape[-1], dtype=dtype, name="mlp2")(y)
 
 
 class MaskedAttentionLayer(nn.Module):
@@ -157,8 +157,8 @@ def query_heads(
     The latter is an MLP of three layers, of these widths; called in a module.
     """
     norm = layer_norm("norm", EPSILON)
-    classes = nn.Dense(num_classes + 1, dtype=jnp.float32, name="classes")
-    layers = [nn.Dense(width, dtype=dtype, name=f"mask{i}") for i, width in enumerate(widths)]
+    classes = Dense(num_classes + 1, dtype=jnp.float32, name="classes")
+    layers = [Dense(width, dtype=dtype, name=f"mask{i}") for i, width in enumerate(widths)]
 
     def heads(x: Array) -> tuple[Array, Array]:
         x = norm(x)

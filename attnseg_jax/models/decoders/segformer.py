@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from attnseg_jax.models.decoders.base import Decoder, Gate, check_named, maps_of
 from attnseg_jax.models.features import Features, Output
-from attnseg_jax.models.layers.conv import ConvBN, classifier
+from attnseg_jax.models.layers.conv import ConvBN, Dense, classifier
 from attnseg_jax.models.options import option
 from attnseg_jax.ops.resize import resize
 
@@ -33,7 +33,7 @@ class SegFormer(Decoder):
         maps = maps_of(features, self.strides, "strides")
         size = maps[min(maps)].shape[1:3]
         levels = [
-            resize(nn.Dense(self.channels, dtype=self.dtype, name=f"linear{stride}")(x), size)
+            resize(Dense(self.channels, dtype=self.dtype, name=f"linear{stride}")(x), size)
             for stride, x in reversed(maps.items())  # the original's order, for its weights
         ]
         fuse = ConvBN(self.channels, 1, dtype=self.dtype, name="fuse")

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.layers.conv import Conv, Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Conv, Dense, Dtype, layer_norm
 from attnseg_jax.models.records import DotProductMap, Size, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.symbolic import any_below, numpy_of
@@ -120,7 +120,7 @@ def multi_head(
     value = key if value is None else value
 
     def project(x: Array, name: str) -> Array:
-        y = nn.Dense(heads * d, use_bias=key_bias or name != "key", dtype=dtype, name=name)(x)
+        y = Dense(heads * d, use_bias=key_bias or name != "key", dtype=dtype, name=name)(x)
         return y.reshape(*y.shape[:-1], heads, d)
 
     def attend(q: Array, mask: Array | None) -> Array:
@@ -140,7 +140,7 @@ def multi_head(
     else:
         y = attend(q, mask)
     y = y.reshape(*y.shape[:2], heads * d)
-    return nn.Dense(channels, dtype=dtype, name="out")(y), record
+    return Dense(channels, dtype=dtype, name="out")(y), record
 
 
 class MultiHeadAttention(nn.Module):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.ops import conv as conv_ops
 from attnseg_jax.ops import norm as norm_ops
+from attnseg_jax.ops.pointwise import linear
 from attnseg_jax.ops.pool import pair
 
 Dtype = jnp.dtype | type
@@ -128,6 +130,16 @@ class BatchNorm(nn.Module):
         if not self.is_initializing():
             mean.value, var.value = new_mean, new_var
         return y.astype(self.dtype)
+
+
+def _linear(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
+    return linear(x, kernel)
+
+
+class Dense(nn.Dense):
+    """`nn.Dense` with the gradients of `ops.pointwise.linear`."""
+
+    dot_general: Callable | None = _linear
 
 
 def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:

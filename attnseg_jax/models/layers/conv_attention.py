@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from attnseg_jax.models.layers.conv import Conv, Dtype, he_normal_depthwise
 from attnseg_jax.models.records import GateMap, sow_record
+from attnseg_jax.ops.gelu import gelu
 
 KERNEL = 5
 STRIPS = (7, 11, 21)
@@ -31,7 +32,7 @@ class ConvAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Returns the map with what its factors let through; these are recorded as shares of the image's largest."""
-        u = nn.gelu(self._pointwise("in", x), approximate=False)
+        u = gelu(self._pointwise("in", x))
         square = self._depthwise(self.kernel, "square", u)
         total = square
         for n in self.strips:

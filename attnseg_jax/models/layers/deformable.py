@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.models.layers.attention import head_width
-from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.conv import Dense, Dtype
 from attnseg_jax.models.records import SampledMap, Size, sow_record
 from attnseg_jax.ops import attention as attention_ops
 from attnseg_jax.ops.symbolic import numpy_of
@@ -86,7 +86,7 @@ class DeformableAttention(nn.Module):
 
         def linear(features: int, name: str, bias: np.ndarray | float = 0.0) -> Array:
             init = nn.initializers.zeros, lambda *_: jnp.broadcast_to(jnp.asarray(bias, jnp.float32), features)
-            dense = nn.Dense(features, dtype=jnp.float32, kernel_init=init[0], bias_init=init[1], name=name)
+            dense = Dense(features, dtype=jnp.float32, kernel_init=init[0], bias_init=init[1], name=name)
             return dense(query.astype(jnp.float32))
 
         offsets = linear(a * maps * p * 2, "offsets", compass(a, maps, p)).reshape(b, n, a, maps, p, 2)
@@ -95,8 +95,8 @@ class DeformableAttention(nn.Module):
         scale = jnp.stack([jnp.asarray(side, jnp.float32) for h, w in sizes for side in (w, h)])
         places = places[None, :, None, None, None]
         locations = places + offsets / scale.reshape(1, 1, 1, maps, 1, 2)
-        y = nn.Dense(c, dtype=self.dtype, kernel_init=_xavier, name="value")(values)
+        y = Dense(c, dtype=self.dtype, kernel_init=_xavier, name="value")(values)
         y = attention_ops.deformable_attention(y.reshape(*y.shape[:2], a, d), locations, weights, tuple(sizes))
         if maps == 1:
             sow_record(self, self.record, SampledMap(locations[:, :, :, 0], weights[:, :, :, 0], query_size, sizes[0]))
-        return nn.Dense(c, dtype=self.dtype, kernel_init=_xavier, name="out")(y.reshape(b, n, c))
+        return Dense(c, dtype=self.dtype, kernel_init=_xavier, name="out")(y.reshape(b, n, c))

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.conv import Dense, Dtype
 
 
 def reduced_width(channels: int, reduction: int) -> int:
@@ -50,6 +50,6 @@ class ChannelScores(nn.Module):
         """Returns float32 scores."""
         c = x.shape[-1]
         hidden = reduced_width(c, self.reduction)
-        x = nn.Dense(hidden, use_bias=self.use_bias, dtype=self.dtype, name="down")(x)
-        x = nn.Dense(c, use_bias=self.use_bias, dtype=self.dtype, name="up")(nn.relu(x))
+        x = Dense(hidden, use_bias=self.use_bias, dtype=self.dtype, name="down")(x)
+        x = Dense(c, use_bias=self.use_bias, dtype=self.dtype, name="up")(nn.relu(x))
         return x.astype(jnp.float32)

@@ -7,7 +7,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from attnseg_jax.errors import OptionError
-from attnseg_jax.models.layers.conv import Conv, Dtype, he_normal_depthwise
+from attnseg_jax.models.layers.conv import Conv, Dense, Dtype, he_normal_depthwise
+from attnseg_jax.ops.gelu import gelu
 
 
 def drop_path_rates(rate: float, depth: int) -> list[float]:
@@ -56,8 +57,8 @@ def gated_mlp(x: Float[Array, "b *n c"], width: int, dtype: Dtype) -> Float[Arra
 
     `width` is that of the hidden layer.
     """
-    gate = nn.silu(nn.Dense(width, dtype=dtype, name="mlp_gate")(x))
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(gate * nn.Dense(width, dtype=dtype, name="mlp_in")(x))
+    gate = nn.silu(Dense(width, dtype=dtype, name="mlp_gate")(x))
+    return Dense(x.shape[-1], dtype=dtype, name="mlp_out")(gate * Dense(width, dtype=dtype, name="mlp_in")(x))
 
 
 def mlp(
@@ -74,13 +75,13 @@ def mlp(
 
     In training `dropout` is the rate at which hidden channels are dropped; `inside` acts on these.
     """
-    y = inside(nn.gelu(nn.Dense(width, dtype=dtype, name=f"mlp_in{suffix}")(x), approximate=False))
+    y = inside(gelu(Dense(width, dtype=dtype, name=f"mlp_in{suffix}")(x)))
     y = nn.Dropout(dropout, deterministic=not train)(y) if dropout else y
-    return nn.Dense(x.shape[-1], dtype=dtype, name=f"mlp_out{suffix}")(y)
+    return Dense(x.shape[-1], dtype=dtype, name=f"mlp_out{suffix}")(y)
 
 
 def conv_mlp(x: Float[Array, "b h w c"], width: int, dtype: Dtype) -> Float[Array, "b h w c"]:
     """`mlp` with a depthwise 3x3 convolution before its GELU, `mlp_conv` of the module it is called in."""
-    y = nn.Dense(width, dtype=dtype, name="mlp_in")(x)
+    y = Dense(width, dtype=dtype, name="mlp_in")(x)
     conv = Conv(width, 3, groups=width, use_bias=True, dtype=dtype, kernel_init=he_normal_depthwise, name="mlp_conv")
-    return nn.Dense(x.shape[-1], dtype=dtype, name="mlp_out")(nn.gelu(conv(y), approximate=False))
+    return Dense(x.shape[-1], dtype=dtype, name="mlp_out")(gelu(conv(y)))

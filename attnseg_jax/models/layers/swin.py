@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from attnseg_jax.models.layers.conv import Dtype, layer_norm
+from attnseg_jax.models.layers.conv import Dense, Dtype, layer_norm
 from attnseg_jax.models.layers.residual import drop_path, mlp, mlp_width
 from attnseg_jax.models.records import AttentionMap, sow_record
 from attnseg_jax.ops import attention as attention_ops
@@ -42,7 +42,7 @@ class ShiftedWindowAttention(nn.Module):
         shift = (self.shift,) * 2 if self.always_shift else window_ops.usable_shift(size, window, self.shift)
         windows = window_ops.partition(x.astype(self.dtype), window, shift)
         _, g, s, _ = windows.shape
-        qkv = nn.Dense(3 * c, dtype=self.dtype, name="qkv")(windows)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(windows)
         qkv = qkv.reshape(b * g, s, 3, self.heads, c // self.heads)
         q, k, v = (qkv[:, :, i] for i in range(3))
         shape = ((2 * window - 1) ** 2, self.heads)
@@ -53,7 +53,7 @@ class ShiftedWindowAttention(nn.Module):
             mask = window_ops.window_mask(size, window, shift)[None]
             mask = jnp.broadcast_to(mask, (b, g, s, s)).reshape(b * g, 1, s, s)
         y = attention_ops.dot_product_attention(q, k, v, bias=bias, mask=mask, impl=self.impl)
-        y = nn.Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
+        y = Dense(c, dtype=self.dtype, name="proj")(y.reshape(b, g, s, c))
 
         def record() -> AttentionMap:
             weights = attention_ops.attention_weights(q, k, bias=bias, mask=mask)

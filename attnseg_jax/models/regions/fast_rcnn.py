@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from attnseg_jax.models.features import Output
-from attnseg_jax.models.layers.conv import Dtype
+from attnseg_jax.models.layers.conv import Dense, Dtype
 from attnseg_jax.models.options import option
 from attnseg_jax.models.regions.rcnn import RegionModel
 from attnseg_jax.ops.pool import adaptive_avg_pool
@@ -49,7 +49,7 @@ class FastRCNN(RegionModel):
         pooled = self._pool(features.deepest, regions, self.slot_count(train), padded_size)
         x = pooled.reshape(*pooled.shape[:2], -1)
         for i in (1, 2):
-            x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))
+            x = nn.relu(Dense(self.channels, dtype=self.dtype, name=f"fc{i}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return self.paint_scores(x, regions)
 
