@@ -1,9 +1,10 @@
-"""Cycles of a depthwise convolution on a TPU that need not be here: shifted slices beside XLA's own, by its compiler.
+"""Cycles of convolutions on a TPU that need not be here, by its compiler: forms of this project beside XLA's own.
 
     python benchmarks/tpu.py --topology=v5e:1x1 --dtype=bfloat16
 
 Needs the extra `plan`. Prints microseconds by the compiler's own estimate: forward, by image and by kernel, each as
-slices and, after the comma, as XLA's own. `attnseg_jax/ops/depthwise.py` takes what is faster.
+shifted slices (depthwise) or matrix products (transposed) and, after the comma, as XLA's own.
+`attnseg_jax/ops/depthwise.py` and `transposed.py` take what is faster.
 """
 
 import argparse
@@ -15,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import jax
 
-from attnseg_jax.ops import depthwise
+from attnseg_jax.ops import depthwise, transposed
 from attnseg_jax.planning import chips, hlo
 
 # Window, stride, images.
@@ -35,6 +36,15 @@ CASES = (
     (5, 1, (1, 36, 48, 240)),
     (5, 1, (1, 18, 24, 672)),
     (3, 1, (1, 18, 24, 1152)),
+)
+
+
+# Of transposed convolutions: window, stride, images, channels of the result.
+TRANSPOSED = (
+    (2, 2, (2, 32, 64, 1024), 1024),
+    (2, 2, (4, 32, 32, 768), 768),
+    (4, 4, (2, 32, 64, 256), 256),
+    (4, 2, (2, 64, 128, 128), 64),
 )
 
 
@@ -58,6 +68,22 @@ def programs(window, stride, images):
         yield partial(form, axes), partial(own, axes), shapes
 
 
+def transposed_programs(window, stride, images, channels):
+    """As `programs`."""
+    cut = (stride - window) // 2
+    given = {"strides": (stride, stride), "sides": ((cut, cut), (cut, cut))}
+    forms = partial(transposed._products, *given.values()), partial(transposed.plain_transposed, groups=1, **given)
+    kernels, size = (window, window, images[3], channels), (window + 2 * cut - stride)
+    results = (images[0], *(n * stride + size for n in images[1:3]), channels)
+
+    def gradient(form, place):
+        return lambda x, kernel, g: jax.vjp(form, x, kernel)[1](g)[place]
+
+    yield *forms, (images, kernels)
+    for place in (0, 1):
+        yield *(gradient(form, place) for form in forms), (images, kernels, results)
+
+
 def main():
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,12 +92,12 @@ def main():
     arguments = parser.parse_args()
     where = chips.read(arguments.topology)
     print("| window, images | forward | by image | by kernel |\n|---|---|---|---|")
-    for window, stride, images in CASES:
+    for window, stride, images, *channels in (*CASES, *TRANSPOSED):
         cells = [
-            ", ".join(f"{microseconds(where, arguments.dtype, form, *shapes):.0f}" for form in (slices, own))
-            for slices, own, shapes in programs(window, stride, images)
+            ", ".join(f"{microseconds(where, arguments.dtype, form, *shapes):.0f}" for form in (ours, own))
+            for ours, own, shapes in (transposed_programs if channels else programs)(window, stride, images, *channels)
         ]
-        name = f"{window}x{window}" + (f", stride {stride}" if stride > 1 else "")
+        name = f"{'transposed ' * bool(channels)}{window}x{window}" + (f", stride {stride}" if stride > 1 else "")
         print(f"| {name}, {images} | {' | '.join(cells)} |", flush=True)
 
 

@@ -18,7 +18,7 @@ def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     complement of the error function, whose two branches cost several times as much and keep several arrays.
 
     >>> gelu(jnp.array([-1.0, 0.0, 1.0])).round(4).tolist()
-    [-0.1586..., 0.0, 0.8413...]
+    [-0.158..., 0.0, 0.841...]
     """
     return x * _distribution(x)
 
