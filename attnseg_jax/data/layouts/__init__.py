@@ -105,6 +105,8 @@ def _candidates(config: Any) -> list[Layout]:
                 f"config.data.layout={config.layout!r} needs config.data.images and config.data.masks, such as "
                 "'img/{split}/*.tif' and 'lab/{split}/{stem}_mask.png'"
             )
+        if config.bands and config.layout == "stacks":
+            raise UserError("config.data.bands is of images of several files, not of layout='stacks': leave one out")
         each = config.mode == "multilabel" and CLASS in fields(config.masks)
         classes = from_config(config).class_names if each else ()
         form = Form(of_first_band(config), config.masks, config.lists, classes=classes)

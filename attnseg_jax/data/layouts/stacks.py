@@ -59,11 +59,10 @@ def read_page(path: Path, page: int, channels: int = 0) -> Shaped[np.ndarray, "h
 
     def read(image: Image.Image) -> np.ndarray:
         image.seek(page)
-        return (
-            bands.joined([path], [bands.pixels_of(image, path)], channels)
-            if channels
-            else decode.rgb_pixels(image, name)
-        )
+        if not channels:
+            return decode.rgb_pixels(image, name)
+        pixels = bands.pixels_of(image, path)
+        return bands.joined([path], [pixels.reshape(*pixels.shape[:2], -1)], channels)
 
     name = f"{path}, page {page}"
     return decode.opened(path, name, read)

@@ -189,6 +189,11 @@ def test_names_of_ones_own(files):
             (root / "mri" / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, high, (40, 50)).astype(np.uint8)).save(root / "mri" / path)
     assert guesses(Tree(root / "mri"))[0].layout.form == Form("**/{stem}.*", "**/{stem}_seg.*")
+    for tile in (7, 12):
+        for path, high in ((f"{tile}_sat.jpg", 256), (f"{tile}_mask.png", 2)):
+            (root / "land").mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, high, (40, 50)).astype(np.uint8)).save(root / "land" / path)
+    assert guesses(Tree(root / "land"))[0].layout.form == Form("{stem}_sat.*", "{stem}_mask.*")
 
 
 def test_a_split_by_hash_does_not_move_when_files_come():

@@ -83,6 +83,8 @@ def test_stacks_are_not_read_as_pictures(tmp_path, data_config):
         load_source(data_config(**keys, layout="stacks"), "train")
     with pytest.raises(UserError, match=r"layout='stacks' needs config\.data\.images"):
         load_source(data_config(dir=str(tmp_path), layout="stacks"), "train")
+    with pytest.raises(UserError, match=r"config\.data\.bands is of images of several files"):
+        load_source(data_config(**keys, layout="stacks", bands=("a", "b")), "train")
 
 
 def test_masks_keep_their_values(tmp_path):
@@ -116,6 +118,11 @@ def test_a_stack_is_predicted_by_page(tmp_path, caplog):
     assert [picture.target.as_posix() for picture in found] == [f"a-volume/{page:04d}" for page in range(3)]
     for page, (_, pixels) in enumerate(pictures.decoded(found)):
         np.testing.assert_array_equal(pixels, np.stack([image[page]] * 3, -1))
+    sixteen, _ = volume(tmp_path / "b", dtype=np.uint16, pages=2)
+    page = stacks.read_page(tmp_path / "b-volume.tif", 1, channels=1)
+    np.testing.assert_array_equal(page, sixteen[1, ..., None])
+    with pytest.raises(UserError, match=r"b-volume\.tif: the picture has 1 channel, and config\.data\.channels=3"):
+        stacks.read_page(tmp_path / "b-volume.tif", 1, channels=3)
     with caplog.at_level(logging.WARNING, "absl"):
         decode.decode_image(tmp_path / "a-volume.tif", "a")
     assert "of several pictures in a file the first is read" in caplog.text
