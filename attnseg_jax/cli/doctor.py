@@ -70,6 +70,8 @@ def _diagnose() -> None:
     # The names alone take seconds where there are many.
     print(root, flush=True)
     plan = examine.make_plan(root)
+    if plan.root != root:
+        print(f"data: {plan.root}")
     print(*text.plan_lines(plan), text.pair_line(examine.first_pair(plan)), sep="\n", flush=True)
     diagnosis = examine.examine(
         plan,

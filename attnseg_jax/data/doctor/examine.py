@@ -14,31 +14,25 @@ from attnseg_jax.data.doctor import class_files
 from attnseg_jax.data.doctor import findings as said
 from attnseg_jax.data.doctor.facts import PairFacts, read_image, read_pair, too_large
 from attnseg_jax.data.doctor.findings import Finding
+from attnseg_jax.data.doctor.folder import inner, layout_of, pictures
 from attnseg_jax.data.doctor.labels import Labels, propose_labels
 from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
 from attnseg_jax.data.layouts import (
-    SUFFIXES,
     Layout,
     Pair,
     Pairing,
     Tree,
-    fixed_folder,
-    found,
     held_out,
     parquet,
     stacks,
     stacks_as_files,
 )
-from attnseg_jax.data.layouts.class_files import with_class_files
-from attnseg_jax.data.layouts.guess import Guess, guesses, is_split_word
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
 
-# A layout of the table that explains fewer of the pictures than this may not be what is meant.
-_EXPLAINED = 0.6
 # Images that tell of what kind most are.
 _SAMPLED = 9
 # Pairs up to which images that look alike are searched for unasked: a minute, or less.
@@ -50,7 +44,7 @@ class Plan:
     """What there is to read: pairs of every split, and what their names alone tell.
 
     Attributes:
-      root: the folder.
+      root: the folder, or the only one in it that holds the others.
       tree: the files, in it or unpacked from its parquet files or stacks.
       layout: how they are named.
       others: further layouts that fit, in words.
@@ -100,11 +94,12 @@ def make_plan(root: Path) -> Plan:
       UserError: there is no such folder, or there are no images with masks in it.
     """
     check_root(root)
-    tree = Tree(root)
-    if not _pictures(tree) and parquet.shards(root):
+    tree = inner(Tree(root))
+    root = tree.root
+    if not pictures(tree) and parquet.shards(root):
         tree, layout, others = Tree(parquet.unpacked(root)), Layout("parquet", parquet.FORM), ()
     else:
-        layout, others = _layout(tree)
+        layout, others = layout_of(tree)
     stored = layout.splits(tree)
     pairings = {split: layout.pairing(tree, split) for split in stored or [""]}
     found_pairs = {split: pairing.pairs for split, pairing in pairings.items()}
@@ -154,50 +149,6 @@ def _each_once(pairs: dict[str, list[Pair]], first: list[str]) -> dict[str, list
     seen = {pair.image for split in first for pair in pairs[split]}
     rest = {split: [p for p in of if p.image not in seen] for split, of in pairs.items() if split not in first}
     return {split: pairs[split] for split in first} | {split: of for split, of in sorted(rest.items()) if of}
-
-
-def _layout(tree: Tree) -> tuple[Layout, tuple[str, ...]]:
-    best, pairs = found(tree)
-    pictures = _pictures(tree)
-    if not pictures:
-        raise UserError(f"--data={tree.root}: there are no pictures in this folder ({_kinds()} are read)")
-    others: tuple[str, ...] = ()
-    named = best is None or not best.has_splits or any(is_split_word(split) for split in best.splits(tree))
-    if not named or 2 * pairs < _EXPLAINED * pictures:
-        guessed = [guess for guess in guesses(tree) if guess.looks[0] >= 0]
-        # Folders that are no splits hold one data set together.
-        if guessed and guessed[0].pairs >= pairs + named:
-            best = guessed[0].layout
-            pairs, others = guessed[0].pairs, _others(guessed)
-    # Pictures that are left over may be masks of further classes.
-    if best is None or (best.name not in ("objects", "lists") and 2 * pairs < pictures):
-        of_classes = with_class_files(tree)
-        if of_classes and (best is None or of_classes[1] > 2 * pairs):
-            best, others = Layout("templates", of_classes[0]), ()
-    if best is None:
-        raise UserError(
-            f"--data={tree.root}: no masks are found for its {pictures} pictures: a mask has the name of its image, in "
-            "another folder or with another ending (see the page on data), or list the pairs in pairs.csv"
-        )
-    return best, others
-
-
-def _others(guessed: list[Guess]) -> tuple[str, ...]:
-    """Other masks for the images of the first guess, in words."""
-    first, found_ = guessed[0], {}
-    for guess in guessed[1:]:
-        same_images = fixed_folder(guess.layout.form.images) == fixed_folder(first.layout.form.images)
-        if same_images and guess.first_mask != first.first_mask and 2 * guess.pairs >= first.pairs:
-            found_.setdefault(guess.first_mask, f"{guess.layout.form.masks} ({guess.pairs} pairs)")
-    return tuple(found_.values())
-
-
-def _kinds() -> str:
-    return ", ".join(suffix[1:] for suffix in SUFFIXES)
-
-
-def _pictures(tree: Tree) -> int:
-    return sum(name.lower().endswith(SUFFIXES) for folder in tree.below() for name in tree.entries(folder)[1])
 
 
 def examine(
