@@ -20,6 +20,8 @@ from attnseg_jax.ops.plain import plain_conv, plain_input_gradient, plain_kernel
 # Rows of the result in one step of the kernel's gradient, at most. From 16 on XLA first copies the rows of a step into
 # one block, which is faster; more rows are more code to compile.
 _ROWS = 32
+# Taps of a strip that are written out in a turn of their loop.
+_GROUP = 3
 # Bytes of a block of rows and channels of one operand, which every tap reads again.
 _BLOCK = 1_400_000
 # Taps of a window up to which the slices take fewer cycles of a TPU than XLA's own convolution, which computes float32
@@ -128,28 +130,34 @@ def _kernel_gradient_of_block(axes, x, g):
     rows, columns = axes
     blocks = -(-rows.out // _ROWS)
     height = -(-rows.out // blocks)
-    x = pad(x, [(rows.before, rows.after(blocks * height)), (columns.before, columns.after(columns.out))])
-    g = pad(g, [(0, blocks * height - rows.out), (0, 0)])
-    wide = jnp.promote_types(x.dtype, jnp.float32)
     # The taps along the longer side of the window are a loop, those along the other are written out: with all of them
-    # written out a compiler takes seconds.
+    # written out a compiler takes seconds. Of a strip some that follow each other are, which read the cotangents once.
     down = rows.taps >= columns.taps
     looped, written = (rows, columns) if down else (columns, rows)
-    size = [len(x), (height - 1) * rows.stride + rows.span, *x.shape[2:]]
-    size[1 if down else 2] -= looped.span - 1
+    group = _GROUP if written.taps == 1 and looped.taps >= 3 * _GROUP else 1
+    turns = -(-looped.taps // group)
+    further = (turns * group - looped.taps) * looped.dilation
+    after = [rows.after(blocks * height), columns.after(columns.out)]
+    after[0 if down else 1] += further
+    x = pad(x, [(rows.before, after[0]), (columns.before, after[1])])
+    g = pad(g, [(0, blocks * height - rows.out), (0, 0)])
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    size = [len(x), (height - 1) * rows.stride + rows.span + further * down, *x.shape[2:]]
+    size[1 if down else 2] -= (turns - 1) * group * looped.dilation
+    by_row = down if group > 1 else not down
 
     def block(n, sums):
         part_g = lax.dynamic_slice_in_dim(g, n * height, height, 1)
 
         def line_of_taps(k, sums):
             start = [0, n * height * rows.stride, 0, 0]
-            start[1 if down else 2] += k * looped.dilation
+            start[1 if down else 2] += k * group * looped.dilation
             part = lax.dynamic_slice(x, start, size)
             return [lax.dynamic_update_index_in_dim(s, add(s[k], part, t), k, 0) for t, s in enumerate(sums)]
 
         def add(total, part, t):
-            first = 0 if down else t * rows.dilation
-            across = columns.tap(t if down else 0)
+            first = t * rows.dilation if by_row else 0
+            across = columns.tap(0 if by_row else t)
             for row in range(height):
                 start = first + row * rows.stride
                 line = lax.squeeze(_cut(part, slice(start, start + 1), across), (1,))
@@ -158,12 +166,15 @@ def _kernel_gradient_of_block(axes, x, g):
                 total = lax.add(total, lax.mul(line.astype(wide), line_g.astype(wide)))
             return total
 
-        return lax.fori_loop(0, looped.taps, line_of_taps, sums)
+        return lax.fori_loop(0, turns, line_of_taps, sums)
 
     # The batch stays an axis to the end, so that a batch split over devices stays where it is.
-    zeros = [jnp.zeros_like(g, wide, (looped.taps, len(g), *g.shape[2:])) for _ in range(written.taps)]
-    sums = lax.fori_loop(0, blocks, block, zeros)
-    return jnp.stack([s.sum((1, 2)) for s in sums], int(down)).astype(x.dtype)
+    zeros = [jnp.zeros_like(g, wide, (turns, len(g), *g.shape[2:])) for _ in range(written.taps * group)]
+    sums = [s.sum((1, 2)) for s in lax.fori_loop(0, blocks, block, zeros)]
+    if group > 1:
+        taps = jnp.stack(sums, 1).reshape(turns * group, -1)[: looped.taps]
+        return jnp.expand_dims(taps, int(down)).astype(x.dtype)
+    return jnp.stack(sums, int(down)).astype(x.dtype)
 
 
 class _Axis(Axis):

@@ -46,6 +46,8 @@ FAST = {
         (3, 2, 6, 5),
         {"padding": ((5, 3), (0, 4)), "stride": (2, 3), "dilation": (6, 13)},
     ),
+    "depthwise strip": ((11, 1, 1, 6), {"padding": (5, 0), "groups": 6}),
+    "depthwise strip across": ((1, 10, 1, 6), {"padding": (0, 5), "stride": (2, 2), "dilation": (1, 2), "groups": 6}),
     "depthwise in blocks": ((3, 3, 1, 6), {"padding": (1, 0), "stride": (1, 2), "groups": 6}),
 }
 
