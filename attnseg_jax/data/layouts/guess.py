@@ -224,5 +224,5 @@ def _is_flat(tree: Tree, path: str) -> bool:
             if image.mode.startswith(("I", "F")):
                 return len(np.unique(image.resize((64, 64), Image.Resampling.NEAREST))) <= _FEW_COLOURS
             return image.convert("RGB").resize((96, 96), Image.Resampling.NEAREST).getcolors(_FEW_COLOURS) is not None
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False

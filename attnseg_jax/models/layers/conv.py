@@ -1,6 +1,7 @@
 """Convolution and normalisation as linen modules around `attnseg_jax.ops`."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,10 +137,8 @@ def _linear(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
     return linear(x, kernel)
 
 
-class Dense(nn.Dense):
-    """`nn.Dense` with the gradients of `ops.pointwise.linear`."""
-
-    dot_general: Callable | None = _linear
+Dense = functools.partial(nn.Dense, dot_general=_linear)
+"""`nn.Dense` with the gradients of `ops.pointwise.linear`."""
 
 
 def layer_norm(name: str, epsilon: float = 1e-6) -> nn.LayerNorm:
