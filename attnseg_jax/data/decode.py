@@ -43,7 +43,7 @@ UPRIGHT = {
 # Formats that change values as they like, where a mask needs each as it was.
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP")
 # What Pillow raises for files that are cut short or damaged, depending on where.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 
 
 def opened(data: Path | bytes, name: str, read: Callable[[Image.Image], Any], *, verified: bool = False) -> Any:
@@ -62,7 +62,7 @@ def opened(data: Path | bytes, name: str, read: Callable[[Image.Image], Any], *,
         raise UserError(
             f"{name}: a picture of more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels is not read: cut it into tiles"
         ) from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         # Pillow names the object in memory that it was given.
         reason = re.sub(r" <_io\.BytesIO.*?>", "", " ".join(str(error).split())) or type(error).__name__
         raise UserError(
@@ -97,7 +97,7 @@ def orientation_of(image: Image.Image) -> int:
         return 1
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGED:
+    except DAMAGED:
         # Damaged tags do not make the pixels unreadable.
         return 1
     return found if found in UPRIGHT else 1

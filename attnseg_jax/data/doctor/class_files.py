@@ -63,7 +63,7 @@ def _mode_and_pages(path: Path) -> tuple[str, int]:
     try:
         with Image.open(path) as image:
             return image.mode, decode.pages_of(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*decode.DAMAGED, Image.DecompressionBombError):
         return "", 1
 
 

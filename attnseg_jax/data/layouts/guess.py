@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from attnseg_jax.data.decode import DAMAGED
 from attnseg_jax.data.layouts import Layout
 from attnseg_jax.data.layouts.table import EXTENSIONS, MASK_MARKS
 from attnseg_jax.data.layouts.templates import SUFFIXES, Form, matches
@@ -224,5 +225,5 @@ def _is_flat(tree: Tree, path: str) -> bool:
             if image.mode.startswith(("I", "F")):
                 return len(np.unique(image.resize((64, 64), Image.Resampling.NEAREST))) <= _FEW_COLOURS
             return image.convert("RGB").resize((96, 96), Image.Resampling.NEAREST).getcolors(_FEW_COLOURS) is not None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return False

@@ -47,7 +47,7 @@ def pages(path: Path) -> int:
     try:
         with Image.open(path) as image:
             return decode.pages_of(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except (*decode.DAMAGED, Image.DecompressionBombError):
         return 1
 
 

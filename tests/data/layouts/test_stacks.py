@@ -1,5 +1,6 @@
 """TIFF files whose pages are pictures: found by the doctor, read for training, predicted page by page."""
 
+import contextlib
 import logging
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_masks_keep_their_values(tmp_path):
     pages[0].save(lossy, save_all=True, append_images=pages[1:], compression="jpeg")
     with pytest.raises(UserError, match=r"j\.tif: JPEG inside changes the values of masks"):
         stacks._write_pages(lossy, tmp_path / "out/j", masks=True)
+
+
+def test_a_stack_that_is_cut_short(tmp_path):
+    """Nothing is trained on, whether it is named by the doctor or refused; no other error comes."""
+    volume(tmp_path / "train", pages=3)
+    mask = tmp_path / "train-labels.tif"
+    whole = mask.read_bytes()
+    for size in (4, 150, 300, len(whole) - 40):
+        mask.write_bytes(whole[:size])
+        assert stacks.pages(mask) >= 1
+        with contextlib.suppress(UserError):
+            assert not proposed(tmp_path)[1]
 
 
 def test_reduced_copies_are_no_pages(tmp_path):
