@@ -105,6 +105,7 @@ def test_masks_keep_their_values(tmp_path):
         stacks._write_pages(lossy, tmp_path / "out/j", masks=True)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_a_stack_that_is_cut_short(tmp_path):
     """Nothing is trained on, whether it is named by the doctor or refused; no other error comes."""
     volume(tmp_path / "train", pages=3)
