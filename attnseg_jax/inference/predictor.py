@@ -121,7 +121,7 @@ class Predictor:
         Args:
           images: a file, an array uint8 `[h, w, 3]` or `[h, w]` (of a model with `config.data.channels`, of these), or
             a PIL picture; for several a folder, a pattern
-            such as `photos/**/*.jpg`, or a list of any of them.
+            such as `photos/**/*.jpg`, or a list of any of them. A TIFF file of several pictures counts as several.
           extras: of `EXTRAS`, what to compute in the same pass; what is not is computed when it is asked for.
 
         Raises:

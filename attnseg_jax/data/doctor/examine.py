@@ -20,16 +20,7 @@ from attnseg_jax.data.doctor.names import Named, NameTable, find_names
 from attnseg_jax.data.doctor.proposal import Decision, propose
 from attnseg_jax.data.doctor.splits import Splits, propose_splits
 from attnseg_jax.data.doctor.summary import Summary
-from attnseg_jax.data.layouts import (
-    Layout,
-    Pair,
-    Pairing,
-    Tree,
-    held_out,
-    parquet,
-    stacks,
-    stacks_as_files,
-)
+from attnseg_jax.data.layouts import Layout, Pair, Pairing, Tree, held_out, parquet, stacks, stacks_as_files
 from attnseg_jax.data.reading import in_threads
 from attnseg_jax.errors import UserError
 
@@ -100,12 +91,12 @@ def make_plan(root: Path) -> Plan:
         tree, layout, others = Tree(parquet.unpacked(root)), Layout("parquet", parquet.FORM), ()
     else:
         layout, others = layout_of(tree)
-    stored = layout.splits(tree)
-    pairings = {split: layout.pairing(tree, split) for split in stored or [""]}
+    pairings = layout.pairings(tree)
+    stored = [split for split in pairings if split]
     found_pairs = {split: pairing.pairs for split, pairing in pairings.items()}
     if stacked := any(of and stacks.is_stack(tree.root, of[0]) for of in found_pairs.values()):
         layout = replace(layout, name="stacks")
-        of_pages, tree = stacks_as_files(layout, tree)
+        of_pages, tree = stacks_as_files(layout, tree, pairings)
         found_pairs = {split: of_pages.pairing(tree, split).pairs for split in pairings}
     train = propose_splits(stored, []).train
     of_train = [pair.name for pair in found_pairs[train if stored else ""]]

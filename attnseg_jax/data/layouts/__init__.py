@@ -59,6 +59,10 @@ class Layout:
         stems = [row.image for row in lists.read_list(tree, form.names)]
         return paired(tree, form, stems)
 
+    def pairings(self, tree: Tree) -> dict[str, Pairing]:
+        """Images and masks of every split that the files tell; of "" where they tell none."""
+        return {split: self.pairing(tree, split) for split in self.splits(tree) or [""]}
+
     def splits(self, tree: Tree) -> list[str]:
         """The splits that the files tell, each with a pair; [] where they tell none."""
         if not self.has_splits:
@@ -129,14 +133,15 @@ def chosen(config: Any, split: str) -> tuple[Layout, Tree]:
     layout, tree = _stored(config, split)
     if layout.name != "stacks":
         return layout, tree
-    of_split = _stored_split(config, split) if layout.has_splits else ""
-    layout.pairing(tree, of_split).check(tree.root, layout.form.of_split(of_split))
-    return stacks_as_files(layout, tree, config.leave_out)
+    pairings, of_split = layout.pairings(tree), _stored_split(config, split) if layout.has_splits else ""
+    pairings[of_split].check(tree.root, layout.form.of_split(of_split))
+    return stacks_as_files(layout, tree, pairings, config.leave_out)
 
 
-def stacks_as_files(layout: Layout, tree: Tree, leave_out: Sequence[str] = ()) -> tuple[Layout, Tree]:
-    """The pages of stacks as a layout of their own, and their files."""
-    pairings = {split: layout.pairing(tree, split) for split in layout.splits(tree) or [""]}
+def stacks_as_files(
+    layout: Layout, tree: Tree, pairings: dict[str, Pairing], leave_out: Sequence[str] = ()
+) -> tuple[Layout, Tree]:
+    """The pages of stacks, paired by split, as a layout of their own, and their files."""
     folder = stacks.unpacked(tree.root, layout.form, pairings)
     return Layout("stacks", stacks.form_of(layout.form)), Tree(folder, leave_out)
 

@@ -17,8 +17,6 @@ from attnseg_jax.data.layouts.templates import Form
 from attnseg_jax.data.layouts.unpack import cache_folder, write_once
 from attnseg_jax.errors import UserError
 
-SUFFIXES = (".tif", ".tiff")
-
 BLOCK = r"^(.*)[0-9]$"
 """What the names of ten pages that follow each other share."""
 
@@ -42,7 +40,7 @@ def is_stack(root: Path, pair: Pair) -> bool:
 
 def pages(path: Path) -> int:
     """How many pictures a TIFF file holds; 1 of other files, and of what cannot be read."""
-    if path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in bands.TIFF:
         return 1
     try:
         with Image.open(path) as image:
