@@ -380,6 +380,8 @@ def get_config() -> ConfigDict:
     # the least with which the model's maps fit the images, to which training crops are padded too. 1 pads nothing: maps
     # are then shifted by up to their stride. A data set of many sizes, each of which is compiled for, wants 64 or so.
     evaluation.size_multiple = 0
+    # With what: the 'mean' colour, or 'reflect' for the mirror image about the last pixel.
+    evaluation.padding = "mean"
     # 'whole' images, or 'slide': windows (height, width), one every `stride` pixels, averaged where they overlap, with
     # 'uniform' weights or 'gaussian' ones, which trust the middle of a window most. () is the training crop and two
     # thirds of the window.

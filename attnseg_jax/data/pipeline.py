@@ -13,7 +13,7 @@ import numpy as np
 from attnseg_jax.data import regions, sampling
 from attnseg_jax.data.sources import ByWindow, Source, check_sample
 from attnseg_jax.data.transforms import augment, needs_others
-from attnseg_jax.data.transforms.fields import batch_fields, padded, padded_size, padding, pixel_fields
+from attnseg_jax.data.transforms.fields import batch_fields, fill_value, padded, padded_size, pixel_fields
 from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -85,13 +85,15 @@ def eval_batches(
     *,
     batch_size: int,
     multiple: int = 1,
+    padding: str = "mean",
     max_bytes: float = math.inf,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
     """This process's batches over every image of `source` once, at full size, in one pass.
 
-    Height and width are padded at the end to multiples of `multiple` with the mean colour and label 255.
+    Height and width are padded at the end to multiples of `multiple`, images with the mean colour or, where `padding`
+    is 'reflect', with their mirror image, labels with 255.
 
     As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
     int32 [b], the place in the source, and 'id' [b], the name there.  No transform is applied.  Images of one padded
@@ -108,7 +110,7 @@ def eval_batches(
         rows = _even_rows(len(members), most, process_count)
         places = members + [-1] * (-len(members) % rows)
         data = grain.MapDataset.source(places[process_index::process_count])
-        data = data.map(functools.partial(_evaluation_row, source, members[0], config, multiple))
+        data = data.map(functools.partial(_evaluation_row, source, members[0], config, multiple, padding))
         ahead = min(2 * rows, max(1, _AHEAD_BYTES // (_PIXEL_BYTES * math.prod(size))))
         yield from _stacked(data, config.threads, rows // process_count, ahead=ahead)
 
@@ -126,10 +128,10 @@ def _even_rows(count: int, most: int, unit: int) -> int:
     return -(-rows // unit) * unit
 
 
-def _evaluation_row(source: Source, first: int, config: Any, multiple: int, index: int) -> Batch:
+def _evaluation_row(source: Source, first: int, config: Any, multiple: int, padding: str, index: int) -> Batch:
     """The row of an image, or an empty one like that of the image `first` where `index` is below 0."""
     sample = source[first if index < 0 else index]
-    row = evaluation_sample(sample, config, multiple)
+    row = evaluation_sample(sample, config, multiple, padding)
     if index < 0:
         return _padding_row(row) | {"id": np.str_("")}
     return row | {"valid": np.bool_(True), "index": np.int32(index), "id": np.str_(sample["id"])}
@@ -165,11 +167,12 @@ def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]
     return {**sample, "others": lambda rng: source[int(rng.integers(len(source)))]}
 
 
-def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1) -> Batch:
+def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1, padding: str = "mean") -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
     check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
-    return batch_fields(normalised_and_padded(sample, config, padded_size(sample["label"].shape[:2], multiple)))
+    size = padded_size(sample["label"].shape[:2], multiple)
+    return batch_fields(normalised_and_padded(sample, config, size, padding))
 
 
 def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:
@@ -180,7 +183,7 @@ def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:
 
 def _padding_row(row: Batch) -> Batch:
     """A row of padding with the fields of `row`."""
-    pixels = {name: np.full_like(x, padding(name, x.dtype)) for name, x in pixel_fields(row).items()}
+    pixels = {name: np.full_like(x, fill_value(name, x.dtype)) for name, x in pixel_fields(row).items()}
     blank = {name: np.zeros_like(x) for name, x in row.items()}
     return blank | pixels | {"valid": np.bool_(False), "index": np.int32(-1)}
 

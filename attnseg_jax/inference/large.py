@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from attnseg_jax.data import bands
 from attnseg_jax.data.pipeline import padded_size
 from attnseg_jax.data.tiff_pieces import PIECE, Pieces, as_rgb, is_rgb
-from attnseg_jax.data.transforms.fields import normalise
+from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
@@ -106,9 +106,11 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
         first, last = columns[0], columns[-1] + window[1]
         total = np.zeros((window[0], last - first, classes), np.float32)
         for top, following in zip(tops, [*tops[1:], padded[0]]):
-            read = pieces.part(slice(top, min(top + window[0], height)), slice(0, width))
+            # As many rows more as the bottom may mirror.
+            above = max(0, min(top, height - predictor.multiple))
+            read = pieces.part(slice(above, min(top + window[0], height)), slice(0, width))
             read = bands.joined([pieces.path], [read]) if config.data.channels else as_rgb(read)
-            rows = _padded(read, config.data, (window[0], padded[1]))
+            rows = _padded(read, config, (top + window[0] - above, padded[1]))[top - above :]
             for part in range(0, len(columns), count):
                 places = columns[part : part + count]
                 found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
@@ -124,10 +126,8 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
 
 
 def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.ndarray, "h w c"]:
-    """Rows as the model takes them, with zeros at the bottom and right."""
-    found = np.zeros((*size, pixels.shape[2]), np.float32)
-    found[: pixels.shape[0], : pixels.shape[1]] = normalise(pixels, config.mean, config.std, config.channel_order)
-    return found
+    """Rows as the model takes them, padded at the bottom and right."""
+    return normalised_and_padded({"image": pixels}, config.data, size, config.eval.padding)["image"]
 
 
 def _weighted(model: Any, variables: PyTree, weights: Array, windows: Array) -> Float[Array, "n h w k"]:

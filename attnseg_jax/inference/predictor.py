@@ -237,7 +237,7 @@ class Predictor:
         pixels = picture.pixels
         scaled = scale_image(pixels, self.config.data.resolution)
         sample = unlabelled(scaled, picture.name, self.config.data)
-        fields = evaluation_sample(sample, self.config.data, self.multiple)
+        fields = evaluation_sample(sample, self.config.data, self.multiple, self.config.eval.padding)
         padded = fields["image"].shape[:2]
         # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
         same = scaled.shape == pixels.shape

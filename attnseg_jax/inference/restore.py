@@ -147,4 +147,5 @@ def make_restored_look(
 
 def _prepared(restored: Restored, record: dict[str, Any]) -> dict[str, np.ndarray]:
     """A record as the evaluation of the run sees it, without an axis for the batch."""
-    return evaluation_sample(record, restored.config.data, evaluation_multiple(restored.config, restored.model))
+    config = restored.config
+    return evaluation_sample(record, config.data, evaluation_multiple(config, restored.model), config.eval.padding)

@@ -16,6 +16,7 @@ Apply = Callable[[Float[Array, "n h w c"]], Float[Array, "n h w k"]]
 """From images to logits of their size."""
 
 BLENDS = ("uniform", "gaussian")
+PADDINGS = ("mean", "reflect")
 
 # Of a window's extent: the deviation of the Gaussian weights, and their least value, as MONAI has them.
 _SIGMA, _LEAST = 0.125, 1e-3
@@ -121,6 +122,21 @@ def _balanced(count: int, rows: int, devices: int) -> tuple[int, int]:
     return rows, chunks * rows
 
 
+def pad_end(image: Float[Array, "b h w c"], by: tuple[int, int], padding: str = "mean") -> Float[Array, "b H W c"]:
+    """Normalised images with `by` rows at the bottom and columns at the right.
+
+    Those are zeros ('mean'), the mean colour of a data set, or the mirror image about the last pixel ('reflect').
+    """
+    if padding != "reflect":
+        return jnp.pad(image, [(0, 0), *((0, n) for n in by), (0, 0)])
+    for axis, more in enumerate(by, 1):
+        # `jnp.pad` wants numbers, and exports have symbols for sizes.
+        n = image.shape[axis]
+        place = jnp.abs((jnp.arange(n + more) + n - 1) % max(2 * n - 2, 1) - (n - 1))
+        image = jnp.take(image, place, axis=axis)
+    return image
+
+
 def average_views(
     apply: Apply,
     image: Float[Array, "b h w c"],
@@ -128,12 +144,13 @@ def average_views(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     multiple: int = 1,
+    padding: str = "mean",
     decision: Decision = SOFTMAX,
 ) -> Float[Array, "b h w k"]:
     """Logits of the class probabilities, averaged over scaled and mirrored images.
 
-    Each view is resized (bilinear, half-pixel centres, without antialiasing) and padded at the end with zeros to
-    multiples of `multiple`; its logits are cut, mirrored back and resized to the size of the image. As MMSegmentation's
+    Each view is resized (bilinear, half-pixel centres, without antialiasing) and padded at the end to multiples of
+    `multiple`; its logits are cut, mirrored back and resized to the size of the image. As MMSegmentation's
     `SegTTAModel`. With the image itself as the only view these are the logits, as they are.
 
     Args:
@@ -142,6 +159,7 @@ def average_views(
       scales: factors of height and width.
       flip: adds the mirror image (left and right) of each.
       multiple: of the sizes that `apply` is right for.
+      padding: as `pad_end` has it.
       decision: what the probabilities of logits are.
     """
     if tuple(scales) == (1.0,) and not flip:
@@ -151,7 +169,7 @@ def average_views(
     for scale, mirrored in views:
         h, w = (math.floor(n * scale + 0.5) for n in size)
         view = resize(image, (h, w))[:, :, :: -1 if mirrored else 1]
-        view = jnp.pad(view, [(0, 0), (0, -h % multiple), (0, -w % multiple), (0, 0)])
+        view = pad_end(view, (-h % multiple, -w % multiple), padding)
         logits = apply(view)[:, :h, :w, :][:, :, :: -1 if mirrored else 1]
         mean = mean + decision.probabilities(resize(logits.astype(jnp.float32), size)) / len(views)
     return decision.logits(mean)

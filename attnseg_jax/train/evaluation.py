@@ -88,6 +88,7 @@ def evaluate_split(
         batch_size=config.eval.batch_size,
         max_bytes=shared(host_bytes()) * _SHARE,
         multiple=evaluation_multiple(config, model),
+        padding=config.eval.padding,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.errors import UserError, check_known
 from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.platforms import target_platform
-from attnseg_jax.ops.sliding import BLENDS, average_views, slide
+from attnseg_jax.ops.sliding import BLENDS, PADDINGS, average_views, slide
 from attnseg_jax.train.sizes import evaluation_multiple
 from attnseg_jax.train.step import model_inputs
 
@@ -51,6 +51,7 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
     wanted = config.eval
     check_known("config.eval", MODES, mode=wanted.mode)
     check_known("config.eval", BLENDS, blend=wanted.blend)
+    check_known("config.eval", PADDINGS, padding=wanted.padding)
     if wanted.mode == "whole" and (wanted.window or wanted.stride):
         key = "window" if wanted.window else "stride"
         raise UserError(f"config.eval.{key}={tuple(wanted[key])} is for windows: set config.eval.mode='slide', too")
@@ -68,7 +69,8 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
         rows = windows_at_once(config, sizes["window"], mesh.size if mesh else 1)
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
         options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **sizes}
-    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "multiple": multiple, "decision": decision(config)}
+    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "decision": decision(config)}
+    views |= {"multiple": multiple, "padding": wanted.padding}
     return partial(_viewed, model, options, **views)
 
 

@@ -126,7 +126,9 @@ def _eomt() -> dict[str, PublishedModel]:
             f"hf://tue-mps/{name}/model.safetensors", "transformers_eomt+transformers_eomt", "MIT", data, side,
             config | _windows(side, side), miou, interpolation="bilinear",
         )  # fmt: skip
-    config = _model("dinov3_vit_l", "eomt", decoder_options={"queries": 100}) | _windows(512, 512)
+    # The authors' own code keeps DINOv3's 1e-5 in its norms, transformers takes 1e-6.
+    config = _model("dinov3_vit_l", "eomt", {"norm_epsilon": 1e-6}, {"queries": 100}) | _windows(512, 512)
+    own = _model("dinov3_vit_l", "eomt", decoder_options={"queries": 100}) | _windows(512, 512)
     licence = "MIT, on top of the DINOv3 License"
     found["eomt_dinov3_l-ade20k"] = _entry(
         "hf://tue-mps/eomt-dinov3-ade-semantic-large-512/model.safetensors", "transformers_eomt+transformers_eomt",
@@ -134,7 +136,7 @@ def _eomt() -> dict[str, PublishedModel]:
     )  # fmt: skip
     found["eomt_dinov3_l_delta-ade20k"] = _entry(
         "hf://tue-mps/ade_semantic_eomt_large_512_dinov3/pytorch_model.bin", "tue_eomt+tue_dinov3",
-        licence, "ade20k", 512, config, None,
+        licence, "ade20k", 512, own, None,
         base="dinov3_vit_l-lvd1689m", interpolation="bilinear",
     )  # fmt: skip
     return found

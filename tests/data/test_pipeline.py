@@ -184,6 +184,20 @@ def test_evaluation_pads_to_multiples(source, data_config):
             assert (batch["image"][row, h:] == 0).all() and (batch["image"][row, :, w:] == 0).all()
 
 
+def test_evaluation_pads_with_mirror_images(source, data_config):
+    """As often as it takes: 16 rows of 5 are mirrored about the 5th, the 9th and the 13th."""
+    rows = [n for b in eval_batches(source, data_config(), batch_size=2) for n in b["image"] if n.any()]
+    multiple = 1 + 3 * max(max(row.shape[:2]) for row in rows)
+    batches = eval_batches(source, data_config(), batch_size=2, multiple=multiple, padding="reflect")
+    found = {i: b["image"][r] for b in batches for r, i in enumerate(b["index"].tolist()) if i >= 0}
+    plain = eval_batches(source, data_config(), batch_size=2)
+    for index, image in ((i, b["image"][r]) for b in plain for r, i in enumerate(b["index"].tolist()) if i >= 0):
+        y, x = (np.abs((np.arange(multiple) + n - 1) % (2 * n - 2) - (n - 1)) for n in image.shape[:2])
+        np.testing.assert_array_equal(found[index], image[y][:, x])
+    labels = next(eval_batches(source, data_config(), batch_size=2, multiple=multiple, padding="reflect"))["label"]
+    assert (labels[:, -1] == 255).all() and (labels[:, :, -1] == 255).all()
+
+
 def test_evaluation_batches_hold_what_is_there(source, data_config):
     """5 images of 3 sizes, 3 of which are alike."""
     batches = list(eval_batches(source, data_config(), batch_size=16))

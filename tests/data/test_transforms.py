@@ -6,7 +6,7 @@ from attnseg_jax.data import windows as file_windows
 from attnseg_jax.data.transforms import augment
 from attnseg_jax.data.transforms.colour import jittered
 from attnseg_jax.data.transforms.crop import class_share, random_window, scale_crop
-from attnseg_jax.data.transforms.fields import normalise, pad, padding
+from attnseg_jax.data.transforms.fields import fill_value, normalise, pad
 from attnseg_jax.data.transforms.flip import flip
 from attnseg_jax.errors import UserError
 
@@ -231,7 +231,7 @@ def test_normalise_and_pad():
     out = normalise(image, (10, 10, 10), (1, 2, 4))
     np.testing.assert_allclose(out, [[[0, 5, 5]]])
     assert out.dtype == np.float32
-    pixels = pad(out, (2, 3), (1, 2), padding("image", out.dtype))
-    labels = pad(np.array([[6]], np.uint8), (2, 3), (1, 2), padding("label", np.uint8))
+    pixels = pad(out, (2, 3), (1, 2), fill_value("image", out.dtype))
+    labels = pad(np.array([[6]], np.uint8), (2, 3), (1, 2), fill_value("label", np.uint8))
     np.testing.assert_array_equal(labels, [[255, 255, 255], [255, 255, 6]])
     assert pixels[1, 2, 1] == 5 and np.abs(pixels).sum() == 10

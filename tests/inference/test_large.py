@@ -64,6 +64,21 @@ def test_as_in_memory(options, predictor, picture, tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.tif"]
 
 
+@pytest.mark.parametrize("rows", [15, 45])
+def test_mirrored_edges(rows, workdir, tmp_path):
+    """Of 15 rows, the last window sees three and mirrors some above it. Padded with a colour, others come out."""
+    blocks = np.random.default_rng(2).integers(0, 256, (23, 35, 3), np.uint8)
+    pixels, found = blocks.repeat(2, 0).repeat(2, 1)[:rows], []
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="rgb")
+    for padding in ("reflect", "mean"):
+        changes = {"eval.size_multiple": 12, "eval.window": (12, 24), "eval.stride": (12, 10), "eval.padding": padding}
+        predictor = Predictor(workdir, changes=WINDOWS | changes)
+        large.predict_large(predictor, tmp_path / "in.tif", tmp_path / "out.tif")
+        found.append(np.asarray(Image.open(tmp_path / "out.tif")))
+        np.testing.assert_array_equal(found[-1], predictor(pixels).mask)
+    assert (found[0] != found[1]).any()
+
+
 def test_in_columns(predictor, picture, tmp_path):
     """Logits of a whole row of windows would be too many; gray files are read as colours."""
     pixels, mask = picture

@@ -82,6 +82,20 @@ def test_views_are_padded_for_the_model_and_cut_again():
     np.testing.assert_allclose(got, np.log(want), rtol=1e-4, atol=1e-5)
 
 
+def test_views_are_padded_with_their_mirror_image():
+    """The last pixel is not repeated; what is mirrored is the view, not the image."""
+    seen = []
+
+    def apply(image):
+        seen.append(np.asarray(image[0, ..., 0]))
+        return image
+
+    image = jnp.asarray([[[[0.0], [1], [2]], [[10], [11], [12]]]])
+    average_views(apply, image, flip=True, multiple=4, padding="reflect")
+    rows = np.array([[0, 10, 0, 10]]).T
+    np.testing.assert_array_equal(seen, [rows + [[0, 1, 2, 1]], rows + [[2, 1, 0, 1]]])
+
+
 def test_views_that_are_sure_of_another_class_stay_finite():
     got = average_views(lambda x: 1e4 * x, jnp.eye(3).reshape(1, 1, 3, 3), flip=True)
     assert np.isfinite(got).all()

@@ -51,6 +51,7 @@ def test_windows_at_once(make_config, monkeypatch):
     [
         ({"mode": "slid"}, "config.eval.mode='slid' is unknown: did you mean 'slide'"),
         ({"blend": "gauss"}, "config.eval.blend='gauss' is unknown"),
+        ({"padding": "mirror"}, "config.eval.padding='mirror' is unknown"),
         ({"window": (10, 16)}, r"config.eval.window=\(10, 16\) must be multiples of 4, .*: take \(8, 16\)"),
         ({"stride": (8, 40)}, r"config.eval.stride=\(8, 40\) leaves gaps between windows of 24 x 32 pixels"),
         ({"window": (12,)}, r"config.eval.window=\(12,\) must be height and width, or \(\)"),

@@ -33,10 +33,10 @@ def is_picture(name: str) -> bool:
     return name.startswith("image")
 
 
-def padding(name: str, dtype: Any) -> np.generic:
+def fill_value(name: str, dtype: Any) -> np.generic:
     """What pads the pixel field of that name: a value of its type in a batch.
 
-    >>> padding("label_of_parts", np.uint8), padding("depth", np.float16)
+    >>> fill_value("label_of_parts", np.uint8), fill_value("depth", np.float16)
     (np.int32(255), np.float16(0.0))
     """
     return next((value for start, value in PADDING.items() if name.startswith(start)), np.dtype(dtype).type(0))
@@ -167,7 +167,7 @@ def padded(sample: Sample, multiple: int) -> Sample:
     larger = padded_size(size, multiple)
     if larger == size:
         return sample
-    return map_pixels(sample, lambda name, x: pad(x, larger, (0, 0), padding(name, x.dtype)))
+    return map_pixels(sample, lambda name, x: pad(x, larger, (0, 0), fill_value(name, x.dtype)))
 
 
 def pad(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, padding
+from attnseg_jax.data.transforms.fields import Sample, fill_value, is_picture, map_pixels
 
 
 def vertical_flip(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
@@ -63,7 +63,7 @@ def resampled(name: str, array: np.ndarray, inverse: Float[np.ndarray, "2 3"], m
             )
         )
         flat = array.reshape(pixels.size, *array.shape[2:])
-        empty = np.full((1, *array.shape[2:]), padding(name, array.dtype)).astype(array.dtype)
+        empty = np.full((1, *array.shape[2:]), fill_value(name, array.dtype)).astype(array.dtype)
         return np.concatenate([flat, empty])[places]
     bilinear = Image.Resampling.BILINEAR
     if array.dtype == np.uint8 and array.shape[2:] == (3,):

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from attnseg_jax.data import datasets
 from attnseg_jax.data.class_masks import pixels_of_classes, where
 from attnseg_jax.data.transforms.crop import random_window
-from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, pad, padding, pixel_fields
+from attnseg_jax.data.transforms.fields import Sample, fill_value, is_picture, map_pixels, pad, pixel_fields
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
@@ -90,7 +90,7 @@ def _common(part: Sample, parts: list[Sample]) -> dict[str, np.ndarray]:
 def _padded(name: str, array: np.ndarray, size: tuple[int, int], offset: tuple[int, int], mean: Any) -> np.ndarray:
     """A raw pixel field in one of `size`, with what stands for nothing around it: of pictures the mean colour."""
     if not is_picture(name):
-        return pad(array, size, offset, array.dtype.type(padding(name, array.dtype)))
+        return pad(array, size, offset, array.dtype.type(fill_value(name, array.dtype)))
     canvas = np.broadcast_to(np.asarray(mean, np.float32), (*size, array.shape[2]))
     canvas = canvas.round().clip(0, 255).astype(np.uint8) if array.dtype == np.uint8 else canvas.astype(array.dtype)
     h, w = array.shape[:2]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from attnseg_jax.data.transforms.fields import Sample, is_picture, map_pixels, normalise, pad, padding
+from attnseg_jax.data.transforms.fields import Sample, fill_value, is_picture, map_pixels, normalise, pad
 from attnseg_jax.errors import UserError
 
 
@@ -20,15 +20,19 @@ def normalise_pad(sample: Sample, rng: np.random.Generator, config: Any) -> Samp
     return normalised_and_padded(sample, config, size)
 
 
-def normalised_and_padded(sample: Sample, config: Any, size: tuple[int, int]) -> Sample:
+def normalised_and_padded(sample: Sample, config: Any, size: tuple[int, int], padding: str = "mean") -> Sample:
     """The sample with pictures normalised and pixel fields padded to `size` (h, w), at its 'offset' or the start.
 
-    Images are padded with zeros, which is the mean colour, labels with 255, regions with -1, other fields with 0.
+    Pictures are padded with zeros, which is the mean colour, or where `padding` is 'reflect' with their mirror image
+    about the last pixel; labels with 255, regions with -1, other fields with 0.
     """
     offset = sample.get("offset", (0, 0))
 
     def change(name: str, array: np.ndarray) -> np.ndarray:
         array = normalise(array, config.mean, config.std, config.channel_order) if is_picture(name) else array
-        return pad(array, size, offset, padding(name, array.dtype))
+        if is_picture(name) and padding == "reflect":
+            around = [(at, larger - at - n) for at, larger, n in zip(offset, size, array.shape)]
+            return np.pad(array, [*around, (0, 0)], "reflect")
+        return pad(array, size, offset, fill_value(name, array.dtype))
 
     return map_pixels(sample, change)

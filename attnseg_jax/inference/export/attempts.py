@@ -18,6 +18,7 @@ from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.programs import Form, model_outputs
 from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.ops.pillow import resize_picture
+from attnseg_jax.ops.sliding import pad_end
 
 Made = TypeVar("Made")
 _PACKAGE = Path(__file__).parents[2]
@@ -150,7 +151,7 @@ def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, 
     x = x[..., ::-1] if config.channel_order == "bgr" else x
     # In this form it is known of symbols, too, that the multiple divides them.
     padded = tuple(predictor.multiple * ((n + predictor.multiple - 1) // predictor.multiple) for n in inside)
-    x = jnp.pad(x, [(0, 0), *((0, larger - n) for larger, n in zip(padded, inside)), (0, 0)])
+    x = pad_end(x, tuple(larger - n for larger, n in zip(padded, inside)), predictor.config.eval.padding)
     form = Form(padded, padded, padded) if inside == full else Form(padded, inside, full)
     found = model_outputs(predictor.forward, predictor.decision, form, ("probabilities",), predictor.variables, x)
     return {name: y if name == "finite" else y[:, : full[0], : full[1]] for name, y in found.items()}

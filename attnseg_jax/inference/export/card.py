@@ -42,7 +42,7 @@ def describe(info: Info, config: ConfigDict, multiple: int, source: str | Path) 
         },
         "evaluation": {
             name: config.eval[name]
-            for name in ("mode", "window", "stride", "windows", "blend", "scales", "flip", "threshold")
+            for name in ("mode", "window", "stride", "windows", "blend", "padding", "scales", "flip", "threshold")
         },
         "scores": _scores(source, info.step),
         "weights": {

@@ -70,6 +70,9 @@ def build(name):
     if model == "eomt_l":
         side = 512 if data == "ade20k" else 1024
         return tf.EomtForUniversalSegmentation(tf.EomtConfig(num_labels=classes, image_size=side, num_queries=100))
+    if model == "eomt_dinov3_l":
+        config = tf.EomtDinov3Config(num_labels=classes, image_size=512, num_queries=100)
+        return tf.EomtDinov3ForUniversalSegmentation(config)
     if model == "dpt_l":
         sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
         neck = {"backbone_out_indices": [5, 11, 17, 23], "neck_hidden_sizes": [256, 512, 1024, 1024]}
