@@ -1,4 +1,4 @@
-"""Files of named arrays, by their ending: PyTorch's, safetensors and NumPy's archives."""
+"""Files of named arrays, by their ending: PyTorch's, safetensors, NumPy's archives and pickles of its arrays."""
 
 import io
 import zipfile
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from attnseg_jax.errors import UserError
+from attnseg_jax.weights.numpy_pickle import no_pickle, read_numpy_pickle
 from attnseg_jax.weights.safetensors_file import read_safetensors, safetensors_bytes
 from attnseg_jax.weights.torch_file import read_torch, torch_bytes
 from attnseg_jax.weights.torch_values import describe
@@ -77,6 +78,7 @@ FORMATS: dict[str, tuple[Callable, Callable]] = {
     ".safetensors": (read_safetensors, safetensors_bytes),
     ".npz": (read_npz, npz_bytes),
     **dict.fromkeys((".pth", ".pt", ".bin", ".ckpt"), _TORCH),
+    ".pkl": (read_numpy_pickle, no_pickle),
 }
 
 

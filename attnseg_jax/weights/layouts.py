@@ -20,12 +20,13 @@ from attnseg_jax.weights.rules.dpt import SMP_DPT, TRANSFORMERS_DPT
 from attnseg_jax.weights.rules.dual_branch import MMSEG_DDR, MMSEG_DDRNET, MMSEG_PID, MMSEG_PIDNET
 from attnseg_jax.weights.rules.efficientnet import EFFICIENTNET_LITE_PYTORCH, TIMM_EFFICIENTNET_LITE
 from attnseg_jax.weights.rules.efficientvit import TIMM_EFFICIENTVIT
-from attnseg_jax.weights.rules.mask2former import MASK2FORMER
+from attnseg_jax.weights.rules.mask2former import AUTHORS_MASK2FORMER, MASK2FORMER
 from attnseg_jax.weights.rules.mit import NVLABS_SEGFORMER, TRANSFORMERS_SEGFORMER, TRANSFORMERS_SEGFORMER_HEAD
 from attnseg_jax.weights.rules.mobilenet import TORCHVISION_MOBILENET_V3
 from attnseg_jax.weights.rules.mscan import MMSEG_HAM, MMSEG_MSCAN
 from attnseg_jax.weights.rules.originals import EMANET_HEAD, OCRNET_HEAD, SEGMENTER, SEMSEG_PSANET, SEMSEG_PSPNET
 from attnseg_jax.weights.rules.resnet import (
+    DETECTRON2_RESNET,
     EMANET_RESNET_V1C,
     MMSEG_RESNET_V1C,
     RESNET,
@@ -66,6 +67,7 @@ ENCODERS: dict[str, Rules] = {
     "mmseg_resnet_v1c": MMSEG_RESNET_V1C,
     "semseg_resnet_v1c": SEMSEG_RESNET_V1C,
     "emanet_resnet_v1c": EMANET_RESNET_V1C,
+    "detectron2_resnet": DETECTRON2_RESNET,
     "torchvision_vgg": TORCHVISION_VGG,
     "torchvision_mobilenet_v3": TORCHVISION_MOBILENET_V3,
     "torchvision_swin": TORCHVISION_SWIN,
@@ -115,6 +117,7 @@ HEADS: dict[str, Head] = {
     "transformers_segformer": Head(r"^segformer\.", TRANSFORMERS_SEGFORMER_HEAD),
     "transformers_eomt": Head(r"^(?=(embeddings|layers|layernorm)\.)", TRANSFORMERS_EOMT_HEAD),
     "transformers_mask2former": Head(r"^model\.pixel_level_module\.encoder\.", MASK2FORMER),
+    "mask2former": Head(r"^backbone\.", AUTHORS_MASK2FORMER),
     "transformers_upernet": Head(r"^backbone\.", TRANSFORMERS_UPERNET),
     "tue_eomt": Head(r"^network\.encoder\.backbone\.", TUE_EOMT),
     "segmenter": Head(r"^encoder\.", SEGMENTER),

@@ -38,7 +38,7 @@ _HEADS: dict[str, Mapping[str, Any]] = {
     "transformers_dpt": _HALF,
     # Of its ViTs; its DeiTs have ImageNet's.
     "segmenter": _HALF,
-    **dict.fromkeys(("semseg_pspnet", "semseg_psanet"), IMAGENET),
+    **dict.fromkeys(("semseg_pspnet", "semseg_psanet", "mask2former"), IMAGENET),
     # It divides by the mean (dataset.py, `fetch`).
     "emanet": _keys(IMAGENET_MEAN, IMAGENET_MEAN),
     # It reads with OpenCV (configs/cityscapes/R_101_D_8.json: input_mode, normalize).

@@ -88,9 +88,11 @@ def _upernet() -> dict[str, PublishedModel]:
 
 
 def _mask2former() -> dict[str, PublishedModel]:
-    # github.com/facebookresearch/Mask2Former, MODEL_ZOO.md, where the licence stands too. Its ResNets are published in
-    # detectron2's format alone.
+    # github.com/facebookresearch/Mask2Former, MODEL_ZOO.md, where the licence stands too. Those with a ResNet are the
+    # authors' own files, the others transformers'.
     table = {
+        ("resnet50", "ade20k"): ("ade20k/semantic/maskformer2_R50_bs16_160k/model_final_500878", 512, 47.2),
+        ("resnet50", "cityscapes"): ("cityscapes/semantic/maskformer2_R50_bs16_90k/model_final_cc1b1f", 1024, 79.4),
         ("swin_t", "ade20k"): ("tiny-ade", 512, 47.7),
         ("swin_s", "ade20k"): ("small-ade", 512, 51.3),
         ("swin_b", "ade20k"): ("base-IN21k-ade", 640, 53.9),
@@ -102,12 +104,17 @@ def _mask2former() -> dict[str, PublishedModel]:
     }
     found = {}
     for (backbone, data), (name, side, miou) in table.items():
-        options = {"form": "transformers", "stage_norms": True, "window": 12 if backbone[-1] in "bl" else 7}
+        if backbone == "resnet50":
+            source = f"https://dl.fbaipublicfiles.com/maskformer/mask2former/{name}.pkl"
+            layout, options = "mask2former+detectron2_resnet", {}
+        else:
+            source = f"hf://facebook/mask2former-swin-{name}-semantic/pytorch_model.bin"
+            layout = "transformers_mask2former+transformers_swin"
+            options = {"form": "transformers", "stage_norms": True, "window": 12 if backbone[-1] in "bl" else 7}
         more = {} if data == "ade20k" else {"input_size": (512, 1024)}
         found[f"mask2former_{backbone}-{data}"] = _entry(
-            f"hf://facebook/mask2former-swin-{name}-semantic/pytorch_model.bin",
-            "transformers_mask2former+transformers_swin", "CC-BY-NC-4.0", data, side,
-            _model(backbone, "mask2former", options), miou, interpolation="bilinear", **more,
+            source, layout, "CC-BY-NC-4.0", data, side, _model(backbone, "mask2former", options), miou,
+            interpolation="bilinear", **more,
         )  # fmt: skip
     return found
 

@@ -36,6 +36,7 @@ COMPARED = (
     "segformer_b0-ade20k",
     "upernet_swin_t-ade20k",
     "upernet_convnext_t-ade20k",
+    "mask2former_resnet50-ade20k",
     "mask2former_swin_t-cityscapes",
     "eomt_l-ade20k",
     "eomt_dinov3_l-ade20k",
@@ -86,7 +87,7 @@ def test_the_masks_of_a_photograph(name, tmp_path, monkeypatch):
     for key, picture in pictures.items():
         np.save(tmp_path / f"{key}.npy", picture)
     run("files", tmp_path, name)
-    (file,) = [path for path in (tmp_path / name).iterdir() if path.suffix in (".safetensors", ".pth")]
+    (file,) = [path for path in (tmp_path / name).iterdir() if path.suffix in (".safetensors", ".pth", ".pkl")]
     # This one is not the published file.
     published = dataclasses.replace(MODELS[name], sha256="")
     monkeypatch.setitem(MODELS, name, published)

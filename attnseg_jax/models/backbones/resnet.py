@@ -74,7 +74,7 @@ class ResNet(Backbone):
     bottleneck: ClassVar[bool]
     widths: ClassVar[tuple[int, ...]] = (64, 128, 256, 512)
     stem_width: ClassVar[int] = 64
-    layouts = ("torchvision_resnet", "transformers_resnet")
+    layouts = ("torchvision_resnet", "transformers_resnet", "detectron2_resnet")
 
     output_stride: int = output_stride_option()
     zero_init_residual: bool = False

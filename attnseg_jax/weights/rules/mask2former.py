@@ -1,4 +1,4 @@
-"""Names of transformers' Mask2Former."""
+"""Names of Mask2Former, as transformers and its authors have them."""
 
 from attnseg_jax.weights.rename import Part, Rules
 
@@ -43,6 +43,42 @@ MASK2FORMER_PIXEL_DECODER: Rules = (
     (r"\bself_attn_layer_norm\.", "attention_norm."),
     (r"\bfc([12])\.", r"mlp\1."),
     (r"\bfinal_layer_norm\.", "mlp_norm."),
+)
+
+# github.com/facebookresearch/Mask2Former: the names within its pixel decoder that differ from those.
+_AUTHORS_PIXEL_DECODER: Rules = (
+    (r"^transformer\.", ""),
+    (r"^input_proj\.", "input_projections."),
+    (r"^mask_features\.", "mask_projection."),
+    (r"\bnorm1\.", "self_attn_layer_norm."),
+    (r"\bnorm2\.", "final_layer_norm."),
+    (r"\blinear([12])\.", r"fc\1."),
+    (r"^(adapter|layer)_1\.norm\.", r"\1_1.1."),
+    (r"^(adapter|layer)_1\.weight$", r"\1_1.0.weight"),
+    *MASK2FORMER_PIXEL_DECODER,
+)
+
+_LAYERS = r"^decoder\.transformer_"
+
+# The rest of the authors' model, with any backbone of detectron2: the decoder `mask2former`.
+AUTHORS_MASK2FORMER: Rules = (
+    (r"^criterion\..*", None),
+    Part(r"^sem_seg_head\.pixel_decoder\.", _AUTHORS_PIXEL_DECODER, "decoder.pixel_decoder."),
+    (r"^sem_seg_head\.predictor\.", "decoder."),
+    # As it was called at first.
+    (r"^decoder\.static_query\.", "decoder.query_feat."),
+    (r"^decoder\.query_feat\.weight$", "decoder.query_tokens"),
+    (r"^decoder\.query_embed\.weight$", "decoder.query_positions"),
+    (r"^decoder\.level_embed\.weight$", "decoder.level_tokens"),
+    (r"^decoder\.input_proj\.(\d)\.", r"decoder.memory\1."),
+    (r"^decoder\.class_embed\.", "decoder.classes."),
+    (r"^decoder\.decoder_norm\.", "decoder.norm."),
+    (r"^decoder\.mask_embed\.layers\.(\d)\.", r"decoder.mask\1."),
+    (_LAYERS + r"ffn_layers\.(\d+)\.norm\.", r"decoder.layer\1.mlp_norm."),
+    (_LAYERS + r"ffn_layers\.(\d+)\.linear([12])\.", r"decoder.layer\1.mlp\2."),
+    (_LAYERS + r"(self|cross)_attention_layers\.(\d+)\.norm\.", r"decoder.layer\2.\1_norm."),
+    (_LAYERS + r"(self|cross)_attention_layers\.(\d+)\.(self|multihead)_attn\.", r"decoder.layer\2.\1_attention."),
+    *MULTI_HEAD_ATTENTION,
 )
 
 # The rest of transformers' Mask2FormerForUniversalSegmentation: the decoder `mask2former`, with `queries` and `layers`

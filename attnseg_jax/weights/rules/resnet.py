@@ -23,6 +23,15 @@ TRANSFORMERS_RESNET: Rules = (
     *((rf"\blayer\.{i}\.normalization\.", f"bn{i + 1}.") for i in range(3)),
 )
 
+# detectron2's ResNet with strides in its 3x3 convolutions: `ResNet`.
+DETECTRON2_RESNET: Rules = (
+    (r"^stem\.", ""),
+    *((rf"^res{i + 1}\.(\d+)\.", rf"layer{i}_\1.") for i in (1, 2, 3, 4)),
+    (r"\bconv(\d)\.norm\.", r"bn\1."),
+    (r"\bshortcut\.norm\.", "downsample_bn."),
+    (r"\bshortcut\.", "downsample_conv."),
+)
+
 _DEEP_STEM: Rules = (
     (r"\bstem\.0\.", "stem1_conv."),
     (r"\bstem\.1\.", "stem1_bn."),

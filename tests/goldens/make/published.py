@@ -5,6 +5,7 @@ python published.py files OUT NAME ...           # files of generated weights, a
 """
 
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import transformers as tf
 from transformers.core_model_loading import revert_weight_conversion
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "helpers"))
+from detectron2_names import as_authors
 from weights import weight
 
 MIT = {
@@ -64,9 +67,8 @@ def build(name):
         config = tf.UperNetConfig(backbone_config=encoder, auxiliary_in_channels=third, num_labels=classes)
         return tf.UperNetForSemanticSegmentation(config)
     if model.startswith("mask2former"):
-        return tf.Mask2FormerForUniversalSegmentation(
-            tf.Mask2FormerConfig(backbone_config=swin(size), num_labels=classes)
-        )
+        encoder = tf.ResNetConfig(out_features=STAGES) if "resnet50" in model else swin(size)
+        return tf.Mask2FormerForUniversalSegmentation(tf.Mask2FormerConfig(backbone_config=encoder, num_labels=classes))
     if model == "eomt_l":
         side = 512 if data == "ade20k" else 1024
         return tf.EomtForUniversalSegmentation(tf.EomtConfig(num_labels=classes, image_size=side, num_queries=100))
@@ -89,7 +91,10 @@ def shapes(out, names):
         for name in names:
             module = build(name)
             state = module.state_dict()
-            state = revert_weight_conversion(module, state) if hasattr(module, "save_pretrained") else state
+            if name.startswith("mask2former_resnet"):
+                state = as_authors(state, torch.cat)
+            elif hasattr(module, "save_pretrained"):
+                state = revert_weight_conversion(module, state)
             found[name] = [[key, list(x.shape)] for key, x in state.items()]
     Path(out).write_text(json.dumps(found))
 
@@ -117,7 +122,11 @@ def files(out, names):
         }
         module.load_state_dict(state)
         folder = Path(out) / name
-        if hasattr(module, "save_pretrained"):
+        if name.startswith("mask2former_resnet"):
+            folder.mkdir()
+            arrays = {key: x.numpy() for key, x in as_authors(module.state_dict(), torch.cat).items()}
+            (folder / "model.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Mask2Former"}, 3))
+        elif hasattr(module, "save_pretrained"):
             module.save_pretrained(folder)
         else:
             folder.mkdir()
