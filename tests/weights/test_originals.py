@@ -47,8 +47,12 @@ COMPARED = (
 )
 # Multiples of 64, to which pictures are padded in evaluation.
 SIZES = ((192, 256), (256, 128))
-# The original takes no other size.
-FIXED = {"eomt_l-ade20k": ((512, 512),)}
+# Originals that take one size only, or squares.
+FIXED = {
+    "eomt_l-ade20k": ((512, 512),),
+    "eomt_dinov3_l-ade20k": ((512, 512),),
+    "dpt_l-ade20k": ((192, 192), (256, 256)),
+}
 
 
 def run(*argv):

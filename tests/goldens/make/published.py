@@ -101,7 +101,9 @@ def shapes(out, names):
 
 def scores(module, picture):
     """Scores of every pixel, at the size of the picture."""
-    x = torch.from_numpy(((picture / np.float32(255) - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)[None])
+    # DPT's hub has 0.5 for both, the others' ImageNet's.
+    mean, std = (np.float32(0.5),) * 2 if isinstance(module, tf.DPTForSemanticSegmentation) else (MEAN, STD)
+    x = torch.from_numpy(((picture / np.float32(255) - mean) / std).astype(np.float32).transpose(2, 0, 1)[None])
     found = module(x)
     if "masks_queries_logits" in found:
         classes = found.class_queries_logits.softmax(-1)[..., :-1]
@@ -120,6 +122,9 @@ def files(out, names):
             key: torch.from_numpy(weight(key, x.shape)) if x.dtype == torch.float32 else x
             for key, x in module.state_dict().items()
         }
+        if "attn_mask_probs" in state:
+            # As a training ends. In between, transformers' model draws at random whose attention is masked.
+            state["attn_mask_probs"] = torch.zeros_like(state["attn_mask_probs"])
         module.load_state_dict(state)
         folder = Path(out) / name
         if name.startswith("mask2former_resnet"):
