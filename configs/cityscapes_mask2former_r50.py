@@ -4,7 +4,8 @@
 
 After github.com/facebookresearch/Mask2Former, configs/cityscapes/semantic-segmentation/maskformer2_R50_bs16_90k.yaml:
 AdamW, 90,000 steps of 16 crops of 512 x 1024, the encoder at a tenth of the learning rate, no warm-up, gradients cut to
-a norm of 0.01. Published mIoU, one scale: 79.4. Not measured here.
+a norm of 0.01. Published mIoU, one scale: 79.4. Not measured here. Eight GPUs with two crops each: `attnseg-plan
+--topology=h100:8` estimates 7.25 GiB on each from the shapes, in float32.
 
 It differs from the original in the ImageNet weights of the encoder, timm's in the place of torchvision's; in scales,
 any from 0.5 to 2 where the original takes tenths; and in colours.

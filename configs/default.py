@@ -333,6 +333,9 @@ def get_config() -> ConfigDict:
     optimizer.power = 0.9
     # Steps of the linear warm-up.
     optimizer.warmup_steps = 50
+    # New parts first: the backbone stands still for those steps, and then has a warm-up of so many of its own; 0: all
+    # warm up together.
+    optimizer.backbone_warmup_steps = 0
     # Learning rate at the end, as a factor of the peak (cosine and poly).
     optimizer.end_factor = 0.0
     # Weight decay; not applied to biases, normalisation, position tables and tokens.

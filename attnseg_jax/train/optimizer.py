@@ -28,9 +28,10 @@ def make_optimizer(
     """Build the optimizer and its schedule from `config.optimizer` and the number of steps of the run.
 
     In order: clipping of the global norm (`clip_norm`, 0 = off), the named rule with weight decay (see `decay_mask`),
-    the multipliers of `layer_decay` and of `lr_multipliers`, the schedule. SGD adds `weight_decay * p` to the gradient
-    before the momentum, AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both
-    as in PyTorch.
+    the multipliers of `layer_decay` and of `lr_multipliers`, the schedule; the backbone has one of its own where
+    `backbone_warmup_steps` are set (`make_backbone_schedule`). SGD adds `weight_decay * p` to the gradient before the
+    momentum, AdamW subtracts `learning_rate * weight_decay * p` beside it (Loshchilov & Hutter 2019); both as in
+    PyTorch.
     An unknown name raises `UserError`.
 
     `frozen` are the paths of parameters (`backbone/conv1/kernel`) that stay as they are: no update, no decay, no
@@ -46,7 +47,10 @@ def make_optimizer(
     if config.lr_multipliers:
         parts = [*parts, ("multipliers", scale_by_path(config.lr_multipliers))]
     # Named parts: a checkpoint of another optimizer is then told apart by readable names.
-    rule = optax.named_chain(*parts, ("schedule", optax.scale_by_learning_rate(schedule)))
+    scale = optax.scale_by_learning_rate(schedule)
+    if config.backbone_warmup_steps:
+        scale = scale_by_schedules(schedule, make_backbone_schedule(config, total_steps))
+    rule = optax.named_chain(*parts, ("schedule", scale))
     if frozen:
 
         def group(params: PyTree) -> PyTree:
@@ -64,16 +68,29 @@ def make_schedule(config: Any, total_steps: int) -> Schedule:
     `learning_rate * (end + (1 - end) * f(u))` where `end` is `end_factor` and `f` is `(1 - u)^power` for poly,
     `(1 + cos(pi u)) / 2` for cosine and 1 for constant.
     """
+    return _schedule(config, total_steps, 0, min(config.warmup_steps, total_steps // 2))
+
+
+def make_backbone_schedule(config: Any, total_steps: int) -> Schedule:
+    """The learning rate of the backbone: 0 while the rest warms up, then as if the run began there.
+
+    Its warm-up is `backbone_warmup_steps`, at most half of what is left. As in EoMT's training (Kerssies et al. 2025).
+    """
+    wait = min(config.warmup_steps, total_steps // 2)
+    return _schedule(config, total_steps, wait, min(config.backbone_warmup_steps, (total_steps - wait) // 2))
+
+
+def _schedule(config: Any, total_steps: int, wait: int, warmup: int) -> Schedule:
     check_known("config.optimizer", DECAYS, schedule=config.schedule)
     base, end, power = config.learning_rate, config.end_factor, config.power
-    warmup = min(config.warmup_steps, total_steps // 2)
-    decay = DECAYS[config.schedule]
+    decay, begin = DECAYS[config.schedule], wait + warmup
 
     def schedule(step):
         step = jnp.asarray(step, jnp.float32)
-        rest = jnp.clip((step - warmup) / (total_steps - warmup), 0.0, 1.0)
+        rest = jnp.clip((step - begin) / (total_steps - begin), 0.0, 1.0)
         falling = end + (1.0 - end) * decay(rest, power)
-        return base * jnp.where(step < warmup, (step + 1.0) / (warmup + 1.0), falling)
+        rising = jnp.where(step < wait, 0.0, (step - wait + 1.0) / (warmup + 1.0))
+        return base * jnp.where(step < begin, rising, falling)
 
     return schedule
 
@@ -175,6 +192,22 @@ def scale_by_depth(decay: float, layers: tuple[str, ...]) -> optax.GradientTrans
         return _by_path(lambda path, u: u * depth_factor(decay, layers, path), updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def scale_by_schedules(schedule: Schedule, backbone: Schedule) -> optax.GradientTransformation:
+    """Multiply the updates of the backbone by minus the one learning rate, all others by minus the other."""
+
+    def init(params):
+        if not jax.tree.leaves(params.get("backbone")):
+            raise UserError("config.optimizer.backbone_warmup_steps is for a backbone that is trained: set it to 0")
+        return optax.ScaleByScheduleState(jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        rates = -schedule(state.count), -backbone(state.count)
+        scaled = _by_path(lambda path, u: u * rates[path.startswith("backbone/")].astype(u.dtype), updates)
+        return scaled, optax.ScaleByScheduleState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(init, update)
 
 
 def scale_by_path(rules: tuple[str, ...]) -> optax.GradientTransformation:

@@ -69,6 +69,7 @@ RANGES: dict[str, Range] = {
     "optimizer.learning_rate": _NOT_NEGATIVE,
     "optimizer.power": Range(at_least=0, at_most=100),
     "optimizer.warmup_steps": Range(at_least=0, at_most=LARGEST),
+    "optimizer.backbone_warmup_steps": Range(at_least=0, at_most=LARGEST),
     "optimizer.end_factor": _NOT_NEGATIVE,
     "optimizer.weight_decay": _NOT_NEGATIVE,
     "optimizer.momentum": _BELOW_1,

@@ -75,6 +75,7 @@ def optimizer_config(**changes):
         "schedule": "poly",
         "power": 0.9,
         "warmup_steps": 0,
+        "backbone_warmup_steps": 0,
         "end_factor": 0.0,
         "clip_norm": 0.0,
         "layer_decay": 1.0,

@@ -10,7 +10,14 @@ from golden import Golden
 from tiny import optimizer_config
 
 from attnseg_jax.errors import UserError
-from attnseg_jax.train.optimizer import clip_by_norm, decay_mask, global_norm, make_optimizer, make_schedule
+from attnseg_jax.train.optimizer import (
+    clip_by_norm,
+    decay_mask,
+    global_norm,
+    make_backbone_schedule,
+    make_optimizer,
+    make_schedule,
+)
 
 CONSTANT = {"schedule": "constant", "weight_decay": 0.0, "learning_rate": 0.01}
 GOLDEN_CASES = {
@@ -81,6 +88,40 @@ def test_schedule_by_hand(changes, expected):
     schedule = make_schedule(optimizer_config(learning_rate=0.8, **changes), total_steps=8)
     values = {step: float(schedule(jnp.int32(step))) for step in expected}
     assert values == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "backbone", "expected"),
+    [
+        # two steps still, three rising ones a quarter apart, three of poly from 0.8
+        (2, 3, {0: 0.0, 1: 0.0, 2: 0.2, 3: 0.4, 4: 0.6, 5: 0.8, 6: 0.8 * 2 / 3, 7: 0.8 / 3, 8: 0.0}),
+        # at most half of the run, and half of the rest
+        (50, 50, {0: 0.0, 3: 0.0, 4: 0.8 / 3, 5: 1.6 / 3, 6: 0.8, 7: 0.4}),
+        (0, 1, {0: 0.4, 1: 0.8, 2: 0.8 * 6 / 7}),
+    ],
+)
+def test_backbone_schedule_by_hand(warmup, backbone, expected):
+    changes = {"warmup_steps": warmup, "backbone_warmup_steps": backbone, "power": 1.0}
+    schedule = make_backbone_schedule(optimizer_config(learning_rate=0.8, **changes), total_steps=8)
+    values = {step: float(schedule(jnp.int32(step))) for step in expected}
+    assert values == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_new_parts_move_first(name):
+    """Each by its schedule and multiplier; decay, too, leaves the backbone as it is; a frozen part has no say in it."""
+    changes = {"warmup_steps": 2, "backbone_warmup_steps": 3, "lr_multipliers": ("backbone/.*=0.5",), "momentum": 0.0}
+    config = optimizer_config(name=name, weight_decay=0.25, learning_rate=0.1, **changes)
+    optimizer, schedule = make_optimizer(config, 10, frozenset({"decoder/bias"}))
+    backbone, params, state = make_backbone_schedule(config, 10), PARAMS, optimizer.init(PARAMS)
+    for step in range(6):
+        updates, state = optimizer.update(jax.tree.map(jnp.ones_like, PARAMS), state, params)
+        # Adam's steps are as long as those by a gradient of 1, since all gradients are alike.
+        kernels = updates["backbone"]["conv1"]["kernel"], updates["decoder"]["kernel"]
+        for kernel, rate in zip(kernels, (0.5 * backbone(step), schedule(step))):
+            np.testing.assert_allclose(kernel, -rate * (1 + 0.25 * 2), rtol=1e-5)
+        assert not updates["decoder"]["bias"].any()
+        assert bool(updates["backbone"]["bn1"]["scale"].any()) == (step >= 2)
 
 
 PARAMS = {
@@ -154,6 +195,14 @@ def test_mistakes_are_named(changes, words):
         first_update(optimizer_config(**changes))
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+def test_a_warm_up_of_no_backbone():
+    """All of it is frozen."""
+    frozen = frozenset(f"backbone/{path}" for path in traverse_util.flatten_dict(PARAMS["backbone"], sep="/"))
+    optimizer, _ = make_optimizer(optimizer_config(backbone_warmup_steps=3), 10, frozen)
+    with pytest.raises(UserError, match="backbone_warmup_steps is for a backbone that is trained"):
+        optimizer.init(PARAMS)
 
 
 @pytest.mark.parametrize("changes", [{"momentum": 0.5}, {"name": "adamw", "clip_norm": 1.0}])
