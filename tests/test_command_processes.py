@@ -24,6 +24,7 @@ def outcome(process):
     return process.returncode, out, err
 
 
+@pytest.mark.thorough
 def test_bad_input_to_real_processes(blocks, blocks_flags, tmp_path):
     """From another working directory, all at once."""
     root = shutil.copytree(blocks, tmp_path / "data")

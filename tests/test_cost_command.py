@@ -17,6 +17,7 @@ class Broken(SelfAttention):
         raise KeyError("stride\n16")
 
 
+@pytest.mark.thorough
 def test_a_sweep(call, tmp_path, monkeypatch):
     """Figures, a mechanism that refuses the size, and one with a defect."""
     monkeypatch.setitem(ATTENTION, "broken", Broken)

@@ -53,6 +53,7 @@ def config(make_config, squares):
 BINARY = {"data__mode": "binary", "data__classes": ("red",), "data__masks": "lab/{split}/{stem}_red.png"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("changes", [{}, BINARY], ids=["multilabel", "binary"])
 def test_a_run_from_pictures_to_masks(config, squares, tmp_path, changes):
     """Its masks on disk score as it does; the sweep foretells the scores of another threshold."""

@@ -10,6 +10,7 @@ def runs(tmp_path_factory):
     return Runs(tmp_path_factory.mktemp("runs"), **SHORT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("attack", "tries"), [("kill", 2), ("full", 1), ("files", 5), ("inputs", 3)])
 def test_nothing_is_silent_or_unclear(attack, tries, runs):
     assert reliability.count({attack: tries}, lambda: runs) == {attack: {"recovered": tries}}

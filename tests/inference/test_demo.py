@@ -83,6 +83,7 @@ def gray(url):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))))
 
 
+@pytest.mark.thorough
 def test_what_is_answered(served, picture):
     predictors, address = served
     assert '<script src="page.js">' in asked(address, "GET", "/")[1]

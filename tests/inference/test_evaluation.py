@@ -125,6 +125,7 @@ def test_the_scores_are_those_of_the_averaged_parameters(trained, evaluated):
     np.testing.assert_allclose(list(result["iou"].values()), iou, atol=2e-3)
 
 
+@pytest.mark.thorough
 def test_best_and_numbered_checkpoints_and_another_split(trained, evaluated, monkeypatch):
     """One compilation serves all: the run's parts are handed from call to call."""
     workdir, result, config = trained
@@ -196,6 +197,7 @@ def test_a_workdir_that_is_none(workdir, message):
         evaluate_run(workdir)
 
 
+@pytest.mark.thorough
 def test_on_another_number_of_devices(trained):
     """eval.py itself, on one device where the run had eight; nothing but the result on standard output."""
     workdir, result, _ = trained

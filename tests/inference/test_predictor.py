@@ -76,6 +76,7 @@ def test_masks_are_those_that_are_scored(workdir, model, images):
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("parallel", [pytest.param("pmap", marks=pytest.mark.slow), "mesh"])
 def test_windows_and_views_are_those_that_are_scored(parallel, workdir, images):
     """Three windows a side of the padded 24 x 32 pixels, at two scales and mirrored."""
@@ -101,6 +102,7 @@ def test_probabilities_and_entropy(model, images):
     assert sum(later.areas().values()) == 26 * 19
 
 
+@pytest.mark.thorough
 def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     """The logits are resized, not the mask; against XLA's own interpolation."""
     half = Predictor.__new__(Predictor)
@@ -181,6 +183,7 @@ def test_what_is_no_picture(given, words, tmp_path, monkeypatch):
         pictures.find(given)
 
 
+@pytest.mark.thorough
 def test_batches_that_the_memory_does_not_hold_are_divided(workdir, images, monkeypatch):
     whole = Predictor(workdir, batch_size=4)
     masks = [result.mask for result in whole([images[0]] * 4)]
@@ -353,6 +356,7 @@ def test_mistakes_are_one_line(run, given, words, images, tmp_path):
     assert code == 2 and words in error.splitlines()[-1] and "Traceback" not in error
 
 
+@pytest.mark.thorough
 def test_pictures_of_one_name_do_not_replace_one_another(run, images, tmp_path):
     for name, image in zip("ab", images):
         (tmp_path / name).mkdir()

@@ -32,6 +32,7 @@ def shapes(variables):
     return {name: x.shape for name, x in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
+@pytest.mark.thorough
 def test_a_published_backbone():
     backbone, variables, info = load_pretrained("efficientnet_lite0-imagenet")
     image = jax.ShapeDtypeStruct((1, 61, 90, 3), jnp.float32)
@@ -44,6 +45,7 @@ def test_a_published_backbone():
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.thorough
 def test_a_published_model_of_a_copy(tmp_path):
     """With its classes and colours, and as it is evaluated; its numbers are those of the golden elsewhere."""
     path = tmp_path / "pytorch_model.bin"
@@ -72,6 +74,7 @@ def smp_file(tmp_path_factory):
     return path
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, backbone, decoder, layout",
     [

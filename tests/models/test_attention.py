@@ -186,6 +186,7 @@ def segmenter(attention, skips=()):
     return Segmenter(parts.backbone, attention, parts.decoder)
 
 
+@pytest.mark.thorough
 def test_refine_acts_on_the_logits_and_in_order(random_variables):
     plain = segmenter(NoAttention())
     variables = random_variables(plain, IMAGE)

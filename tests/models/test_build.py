@@ -47,6 +47,7 @@ def test_every_file_in_configs_is_a_config_or_a_study():
     assert len(files) == len(CONFIGS) + len(list((ROOT / "configs/studies").glob("[!_]*.py")))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_file(name):
     config = importlib.import_module(name).get_config()

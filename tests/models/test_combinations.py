@@ -126,6 +126,7 @@ def first_served(decoder):
 
 
 # The other sizes are traced where their parameters are counted.
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAMILIES)) for n in BACKBONES])
 def test_every_backbone(name):
     features, variables = maps_of(name, dtype=jnp.bfloat16)
@@ -142,6 +143,7 @@ def test_every_mechanism(name):
     assert served("tiny", "fcn", name, LARGE, jnp.bfloat16)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("families", [DIFFERENT, pytest.param(FAMILIES, marks=pytest.mark.slow)], ids=["some", "all"])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_every_decoder_after_every_family(decoder, families):
@@ -153,6 +155,7 @@ def test_every_decoder_after_every_family(decoder, families):
     assert served(found[0] if found else first_served(decoder), decoder, dtype=jnp.bfloat16)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", JOINTS)
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_mechanisms_that_act_in_every_decoder(attention, decoder):
@@ -160,10 +163,12 @@ def test_mechanisms_that_act_in_every_decoder(attention, decoder):
     assert runs == (decoder in GATED or not ATTENTION[attention].has_gate)
 
 
+@pytest.mark.thorough
 def test_a_stack_of_different_mechanisms():
     assert served("tiny", "fcn", "+".join(name for name in ATTENTION if name != "gate"), LARGE)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backbone, attention, decoder", SAMPLE)
 def test_a_sample_runs(backbone, attention, decoder, random_variables):
     model = build(backbone=backbone, attention=attention, decoder=decoder)

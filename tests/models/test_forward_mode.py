@@ -28,6 +28,7 @@ MODELS = {
 FAST = ("tiny local", "resnet self", "efficientnet", "segformer")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST)) for name in MODELS])
 def test_tangent_of_the_logits(name):
     """By image and parameters, in training."""

@@ -115,6 +115,7 @@ def test_evaluation_and_names_are_the_same():
     np.testing.assert_array_equal(outputs[0], outputs[2])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention, decoder", [("cbam", {"name": "fcn"}), ("gate", {"name": "unet"})])
 def test_attention_learns_around_a_frozen_decoder(attention, decoder, random_variables):
     """Before it through it, and in it as a gate; its own statistics move, the decoder's do not."""

@@ -55,6 +55,7 @@ def maps(backbone, size):
     return {stride: x.shape[1:3] for stride, x in features.maps.items()}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, options, wanted", CASES)
 def test_maps_of_a_padded_image_are_whole(name, options, wanted):
     backbone = BACKBONES[name](**options)
@@ -108,6 +109,7 @@ def test_maps_without_strides():
     assert Declared().size_multiple == 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_logits_have_the_size_of_the_padded_image(decoder):
     """Whatever the decoder does to the maps, it is drawn over all that they cover."""

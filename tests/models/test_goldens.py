@@ -29,6 +29,7 @@ def variables_of(model, case, rules, *inputs, **keywords):
     return match(target, from_torch(case.state_dict(), rules))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, model",
     [

@@ -77,6 +77,7 @@ def test_a_model_without_attention_has_none():
 COMPUTED = {"conv", "criss_cross", "hamburger", "interlaced", "linear", "litemla", "local", "window"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in ATTENTION if name not in ("none", "gate")])
 def test_nothing_is_computed_unless_asked_for(name):
     model = build_attention(name, {}, 7)

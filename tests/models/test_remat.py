@@ -23,6 +23,7 @@ def gradient(model, remat, variables, image):
     return jax.grad(loss, has_aux=True)(variables["params"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, blocks", [("tiny", 5), ("resnet18", 8), pytest.param("vit_ti", 12, marks=pytest.mark.slow), ("vgg16", 0)]
 )
@@ -39,6 +40,7 @@ def test_what_is_computed_again(name, blocks):
     assert {remat: count(remat) for remat in REMAT} == {"none": 0, "blocks": blocks, "full": 1}
 
 
+@pytest.mark.thorough
 def test_the_numbers_stay():
     """Gradients and statistics, of blocks with batch normalisation."""
     model = build_model({"backbone": {"name": "tiny", "tiny": {"width": 8}}}, 5)

@@ -135,6 +135,7 @@ def test_dropout_acts_in_training_only(random_variables, where):
     np.testing.assert_array_equal(model.apply(variables, IMAGE).logits, plain.apply(variables, IMAGE).logits)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["default", pytest.param("camvid_resnet18_attention", marks=pytest.mark.slow)])
 def test_the_first_loss_is_that_of_a_guess(name):
     config = importlib.import_module(f"configs.{name}").get_config()
@@ -152,6 +153,7 @@ def test_the_first_loss_is_that_of_a_guess(name):
         assert abs(float(value) - np.log(7)) < 0.05
 
 
+@pytest.mark.thorough
 def test_gradients_reach_every_parameter(random_variables):
     config = {**SMALL, "attention": {"name": "self", "self": {"positions": "learned", "mlp_ratio": 1.0}}}
     decoder = {"fcn": {"skips": (2,), "dropout": 0.0}, "aux": True, "aux_stride": 4}

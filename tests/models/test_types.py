@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import jax, jax.numpy as jnp
 from jaxtyping import TypeCheckError, install_import_hook
@@ -40,6 +42,7 @@ except TypeCheckError:
 """
 
 
+@pytest.mark.thorough
 def test_annotations_are_true():
     root = pathlib.Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", CODE], cwd=root, capture_output=True, text=True)

@@ -42,6 +42,7 @@ def both(value):
     return value if isinstance(value, tuple) else (value, value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("block", [2_000, 9_000, 30_000])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_a_sum_over_all_windows(name, block, monkeypatch):
@@ -61,6 +62,7 @@ def test_equals_a_sum_over_all_windows(name, block, monkeypatch):
     np.testing.assert_allclose(pull(g)[0], expected, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.thorough
 def test_every_derivative(monkeypatch):
     """Forward mode, second derivatives and `vmap` are those of XLA's own; bfloat16 is summed in float32."""
     monkeypatch.setattr(dense, "_BLOCK", 2_000)

@@ -103,6 +103,7 @@ def derivatives(function, arrays, directions):
     return mapped(jnp.stack([arrays[-1], 2 * arrays[-1]])), jax.jvp(gradient, arrays, directions)
 
 
+@pytest.mark.thorough
 @every_case
 def test_equal_those_of_the_plain_form(name):
     """And forward mode is the adjoint of reverse mode: <J' u, v> = <u, J v>, u twice the result."""

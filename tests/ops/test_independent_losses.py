@@ -133,6 +133,7 @@ def test_one_output_is_two_classes_whose_first_logit_is_0():
     np.testing.assert_array_equal(one, with_axis)
 
 
+@pytest.mark.thorough
 def test_ignored_labels_have_no_gradient_and_wrong_ones_make_nan():
     """Even where the logit of an ignored label is infinite, beside another class's that counts."""
     at = tuple(np.argwhere(LABELS == 255)[0])

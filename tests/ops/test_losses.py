@@ -32,6 +32,7 @@ def oracle(logits, labels, weights=None, smoothing=0.0):
     return total, count
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_equals_the_oracle(weights, smoothing):

@@ -68,6 +68,7 @@ def picked(masks, matching):
     return jax.vmap(lambda m, i: m.at[i].get(mode="clip"))(masks, matching)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name, count", [("loss_eomt", 0), ("loss_mask2former", 5)])
 def test_points_of_the_originals(name, count):
     """Ignored pixels are in no mask, but the originals sample them like all others."""
@@ -97,6 +98,7 @@ def test_points_of_the_originals(name, count):
     check(case, function, logits, masks)
 
 
+@pytest.mark.thorough
 def test_whole_masks_of_maskformer():
     """Every pixel is a point: matched at the size of the masks, compared at that of the labels; focal."""
     case = load("loss_maskformer")
@@ -125,6 +127,7 @@ def test_whole_masks_of_maskformer():
     check(case, function, logits, masks)
 
 
+@pytest.mark.thorough
 def test_ignored_points_make_no_difference():
     """Neither to costs nor to losses, whatever their logits; nor to the choice while there are others."""
     labels = jnp.asarray(RNG.integers(0, CLASSES, (2, 9, 11))).at[:, :, 6:].set(255)

@@ -7,6 +7,7 @@ from PIL import Image
 from attnseg_jax.ops.pillow import resize_picture
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(24, 31), (37, 22), (24, 20), (5, 4), (37, 90), (80, 67)])
 def test_numbers_are_pillows(size):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 37, 31, 3), np.uint8)

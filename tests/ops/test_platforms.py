@@ -47,6 +47,7 @@ def test_one_program_holds_both():
     assert found["convolution"] == found["dot_general"] == 1 and found["case"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stride", [1, (2, 3)])
 @pytest.mark.parametrize("dtype, tolerance", [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_the_form_of_gpus_computes_the_same(monkeypatch, stride, dtype, tolerance):

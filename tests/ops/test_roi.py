@@ -83,6 +83,7 @@ def aligned_mean(x, boxes, size, points, weights=None):
     return out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("points", [1, 3])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("channels", [2, 5])
@@ -112,6 +113,7 @@ def largest(x, boxes, size, inside=None):
     return out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", [(2, 3), (1, 1), (9, 2)])
 def test_roi_max_pool_takes_the_largest(masked, size):
@@ -121,6 +123,7 @@ def test_roi_max_pool_takes_the_largest(masked, size):
     np.testing.assert_allclose(roi_max_pool(x, BOXES, size, inside=given), largest(x, BOXES, size, given), rtol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients(masked):
     x, inside = some(1, channels=2)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import export
 
 from attnseg_jax.models.layers.attention import sincos_positions, sine_positions
@@ -48,6 +49,7 @@ def outputs(x):
     return found
 
 
+@pytest.mark.thorough
 def test_maps_of_any_size():
     """Fewer positions than a chunk of attention has, and more."""
     scope = export.SymbolicScope(["h >= 4", "w >= 3"])

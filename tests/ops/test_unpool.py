@@ -15,6 +15,7 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["op_segnet_pool", "op_segnet_pool_relu_ties"])
 def test_pooling_and_back_as_pytorch(name):
     case = Golden(name)

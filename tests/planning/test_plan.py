@@ -41,6 +41,7 @@ def state_bytes(made):
     return sum(int(np.prod(x.shape)) * 4 for x in jax.tree.leaves(abstract)) + 4  # a key is two numbers
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", "fsdp"])
 def test_a_program_for_devices_that_are_here(here, mode):
     made = config(parallel=mode)

@@ -74,6 +74,7 @@ def test_a_dark_image_is_brightened_and_the_header_says_so(tmp_path, monkeypatch
         assert (np.asarray(picture.convert("RGB")) == 17).all(-1).sum() < 1000
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_map_is_drawn(form, tmp_path, monkeypatch):
     record, words = FORMS[form]

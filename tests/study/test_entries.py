@@ -27,6 +27,7 @@ def planned(path):
     return list({run.entry.label: run for run in runs}.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "run", [pytest.param(run, id=f"{path.stem}-{run.entry.label}") for path in STUDIES for run in planned(path)]
 )

@@ -78,6 +78,7 @@ def test_without_the_data_there_are_tables(data, tmp_path, caplog):
     assert "no picture sheets, for want of the data" in caplog.text
 
 
+@pytest.mark.thorough
 def test_predictions_of_other_images(data, tmp_path, caplog):
     runs = plan(tmp_path, ["a"], **data)
     results, _ = results_of(runs, tmp_path, {"a": 0.3}, maps=maps(size=(12, 32)))

@@ -24,6 +24,7 @@ DEFAULT = str(ROOT / "configs/default.py")
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 
 
+@pytest.mark.thorough
 def test_results_table_and_plot(stub, tmp_path):
     code, out, _, records = stub([4, 8], seeds=(0, 2))
     assert code == 0

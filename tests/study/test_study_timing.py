@@ -15,6 +15,7 @@ DEFAULT = str(Path(__file__).parents[2] / "configs/default.py")
 pytestmark = pytest.mark.filterwarnings(r"ignore:the load_module\(\) method is deprecated:DeprecationWarning")
 
 
+@pytest.mark.thorough
 def test_times_taken_together(stub, tmp_path):
     """Of all systems with a finished run, whose folder may be gone."""
     stub([4, 8], "--only=4", seeds=(0, 1))
@@ -39,6 +40,7 @@ def test_no_times_while_a_run_is_missing(stub, caplog):
     assert code == 2 and not any("together" in str(record) for record in records.values())
 
 
+@pytest.mark.thorough
 def test_a_system_that_breaks_leaves_all_times(stub, tmp_path):
     stub([4, 9])
     path = tmp_path / "out/results.json"

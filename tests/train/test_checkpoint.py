@@ -181,6 +181,7 @@ def test_metrics_that_come_later(tmp_path):
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["1"]
 
 
+@pytest.mark.thorough
 def test_a_reader_beside_a_running_training(tmp_path, monkeypatch):
     """Each new checkpoint replaces the one before."""
     # Orbax's coroutines complain, where nobody can catch it, when a read ends with an error and is tried again.

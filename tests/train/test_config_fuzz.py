@@ -71,6 +71,7 @@ def fuzz(count):
     return settings(max_examples=count, derandomize=True, database=None, deadline=None, suppress_health_check=quiet)
 
 
+@pytest.mark.thorough
 @fuzz(30)
 @given(mutations())
 def test_30_mutated_configs(changes):

@@ -47,6 +47,7 @@ def no_step(finished, monkeypatch):
     monkeypatch.setattr(Parallel, "train", None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -108,6 +109,7 @@ def test_a_name_that_is_too_long(config, make_config, tmp_path):
         loop.run(make_config(init_from="b" * 5000), tmp_path / "run")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", ["manifest.json", "metrics.json", "state/_METADATA", "_CHECKPOINT_METADATA"])
 def test_a_file_of_the_newest_checkpoint_cut_to_nothing(part, copy, finished):
     (copy / "checkpoints/2" / part).write_bytes(b"")

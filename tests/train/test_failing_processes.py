@@ -24,6 +24,7 @@ def last_lines(pair):
     return [pair.errors(index).splitlines()[-1] for index in range(2)]
 
 
+@pytest.mark.thorough
 def test_what_needs_no_model(blocks_flags, make_config, copies, tmp_path):
     """Different configs, a failure while the other one waits, a run that is finished: three pairs at once."""
     for name in "abc":

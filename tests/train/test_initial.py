@@ -231,6 +231,7 @@ def arrays_of(workdir):
         return checkpoints.restore_arrays()[:2]
 
 
+@pytest.mark.thorough
 def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tmp_path, caplog, monkeypatch):
     """Weight decay, clipping and an average are on; the file is gone when the run continues. Nothing is evaluated."""
     monkeypatch.setattr(steps, "evaluate_split", lambda *_, **__: EVALUATION)
@@ -262,6 +263,7 @@ def test_a_run_with_a_frozen_backbone_and_its_continuation(make_config, file, tm
     assert json.loads((workdir / "initial.json").read_text()) == record
 
 
+@pytest.mark.thorough
 def test_attention_alone_is_trained_on_a_frozen_run(make_config, tmp_path, caplog):
     """A run without attention, then its scores averaged by learned weights: nothing but those moves in two steps."""
     before, after = tmp_path / "fcn", tmp_path / "local"

@@ -176,6 +176,7 @@ def test_sigterm_saves_the_step_and_stops(config, finished, killed, monkeypatch)
     assert_same_run(config, finished[0], killed)
 
 
+@pytest.mark.thorough
 def test_a_signal_in_the_last_step_or_evaluation_leaves_only_that_to_be_done(config, finished, killed, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, STEPS, lambda _: os.kill(os.getpid(), signal.SIGINT))
@@ -285,6 +286,7 @@ def test_a_loss_that_is_not_finite_stops(config, finished, killed, monkeypatch):
     assert step == 14 and all(np.isfinite(x).all() for x in state.values())
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_whose_next_loss_is_not_finite_is_left_behind(config, finished, killed, monkeypatch):
     with monkeypatch.context() as patch:
         at_step(patch, 15, lambda batch: batch["image"].fill(np.nan))

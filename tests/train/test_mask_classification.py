@@ -83,6 +83,7 @@ def assert_same(one, other):
             np.testing.assert_allclose(b[name], value, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "mode, count, accumulate",
     [("pmap", 8, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("mesh", 8, 1), ("pmap", 4, 2)))],
@@ -179,6 +180,7 @@ def test_refusals(changes, message):
         make_run(with_loss(**changes), CLASSES)
 
 
+@pytest.mark.thorough
 def test_what_fits_is_built():
     make_run(with_loss(**_QUERIES), CLASSES)
     # Without this loss queries are trained by pixels.

@@ -83,6 +83,7 @@ def test_two_views_by_hand():
     assert largest_difference(state.params, start.params) > 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_two_views_on_eight_devices(mode):
     (one, expected), (eight, found) = one_device(), train(toy_training.TwoViews(CLASSES, weight=0.5), mode, 8)
@@ -142,6 +143,7 @@ def test_fields_of_a_batch():
     assert confusion.sum() == (batch["label"] != 255).sum()
 
 
+@pytest.mark.thorough
 def test_a_rule_splits_the_state():
     """Kernels lie in eighths on the devices, and so do their moments; the numbers are those of one device."""
     model = Tiny(width=8)
@@ -156,6 +158,7 @@ def test_a_rule_splits_the_state():
         setup(Supervised(CLASSES), "pmap", 8, rule=toy_training.split_kernels)
 
 
+@pytest.mark.thorough
 def test_a_run_with_parts_from_outside(make_config, tmp_path):
     """All by name: a transform that adds a field, the objective that takes it, a loss, a hook and a sharding."""
     config = make_config(
@@ -213,6 +216,7 @@ def test_mistakes_in_the_names_of_other_parts(make_config, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_the_count_of_a_weighted_objective():
     """Class weights are given after it was made."""
     objective = make_weighted()

@@ -79,12 +79,14 @@ def test_uneven_evaluation_batch(one, eight):
     assert confusion.dtype == np.int32
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_adamw_losses(mode):
     (_, expected, _), (_, losses, _) = run("mesh", 1, adamw=True), run(mode, adamw=True)
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", "mesh"])
 def test_accumulation_takes_the_same_microbatches(mode):
     one, four = run("mesh", 1, accumulate=2), run(mode, 4, accumulate=2)
@@ -153,6 +155,7 @@ def whole_on_a_device(shape):
     return sum(shard.data.shape == shape for x in arrays for shard in x.addressable_shards)
 
 
+@pytest.mark.thorough
 def test_a_state_in_pieces(tmp_path):
     """The numbers are those of one device, on two and eight; no large array is ever whole on a device."""
     model, wide, count = Tiny(width=72), (3, 3, 3, 72), 5

@@ -45,6 +45,7 @@ def run(monkeypatch, make_config):
     return of
 
 
+@pytest.mark.thorough
 def test_it_ends_after_so_many_evaluations_without_gain(run, tmp_path, caplog):
     caplog.set_level("INFO", "absl")
     result, trained = run(tmp_path / "run", 3)
@@ -53,12 +54,14 @@ def test_it_ends_after_so_many_evaluations_without_gain(run, tmp_path, caplog):
     assert run(tmp_path / "run", 3) == (result, [])
 
 
+@pytest.mark.thorough
 def test_more_patience_goes_on(run, tmp_path):
     assert run(tmp_path / "run", 1)[1] == [1, 2, 3]
     result, trained = run(tmp_path / "run", 4)
     assert (result["step"], trained) == (8, [4, 5, 6, 7, 8])
 
 
+@pytest.mark.thorough
 def test_a_run_that_was_stopped_remembers(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         save = steps.Steps._save

@@ -35,6 +35,7 @@ def batch(size):
     return {"image": image, "label": label, "valid": np.ones(size, bool), "regions": regions}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind, mode", [("rcnn", "mesh"), ("fast_rcnn", "pmap")])
 def test_eight_devices_equal_one(kind, mode):
     config = {"kind": kind, kind: KINDS[kind], "backbone": {"name": "tiny", "tiny": {"width": 8}}}
@@ -76,6 +77,7 @@ def settings(tmp_path):
     }
 
 
+@pytest.mark.thorough
 def test_a_run_and_its_evaluation(make_config, tmp_path, monkeypatch):
     config = make_config(**settings(tmp_path), train__steps=2, train__eval_every=2)
     result = loop.run(config, tmp_path / "run")

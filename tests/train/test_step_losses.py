@@ -53,6 +53,7 @@ def assert_same(one, other):
             np.testing.assert_allclose(b[name], value, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(mode):
     """With a device that has no valid pixel at all."""
@@ -120,6 +121,7 @@ def test_the_update_is_the_gradient_of_the_loss(name):
     assert largest_difference(new.params, expected) < 1e-6
 
 
+@pytest.mark.thorough
 def test_sums_over_pixels_or_images_do_not_depend_on_microbatches():
     batch, results = tiny.batch(size=4), []
     batch["label"][2] = 255

@@ -80,6 +80,7 @@ def gradient_of_a_pixel(model, variables):
     return FAST_COMPILE(jax.grad(lambda x: (cross(model)(variables, x)[:, 3, 2] ** 2).sum()))(jnp.asarray(MAP))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("recurrence", [1, 2])
 def test_reach(random_variables, recurrence):
     """One pass sees exactly the row and the column, two see everything."""

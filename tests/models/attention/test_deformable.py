@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sown import with_records
 
 from attnseg_jax.models.attention import Deformable
@@ -16,6 +17,7 @@ def dense(x, leaf):
     return x @ leaf["kernel"] + leaf["bias"]
 
 
+@pytest.mark.thorough
 def test_against_numpy(random_variables):
     model = Deformable(heads=A, points=P)
     variables = random_variables(model, X, method="attend")

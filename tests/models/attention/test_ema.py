@@ -144,6 +144,7 @@ def trained(mode, devices):
     return jax.tree.map(np.asarray, (state.params, state.batch_stats))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mode", ["pmap", pytest.param("mesh", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(mode):
     one, eight = trained("mesh", 1), trained(mode, 8)

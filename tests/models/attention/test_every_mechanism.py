@@ -30,6 +30,7 @@ def image(shape):
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ATTENTION)
 def test_another_size_images_apart_and_bfloat16(name, random_variables):
     x, others = image(OTHER), image(OTHER)
@@ -60,6 +61,7 @@ def equations(jaxpr):
                 yield from equations(getattr(value, "jaxpr", value))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", [name for name, mechanism in ATTENTION.items() if not mechanism.has_gate])
 def test_types_under_bfloat16(name, train):

@@ -62,6 +62,7 @@ def applied(model, variables):
     return function
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_of_parameters_and_map(name, random_variables):
     model, eps = MODELS[name]

@@ -27,6 +27,7 @@ def apply(model, case, rules, *inputs, **options):
     return with_records(model, **options)(match(target, from_torch(case.state_dict(), rules)), *inputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, model, rules, options",
     [

@@ -244,6 +244,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients(name, random_variables):
     model, method, inputs, eps = GRADIENTS[name]

@@ -84,6 +84,7 @@ def attended(image, p, statistics, distributes, model):
     return out / (model.factor or p["planes"][..., 0].size), weights.reshape(h * w, h * w)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "x, options",
     [

@@ -53,6 +53,7 @@ def size_of(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.thorough
 def test_the_original():
     case = Golden("backbone_convnext_t")
     x = nhwc(case.inputs()["x"])
@@ -87,6 +88,7 @@ def test_the_original():
             assert_golden(case, name, found[name])
 
 
+@pytest.mark.thorough
 def test_the_second_version():
     case = Golden("backbone_convnextv2_atto")
     x = nhwc(case.inputs()["x"])
@@ -112,6 +114,7 @@ def test_the_second_version():
     jax.tree.map(np.testing.assert_array_equal, same["params"], variables["params"])
 
 
+@pytest.mark.thorough
 def test_response_norm(random_variables):
     """Against float64, as the identity it starts as, and its gradient where a channel is 0 everywhere."""
     x = np.random.default_rng(0).standard_normal((2, 4, 5, 6)).astype(np.float32)

@@ -133,6 +133,7 @@ def published(c, depth, *, patch, registers, hidden, positions=0, key_bias=True,
     return depth * block + 3 * patch * patch * c + c + c * (1 + registers + positions) + 2 * c
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, options, expected",
     [

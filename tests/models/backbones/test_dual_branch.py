@@ -34,6 +34,7 @@ def abstract(model, size, channels=3):
     return jax.eval_shape(lambda key: model.init_with_output(key, image), jax.random.key(0))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["model_ddrnet23_slim", pytest.param("model_pidnet_s", marks=pytest.mark.slow)])
 def test_the_original(name):
     backbone, channels, layout, aligned = CASES[name]

@@ -115,6 +115,7 @@ def test_the_published_weights(published):
         assert set(found[: len(expected)].tolist()) == expected, path.name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("static", [False, True])
 def test_the_published_weights_on_odd_sizes(published, static):
     case = Golden("backbone_effnet_lite0_pretrained_161x210")
@@ -156,6 +157,7 @@ def test_sizes_of_the_maps(output_stride, sizes):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, usual)
 
 
+@pytest.mark.thorough
 def test_dilated_stages_see_what_the_strided_ones_see(random_variables):
     # At sizes of 32 n + 1 the padding is symmetric at every stride, so the strided maps are every other pixel.
     x = np.random.default_rng(0).standard_normal((1, 65, 97, 3)).astype(np.float32)

@@ -30,6 +30,7 @@ def abstract(model, size, channels=3):
     return jax.eval_shape(lambda key: model.init_with_output(key, image), jax.random.key(0))
 
 
+@pytest.mark.thorough
 def test_the_original():
     case = Golden("backbone_efficientvit_b0")
     x = nhwc(case.inputs()["x"])

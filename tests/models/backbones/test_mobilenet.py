@@ -42,6 +42,7 @@ class Lraspp(nn.Module):
         return resize(logits, x.shape[1:3])
 
 
+@pytest.mark.thorough
 def test_the_original():
     case = Golden("model_lraspp_mobilenet_v3_large")
     rules = (

@@ -65,6 +65,7 @@ def test_the_original(name, model):
         assert_golden(case, f"gain/stage{stage}", nchw(maps[2 * 2**stage]))
 
 
+@pytest.mark.thorough
 def test_segnext(monkeypatch):
     case = Golden("model_segnext_tiny")
     x, bases = nhwc(case.inputs()["x"]), case.inputs()["bases"]
@@ -126,6 +127,7 @@ def published(depths, widths):
     return total
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n[-1] in "bl")) for n in PAPER])
 def test_number_of_parameters(name):
     depths, widths, millions = PAPER[name]

@@ -58,6 +58,7 @@ def with_stages(model):
     return run
 
 
+@pytest.mark.thorough
 def test_the_original():
     case = Golden("backbone_swin_t")
     x = nhwc(case.inputs()["x"])

@@ -28,6 +28,7 @@ def config(output_stride):
     return {"backbone": {"name": "vgg16", "vgg16": {"output_stride": output_stride}}}
 
 
+@pytest.mark.thorough
 def test_activations_of_torchvision():
     case = Golden("backbone_vgg16_bn")
     x = nhwc(case.inputs()["x"])
@@ -96,6 +97,7 @@ def test_sizes_of_the_maps(output_stride, last):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, usual)
 
 
+@pytest.mark.thorough
 def test_dilated_stages_hold_the_pixels_of_stride_32(random_variables):
     image = np.random.default_rng(1).standard_normal((1, 32, 64, 3)).astype(np.float32)
     usual, fine = (BACKBONES["vgg16"](output_stride=stride) for stride in (32, 8))

@@ -53,6 +53,7 @@ def tokens_of(features):
     return jnp.concatenate([features.extras["class_token"][:, None], x.reshape(len(x), -1, x.shape[-1])], axis=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["backbone_vit_tiny_224", "backbone_vit_tiny_96x160"])
 def test_timm(name):
     case = Golden(name)
@@ -91,6 +92,7 @@ def test_dinov2(name):
         assert_golden(case, f"{prefix}tokens", tokens_of(features))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, position_size, decoder",
     [

@@ -81,6 +81,7 @@ SMP_SEVEN = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SMP_SEVEN)
 def test_smp_of_seven_classes(name):
     head, decoder = SMP_SEVEN[name]
@@ -96,6 +97,7 @@ def test_smp_of_seven_classes(name):
         assert_golden(case, "pab", nchw(state["intermediates"]["attention"]["__call__"][0]))
 
 
+@pytest.mark.thorough
 def test_smp_pan():
     case = Golden("model_smp_pan_resnet18")
     image = nhwc(case.inputs()["x"])
@@ -112,6 +114,7 @@ def test_smp_pan():
     assert_aligned(case, "logits", logits)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SMP)
 def test_smp(name):
     case, model, variables = smp(name, *SMP[name])
@@ -143,6 +146,7 @@ def test_deeplabv3():
     assert_golden(case, "aux", nchw(out.aux["fcn"]))
 
 
+@pytest.mark.thorough
 def test_pspnet():
     case = Golden("model_pspnet_resnet50")
     image = nhwc(case.inputs()["x"])
@@ -157,6 +161,7 @@ def test_pspnet():
     assert_golden(case, "logits", nchw(out.logits))
 
 
+@pytest.mark.thorough
 def test_lraspp():
     case = Golden("model_lraspp_mobilenet_v3_large")
     image = nhwc(case.inputs()["x"])
@@ -166,6 +171,7 @@ def test_lraspp():
     assert_golden(case, "out", nchw(out.logits))
 
 
+@pytest.mark.thorough
 def test_emanet():
     case = Golden("model_emanet_resnet50")
     image = nhwc(case.inputs()["x"])

@@ -71,6 +71,7 @@ def test_transformers():
     assert whole.logits.shape == whole.aux["dpt"].shape == (2, 48, 48, 7)
 
 
+@pytest.mark.thorough
 def test_smp():
     case = Golden("model_smp_dpt_vit_tiny")
     x = nhwc(case.inputs()["x"])
@@ -82,6 +83,7 @@ def test_smp():
     assert_golden(case, "logits", nchw(FAST_COMPILE(model.apply)(variables, x).logits))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("readout, dtype", [("add", jnp.float32), ("ignore", jnp.bfloat16)])
 def test_readouts(readout, dtype, random_variables):
     """The class token is added to every patch, or has no effect; images stay apart."""

@@ -60,6 +60,7 @@ def abstract(model, train=True, size=(45, 70)):
     return jax.eval_shape(run, jax.random.key(0), jnp.zeros((2, *size, 3)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "backbone, grid",
     [
@@ -85,6 +86,7 @@ def test_shapes_types_and_records(backbone, grid):
     assert abstract(model, train=False)[0].aux_queries == {}
 
 
+@pytest.mark.thorough
 def test_number_of_parameters():
     """Of the published model for ADE20K: DINOv2's large ViT with registers, patches of 16 pixels, 100 queries."""
     options = {"patch_size": 16, "position_size": (32, 32), "registers": 4, "class_position": False}

@@ -99,6 +99,7 @@ def program(model, monkeypatch, train):
     return apply
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CASES)
 def test_goldens(name, monkeypatch):
     case, model = Golden(name), segmenter(name)
@@ -170,6 +171,7 @@ def pairs_of(case, classes, layer):
     return jnp.asarray(found), tuple(np.array(places).T)
 
 
+@pytest.mark.thorough
 def test_the_loss_of_every_layer_and_its_gradients(monkeypatch):
     """At the original's points, with its matching, which is found again."""
     case, inputs = Golden("train_eomt_tiny"), Golden("train_eomt_tiny").inputs()
@@ -238,6 +240,7 @@ def test_the_loss_of_every_layer_and_its_gradients(monkeypatch):
     assert len(names) == 12
 
 
+@pytest.mark.thorough
 def test_a_file_of_transformers_through_the_public_path(tmp_path):
     """With the names of the hub, as a whole model by its description."""
     case = Golden("model_eomt_dinov3_tiny_5x7")

@@ -56,6 +56,7 @@ def test_pixel_decoder_of_the_original():
     assert_golden(case, "position_stage4", nchw(sine_positions(2, 3, 64)[None]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * ("resnet" in n)) for n in MODELS])
 def test_the_original(name):
     """Through the layouts, as a file would be read."""
@@ -218,6 +219,7 @@ def features(dtype=jnp.float32, cut=0):
     return Features({stride: jnp.asarray(x[:, : x.shape[1] - cut], dtype) for stride, x in maps.items()})
 
 
+@pytest.mark.thorough
 def test_another_size_bfloat16_and_gradients(random_variables):
     """Every parameter learns from the last layer, or from those before it; a softmax knows no bias of its keys."""
     options = SMALL | {"layers": 1, "strides": (8, 4)}

@@ -126,6 +126,7 @@ def test_gradients(random_variables):
     check_grads(function, (X,), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.thorough
 def test_of_a_whole_model(random_variables):
     """Another size than it was initialised at, in bfloat16; dropout in training only."""
     options = {"layers": 1, "heads": 3, "dropout": 0.5}
@@ -152,6 +153,7 @@ def test_of_a_whole_model(random_variables):
     np.testing.assert_array_equal(run(0, train=False), run(1, train=False))
 
 
+@pytest.mark.thorough
 def test_tokens_of_zeros_have_finite_gradients():
     model = MaskTransformer(**SMALL)
     variables = FAST_COMPILE(model.init)(jax.random.key(0), FEATURES)

@@ -200,6 +200,7 @@ def test_another_size_and_bfloat16(random_variables):
     np.testing.assert_allclose(record.weights.sum(-1), np.ones((2, 3, 5)), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_every_parameter_learns(random_variables):
     model = MaskedAttentionDecoder(**ONE_LAYER)
     features = Features({4: jnp.asarray(MAPS[4])})

@@ -116,6 +116,7 @@ def test_it_trains_from_end_to_end(random_variables):
     assert values[-1] < 0.9 * values[0]
 
 
+@pytest.mark.thorough
 def test_gradients_reach_the_encoder_through_the_maxima_only(random_variables):
     features = encode(jnp.asarray(np.random.default_rng(0).standard_normal((1, 9, 7, 4)), jnp.float32))
     model = SegNet(3, depths=(1, 1))

@@ -87,6 +87,7 @@ def expected(regions, features, kernel, bias):
     return out
 
 
+@pytest.mark.thorough
 def test_rcnn_equals_loops():
     regions = boxes(SMALL)
     rcnn = RCNN(Pixels(), CLASSES, 6, size=4)
@@ -152,6 +153,7 @@ def test_fast_rcnn_equals_loops(pooling, backbone, pooled):
     np.testing.assert_allclose(out.logits, expected(regions, features, kernel, bias), atol=1e-5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", KINDS)
 def test_small_and_missing_regions(name):
     """One pixel, all of it at a border, and an image without regions: finite values and gradients, 0 for no region."""
@@ -173,6 +175,7 @@ def test_small_and_missing_regions(name):
     np.testing.assert_allclose(alone[0], logits[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["rcnn", "align"])
 def test_numbers_and_slots_do_not_matter(name):
     regions, order = boxes(), np.array([5, 3, 0])
@@ -201,6 +204,7 @@ def test_empty_slots_do_not_enter_the_statistics():
     assert any(np.abs(three[name] / other[name] - 1).max() > 1e-3 for name in three if name.endswith("/mean"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["rcnn", "align"])
 def test_a_sample_in_training(name):
     """Training counts the slots that are drawn, everything else all of them."""

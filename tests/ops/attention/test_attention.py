@@ -108,6 +108,7 @@ def gradient_oracle(direction, q, k, v, bias=None, mask=None, scale=None):
     return gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["dense", "chunked", "blocks of 2"])
 @pytest.mark.parametrize("case", ["plain", "query bias", "all"])
 def test_gradients_equal_the_oracle(case, way):
@@ -125,6 +126,7 @@ def test_gradients_equal_the_oracle(case, way):
         assert error < 5e-6, name
 
 
+@pytest.mark.thorough
 @both_ways
 def test_an_empty_row_gives_zeros_and_finite_zero_gradients(attend):
     q, k, v, bias = draw()

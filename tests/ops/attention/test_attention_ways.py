@@ -200,6 +200,7 @@ def test_refused_while_tracing(impl):
         jax.eval_shape(lambda q: attention.dot_product_attention(q, q, q, impl=impl), q)
 
 
+@pytest.mark.thorough
 def test_splash_equals_dense():
     """The kernel interpreted: keys and queries are padded, the second image has no key that may be attended to."""
     q, k, v, direction = draw(2, 37, 2, 8), draw(2, 50, 2, 8, seed=1), draw(2, 50, 2, 6, seed=2), draw(2, 37, 2, 6)

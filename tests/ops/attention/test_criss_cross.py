@@ -41,6 +41,7 @@ def test_gradients():
     check_grads(attend, draw(), order=1, modes=["rev"], eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(1, 6), (6, 1), (1, 1)])
 def test_maps_of_one_line(size):
     q = jnp.ones((1, *size, 3))
@@ -63,6 +64,7 @@ def test_half_precision():
     np.testing.assert_allclose(found.astype(jnp.float32), exact, atol=0.03)
 
 
+@pytest.mark.thorough
 def test_memory_grows_as_pixels_times_lines():
     """Compiled, not run: 8 times as much for 4 times the pixels, where all pairs would take 16 times."""
 

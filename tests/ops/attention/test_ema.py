@@ -66,6 +66,7 @@ def test_no_stage():
         em_attention(jnp.asarray(X), jnp.asarray(MU), stages=0)
 
 
+@pytest.mark.thorough
 def test_a_base_of_zeros_has_a_gradient():
     gradient = jax.grad(lambda x: em_attention(x, jnp.asarray(MU))[0].sum())(jnp.zeros((B, N, C)))
     assert np.isfinite(gradient).all()

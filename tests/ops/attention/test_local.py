@@ -38,6 +38,7 @@ def oracle(q, k, v, kernel, dilation, scale=None):
     return out, weights
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kernel, dilation, scale", [(3, 1, None), (5, 2, 0.3), (7, 1, None), (1, 1, None)])
 def test_equals_the_oracle(kernel, dilation, scale):
     q, k, v = draw()

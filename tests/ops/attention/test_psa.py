@@ -11,6 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 # Windows within the map, of exactly its offsets, beyond them, and one of each; maps of one row, column or pixel.
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "size", [(4, 5, 3, 5), (4, 5, 7, 9), (3, 2, 9, 7), (4, 3, 1, 11), (1, 4, 3, 3), (4, 1, 5, 1), (1, 1, 3, 1)]
 )
