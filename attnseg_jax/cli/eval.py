@@ -34,7 +34,8 @@ from attnseg_jax.study import compare, score_report
 from attnseg_jax.train import config as config_files
 
 
-def _flags() -> None:
+def define_flags() -> None:
+    """Defines the flags of this command, and of `cli.report`."""
     flags.DEFINE_string("workdir", None, "folder of the run, or a published model; not for --compare or --config=FILE")
     flags.DEFINE_string("split", "val", "split to score (default: val, the run's validation split)")
     flags.DEFINE_string("checkpoint", "latest", "'latest' (default), 'best' (by validation mIoU) or a step")
@@ -48,7 +49,7 @@ def _flags() -> None:
     changes.define()
 
 
-def _evaluate() -> None:
+def evaluate() -> None:
     """Evaluates and prints."""
     given = flags.FLAGS
     if given.report:
@@ -109,7 +110,7 @@ def _of_masks(folder: str, workdir: str | None) -> Result:
     )
 
 
-def _spelled_out(argv: list[str]) -> list[str]:
+def spelled_out(argv: list[str]) -> list[str]:
     """The command line as absl takes it, with each folder after `--compare` in a flag of its own."""
     found, comparing = [], False
     for argument in changes.spelled_out(argv):
@@ -119,7 +120,7 @@ def _spelled_out(argv: list[str]) -> list[str]:
     return found
 
 
-main = functools.partial(entry.run, _evaluate, _flags, usage=__doc__, check=_spelled_out)
+main = functools.partial(entry.run, evaluate, define_flags, usage=__doc__, check=spelled_out)
 
 if __name__ == "__main__":
     main()

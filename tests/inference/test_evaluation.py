@@ -292,6 +292,23 @@ def test_the_scores_of_each_image(trained, predicted, evaluated):
         assert float(line[1]) == pytest.approx(np.nanmean(ious), abs=1e-6)
 
 
+def test_the_command_of_a_report(trained, call):
+    """Into the folder of the run; of masks into another; of nothing none."""
+    workdir, result, _ = trained
+    code, out, err = call("attnseg_jax/cli/report.py", f"--workdir={workdir}")
+    assert code == 0 and json.loads(out.splitlines()[-1])["miou"] == result["miou"]
+    assert "</html>" in (workdir / "report/index.html").read_text()
+    assert json.loads((workdir / "report/scores.json").read_text())["step"] == 3
+    shutil.rmtree(workdir / "report")
+    for argv, words in (
+        ([f"--compare={workdir}"], "--compare is for attnseg-eval"),
+        (["--workdir=nowhere"], "nowhere"),
+        ([], "--workdir"),
+    ):
+        code, out, err = call("attnseg_jax/cli/report.py", *argv)
+        assert code == 2 and words in err.splitlines()[-1] and not Path("report/index.html").exists()
+
+
 def test_the_report_stands_alone(trained, evaluated, tmp_path):
     workdir, result, _ = trained
     write_report(evaluated, tmp_path / "report", workdir)
