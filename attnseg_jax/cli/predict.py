@@ -3,7 +3,7 @@
     attnseg-predict --model=runs/camvid --input=street.jpg --output=masks
     attnseg-predict --model=runs/camvid --checkpoint=best "--input=photos/**/*.jpg" --input=more --output=masks
     attnseg-predict --model=runs/camvid --input=photos --output=masks --probabilities --attention=120,200
-    attnseg-predict --model=runs/camvid --input=aerial --output=masks --config.eval.mode=slide
+    attnseg-predict --model=runs/camvid --input=aerial --output=masks --mode=slide
     attnseg-predict --model=segformer_b0-ade20k --input=photos --output=masks
     attnseg-predict --model=segformer_b0-ade20k=path/to/pytorch_model.bin --input=photos --output=masks
 
@@ -52,6 +52,7 @@ from attnseg_jax.inference.prediction import KINDS, Prediction, outputs, record_
 from attnseg_jax.inference.predictor import EXTRAS, Predictor
 from attnseg_jax.inference.video import Film, frames, is_video
 from attnseg_jax.plots.attention_sheet import Scene, attention_sheet
+from attnseg_jax.train.forward import MODES
 from attnseg_jax.train.logging import ImageBar
 
 # What the outputs of a folder were made with.
@@ -76,6 +77,7 @@ def _flags() -> None:
         "attention", None, "draw what 'y,x', 'y,x;y,x' or 'centre' looks at; 'self0' or 'self0@y,x': in one part alone"
     )
     flags.DEFINE_integer("batch_size", None, "pictures at once (default: config.eval.batch_size of the run)")
+    flags.DEFINE_enum("mode", None, MODES, "whole pictures or windows, --config.eval.mode (default: that of the run)")
     changes.define()
     flags.DEFINE_enum("on_error", "skip", ["skip", "raise"], "of a picture that cannot be read (default: skip)")
 
@@ -95,7 +97,7 @@ def _predict() -> None:
         raise UserError(f"--input={inputs} holds only what was written to --output={folder}: name other pictures")
     if given.attention:
         _asked(given.attention, _ANY_SIZE)
-    changed = changes.given()
+    changed = changes.given() | ({"eval.mode": given.mode} if given.mode else {})
     predictor = Predictor(given.model, checkpoint=given.checkpoint, batch_size=given.batch_size, changes=changed)
     found = predictor.by_page(found)
     kinds = [kind for kind in KINDS if kind == "mask" or given[kind].value]

@@ -14,7 +14,7 @@ from attnseg_jax.inference.geotiff import is_large, mask_bytes, place_of
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.polygons import feature_collection
 from attnseg_jax.models.records import AttentionRecord, GateMap
-from attnseg_jax.plots import attention_maps, segmentation
+from attnseg_jax.plots import attention_maps, html, segmentation
 from attnseg_jax.plots.drawing import png_bytes, write_png
 
 Look = tuple[dict[str, AttentionRecord], tuple[int, int], tuple[int, int]]
@@ -160,6 +160,17 @@ class Prediction:
     def _repr_png_(self) -> bytes:
         """The overlay with its legend, which notebooks show."""
         return png_bytes(self._with_legend())
+
+    def _repr_html_(self) -> str:
+        """The overlay and how much of the picture each class has, the largest first; notebooks show it."""
+        k, overlapping = len(self.names), self.mask.ndim == 3
+        shares = self.mask.mean((0, 1)) if overlapping else np.bincount(self.mask.ravel(), minlength=k) / self.mask.size
+        rows = [
+            (html.swatch(self.palette[i]) + html.text(self.names[i]), f"{shares[i]:.2%}")
+            for i in np.argsort(-shares, kind="stable")
+            if shares[i] > 0
+        ]
+        return html.figure(self.picture.name, self.overlay()) + html.table(("class", "share"), rows)
 
     def _with_legend(self) -> Image.Image:
         return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)

@@ -27,6 +27,7 @@ from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.prediction import Look, Prediction
 from attnseg_jax.inference.pretrained import read_back, read_card
 from attnseg_jax.inference.programs import Form, Programs, TooLarge, model_outputs, output_bytes, within_memory
+from attnseg_jax.plots import html
 from attnseg_jax.train import config as configs
 from attnseg_jax.train.forward import decision, make_forward
 from attnseg_jax.train.sizes import evaluation_multiple
@@ -102,6 +103,12 @@ class Predictor:
         self._programs = Programs()
         # How many pictures of a form are predicted at once, by how many there were.
         self._fitting: dict[tuple, int] = {}
+
+    def _repr_html_(self) -> str:
+        """Where the weights are from, and the classes; notebooks show it."""
+        known = {"weights": self.info.source, "step": self.info.step, "licence": self.info.licence}
+        rows = [(html.text(name), html.text(value)) for name, value in known.items() if value not in (None, "")]
+        return html.table(("", ""), rows) + html.legend(self.info.class_names, self.info.palette)
 
     @property
     def placed(self) -> PyTree:

@@ -82,7 +82,9 @@ def bar(share: float, width: float = 8) -> str:
 
 def swatch(color: Sequence[int]) -> str:
     """A square of a colour, before a name."""
-    return f'<span class="swatch" style="background:rgb{tuple(int(value) for value in color)}"></span> '
+    # Its size, too: notebooks show it without the style of a page.
+    look = f"display:inline-block;width:1em;height:1em;background:rgb{tuple(int(value) for value in color)}"
+    return f'<span class="swatch" style="{look}"></span> '
 
 
 def legend(names: Sequence[str], colours: Iterable[Sequence[int]]) -> str:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from attnseg_jax.cli import predict as command
 from attnseg_jax.data.pipeline import evaluation_sample
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference import pictures, programs
+from attnseg_jax.inference.pictures import Picture
+from attnseg_jax.inference.prediction import Prediction
 from attnseg_jax.inference.programs import Programs
 from attnseg_jax.inference.restore import predict, restore_run
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -144,6 +147,27 @@ def test_attention_of_a_point(model, images):
         model(images[2]).attention("sefl0")
     with pytest.raises(UserError, match=r"at=\(21, 0\) is outside the picture of 21 x 30 pixels"):
         model(images[2]).attention(at=(21, 0))
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_what_a_notebook_shows(overlapping, model):
+    """Classes by their share of the picture, of those that are there; names are text."""
+    mask = np.zeros((4, 5), np.uint8)
+    mask[0] = 2
+    if overlapping:
+        mask = np.stack([mask >= 0, mask < 0, mask == 2], -1).astype(np.uint8)
+    options = {"extras": {}, "compute": None, "look": None}
+    names, palette = ("sky", "no", "<road>"), np.arange(9, dtype=np.uint8).reshape(3, 3)
+    picture = Picture("a & b", pixels=np.zeros((4, 5, 3), np.uint8))
+    shown = Prediction(picture, picture.pixels, mask, names, palette, **options)._repr_html_()
+    cells = re.findall(r"rgb(\(.*?\)).*?</span> (.*?)</th><td>(.*?)</td>", shown)
+    assert cells == [
+        ("(0, 1, 2)", "sky", "100.00%" if overlapping else "75.00%"),
+        ("(6, 7, 8)", "&lt;road&gt;", "25.00%"),
+    ]
+    assert "a &amp; b" in shown and "data:image/png;base64," in shown
+    about = model._repr_html_()
+    assert "<td>7</td>" in about and all(name in about for name in model.info.class_names)
 
 
 def test_files_folders_and_patterns(tmp_path, images):
@@ -341,6 +365,8 @@ def test_the_command_goes_on(run, images, tmp_path):
         ({"checkpoint": "bset"}, "--checkpoint=bset must be latest, best or a step"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"config.eval.mode": "tiles"}, "config.eval.mode='tiles' is unknown: known: whole, slide"),
+        ({"mode": "tiles"}, "--mode=tiles: value should be one of <whole|slide>"),
+        ({"mode": "slide", "config.eval.stride": "90,90"}, "config.eval.stride=(90, 90) leaves gaps between windows"),
         ({"config.eval.window": "30,32"}, "config.eval.window=(30, 32) is for windows"),
         ({"config.train.steps": "3"}, "--config.train.steps: only --config.eval.* can be changed"),
         ({"attention": "sefl0"}, "attention 'sefl0' is unknown: did you mean 'self0'"),
