@@ -170,7 +170,7 @@ class Prediction:
             for i in np.argsort(-shares, kind="stable")
             if shares[i] > 0
         ]
-        return html.figure(self.picture.name, self.overlay()) + html.table(("class", "share"), rows)
+        return html.figure(self.picture.name, Image.fromarray(self.overlay())) + html.table(("class", "share"), rows)
 
     def _with_legend(self) -> Image.Image:
         return segmentation.with_legend(self.overlay(), self.mask, self.names, self.palette)

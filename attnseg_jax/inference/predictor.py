@@ -106,8 +106,8 @@ class Predictor:
 
     def _repr_html_(self) -> str:
         """Where the weights are from, and the classes; notebooks show it."""
-        known = {"weights": self.info.source, "step": self.info.step, "licence": self.info.licence}
-        rows = [(html.text(name), html.text(value)) for name, value in known.items() if value not in (None, "")]
+        known = {"weights": self.info.source, "licence": self.info.licence}
+        rows = [(html.text(name), html.text(value)) for name, value in known.items() if value]
         return html.table(("", ""), rows) + html.legend(self.info.class_names, self.info.palette)
 
     @property

@@ -89,7 +89,7 @@ def swatch(color: Sequence[int]) -> str:
 
 def legend(names: Sequence[str], colours: Iterable[Sequence[int]]) -> str:
     """Names beside their colours."""
-    cells = (f"<span>{swatch(colour)}{text(name)}</span>" for name, colour in zip(names, colours, strict=True))
+    cells = (f"<span>{swatch(colour)}{text(name)}</span> " for name, colour in zip(names, colours, strict=True))
     return f'<p class="legend">{"".join(cells)}</p>'
 
 

@@ -1,6 +1,8 @@
 """Predictions of pictures without their data set: as they are scored, for any size, file and array."""
 
+import base64
 import csv
+import io
 import json
 import os
 import re
@@ -165,9 +167,10 @@ def test_what_a_notebook_shows(overlapping, model):
         ("(0, 1, 2)", "sky", "100.00%" if overlapping else "75.00%"),
         ("(6, 7, 8)", "&lt;road&gt;", "25.00%"),
     ]
-    assert "a &amp; b" in shown and "data:image/png;base64," in shown
+    shown_picture = re.search(r'alt="a &amp; b" src="data:image/png;base64,(.*?)"', shown)[1]
+    assert Image.open(io.BytesIO(base64.b64decode(shown_picture))).size == (5, 4)
     about = model._repr_html_()
-    assert "<td>7</td>" in about and all(name in about for name in model.info.class_names)
+    assert "step 7</td>" in about and all(name in about for name in model.info.class_names)
 
 
 def test_files_folders_and_patterns(tmp_path, images):
