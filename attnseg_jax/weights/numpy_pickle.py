@@ -7,6 +7,7 @@ for NumPy's arrays and types, and nothing for other names.
 import math
 import os
 import pickle
+import pickletools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +30,7 @@ def read_numpy_pickle(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         with Path(path).open("rb") as file:
+            _check_numbers(file)
             content = _Unpickler(file).load()
         model = content.get("model", content) if isinstance(content, dict) else content
         found = {name: value.made() for name, value in expect(model, Mapping).items() if isinstance(value, _Array)}
@@ -50,6 +52,14 @@ def read_numpy_pickle(path: str | Path) -> dict[str, np.ndarray]:
 def no_pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     """Refuses: safetensors do all that a pickle does, and nothing else."""
     raise UserError("pickles are read, not written: write a file that ends in .safetensors")
+
+
+def _check_numbers(file: BinaryIO) -> None:
+    """Refuses values remembered under numbers that no pickle comes to: `pickle` makes room for all below."""
+    for count, (opcode, number, _) in enumerate(pickletools.genops(file)):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and number > count:
+            raise Refused("it remembers a value under an impossible number")
+    file.seek(0)
 
 
 class _Unpickler(pickle.Unpickler):
