@@ -72,11 +72,12 @@ class Prediction:
 
     def areas(self) -> dict[str, int]:
         """The number of pixels of each class."""
+        return dict(zip(self.names, self._pixels(), strict=True))
+
+    def _pixels(self) -> list[int]:
         if self.mask.ndim == 3:
-            counts = self.mask.sum((0, 1))
-        else:
-            counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
-        return dict(zip(self.names, counts.tolist(), strict=True))
+            return self.mask.sum((0, 1)).tolist()
+        return np.bincount(self.mask.ravel(), minlength=len(self.names)).tolist()
 
     def overlay(self, opacity: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """The picture with the colours of the classes over it."""
@@ -163,13 +164,9 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """The overlay and how much of the picture each class has, the largest first; notebooks show it."""
-        k, overlapping = len(self.names), self.mask.ndim == 3
-        shares = self.mask.mean((0, 1)) if overlapping else np.bincount(self.mask.ravel(), minlength=k) / self.mask.size
-        rows = [
-            (html.swatch(self.palette[i]) + html.text(self.names[i]), f"{shares[i]:.2%}")
-            for i in np.argsort(-shares, kind="stable")
-            if shares[i] > 0
-        ]
+        h, w = self.mask.shape[:2]
+        found = sorted(zip(self._pixels(), self.names, self.palette, strict=True), key=lambda of: -of[0])
+        rows = [(html.swatch(colour) + html.text(name), f"{n / (h * w):.2%}") for n, name, colour in found if n]
         return html.figure(self.picture.name, Image.fromarray(self.overlay())) + html.table(("class", "share"), rows)
 
     def _with_legend(self) -> Image.Image:

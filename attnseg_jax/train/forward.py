@@ -69,9 +69,8 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
         rows = windows_at_once(config, sizes["window"], mesh.size if mesh else 1)
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
         options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **sizes}
-    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "decision": decision(config)}
-    views |= {"multiple": multiple, "padding": wanted.padding}
-    return partial(_viewed, model, options, **views)
+    views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "multiple": multiple, "padding": wanted.padding}
+    return partial(_viewed, model, options, decision=decision(config), **views)
 
 
 def is_plain(config: ConfigDict) -> bool:
