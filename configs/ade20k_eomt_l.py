@@ -8,7 +8,7 @@ with DINOv3's could not be looked up. Not measured here. The encoder's weights a
 Eight GPUs with two crops each: `attnseg-plan --topology=h100:8` estimates 15.8 GiB on each from the shapes, in float32.
 
 It differs from the original in that the first of the four blocks is annealed over 6,520 steps, not 3,000; and that
-images keep their size in evaluation, in windows.
+training images have a shorter side of 512 before the random scale, as in evaluation, not a longer one.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     """Returns the config."""
     config = known.get_config("ade20k")
     with config.unlocked():
-        config.data.update(max_class_share=1.0, brightness=0.0, contrast=0.0)
+        config.data.update(shorter_side=512, max_class_share=1.0, brightness=0.0, contrast=0.0)
         config.model.backbone.update(name="dinov3_vit_l", pretrained="dinov3_vit_l-lvd1689m")
         config.model.attention.name = "none"
         config.model.decoder.name = "eomt"

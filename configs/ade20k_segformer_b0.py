@@ -6,8 +6,7 @@
 After github.com/NVlabs/SegFormer, local_configs/segformer/B0/segformer.b0.512x512.ade.160k.py: AdamW, 160,000 steps of
 16 crops, the head at ten times the learning rate of the encoder. Published mIoU, one scale: 37.4. Not measured here.
 
-It differs from the original in that images keep their size, whose shorter side is 512 in most, before the random scale,
-and in evaluation; and in colours (`known.distort_colours`). Eight GPUs with two crops each: `attnseg-plan
+It differs from the original in colours (`known.distort_colours`). Eight GPUs with two crops each: `attnseg-plan
 --topology=h100:8` estimates 2.74 GiB on each from the shapes, in float32.
 """
 
@@ -21,6 +20,7 @@ def get_config() -> ConfigDict:
     config = known.get_config("ade20k")
     with config.unlocked():
         known.distort_colours(config)
+        config.data.shorter_side = 512
         config.model.backbone.update(name="mit_b0", pretrained="mit_b0-imagenet")
         config.model.backbone.mit_b0.drop_path = 0.1
         config.model.attention.name = "none"

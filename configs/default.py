@@ -116,6 +116,9 @@ def get_config() -> ConfigDict:
     data.colors = ()
     # Factor by which images and masks are resized when they are read, for training and evaluation alike.
     data.resolution = 1.0
+    # Images are resized to a shorter side of so many pixels: in training by 'scale_crop', masks with them, before the
+    # random scale; in evaluation and prediction for the model alone, whose logits are resized to the masks. 0: as read.
+    data.shorter_side = 0
     # What is done to a training sample, in this order; a function from outside the package is named
     # 'my_package.my_file:my_transform'. The next keys are the options of these four.
     data.transforms = ("scale_crop", "flip", "colour_jitter", "normalise_pad")

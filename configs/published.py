@@ -25,6 +25,8 @@ def get_config(name: str = "segformer_b0-ade20k") -> ConfigDict:
         config.update_from_flattened_dict(dict(model.config))
         config.init_from = name
         config.data.crop = model.input_size
+        # Pictures of one shorter side have few sizes, and padding is not what these models have learnt.
+        config.eval.size_multiple = 0
         queries = model.config["model.decoder.name"] in ("eomt", "mask2former")
         config.loss.name = "mask_classification" if queries else "cross_entropy"
         config.optimizer.learning_rate = 1e-4

@@ -8,9 +8,8 @@ an auxiliary head. Published mIoU, one scale: 76.81. Not measured here. Without 
 list --config.data.train_split=train takes the 1,464 masks of VOC alone.
 
 It differs from the original in the encoder, timm's ResNet-50 in the place of ResNet-50-v1c; in the head, which has 256
-channels as in the paper, not 512; in that images keep their size before the random scale, where the original makes the
-shorter side 512; and in colours (`known.distort_colours`). Eight GPUs with two crops each: `attnseg-plan
---topology=h100:8` estimates 4.75 GiB on each from the shapes, in float32.
+channels as in the paper, not 512; and in colours (`known.distort_colours`). Eight GPUs with two crops each:
+`attnseg-plan --topology=h100:8` estimates 4.75 GiB on each from the shapes, in float32.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ def get_config() -> ConfigDict:
     config = known.get_config("voc")
     with config.unlocked():
         known.distort_colours(config)
-        config.data.train_split = "trainaug"
+        config.data.update(train_split="trainaug", shorter_side=512)
         config.model.backbone.update(name="resnet50", pretrained="resnet50-imagenet")
         config.model.backbone.resnet50.output_stride = 8
         config.model.attention.name = "none"

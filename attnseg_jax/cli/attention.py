@@ -17,6 +17,7 @@ from attnseg_jax.cli import entry
 from attnseg_jax.data.bands import decode_bands
 from attnseg_jax.data.decode import decode_image
 from attnseg_jax.data.transforms import scale_image
+from attnseg_jax.data.transforms.fields import shortened
 from attnseg_jax.errors import UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference.restore import Restored, predict_with_records, restore_run
@@ -57,16 +58,20 @@ def _draw() -> None:
 
 def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
     """Pixels as of a source, a title, and a name for the folder."""
-    path, data = expanded(which), restored.config.data
+    path, data, side = expanded(which), restored.config.data, restored.config.data.shorter_side
+
+    def sized(image: np.ndarray) -> np.ndarray:
+        return shortened(image.shape[:2], side).cut_field("image", image)
+
     if path.is_file():
         image = decode_bands([path], channels) if (channels := data.channels) else decode_image(path, which)
-        return scale_image(image, data.resolution), path.name, path.stem
+        return sized(scale_image(image, data.resolution)), path.name, path.stem
     if not which.isdecimal():
         raise UserError(f"--image={which}: there is no such file, and it is no number of an image")
     if int(which) >= (count := len(restored.source)):
         raise UserError(f"--image={which}: split {restored.split!r} has the images 0 to {count - 1}")
     record = restored.source[int(which)]
-    return record["image"], record["id"], f"{restored.split}_{which}"
+    return sized(record["image"]), record["id"], f"{restored.split}_{which}"
 
 
 def points_of(text: str | None, size: tuple[int, int], flag: str = "--at") -> list[tuple[int, int]]:

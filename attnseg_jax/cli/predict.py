@@ -46,6 +46,7 @@ from attnseg_jax.errors import UserError, UserErrors
 from attnseg_jax.files import check_folder, expanded, write_atomically
 from attnseg_jax.inference import pictures
 from attnseg_jax.inference.areas import Areas, csv_bytes
+from attnseg_jax.inference.attention import covered_by
 from attnseg_jax.inference.geotiff import is_large, size_of
 from attnseg_jax.inference.large import predict_large
 from attnseg_jax.inference.prediction import KINDS, Prediction, outputs, record_of
@@ -247,7 +248,7 @@ def _write(result: Prediction, folder: Path, kinds: Sequence[str], attention: st
         if name:
             records = {name: record_of(records, name)}
         # In pixels of the picture, which may have been resized on its way to the model.
-        covered = tuple(math.ceil(p * n / s) for p, n, s in zip(padded, result.mask.shape[:2], scaled))
+        covered = covered_by(padded, scaled, result.mask.shape[:2])
         scene = Scene(result.image, points, result.mask, result.names, result.palette, result.picture.name, covered)
         attention_sheet(scene, records, _sheets(folder, result.picture))
 

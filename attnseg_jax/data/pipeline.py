@@ -13,7 +13,16 @@ import numpy as np
 from attnseg_jax.data import regions, sampling
 from attnseg_jax.data.sources import ByWindow, Source, check_sample
 from attnseg_jax.data.transforms import augment, needs_others
-from attnseg_jax.data.transforms.fields import batch_fields, fill_value, padded, padded_size, pixel_fields
+from attnseg_jax.data.transforms.fields import (
+    batch_fields,
+    fill_value,
+    map_pixels,
+    pad,
+    padded,
+    padded_size,
+    pixel_fields,
+    shortened,
+)
 from attnseg_jax.data.transforms.normalise_pad import normalised_and_padded
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
@@ -24,6 +33,8 @@ Batch = dict[str, np.ndarray]
 _PIXEL_BYTES = 3 * 4 + 4
 # Of the images that an evaluation decodes ahead, at most.
 _AHEAD_BYTES = 1 << 30
+# Height and width of masks of a size of their own are padded to multiples of this, which spares programs.
+MASK_MULTIPLE = 256
 
 
 def train_batches(
@@ -93,25 +104,30 @@ def eval_batches(
     """This process's batches over every image of `source` once, at full size, in one pass.
 
     Height and width are padded at the end to multiples of `multiple`, images with the mean colour or, where `padding`
-    is 'reflect', with their mirror image, labels with 255.
+    is 'reflect', with their mirror image, labels with 255. Where `config.shorter_side` resizes images before that,
+    labels keep their size: 'sizes' int32 [b, 2, 2] has height and width, without padding, of each image and its label.
 
     As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
     int32 [b], the place in the source, and 'id' [b], the name there.  No transform is applied.  Images of one padded
-    size share batches, sizes in the order in which they first occur.  The batches of a size have one number of
-    rows: `batch_size`, or fewer where that leaves fewer of them empty or images and labels of so many take more
-    than `max_bytes`.  Empty rows have valid False, index -1, id "", image 0, label 255, regions -1, other fields 0.
-    Every process gets the same number of batches.
+    size, whose labels have one too, share batches, sizes in the order in which they first occur.  The batches of a size
+    have one number of rows: `batch_size`, or fewer where that leaves fewer of them empty or images and labels of so
+    many take more than `max_bytes`.  Empty rows have valid False, index -1, id "", image 0, label 255, regions -1,
+    other fields 0.  Every process gets the same number of batches.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
     for index in range(len(source)):
-        groups.setdefault(padded_size(source.size(index), multiple), []).append(index)
-    for size, members in groups.items():
-        most = int(min(batch_size, max_bytes // (_PIXEL_BYTES * math.prod(size))))
+        size = source.size(index)
+        image = padded_size(shortened(size, config.shorter_side).scaled, multiple)
+        sizes = image, padded_size(size, MASK_MULTIPLE) if config.shorter_side else image
+        groups.setdefault(sizes, []).append(index)
+    for sizes, members in groups.items():
+        image_bytes = _PIXEL_BYTES * max(map(math.prod, sizes))
+        most = int(min(batch_size, max_bytes // image_bytes))
         rows = _even_rows(len(members), most, process_count)
         places = members + [-1] * (-len(members) % rows)
         data = grain.MapDataset.source(places[process_index::process_count])
         data = data.map(functools.partial(_evaluation_row, source, members[0], config, multiple, padding))
-        ahead = min(2 * rows, max(1, _AHEAD_BYTES // (_PIXEL_BYTES * math.prod(size))))
+        ahead = min(2 * rows, max(1, _AHEAD_BYTES // image_bytes))
         yield from _stacked(data, config.threads, rows // process_count, ahead=ahead)
 
 
@@ -170,9 +186,16 @@ def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1, padding: str = "mean") -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
     check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
+    label, window = sample["label"], shortened(sample["label"].shape[:2], config.shorter_side)
+    sample = map_pixels(sample, window.cut_field)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
-    size = padded_size(sample["label"].shape[:2], multiple)
-    return batch_fields(normalised_and_padded(sample, config, size, padding))
+    size = padded_size(window.scaled, multiple)
+    row = batch_fields(normalised_and_padded(sample, config, size, padding))
+    if not config.shorter_side:
+        return row
+    full = label.shape[:2]
+    label = pad(label, padded_size(full, MASK_MULTIPLE), (0, 0), fill_value("label", label.dtype))
+    return row | {"label": label, "sizes": np.int32([window.scaled, full])}
 
 
 def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:
@@ -183,7 +206,9 @@ def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:
 
 def _padding_row(row: Batch) -> Batch:
     """A row of padding with the fields of `row`."""
-    pixels = {name: np.full_like(x, fill_value(name, x.dtype)) for name, x in pixel_fields(row).items()}
+    # A label may have a size of its own.
+    pixels = {**pixel_fields(row), "label": row["label"]}
+    pixels = {name: np.full_like(x, fill_value(name, x.dtype)) for name, x in pixels.items()}
     blank = {name: np.zeros_like(x) for name, x in row.items()}
     return blank | pixels | {"valid": np.bool_(False), "index": np.int32(-1)}
 

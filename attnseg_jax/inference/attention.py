@@ -1,5 +1,6 @@
 """A model's prediction of an image together with what it attended to."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def make_records(
     """
     if takes_regions(kind := config.model.kind):
         raise UserError(f"the run's config.model.kind={kind!r} leaves no attention to look at: it has no such part")
-    programs, read = Programs(), decision(config)
+    programs, read = Programs(), decision(config, model)
 
     @jax.jit
     def forward(variables: PyTree, image: Float[Array, "1 h w c"]) -> Seen:
@@ -63,7 +64,7 @@ def make_look(
     It returns the confidence of what `config.eval` predicts, and the attention records of the whole image; none where
     the model leaves none.
     """
-    forward, read = None if is_plain(config) else make_forward(config, model), decision(config)
+    forward, read = None if is_plain(config) else make_forward(config, model), decision(config, model)
 
     @jax.jit
     def look(variables: PyTree, *inputs: Array) -> tuple[Array, dict[str, AttentionRecord]]:
@@ -78,6 +79,18 @@ def make_look(
         return np.asarray(sure), records
 
     return looked
+
+
+def covered_by(padded: tuple[int, int], inside: tuple[int, int], full: tuple[int, int]) -> tuple[int, int]:
+    """Height and width, in pixels of a picture of size `full`, of what the maps of its `padded` form cover.
+
+    `inside` is the picture's size in that form, to which it may have been resized.
+
+    >>> covered_by((64, 96), (60, 90), (120, 180))
+    (128, 192)
+    """
+    h, w = (math.ceil(p * n / m) for p, m, n in zip(padded, inside, full))
+    return h, w
 
 
 def _run(programs: Programs, function: Callable, variables: PyTree, *inputs: np.ndarray) -> Any:

@@ -78,7 +78,7 @@ class ExportedPredictor(Predictor):
                 f"{picture.name}: the exported program takes pictures of at least {least[0]} x {least[1]} pixels, not "
                 f"{size[0]} x {size[1]}"
             )
-        return (picture.pixels,), Form(size, size, size)
+        return (picture.pixels,), Form(size)
 
     def _lowered(
         self, inputs: Sequence[np.ndarray], rows: int, form: Form, extras: tuple[str, ...]

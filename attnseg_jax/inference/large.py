@@ -23,7 +23,7 @@ from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.inference.geotiff import place_of
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.programs import TooLarge, within_memory
-from attnseg_jax.ops.decision import class_logits
+from attnseg_jax.ops.decision import Decision, class_logits
 from attnseg_jax.ops.sliding import importance, starts
 from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.step import model_inputs
@@ -77,10 +77,11 @@ def _check(predictor: Predictor, path: Path) -> None:
             f"{path}: a picture of this size is predicted in windows: give the folder of a run, and "
             "--config.eval.mode=slide"
         )
-    if tuple(config.eval.scales) != (1.0,) or config.eval.flip or config.data.resolution != 1:
+    views = tuple(config.eval.scales) != (1.0,) or config.eval.flip
+    if views or config.data.shorter_side or config.data.resolution != 1:
         raise UserError(
             f"{path}: a picture of this size is predicted as it is: leave config.eval.scales and flip at their "
-            "defaults, and train with config.data.resolution=1"
+            "defaults, set config.data.shorter_side=0, and train with config.data.resolution=1"
         )
     if predictor.decision.multilabel:
         raise UserError(f"{path}: a picture of this size gets one mask, and config.data.mode='multilabel' has several")
@@ -90,7 +91,7 @@ def _check(predictor: Predictor, path: Path) -> None:
 
 def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[int, int, Int[np.ndarray, "y x"]]]:
     """Parts of the mask with the row and column where they begin."""
-    config, classes = predictor.config, len(predictor.info.class_names)
+    config, classes, decision = predictor.config, len(predictor.info.class_names), predictor.decision
     sizes = window_and_stride(config, predictor.multiple)
     height, width, _ = pieces.shape
     padded = padded_size((height, width), predictor.multiple)
@@ -98,13 +99,14 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
     tops, lefts = (starts(n, m, s) for n, m, s in zip(padded, window, sizes["stride"]))
     weights = importance(window, config.eval.blend)
     count = windows_at_once(config, window, predictor.mesh.size if predictor.mesh else 1)
-    logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=0), predictor, weights)
+    logits = functools.partial(_logits, jax.jit(_weighted, static_argnums=(0, 1)), predictor, weights)
     wide = max(window[1], band // (window[0] * classes * 4))
     for left in range(0, width, wide):
         right = min(left + wide, width)
         columns = [x for x in lefts if x < right and x + window[1] > left]
         first, last = columns[0], columns[-1] + window[1]
-        total = np.zeros((window[0], last - first, classes), np.float32)
+        # The last channel is the sum of weights.
+        total = np.zeros((window[0], last - first, classes + 1), np.float32)
         for top, following in zip(tops, [*tops[1:], padded[0]]):
             # As many rows more as the bottom may mirror.
             above = max(0, min(top, height - predictor.multiple))
@@ -115,12 +117,15 @@ def _bands(predictor: Predictor, pieces: Pieces, band: int) -> Iterator[tuple[in
                 places = columns[part : part + count]
                 found = logits(np.stack([rows[:, x : x + window[1]] for x in places]), count)
                 for x, values in zip(places, found):
-                    total[:, x - first : x - first + window[1]] += values
+                    part_of = total[:, x - first : x - first + window[1]]
+                    part_of[..., :-1] += values
+                    part_of[..., -1] += weights
             # No later window reaches these rows.
-            done = total[: following - top, left - first : right - first]
+            done = total[: min(following, height) - top, left - first : right - first]
+            done = done[..., :-1] / done[..., -1:]
             if not np.isfinite(done).all():
                 raise NotFinite(f"{pieces.path}: the logits of the model are not finite: take another checkpoint")
-            yield top, left, predictor.decision.classes(done[: max(0, height - top)])
+            yield top, left, decision.classes(decision.from_linear(done))
             total[: len(total) - (following - top)] = total[following - top :]
             total[len(total) - (following - top) :] = 0
 
@@ -130,11 +135,11 @@ def _padded(pixels: np.ndarray, config: Any, size: tuple[int, int]) -> Float[np.
     return normalised_and_padded({"image": pixels}, config.data, size, config.eval.padding)["image"]
 
 
-def _weighted(model: Any, variables: PyTree, weights: Array, windows: Array) -> Float[Array, "n h w k"]:
-    return (
-        class_logits(model.apply(variables, windows, train=False).logits).astype(jnp.float32)
-        * weights[None, :, :, None]
-    )
+def _weighted(
+    model: Any, decision: Decision, variables: PyTree, weights: Array, windows: Array
+) -> Float[Array, "n h w k"]:
+    logits = class_logits(model.apply(variables, windows, train=False).logits).astype(jnp.float32)
+    return decision.to_linear(logits) * weights[None, :, :, None]
 
 
 def _logits(
@@ -145,7 +150,9 @@ def _logits(
     if mesh:
         filled = jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        found = within_memory(lambda: np.asarray(program(predictor.model, predictor.placed, weights, filled)))
+        found = within_memory(
+            lambda: np.asarray(program(predictor.model, predictor.decision, predictor.placed, weights, filled))
+        )
     return found[: len(windows)]
 
 

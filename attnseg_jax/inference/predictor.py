@@ -16,9 +16,10 @@ from jaxtyping import PyTree, UInt8
 from PIL import Image
 
 from attnseg_jax.data import datasets
-from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
+from attnseg_jax.data.pipeline import MASK_MULTIPLE, evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.transforms import scale_image
+from attnseg_jax.data.transforms.fields import padded_size
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference import batching, pictures
@@ -93,7 +94,7 @@ class Predictor:
         configs.apply_changes(self.config, changes)
         self.batch_size = batching.checked_batch_size(batch_size, self.config.eval.batch_size)
         self.forward = make_forward(self.config, self.model)
-        self.decision = decision(self.config, len(self.info.class_names))
+        self.decision = decision(self.config, self.model, len(self.info.class_names))
         self._forward, self.mesh = self.forward, _mesh() if self.config.eval.mode == "slide" else None
         if self.mesh:
             self._forward = make_forward(self.config, self.model, self.mesh)
@@ -170,9 +171,9 @@ class Predictor:
         Raises:
           UserError: no part of the model leaves anything to look at.
         """
-        (padded, *_), form = self._prepared(Picture("the picture", pixels=image))
+        (padded, *sizes), form = self._prepared(Picture("the picture", pixels=image))
         _, _, records = self._records(padded)
-        return records, form.padded, image.shape[:2] if form.inside == form.full else form.inside
+        return records, form.padded, tuple(sizes[0][0].tolist()) if sizes else image.shape[:2]
 
     @functools.cached_property
     def _records(self) -> Callable:
@@ -240,16 +241,16 @@ class Predictor:
         return self._run([sample], form, (extra,))[0][extra][:h, :w]
 
     def _prepared(self, picture: Picture) -> tuple[tuple[np.ndarray, ...], Form]:
-        """What the model takes for a picture, without an axis for the batch, and its form."""
-        pixels = picture.pixels
-        scaled = scale_image(pixels, self.config.data.resolution)
-        sample = unlabelled(scaled, picture.name, self.config.data)
-        fields = evaluation_sample(sample, self.config.data, self.multiple, self.config.eval.padding)
-        padded = fields["image"].shape[:2]
-        # Masks of pictures that keep their size are cut on the host, so that pictures of several sizes share a batch.
-        same = scaled.shape == pixels.shape
-        form = Form(padded, padded if same else scaled.shape[:2], padded if same else pixels.shape[:2])
-        return tuple(fields[name] for name in model_inputs(self.model)), form
+        """What `model_outputs` takes for a picture, without an axis for the batch, and its form."""
+        data, full = self.config.data, picture.pixels.shape[:2]
+        sample = unlabelled(scale_image(picture.pixels, data.resolution), picture.name, data)
+        fields = evaluation_sample(sample, data, self.multiple, self.config.eval.padding)
+        inputs, padded = tuple(fields[name] for name in model_inputs(self.model)), fields["image"].shape[:2]
+        inside = tuple(fields["sizes"][0].tolist()) if "sizes" in fields else sample["image"].shape[:2]
+        # Masks are cut on the host, so that pictures of several sizes share a batch.
+        if inside == full:
+            return inputs, Form(padded)
+        return (*inputs, np.int32([inside, full])), Form(padded, padded_size(full, MASK_MULTIPLE))
 
     def _run(
         self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]
@@ -264,7 +265,7 @@ class Predictor:
                 found = self._in_parts(inputs, rows, form, extras)
             except TooLarge as error:
                 if rows == 1:
-                    size = f"{form.full[0]} x {form.full[1]} pixels"
+                    size = "{} x {} pixels".format(*(form.full or form.padded))
                     raise UserError(f"a picture of {size} takes {error}: {self._smaller()}") from None
                 rows //= 2
             else:

@@ -9,32 +9,54 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from attnseg_jax.ops.bilinear import resize_rows
 from attnseg_jax.ops.decision import Decision
-from attnseg_jax.ops.resize import resize
 from attnseg_jax.train.forward import Forward
 from attnseg_jax.train.memory import free_bytes, is_exhausted
 
 # Compiled programs that are kept, each of a size of pictures.
 _KEPT = 32
+# Rows of a mask that are read from the logits at once, where these are resized.
+_BAND = 32
 
 
 @dataclass(frozen=True)
 class Form:
-    """What pictures of one batch have in common, in (height, width): as the model gets them, of that what is no
-    padding, and as the masks are to be."""
+    """What pictures of one batch have in common, in (height, width): as the model gets them, padded, and where that is
+    not their own size, as the masks are to be, padded too."""
 
     padded: tuple[int, int]
-    inside: tuple[int, int]
-    full: tuple[int, int]
+    full: tuple[int, int] | None = None
 
 
 def model_outputs(
     forward: Forward, decision: Decision, form: Form, extras: tuple[str, ...], variables: PyTree, *inputs: Array
 ) -> dict[str, Array]:
+    """What `read` gives of a batch.
+
+    Where `form` has another size for the masks, the last of `inputs` are height and width of each picture as the model
+    gets it and as it is, without padding, int32 [b, 2, 2].
+    """
+    if form.full is None:
+        return read(decision, forward(variables, *inputs), extras)
+    *inputs, sizes = inputs
+    linear = decision.to_linear(forward(variables, *inputs))
+    height, width = form.full
+
+    def band(rows: Array) -> dict[str, Array]:
+        resized = resize_rows(linear, sizes[:, 0], sizes[:, 1], rows, width)
+        return read(decision, decision.from_linear(resized), extras)
+
+    # Of a photograph all logits at full size would take gigabytes.
+    found = jax.lax.map(band, jnp.arange(-(-height // _BAND) * _BAND).reshape(-1, _BAND))
+    finite = found.pop("finite").all(0)
+    # Bands as rows: [bands, b, rows, w, ...] -> [b, h, w, ...].
+    joined = {name: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for name, x in found.items()}
+    return {"finite": finite, **{name: x[:, :height] for name, x in joined.items()}}
+
+
+def read(decision: Decision, logits: Array, extras: tuple[str, ...]) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch; `decision` reads the logits."""
-    logits = forward(variables, *inputs)
-    if form.full != form.inside:
-        logits = resize(logits[:, : form.inside[0], : form.inside[1]], form.full)
     classes = logits.shape[-1]
     found = {
         "mask": decision.classes(logits).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
@@ -48,7 +70,7 @@ def model_outputs(
 
 
 def output_bytes(classes: int, extras: tuple[str, ...]) -> int:
-    """Those of what `model_outputs` gives of a pixel."""
+    """Those of what `read` gives of a pixel."""
     return (1 if classes <= 256 else 2) + 2 * classes * ("probabilities" in extras) + 4 * ("entropy" in extras)
 
 

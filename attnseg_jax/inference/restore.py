@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
+from attnseg_jax.data.transforms.fields import Window
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
-from attnseg_jax.inference.attention import make_look, make_records
+from attnseg_jax.inference.attention import covered_by, make_look, make_records
 from attnseg_jax.inference.pretrained import read_back
 from attnseg_jax.models.records import AttentionRecord
 from attnseg_jax.train import config as configs
@@ -132,15 +133,17 @@ def make_restored_look(
 ) -> Callable[[dict[str, Any]], tuple[Float[np.ndarray, "h w"], dict[str, AttentionRecord], tuple[int, int]]]:
     """A function of a record of the source: confidence, attention records by name, and what their maps cover.
 
-    The last are height and width of the image as it was padded.
+    The last are height and width in pixels of the image, as it was padded.
     """
     look = make_look(restored.model, restored.variables, restored.config)
 
     def looked(record: dict[str, Any]) -> tuple[np.ndarray, dict[str, AttentionRecord], tuple[int, int]]:
-        h, w = record["label"].shape[:2]
+        full = record["label"].shape[:2]
         fields = _prepared(restored, record)
         sure, records = look(*(fields[name] for name in model_inputs(restored.model)))
-        return sure[:h, :w], records, fields["image"].shape[:2]
+        h, w = fields["sizes"][0] if "sizes" in fields else full
+        sure = Window(full, (0, 0), full).cut_field("image", sure[:h, :w, None])[..., 0]
+        return sure, records, covered_by(fields["image"].shape[:2], (h, w), full)
 
     return looked
 

@@ -28,10 +28,25 @@ class Decision:
         of them is, by the softmax of all.
       threshold: the probability from which on a class is there; of two that exclude one another, the second. Of more of
         these the most probable one is there.
+      log_scores: whether the logits are logarithms of scores, such as those of queries, so that scores are what is
+        averaged and resized, as MaskFormer and EoMT do.
     """
 
     multilabel: bool = False
     threshold: float = 0.5
+    log_scores: bool = False
+
+    def to_linear(self, logits: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
+        """What is averaged over windows and resized: the logits themselves, or scores."""
+        return jnp.exp(logits) if self.log_scores else logits
+
+    def from_linear(self, values: Float[Array, "*b k"]) -> Float[Array, "*b k"]:
+        """The logits of such averages, finite where a score is 0.
+
+        >>> Decision(log_scores=True).from_linear(jnp.array([1.0, 0.0])).round(1).tolist()
+        [0.0, -87.30000305175781]
+        """
+        return jnp.log(jnp.maximum(values, jnp.finfo(jnp.float32).tiny)) if self.log_scores else values
 
     def classes(self, logits: Float[Array, "*b k"]) -> Int[Array, "..."]:
         """The class of each pixel `[*b]`, or whether each class is there, 1 or 0, `[*b, k]`.

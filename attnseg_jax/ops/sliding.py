@@ -171,5 +171,6 @@ def average_views(
         view = resize(image, (h, w))[:, :, :: -1 if mirrored else 1]
         view = pad_end(view, (-h % multiple, -w % multiple), padding)
         logits = apply(view)[:, :h, :w, :][:, :, :: -1 if mirrored else 1]
-        mean = mean + decision.probabilities(resize(logits.astype(jnp.float32), size)) / len(views)
+        resized = resize(decision.to_linear(logits.astype(jnp.float32)), size)
+        mean = mean + decision.probabilities(decision.from_linear(resized)) / len(views)
     return decision.logits(mean)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -25,8 +26,8 @@ Forward = Callable[..., Float[Array, "b h w k"]]
 """(variables, *inputs of the model) -> logits of the classes, of the size of the images, float32."""
 
 
-def decision(config: ConfigDict, num_classes: int = 0) -> Decision:
-    """How logits are read, as `config.data.mode` and `config.eval.threshold` say.
+def decision(config: ConfigDict, model: nn.Module, num_classes: int = 0) -> Decision:
+    """How the logits of a model are read, as `config.data.mode` and `config.eval.threshold` say.
 
     Raises:
       UserError: a threshold where the most probable of `num_classes` is taken.
@@ -37,7 +38,7 @@ def decision(config: ConfigDict, num_classes: int = 0) -> Decision:
             f"config.eval.threshold={threshold} is of two classes, or of config.data.mode='multilabel'; of "
             f"{num_classes} classes the most probable one is predicted: leave it at 0.5"
         )
-    return Decision(multilabel, threshold)
+    return Decision(multilabel, threshold, getattr(getattr(model, "decoder", None), "log_scores", False))
 
 
 def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None) -> Forward:
@@ -70,7 +71,7 @@ def make_forward(config: ConfigDict, model: nn.Module, mesh: Mesh | None = None)
         sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names)) if mesh else None
         options = {"blend": wanted.blend, "rows": rows, "sharding": sharding, **sizes}
     views = {"scales": tuple(wanted.scales), "flip": wanted.flip, "multiple": multiple, "padding": wanted.padding}
-    return partial(_viewed, model, options, decision=decision(config), **views)
+    return partial(_viewed, model, options, decision=decision(config, model), **views)
 
 
 def is_plain(config: ConfigDict) -> bool:
@@ -118,6 +119,11 @@ def _whole(model: nn.Module, variables: PyTree, *inputs: Array) -> Array:
     return class_logits(model.apply(variables, *inputs, train=False).logits)
 
 
-def _viewed(model: nn.Module, options: Mapping, variables: PyTree, image: Array, **views) -> Array:
+def _viewed(
+    model: nn.Module, options: Mapping, variables: PyTree, image: Array, *, decision: Decision, **views: Any
+) -> Array:
+    def in_windows(image: Array) -> Array:
+        return decision.from_linear(slide(lambda x: decision.to_linear(whole(x)), image, **options))
+
     whole = partial(_whole, model, variables)
-    return average_views(partial(slide, whole, **options) if options else whole, image, **views)
+    return average_views(in_windows if options else whole, image, decision=decision, **views)

@@ -42,18 +42,18 @@ def fitting(batches: Iterable[Batch], parallel: Parallel, variables: PyTree) -> 
       UserError: one image on each device is too much.
     """
     for batch in batches:
-        shape = batch["image"].shape
-        if shape not in parallel.fitting_rows:
-            parallel.fitting_rows[shape] = _rows_that_fit(batch, parallel, variables)
-        rows = parallel.fitting_rows[shape]
-        if rows >= shape[0]:
+        count, shapes = len(batch["image"]), (batch["image"].shape, batch["label"].shape)
+        if shapes not in parallel.fitting_rows:
+            parallel.fitting_rows[shapes] = _rows_that_fit(batch, parallel, variables)
+        rows = parallel.fitting_rows[shapes]
+        if rows >= count:
             yield batch
         else:
-            yield from (_rows(batch, start, rows) for start in range(0, shape[0], rows))
+            yield from (_rows(batch, start, rows) for start in range(0, count, rows))
 
 
 def _rows_that_fit(batch: Batch, parallel: Parallel, variables: PyTree) -> int:
-    rows, (_, h, w, _) = len(batch["image"]), batch["image"].shape
+    rows, (h, w) = len(batch["image"]), batch["label"].shape[1:3]
     least = len(parallel.local_devices)
     while True:
         say(f"evaluate: compiling for {rows * jax.process_count()} images of {h} x {w} pixels at once")

@@ -19,6 +19,8 @@ from attnseg_jax.train.sharding import ShardingRule, fully_sharded, replicated
 
 # Batch fields that go to the devices -> their value in padding rows.
 FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
+# Beside them, those of an evaluation whose images have another size than their labels.
+_EVALUATED = {"sizes": 1}
 # Fields that stay on the host: the evaluation's own bookkeeping.
 _ON_HOST = {"index"}
 
@@ -49,7 +51,8 @@ class Parallel:
       rule: how the state is split.
 
     Attributes:
-      fitting_rows: shape of a batch's images -> how many rows of it `train.memory` found to fit into the memory.
+      fitting_rows: shapes of a batch's images and labels -> how many rows of it `train.memory` found to fit into the
+        memory.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Parallel:
         self.devices = list(devices or jax.devices())
         self.local_devices = [d for d in self.devices if d.process_index == jax.process_index()]
         self._fields, self._rule = fields, rule
-        self.fitting_rows: dict[tuple[int, ...], int] = {}
+        self._padded_with = {**fields, **_EVALUATED}
+        self.fitting_rows: dict[tuple[tuple[int, ...], ...], int] = {}
         self._build(train_step, eval_step)
 
     def put_state(self, state: PyTree) -> PyTree:
@@ -146,12 +150,12 @@ class Parallel:
             shape, dtype = self._row_shape((count, *x.shape[1:])), jax.dtypes.canonicalize_dtype(x.dtype)
             return jax.ShapeDtypeStruct(shape, dtype, sharding=self._rows)
 
-        return {name: abstract(np.asarray(batch[name])) for name in self._fields if name in batch}
+        return {name: abstract(np.asarray(batch[name])) for name in self._padded_with if name in batch}
 
     def _spread(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
         padding = -len(batch["valid"]) % len(self.local_devices)
-        names = [name for name in self._fields if name in batch]
-        return {name: self._shard(_pad(np.asarray(batch[name]), padding, self._fields[name])) for name in names}
+        fields = {name: fill for name, fill in self._padded_with.items() if name in batch}
+        return {name: self._shard(_pad(np.asarray(batch[name]), padding, fill)) for name, fill in fields.items()}
 
     def _shardings(self, tree: PyTree) -> PyTree:
         """A sharding for each array of a state."""

@@ -20,6 +20,7 @@ _SHARE, _BELOW_1, _NOT_NEGATIVE = Range(at_least=0, at_most=1), Range(at_least=0
 RANGES: dict[str, Range] = {
     "seed": Range(at_least=0, at_most=2**32 - 1),
     "data.resolution": Range(at_most=100),
+    "data.shorter_side": Range(at_least=0, at_most=2**14),
     "data.channels": Range(at_least=0, at_most=4096),
     "data.ignore": Range(at_least=0, at_most=datasets.HIGHEST_RAW),
     "data.show": Range(at_least=0, at_most=4095),

@@ -218,7 +218,7 @@ def make_run(
             model=model,
             num_classes=num_classes,
             forward=make_forward(config, model),
-            decision=decision(config, num_classes),
+            decision=decision(config, model, num_classes),
         ),
         fields=fields,
         devices=devices,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.models.remat import rematerialised
+from attnseg_jax.ops.bilinear import resize_inside
 from attnseg_jax.ops.decision import SOFTMAX, Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
@@ -165,8 +166,9 @@ def eval_step(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Confusion and prediction of a batch, and where the logits are finite.
 
-    Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`. `forward`, see
-    `train.forward`, gives the logits of the classes; by default the model does. `decision` reads them.
+    Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`, and where labels have another
+    size than images `sizes`, see `data.pipeline.eval_batches`. `forward`, see `train.forward`, gives the logits of the
+    classes; by default the model does. `decision` reads them.
 
     Returns:
       Counts over the valid rows of all devices: `confusion` int32 [k, k] (rows truth, columns prediction) of the valid
@@ -179,6 +181,10 @@ def eval_step(
     logits = (
         forward(variables, *inputs) if forward else class_logits(model.apply(variables, *inputs, train=False).logits)
     )
+    if "sizes" in batch:
+        inside, full = batch["sizes"][:, 0], batch["sizes"][:, 1]
+        resized = resize_inside(decision.to_linear(logits), inside, full, batch["label"].shape[1:3])
+        logits = decision.from_linear(resized)
     prediction = decision.classes(logits)
     finite = jnp.isfinite(logits).all((1, 2, 3)) | ~batch["valid"]
     labels = valid_labels(batch)

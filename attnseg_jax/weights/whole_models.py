@@ -41,6 +41,8 @@ def _entry(
     source: str, layout: str, licence: str, data: str, side: int, config: Mapping[str, Any], miou: float | None,
     **more: Any,
 ) -> PublishedModel:  # fmt: skip
+    # To a shorter side as long as the crops of the training, unless `config` says otherwise.
+    config = {"data.shorter_side": side, **config}
     known = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input_size": (side, side), "scored_on": _SCORED.get(data, "")}
     return PublishedModel(source, layout, licence, data=data, config=config, miou=miou, **known | more)
 
@@ -176,6 +178,7 @@ def _segmenter() -> dict[str, PublishedModel]:
         options = {"position_resize": "bilinear", "position_antialias": False, "norm_epsilon": 1e-5}
         options["position_size"] = (side // 16, side // 16)
         config = _model(f"vit_{size}", "mask_transformer", options, {"heads": heads})
+        config |= {} if data == "ade20k" else {"data.shorter_side": 1024}
         found[f"segmenter_{size}-{data}"] = _entry(
             f"https://www.rocq.inria.fr/cluster-willow/rstrudel/segmenter/checkpoints/{name}/checkpoint.pth",
             "segmenter+timm_vit", "MIT", data, side, config | _windows(side, side), miou, **_HALF,

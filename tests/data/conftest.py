@@ -40,6 +40,7 @@ def data_config():
                 "ignore": (255,),
                 "colors": (),
                 "resolution": 1.0,
+                "shorter_side": 0,
                 "transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
                 "crop": (13, 17),
                 "scale": (0.5, 2.0),

@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attnseg_jax.data.pipeline import eval_batches, train_batches
 from attnseg_jax.data.sources import load_source
@@ -196,6 +197,34 @@ def test_evaluation_pads_with_mirror_images(source, data_config):
         np.testing.assert_array_equal(found[index], image[y][:, x])
     labels = next(eval_batches(source, data_config(), batch_size=2, multiple=multiple, padding="reflect"))["label"]
     assert (labels[:, -1] == 255).all() and (labels[:, :, -1] == 255).all()
+
+
+def test_evaluation_resizes_images_to_a_shorter_side(source, data_config):
+    """As Pillow does; labels keep their size, and the images that share a batch are alike in both."""
+    config = data_config(shorter_side=11)
+    batches = list(eval_batches(source, config, batch_size=2, multiple=8))
+    for batch in batches:
+        assert batch["sizes"].shape == (len(batch["valid"]), 2, 2)
+        for row, index in enumerate(batch["index"]):
+            if index < 0:
+                assert (batch["label"][row] == 255).all() and not batch["image"][row].any()
+                continue
+            sample = source[int(index)]
+            full = np.array(sample["label"].shape)
+            inside = np.round(full * 11 / full.min()).astype(int)
+            np.testing.assert_array_equal(batch["sizes"][row], [inside, full])
+            resized = Image.fromarray(sample["image"]).resize(inside[::-1].tolist(), Image.Resampling.BILINEAR)
+            h, w = inside
+            restored = batch["image"][row] * (58.395, 57.12, 57.375) + (123.675, 116.28, 103.53)
+            np.testing.assert_allclose(restored[:h, :w], resized, atol=1e-3)
+            assert not batch["image"][row, h:].any() and not batch["image"][row, :, w:].any()
+            h, w = full
+            np.testing.assert_array_equal(batch["label"][row, :h, :w], sample["label"])
+            assert (batch["label"][row, h:] == 255).all() and (batch["label"][row, :, w:] == 255).all()
+            assert batch["image"].shape[1:3] == tuple(-(-n // 8) * 8 for n in inside)
+            assert batch["label"].shape[1:] == (256, 256)
+    assert sorted(i for b in batches for i in b["index"] if i >= 0) == [0, 1, 2, 3, 4]
+    assert "sizes" not in next(eval_batches(source, data_config(), batch_size=2))
 
 
 def test_evaluation_batches_hold_what_is_there(source, data_config):

@@ -66,6 +66,17 @@ def test_scale_is_log_uniform():
     assert 0.43 < np.mean(np.array(heights) < 200) < 0.57
 
 
+def test_the_scale_is_on_top_of_a_shorter_side():
+    """Of 40 x 60 pixels and a shorter side of 20 the factors are half of those of the image itself."""
+    label = np.zeros((40, 60), np.uint8)
+    options = {"crop": (8, 8), "scale": (0.5, 2.0)}
+    plain = [random_window(label, np.random.default_rng(i), **options).scaled for i in range(50)]
+    halved = [random_window(label, np.random.default_rng(i), shorter_side=20, **options).scaled for i in range(50)]
+    np.testing.assert_allclose(np.array(halved), np.array(plain) / 2, atol=0.76)
+    fixed = random_window(label, np.random.default_rng(0), crop=(8, 8), shorter_side=30)
+    assert fixed.scaled == (30, 45)
+
+
 def test_smaller_images_are_padded_at_random_places(data_config):
     config = data_config(crop=(30, 41), scale=(1.0, 1.0), flip=0.0, mean=(5, 6, 7), std=(2, 2, 2), **NO_JITTER)
     image, label = coded(20, 29)

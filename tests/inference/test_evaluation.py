@@ -261,6 +261,29 @@ def test_masks_on_disk_score_as_the_run_that_made_them(trained, predicted, evalu
     assert "<h1>masks, val</h1>" in page and "confidence" not in page and "<script" not in page
 
 
+@pytest.mark.parametrize("parallel", ["pmap", pytest.param("mesh", marks=pytest.mark.thorough)])
+def test_images_of_a_shorter_side_are_scored_at_the_size_of_their_masks(parallel, trained, predicted, tmp_path):
+    """Every pixel of the split counts, with the class that the model, on the smaller image, gives at its place."""
+    changes = {"data.shorter_side": 19, "parallel": parallel}
+    found = evaluate_run(str(trained[0]), picture=str(tmp_path / "val.png"), changes=changes, report=True)
+    records, restored = predicted[0], restore_run(str(trained[0]), changes=changes)
+    confusion = found.evaluation.scores.confusion
+    np.testing.assert_array_equal(confusion, _confusion(records, predict(restored, records)))
+    assert (confusion != _confusion(*predicted)).any()
+    # What a report shows of an image covers all of it.
+    sure, attention, covered = restore.make_restored_look(restored)(records[0])
+    h, w = records[0]["label"].shape
+    assert sure.shape == (h, w) and attention and covered[0] >= h and covered[1] >= w
+
+
+def _confusion(records, masks):
+    confusion = np.zeros((5, 5), int)
+    for record, mask in zip(records, masks, strict=True):
+        known = record["label"] != 255
+        np.add.at(confusion, (record["label"][known], mask[known]), 1)
+    return confusion
+
+
 def _check_a_class_left_out(folder, config, iou, csv_text):
     first, *others = iou
     config = config.copy_and_resolve_references().unlock()

@@ -105,11 +105,14 @@ def test_pictures_of_one_size(workdir):
     """Resized, in BGR, in windows: what needs to know the size of the pictures."""
     changes = {"eval.mode": "slide", "eval.window": (12, 12), "eval.stride": (8, 8)}
     predictor = Predictor(workdir, batch_size=1, changes=changes)
-    predictor.config.data.resolution, predictor.config.data.channel_order = 0.7, "bgr"
+    predictor.config.data.update(resolution=0.7, shorter_side=18, channel_order="bgr")
     made, exported = program_of(predictor, size=(29, 35))
     assert made.taken.size == (29, 35) and exported.in_avals[0].shape[1:] == (29, 35, 3)
     assert_same_masks(exported, predictor, (29, 35))
     # Asked for any size it takes the usual one, and says which part wants to know it.
+    made, _ = program_of(predictor, usual=(24, 32))
+    assert made.taken.size == (24, 32) and "config.data.shorter_side is for pictures of one size" in made.notes[0]
+    predictor.config.data.shorter_side = 0
     made, _ = program_of(predictor, usual=(24, 32))
     assert made.taken.size == (24, 32) and "pictures of any size: " in made.notes[0]
 

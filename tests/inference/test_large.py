@@ -64,6 +64,20 @@ def test_as_in_memory(options, predictor, picture, tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.tif"]
 
 
+@pytest.mark.parametrize("decoder", ["fcn", pytest.param("masked_attention", marks=pytest.mark.thorough)])
+def test_averages_are_held_against_a_threshold(decoder, make_config, tmp_path):
+    """Not sums over windows; of queries those of scores, not of their logarithms."""
+    changes = {"data__classes": ("a", "b"), "data__palette": (), "model__decoder__name": decoder}
+    workdir = save_random_run(make_config(optimizer__ema_decay=0.0, **changes), tmp_path / "run", classes=2)
+    pixels = np.random.default_rng(3).integers(0, 256, (30, 40, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "in.tif", pixels, photometric="rgb")
+    second = Predictor(workdir, changes=WINDOWS)(pixels).probabilities[..., 1]
+    predictor = Predictor(workdir, changes={**WINDOWS, "eval.threshold": float(np.quantile(second, 0.7))})
+    large.predict_large(predictor, tmp_path / "in.tif", tmp_path / "out.tif")
+    found = np.asarray(Image.open(tmp_path / "out.tif"))
+    assert 0.25 < found.mean() < 0.35 and (found != predictor(pixels).mask).mean() < 0.002
+
+
 @pytest.mark.parametrize("rows", [15, 45])
 def test_mirrored_edges(rows, workdir, tmp_path):
     """Of 15 rows, the last window sees three and mirrors some above it. Padded with a colour, others come out."""

@@ -108,6 +108,33 @@ def test_probabilities_and_entropy(model, images):
 
 
 @pytest.mark.thorough
+def test_pictures_of_one_shorter_side(workdir, model, images):
+    """As they are scored, at the size of the picture, and as XLA's own interpolation has it."""
+    changes = {"data.shorter_side": 17}
+    restored, changed = restore_run(str(workdir), changes=changes), Predictor(workdir, changes=changes)
+    images = images[:2]
+    records = [{"image": x, "label": np.full(x.shape[:2], IGNORE_LABEL, np.uint8), "id": ""} for x in images]
+    found, forward = changed(images, extras=["probabilities"]), jax.jit(model.model.apply)
+    for result, image, scored in zip(found, images, predict(restored, records), strict=True):
+        np.testing.assert_array_equal(result.mask, scored)
+        h, w = image.shape[:2]
+        size = round(h * 17 / min(h, w)), round(w * 17 / min(h, w))
+        small = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+        sample = {"image": small, "label": np.zeros(size, np.uint8), "id": ""}
+        logits = forward(model.variables, evaluation_sample(sample, model.config.data, 4)["image"][None]).logits
+        full = jax.image.resize(logits[:, : size[0], : size[1]], (1, h, w, 5), "bilinear", precision="highest")
+        np.testing.assert_allclose(result.probabilities, jax.nn.softmax(full[0]), atol=2e-3)
+        assert (result.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99
+    # 17 x 23 pixels are padded to 20 x 24, all small masks to one size.
+    forms = [form for form, *_ in changed._programs.kept]
+    assert [(form.padded, form.full) for form in forms] == [((20, 24), (256, 256)), ((24, 20), (256, 256))]
+    # A picture that has that side is predicted as it is.
+    changed(np.zeros((17, 23, 3), np.uint8))
+    assert [form.full for form, *_ in changed._programs.kept][-1] is None
+    assert found[0].attention().shape[1:] == (5, 6)
+
+
+@pytest.mark.thorough
 def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     """The logits are resized, not the mask; against XLA's own interpolation."""
     half = Predictor.__new__(Predictor)
@@ -127,7 +154,7 @@ def test_masks_of_resized_pictures_have_the_size_of_the_picture(model, images):
     half.config.eval.size_multiple, half.multiple = 32, 32
     padded = half(np.resize(images[0], (32, 32, 3)))
     (form,) = {form for form, *_ in half._programs.kept} - {result_form}
-    assert form.padded == form.full == (32, 32)
+    assert form.padded == (32, 32)
     logits = model.model.apply(model.variables, half._prepared(padded.picture)[0][0][None]).logits[:, :16, :16]
     full = jax.image.resize(logits, (1, 32, 32, 5), "bilinear", precision="highest")
     assert (padded.mask == np.asarray(full.argmax(-1))[0]).mean() > 0.99

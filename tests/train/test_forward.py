@@ -8,7 +8,7 @@ import pytest
 from attnseg_jax.errors import UserError
 from attnseg_jax.ops.sliding import slide
 from attnseg_jax.train.config import check_values
-from attnseg_jax.train.forward import make_forward, window_and_stride, windows_at_once
+from attnseg_jax.train.forward import decision, make_forward, window_and_stride, windows_at_once
 from attnseg_jax.train.setup import make_model
 
 
@@ -27,6 +27,33 @@ def test_windows_of_the_model(make_config):
     config.eval.update(mode="whole", window=(), stride=())
     np.testing.assert_allclose(jax.jit(make_forward(config, model))(variables, image), apply(image), atol=1e-5)
     assert np.abs(np.asarray(got) - apply(image)).max() > 1e-3
+
+
+def test_scores_of_queries_are_averaged_themselves(make_config):
+    """Not their logarithms: over windows and, resized, over views; against the scores of each window in NumPy."""
+    config = make_config(model__decoder__name="masked_attention")
+    config.eval.update(mode="slide", window=(12, 16), stride=(12, 8))
+    model = make_model(config, 5)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 12, 32, 3)), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    # So that queries differ.
+    variables = jax.tree.map(lambda x: 1.3 * x, variables)
+    apply = jax.jit(lambda x: model.apply(variables, x, train=False).logits)
+    total, count = np.zeros((12, 32, 5)), np.zeros((12, 32, 1))
+    for x in (0, 8, 16):
+        total[:, x : x + 16] += np.exp(np.asarray(apply(image[:, :, x : x + 16])[0], np.float64))
+        count[:, x : x + 16] += 1
+    logits = jax.jit(make_forward(config, model))(variables, image)[0]
+    np.testing.assert_allclose(np.exp(logits), total / count, rtol=1e-4, atol=1e-7)
+    plain = make_config()
+    assert decision(config, model, 5).log_scores and not decision(plain, make_model(plain, 5)).log_scores
+    # Twice as large and back.
+    config.eval.update(mode="whole", window=(), stride=(), scales=(2.0,))
+    logits = jax.jit(make_forward(config, model))(variables, image)
+    large = jax.image.resize(image, (1, 24, 64, 3), "bilinear", precision="highest")
+    scores = jax.image.resize(jnp.exp(apply(large)), (1, 12, 32, 5), "bilinear", antialias=False, precision="highest")
+    shares = scores / scores.sum(-1, keepdims=True)
+    np.testing.assert_allclose(jax.nn.softmax(logits), shares, atol=1e-5)
 
 
 def test_windows_by_default(make_config):

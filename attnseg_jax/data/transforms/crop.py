@@ -18,6 +18,7 @@ _TRIES = 10
 def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """Scale by a random factor in `config.scale` and cut a random window of at most `config.crop` out.
 
+    The factor is on top of what makes the shorter side `config.shorter_side`, where that is not 0.
     With probability `config.foreground.probability` it is one that shows foreground.
     The sample gets an 'offset' (y, x): where 'normalise_pad' puts a window that is smaller than the crop.
     """
@@ -28,6 +29,7 @@ def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         rng,
         crop=tuple(config.crop),
         scale=tuple(config.scale),
+        shorter_side=config.shorter_side,
         max_class_share=config.max_class_share,
         wanted=_foreground(sample["label"], config) if seeks else None,
     )
@@ -47,12 +49,14 @@ def random_window(
     *,
     crop: tuple[int, int],
     scale: tuple[float, float] = (1.0, 1.0),
+    shorter_side: int = 0,
     max_class_share: float = 1.0,
     wanted: Sequence[int] | None = None,
 ) -> Window:
     """A random window of `crop` (h, w) in an image scaled by a random factor; smaller where the scaled image is.
 
-    The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely.  Up to 10 windows are drawn for one in
+    The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely; of an image whose shorter side is
+    `shorter_side`, where that is not 0.  Up to 10 windows are drawn for one in
     which no class covers more than `max_class_share` of the labelled pixels (DeepLab-style practice, as in
     MMSegmentation's `cat_max_ratio`; of a label [h, w, k] the values 0 and 1 stand for classes), and which shows one of
     the `wanted` train ids.  Such windows are drawn around a pixel of these, any of them with one probability; in very
@@ -60,6 +64,7 @@ def random_window(
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high > low else float(low)
+    factor *= shorter_side / min(label.shape[:2]) if shorter_side else 1
     scaled = scaled_size(label.shape[:2], factor)
     size = min(crop[0], scaled[0]), min(crop[1], scaled[1])
     pixels = np.flatnonzero(where(label, wanted)) if wanted is not None and not is_large(label) else ()

@@ -147,6 +147,15 @@ def whole(size: tuple[int, int], factor: float) -> Window:
     return Window(scaled, (0, 0), scaled)
 
 
+def shortened(size: tuple[int, int], side: int) -> Window:
+    """The window that shows all of an image of `size` (h, w) scaled until its shorter side is `side`; as it is for 0.
+
+    >>> shortened((300, 401), 150).scaled, shortened((300, 401), 0).scaled
+    ((150, 200), (300, 401))
+    """
+    return whole(size, side / min(size) if side else 1)
+
+
 def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w c"]:
     """(image - mean) / std per channel, in float32; all three on the scale of the image's values.
 

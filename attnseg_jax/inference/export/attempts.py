@@ -12,13 +12,15 @@ from absl import logging
 from jax import export
 from jaxtyping import Array, UInt8
 
-from attnseg_jax.data.transforms.fields import padded_size, scaled_size
+from attnseg_jax.data.transforms.fields import padded_size, scaled_size, shortened
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference.predictor import Predictor
-from attnseg_jax.inference.programs import Form, model_outputs
+from attnseg_jax.inference.programs import read
 from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.ops.pillow import resize_picture
+from attnseg_jax.ops.resize import resize
 from attnseg_jax.ops.sliding import pad_end
+from attnseg_jax.ops.symbolic import is_symbolic
 
 Made = TypeVar("Made")
 _PACKAGE = Path(__file__).parents[2]
@@ -143,17 +145,23 @@ def _first_padded_to(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
     """`mask`, `probabilities` and `finite` of pictures as they are."""
-    config, full = predictor.config.data, image.shape[1:3]
-    inside = full if config.resolution == 1 else scaled_size(full, config.resolution)
-    x = image if inside == full else resize_picture(image, inside)
+    config, full, side = predictor.config.data, image.shape[1:3], predictor.config.data.shorter_side
+    if side and is_symbolic(*full):
+        raise UserError("config.data.shorter_side is for pictures of one size: set it to 0 for any, or give --size")
+    x = image if config.resolution == 1 else resize_picture(image, scaled_size(full, config.resolution))
+    x = resize_picture(x, shortened(x.shape[1:3], side).scaled) if side else x
+    inside = x.shape[1:3]
     mean, std = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 3) for x in (config.mean, config.std))
     x = (x.astype(jnp.float32) - mean) / std
     x = x[..., ::-1] if config.channel_order == "bgr" else x
     # In this form it is known of symbols, too, that the multiple divides them.
     padded = tuple(predictor.multiple * ((n + predictor.multiple - 1) // predictor.multiple) for n in inside)
     x = pad_end(x, tuple(larger - n for larger, n in zip(padded, inside)), predictor.config.eval.padding)
-    form = Form(padded, padded, padded) if inside == full else Form(padded, inside, full)
-    found = model_outputs(predictor.forward, predictor.decision, form, ("probabilities",), predictor.variables, x)
+    logits = predictor.forward(predictor.variables, x)
+    if inside != full:
+        linear = predictor.decision.to_linear(logits[:, : inside[0], : inside[1]])
+        logits = predictor.decision.from_linear(resize(linear, full))
+    found = read(predictor.decision, logits, ("probabilities",))
     return {name: y if name == "finite" else y[:, : full[0], : full[1]] for name, y in found.items()}
 
 

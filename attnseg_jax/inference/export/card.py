@@ -38,6 +38,7 @@ def describe(info: Info, config: ConfigDict, multiple: int, source: str | Path) 
             "std": list(info.std),
             "channel_order": info.channel_order,
             "resolution": config.data.resolution,
+            "shorter_side": config.data.shorter_side,
             "size_multiple": multiple,
         },
         "evaluation": {
@@ -122,9 +123,11 @@ def readme(card: Mapping[str, Any]) -> str:
         or "unknown",
         "licence of the weights": weights["licence"]
         or "not recorded; those of the data and of the weights that the training began with count",
-        "preprocessing": f"(image - {prepared['mean']}) / {prepared['std']}, {prepared['channel_order']}; padded at "
-        f"the end with zeros to multiples of {prepared['size_multiple']} pixels, the mask cut"
-        + (f"; resized by {prepared['resolution']}" if prepared["resolution"] != 1 else ""),
+        "preprocessing": (f"resized by {prepared['resolution']}; " if prepared["resolution"] != 1 else "")
+        + (f"resized to a shorter side of {side}; " if (side := prepared["shorter_side"]) else "")
+        + f"(image - {prepared['mean']}) / {prepared['std']}, {prepared['channel_order']}; padded at the end with "
+        f"{'its mirror image' if card['evaluation']['padding'] == 'reflect' else 'zeros'} to multiples of "
+        f"{prepared['size_multiple']} pixels, the mask cut",
         "exported": f"{card['exported']}, with "
         + ", ".join(f"{name} {version}" for name, version in card["versions"].items()),
         "compared": f"{proof['pictures']} pictures of {proof['sizes']} sizes, {proof['differing']} of "

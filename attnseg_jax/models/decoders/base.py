@@ -27,12 +27,14 @@ class Decoder(nn.Module):
       visits: whether it has tokens of its own in the last blocks of a plain vision transformer: a method `visit`, which
         the backbone calls before each block, see `eomt`.
       exclusive: whether its logits mean something beside one another alone: it gives each pixel one of the classes.
+      log_scores: whether its logits are logarithms of scores, so that scores are what is averaged and resized.
     """
 
     num_classes: int = 0
     dtype: Dtype = jnp.float32
     visits: ClassVar[bool] = False
     exclusive: ClassVar[bool] = False
+    log_scores: ClassVar[bool] = False
 
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits, and auxiliary logits where there are some; `gate` weights the skips of a decoder with any.

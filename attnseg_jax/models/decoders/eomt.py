@@ -90,6 +90,7 @@ class EoMT(Decoder):
 
     visits: ClassVar[bool] = True
     exclusive: ClassVar[bool] = True
+    log_scores: ClassVar[bool] = True
 
     queries: int = option(100, at_least=1, at_most=4096)
     blocks: int = option(4, at_least=1, at_most=100)

@@ -126,6 +126,7 @@ class Mask2Former(Decoder):
     """
 
     exclusive: ClassVar[bool] = True
+    log_scores: ClassVar[bool] = True
     channels: int = option(256, at_least=1)
     pixel_channels: int = option(0, at_least=0)
     mask_channels: int = option(0, at_least=0)

@@ -81,6 +81,11 @@ class MaskTransformer(Decoder):
     dropout: float = option(0.1, at_least=0, below=1)
     impl: str = "auto"
 
+    @property
+    def log_scores(self) -> bool:
+        """As in `Decoder`: with `queries`."""
+        return self.queries > 0
+
     @nn.compact
     def __call__(self, features: Features, *, gate: Gate | None = None, train: bool = False) -> Output:
         """Returns logits at the size of the deepest map, or with `queries` these, of every layer.

@@ -96,6 +96,7 @@ class MaskedAttentionDecoder(Decoder):
     """
 
     exclusive: ClassVar[bool] = True
+    log_scores: ClassVar[bool] = True
     channels: int = option(0, at_least=0)
     queries: int = option(100, at_least=1, at_most=4096)
     layers: int = option(3, at_least=1, at_most=100)

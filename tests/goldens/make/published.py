@@ -1,9 +1,11 @@
 """Builds originals of the catalogue's whole models, without their weights, for `tests/weights/test_originals.py`.
 
 python published.py shapes OUT.json NAME ...     # names and shapes of the parameters in their files
-python published.py files OUT NAME ...           # files of generated weights, and their masks of OUT/photo*.npy
+python published.py files OUT NAME ...           # files of generated weights, and the scores of OUT/photo*.npy, and
+                                                 # of OUT/large*.npy processed as by their authors
 """
 
+import functools
 import json
 import pickle
 import sys
@@ -14,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 import transformers as tf
+from torchvision.transforms._presets import SemanticSegmentation
 from transformers.core_model_loading import revert_weight_conversion
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -106,12 +109,48 @@ def scores(module, picture):
     x = torch.from_numpy(((picture / np.float32(255) - mean) / std).astype(np.float32).transpose(2, 0, 1)[None])
     found = module(x)
     if "masks_queries_logits" in found:
-        classes = found.class_queries_logits.softmax(-1)[..., :-1]
-        # As transformers' post-processing, but for its resizing to 384 x 384 on the way.
-        masks = F.interpolate(found.masks_queries_logits, picture.shape[:2], mode="bilinear", align_corners=False)
-        return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
+        return semantic(found, picture.shape[:2])
     logits = found["out"] if isinstance(found, dict) and "out" in found else found.logits
     return F.interpolate(logits, picture.shape[:2], mode="bilinear", align_corners=False).softmax(1)
+
+
+def processed(module, name, picture):
+    """What the model sees of a picture, [n, 3, h, w], and the scores of its pixels, processed as by the authors."""
+    size = picture.shape[:2]
+    resized = functools.partial(F.interpolate, mode="bilinear", align_corners=False)
+    if isinstance(module, tf.EomtForUniversalSegmentation):
+        processor = tf.EomtImageProcessor(size={"shortest_edge": 512, "longest_edge": None}, do_split_image=True)
+        inputs = processor(picture, return_tensors="pt")
+        found = processor.post_process_semantic_segmentation(module(**inputs), [size], return_segmentation_scores=True)
+        return inputs["pixel_values"], found[0].segmentation_scores
+    if isinstance(module, tf.DPTForSemanticSegmentation):
+        own = {"size": {"height": 480, "width": 480}, "keep_aspect_ratio": True, "ensure_multiple_of": 32}
+        processor = tf.DPTImageProcessor(**own, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        image = processor(picture, return_tensors="pt")["pixel_values"]
+    elif isinstance(module, tf.Mask2FormerForUniversalSegmentation):
+        processor = tf.Mask2FormerImageProcessor(size={"shortest_edge": 512, "longest_edge": 2048})
+        image = processor(picture, return_tensors="pt")["pixel_values"]
+    else:
+        # Of mmsegmentation's models, which no package here processes, too.
+        side = 520 if name.endswith("voc") else 512
+        image = SemanticSegmentation(resize_size=side)(torch.from_numpy(picture).permute(2, 0, 1))[None]
+    found = module(image)
+    # To the size of what the model saw first, as mmsegmentation and detectron2 do.
+    if "masks_queries_logits" in found:
+        scores = semantic(found, image.shape[2:])
+    else:
+        logits = found["out"] if isinstance(found, dict) and "out" in found else found.logits
+        scores = resized(logits, image.shape[2:])
+    scores = resized(scores, size)[0]
+    return image, scores if "masks_queries_logits" in found else scores.softmax(0)
+
+
+def semantic(found, size):
+    """Scores of queries, of every pixel."""
+    classes = found.class_queries_logits.softmax(-1)[..., :-1]
+    # As transformers' post-processing, but for its resizing to 384 x 384 on the way.
+    masks = F.interpolate(found.masks_queries_logits, size, mode="bilinear", align_corners=False)
+    return torch.einsum("bqc,bqhw->bchw", classes, masks.sigmoid())
 
 
 def files(out, names):
@@ -138,6 +177,10 @@ def files(out, names):
             torch.save(module.state_dict(), folder / "model.pth")
         with torch.no_grad():
             np.savez(folder / "scores.npz", **{key: scores(module, x)[0].numpy() for key, x in pictures.items()})
+            for path in Path(out).glob("large*.npy"):
+                image, found = (x.numpy() for x in processed(module, name, np.load(path)))
+                # Of the scores some.
+                np.savez(folder / f"{path.stem}.npz", image=image, mask=found.argmax(0), scores=found[:, ::8, ::8])
 
 
 if __name__ == "__main__":

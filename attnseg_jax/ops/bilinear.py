@@ -1,0 +1,44 @@
+"""Bilinear interpolation between sizes that are known when the program runs, not when it is compiled."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def resize_inside(
+    x: Float[Array, "b h w c"], inside: Int[Array, "b 2"], full: Int[Array, "b 2"], size: tuple[int, int]
+) -> Float[Array, "b i j c"]:
+    """The part `inside` (h, w) at the start of each map, resized to `full`, at the start of a map of `size`.
+
+    That part is what `resize` makes of it; what lies beyond `full` repeats the last pixel of `inside`. One program
+    serves maps of all sizes.
+
+    >>> x = jnp.array([0.0, 1.0, 9.0]).reshape(1, 1, 3, 1)
+    >>> resize_inside(x, jnp.array([[1, 2]]), jnp.array([[1, 4]]), (1, 5)).ravel().tolist()
+    [0.0, 0.25, 0.75, 1.0, 1.0]
+    """
+    return resize_rows(x, inside, full, jnp.arange(size[0]), size[1])
+
+
+def resize_rows(
+    x: Float[Array, "b h w c"], inside: Int[Array, "b 2"], full: Int[Array, "b 2"], rows: Int[Array, " i"], width: int
+) -> Float[Array, "b i {width} c"]:
+    """The `rows` of what `resize_inside` gives for maps of that width: parts of maps that are too large as a whole."""
+
+    def one(x, inside, full):
+        x = _along(0, x, inside[0], full[0], rows)
+        return _along(1, x, inside[1], full[1], jnp.arange(width))
+
+    return jax.vmap(one)(x, inside, full)
+
+
+def _along(axis, x, n, full, places):
+    """One axis: `places` of the first `n` positions resized to `full`."""
+    # As fractions of whole numbers, so that nothing is lost; rows of padding have no size.
+    n, below = jnp.maximum(n, 1), 2 * jnp.maximum(full, 1)
+    above = jnp.clip((2 * places + 1) * n - below // 2, 0, below * (n - 1))
+    base = above // below
+    weight = ((above - base * below) / below).astype(x.dtype)
+    weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    left, right = (jnp.take(x, i, axis=axis) for i in (base, jnp.minimum(base + 1, n - 1)))
+    return left * (1 - weight) + right * weight
