@@ -61,7 +61,7 @@ def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
     path, data, side = expanded(which), restored.config.data, restored.config.data.shorter_side
 
     def sized(image: np.ndarray) -> np.ndarray:
-        return shortened(image.shape[:2], side).cut_field("image", image)
+        return shortened(image.shape[:2], side, f"--image={which}").cut_field("image", image)
 
     if path.is_file():
         image = decode_bands([path], channels) if (channels := data.channels) else decode_image(path, which)

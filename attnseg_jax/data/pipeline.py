@@ -14,7 +14,9 @@ from attnseg_jax.data import regions, sampling
 from attnseg_jax.data.sources import ByWindow, Source, check_sample
 from attnseg_jax.data.transforms import augment, needs_others
 from attnseg_jax.data.transforms.fields import (
+    SIZES,
     batch_fields,
+    canvas,
     fill_value,
     map_pixels,
     pad,
@@ -33,8 +35,6 @@ Batch = dict[str, np.ndarray]
 _PIXEL_BYTES = 3 * 4 + 4
 # Of the images that an evaluation decodes ahead, at most.
 _AHEAD_BYTES = 1 << 30
-# Height and width of masks of a size of their own are padded to multiples of this, which spares programs.
-MASK_MULTIPLE = 256
 
 
 def train_batches(
@@ -105,7 +105,7 @@ def eval_batches(
 
     Height and width are padded at the end to multiples of `multiple`, images with the mean colour or, where `padding`
     is 'reflect', with their mirror image, labels with 255. Where `config.shorter_side` resizes images before that,
-    labels keep their size: 'sizes' int32 [b, 2, 2] has height and width, without padding, of each image and its label.
+    labels keep their size: `SIZES` int32 [b, 2, 2] has height and width, without padding, of each image and its label.
 
     As `train_batches` (row r to process r % process_count; further fields of the source; 'regions'), with 'index'
     int32 [b], the place in the source, and 'id' [b], the name there.  No transform is applied.  Images of one padded
@@ -117,8 +117,8 @@ def eval_batches(
     groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
     for index in range(len(source)):
         size = source.size(index)
-        image = padded_size(shortened(size, config.shorter_side).scaled, multiple)
-        sizes = image, padded_size(size, MASK_MULTIPLE) if config.shorter_side else image
+        image = padded_size(shortened(size, config.shorter_side, f"image {index}").scaled, multiple)
+        sizes = image, canvas(size) if config.shorter_side else image
         groups.setdefault(sizes, []).append(index)
     for sizes, members in groups.items():
         image_bytes = _PIXEL_BYTES * max(map(math.prod, sizes))
@@ -186,7 +186,7 @@ def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1, padding: str = "mean") -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
     check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
-    label, window = sample["label"], shortened(sample["label"].shape[:2], config.shorter_side)
+    label, window = sample["label"], shortened(sample["label"].shape[:2], config.shorter_side, sample["id"])
     sample = map_pixels(sample, window.cut_field)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
     size = padded_size(window.scaled, multiple)
@@ -194,8 +194,8 @@ def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1, pa
     if not config.shorter_side:
         return row
     full = label.shape[:2]
-    label = pad(label, padded_size(full, MASK_MULTIPLE), (0, 0), fill_value("label", label.dtype))
-    return row | {"label": label, "sizes": np.int32([window.scaled, full])}
+    label = pad(label, canvas(full), (0, 0), fill_value("label", label.dtype))
+    return row | {"label": label, SIZES: np.int32([window.scaled, full])}
 
 
 def unlabelled(image: np.ndarray, name: str, config: Any) -> dict[str, Any]:

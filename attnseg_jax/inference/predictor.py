@@ -16,10 +16,10 @@ from jaxtyping import PyTree, UInt8
 from PIL import Image
 
 from attnseg_jax.data import datasets
-from attnseg_jax.data.pipeline import MASK_MULTIPLE, evaluation_sample, unlabelled
+from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.transforms import scale_image
-from attnseg_jax.data.transforms.fields import padded_size
+from attnseg_jax.data.transforms.fields import SIZES, canvas
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference import batching, pictures
@@ -246,11 +246,11 @@ class Predictor:
         sample = unlabelled(scale_image(picture.pixels, data.resolution), picture.name, data)
         fields = evaluation_sample(sample, data, self.multiple, self.config.eval.padding)
         inputs, padded = tuple(fields[name] for name in model_inputs(self.model)), fields["image"].shape[:2]
-        inside = tuple(fields["sizes"][0].tolist()) if "sizes" in fields else sample["image"].shape[:2]
+        inside = tuple(fields[SIZES][0].tolist()) if SIZES in fields else sample["image"].shape[:2]
         # Masks are cut on the host, so that pictures of several sizes share a batch.
         if inside == full:
             return inputs, Form(padded)
-        return (*inputs, np.int32([inside, full])), Form(padded, padded_size(full, MASK_MULTIPLE))
+        return (*inputs, np.int32([inside, full])), Form(padded, canvas(full))
 
     def _run(
         self, samples: Sequence[tuple[np.ndarray, ...]], form: Form, extras: tuple[str, ...]

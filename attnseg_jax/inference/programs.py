@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from attnseg_jax.ops.bilinear import resize_rows
+from attnseg_jax.ops.bilinear import in_bands
 from attnseg_jax.ops.decision import Decision
 from attnseg_jax.train.forward import Forward
 from attnseg_jax.train.memory import free_bytes, is_exhausted
 
 # Compiled programs that are kept, each of a size of pictures.
 _KEPT = 32
-# Rows of a mask that are read from the logits at once, where these are resized.
-_BAND = 32
 
 
 @dataclass(frozen=True)
@@ -40,28 +38,26 @@ def model_outputs(
     if form.full is None:
         return read(decision, forward(variables, *inputs), extras)
     *inputs, sizes = inputs
-    linear = decision.to_linear(forward(variables, *inputs))
-    height, width = form.full
-
-    def band(rows: Array) -> dict[str, Array]:
-        resized = resize_rows(linear, sizes[:, 0], sizes[:, 1], rows, width)
-        return read(decision, decision.from_linear(resized), extras)
-
-    # Of a photograph all logits at full size would take gigabytes.
-    found = jax.lax.map(band, jnp.arange(-(-height // _BAND) * _BAND).reshape(-1, _BAND))
-    finite = found.pop("finite").all(0)
-    # Bands as rows: [bands, b, rows, w, ...] -> [b, h, w, ...].
-    joined = {name: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]) for name, x in found.items()}
-    return {"finite": finite, **{name: x[:, :height] for name, x in joined.items()}}
+    logits = forward(variables, *inputs)
+    _, maps = in_bands(
+        lambda linear: ({}, _maps(decision, decision.from_linear(linear), extras)),
+        decision.to_linear(logits), sizes[:, 0], sizes[:, 1], form.full,
+    )  # fmt: skip
+    return maps | {"finite": _finite(logits)}
 
 
 def read(decision: Decision, logits: Array, extras: tuple[str, ...]) -> dict[str, Array]:
     """Mask, whether the logits are finite, and what else is asked for, of a batch; `decision` reads the logits."""
+    return _maps(decision, logits, extras) | {"finite": _finite(logits)}
+
+
+def _finite(logits: Array) -> Array:
+    return jnp.isfinite(logits).all((1, 2, 3))
+
+
+def _maps(decision: Decision, logits: Array, extras: tuple[str, ...]) -> dict[str, Array]:
     classes = logits.shape[-1]
-    found = {
-        "mask": decision.classes(logits).astype(jnp.uint8 if classes <= 256 else jnp.uint16),
-        "finite": jnp.isfinite(logits).all((1, 2, 3)),
-    }
+    found = {"mask": decision.classes(logits).astype(jnp.uint8 if classes <= 256 else jnp.uint16)}
     if "probabilities" in extras:
         found["probabilities"] = decision.probabilities(logits).astype(jnp.float16)
     if "entropy" in extras:

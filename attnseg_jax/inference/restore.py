@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from attnseg_jax.data.pipeline import evaluation_sample, unlabelled
 from attnseg_jax.data.regions import cache as region_cache
 from attnseg_jax.data.sources import Source, load_source
-from attnseg_jax.data.transforms.fields import Window
+from attnseg_jax.data.transforms.fields import SIZES, Window
 from attnseg_jax.errors import NotFinite, UserError
 from attnseg_jax.files import expanded
 from attnseg_jax.inference.attention import covered_by, make_look, make_records
@@ -141,7 +141,7 @@ def make_restored_look(
         full = record["label"].shape[:2]
         fields = _prepared(restored, record)
         sure, records = look(*(fields[name] for name in model_inputs(restored.model)))
-        h, w = fields["sizes"][0] if "sizes" in fields else full
+        h, w = fields[SIZES][0] if SIZES in fields else full
         sure = Window(full, (0, 0), full).cut_field("image", sure[:h, :w, None])[..., 0]
         return sure, records, covered_by(fields["image"].shape[:2], (h, w), full)
 

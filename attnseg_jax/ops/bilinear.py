@@ -1,8 +1,13 @@
 """Bilinear interpolation between sizes that are known when the program runs, not when it is compiled."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
+
+BAND = 32
+"""Rows that `in_bands` reads at once."""
 
 
 def resize_inside(
@@ -30,6 +35,40 @@ def resize_rows(
         return _along(1, x, inside[1], full[1], jnp.arange(width))
 
     return jax.vmap(one)(x, inside, full)
+
+
+def in_bands(
+    read: Callable[..., tuple[PyTree, PyTree]],
+    x: Float[Array, "b h w c"],
+    inside: Int[Array, "b 2"],
+    full: Int[Array, "b 2"],
+    size: tuple[int, int],
+    *others: Array,
+) -> tuple[PyTree, PyTree]:
+    """`read(resize_inside(x, ...), *others)`, whose first argument is never there as a whole.
+
+    Of a photograph all logits at full size would take gigabytes.
+
+    Args:
+      read: takes rows of the resized maps and of `others`; returns sums, and maps `[b, rows, w, ...]`.
+      x, inside, full, size: as in `resize_inside`; the height is a multiple of `BAND`.
+      others: maps `[b, *size, ...]`.
+
+    Returns:
+      The sums over all rows, and the maps of all rows.
+    """
+    height, width = size
+    if height % BAND:
+        raise ValueError(f"needs a height that is a multiple of {BAND}, got {height}")
+
+    def band(part: tuple[Array, ...]) -> tuple[PyTree, PyTree]:
+        rows, *parts = part
+        return read(resize_rows(x, inside, full, rows, width), *parts)
+
+    cut = (jnp.moveaxis(y.reshape(len(y), -1, BAND, *y.shape[2:]), 1, 0) for y in others)
+    sums, maps = jax.lax.map(band, (jnp.arange(height).reshape(-1, BAND), *cut))
+    joined = jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(y.shape[1], height, *y.shape[3:]), maps)
+    return jax.tree.map(lambda y: y.sum(0, dtype=y.dtype), sums), joined
 
 
 def _along(axis, x, n, full, places):

@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from attnseg_jax.ops.linear_map import linear_map
 
+_PORTABLE = contextvars.ContextVar("portable", default=False)
 _ELSEWHERE: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar("elsewhere", default=None)
 
 
@@ -36,6 +37,29 @@ def tracing_for(platform: str, devices: int) -> Iterator[None]:
         yield
     finally:
         _ELSEWHERE.reset(token)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Within it programs are traced in forms that suit any platform, attention without the kernels of accelerators.
+
+    For programs that are exported: these kernels are custom calls, which no other version has to know.
+    """
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
+
+
+def is_portable() -> bool:
+    """Whether programs are traced for any platform, see `portable`.
+
+    >>> with portable():
+    ...     is_portable()
+    True
+    """
+    return _PORTABLE.get()
 
 
 def target_platform() -> str:

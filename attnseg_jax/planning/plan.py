@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.cost import program_flops
 from attnseg_jax.data import datasets
-from attnseg_jax.ops.attention.dispatch import portable
-from attnseg_jax.ops.platforms import tracing_for
+from attnseg_jax.ops.platforms import portable, tracing_for
 from attnseg_jax.planning import hlo
 from attnseg_jax.planning.chips import Slice
 from attnseg_jax.planning.liveness import peak_bytes

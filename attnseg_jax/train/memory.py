@@ -53,24 +53,26 @@ def fitting(batches: Iterable[Batch], parallel: Parallel, variables: PyTree) -> 
 
 
 def _rows_that_fit(batch: Batch, parallel: Parallel, variables: PyTree) -> int:
-    rows, (h, w) = len(batch["image"]), batch["label"].shape[1:3]
+    rows, sizes = len(batch["image"]), [batch[name].shape[1:3] for name in ("image", "label")]
+    size = "{} x {} pixels".format(*sizes[0])
+    size += " with masks of {} x {}".format(*sizes[1]) if sizes[0] != sizes[1] else ""
     least = len(parallel.local_devices)
     while True:
-        say(f"evaluate: compiling for {rows * jax.process_count()} images of {h} x {w} pixels at once")
+        say(f"evaluate: compiling for {rows * jax.process_count()} images of {size} at once")
         needed = parallel.evaluation_bytes(variables, _rows(batch, 0, rows))
         free = shared(min(map(free_bytes, parallel.local_devices)))
         if needed <= free:
             return rows
         if rows <= least:
             raise UserError(
-                f"to evaluate an image of {h} x {w} pixels ({batch['id'][0]}) takes about "
-                f"{needed / 2**30:.3g} GiB on a device that has {free / 2**30:.3g} GiB left: lower "
-                "config.data.resolution, or cut such images into smaller ones"
+                f"to evaluate an image of {size} ({batch['id'][0]}) takes about {needed / 2**30:.3g} GiB on a device "
+                f"that has {free / 2**30:.3g} GiB left: set or lower config.data.shorter_side, or cut such images "
+                "into smaller ones"
             )
         rows = max(rows // 2, least)
         logging.warning(
-            "evaluate: %d images of %d x %d pixels at once would take %.3g GiB of the %.3g GiB left: %d at once",
-            len(batch["image"]), h, w, needed / 2**30, free / 2**30, rows,
+            "evaluate: %d images of %s at once would take %.3g GiB of the %.3g GiB left: %d at once",
+            len(batch["image"]), size, needed / 2**30, free / 2**30, rows,
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from attnseg_jax.data.transforms.fields import SIZES
 from attnseg_jax.errors import NotFinite, UserError, check_known
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.norm import DATA_AXIS
@@ -20,7 +21,7 @@ from attnseg_jax.train.sharding import ShardingRule, fully_sharded, replicated
 # Batch fields that go to the devices -> their value in padding rows.
 FIELDS: dict[str, Any] = {"image": 0, "label": IGNORE_LABEL, "valid": False}
 # Beside them, those of an evaluation whose images have another size than their labels.
-_EVALUATED = {"sizes": 1}
+_EVALUATED = {SIZES: 1}
 # Fields that stay on the host: the evaluation's own bookkeeping.
 _ON_HOST = {"index"}
 

@@ -97,6 +97,7 @@ RANGES: dict[str, Range] = {
     "eval.worst": Range(at_least=0, at_most=2**16),
 }
 # What tuples hold.
+_RESIZING = "0 where config.data.transforms has no 'scale_crop', which resizes training images"
 _WHOLE, _NUMBERS, _TEXTS = tuple[int, ...], tuple[float, ...], tuple[str, ...]
 TUPLES: dict[str, Any] = {
     "hooks": _TEXTS,
@@ -150,10 +151,16 @@ def _refusal(key: str, value: Any, default: Any) -> str:
     return limits.refusal(value) if key in RANGES or kind is int else ""
 
 
+def _resizes(transforms: tuple[str, ...]) -> bool:
+    """Whether any of the transforms makes training images of `config.data.shorter_side`, or may."""
+    return any(name == "scale_crop" or ":" in name for name in transforms)
+
+
 def _check_forms(config: ConfigDict) -> None:
     data = config.data
     rules = [
         ("data.resolution", data.resolution > 0, "above 0"),
+        ("data.shorter_side", not data.shorter_side or _resizes(data.transforms), _RESIZING),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         *_of_channels(data),
         ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),

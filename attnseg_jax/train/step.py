@@ -11,10 +11,11 @@ from flax import linen as nn
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Key, PyTree
 
+from attnseg_jax.data.transforms.fields import SIZES
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.freeze import frozen_modules, without_gradients
 from attnseg_jax.models.remat import rematerialised
-from attnseg_jax.ops.bilinear import resize_inside
+from attnseg_jax.ops.bilinear import in_bands
 from attnseg_jax.ops.decision import SOFTMAX, Decision, class_logits
 from attnseg_jax.ops.labels import IGNORE_LABEL
 from attnseg_jax.ops.losses import cross_entropy, mean
@@ -167,7 +168,7 @@ def eval_step(
     """Confusion and prediction of a batch, and where the logits are finite.
 
     Arguments as in `train_step`; the batch has the model's inputs, `label` and `valid`, and where labels have another
-    size than images `sizes`, see `data.pipeline.eval_batches`. `forward`, see `train.forward`, gives the logits of the
+    size than images `SIZES`, see `data.pipeline.eval_batches`. `forward`, see `train.forward`, gives the logits of the
     classes; by default the model does. `decision` reads them.
 
     Returns:
@@ -181,27 +182,34 @@ def eval_step(
     logits = (
         forward(variables, *inputs) if forward else class_logits(model.apply(variables, *inputs, train=False).logits)
     )
-    if "sizes" in batch:
-        inside, full = batch["sizes"][:, 0], batch["sizes"][:, 1]
-        resized = resize_inside(decision.to_linear(logits), inside, full, batch["label"].shape[1:3])
-        logits = decision.from_linear(resized)
-    prediction = decision.classes(logits)
     finite = jnp.isfinite(logits).all((1, 2, 3)) | ~batch["valid"]
     labels = valid_labels(batch)
-    counts = {
-        "confusion": confusion_matrix(prediction, labels, num_classes),
-        "cross_entropy": cross_entropy(logits, labels)[0],
-        "confidence": confidence_counts(logits, labels),
-        "not_finite": jnp.sum(~finite, dtype=jnp.int32),
-    }
+
+    def scored(logits: Array, labels: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+        prediction = decision.classes(logits)
+        counts = {
+            "confusion": confusion_matrix(prediction, labels, num_classes),
+            "cross_entropy": cross_entropy(logits, labels)[0],
+            "confidence": confidence_counts(logits, labels),
+        }
+        rows = {
+            "prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32),
+            "sure": (255 * decision.sure(logits)).astype(jnp.uint8),
+        }
+        return counts, rows
+
+    if SIZES in batch:
+        inside, full = batch[SIZES][:, 0], batch[SIZES][:, 1]
+        counts, rows = in_bands(
+            lambda linear, labels: scored(decision.from_linear(linear), labels),
+            decision.to_linear(logits), inside, full, labels.shape[1:3], labels,
+        )  # fmt: skip
+    else:
+        counts, rows = scored(logits, labels)
+    counts["not_finite"] = jnp.sum(~finite, dtype=jnp.int32)
     if axis_name is not None:
         counts = jax.lax.psum(counts, axis_name)
-    rows = {
-        "prediction": prediction.astype(jnp.uint8 if num_classes <= 256 else jnp.int32),
-        "sure": (255 * decision.sure(logits)).astype(jnp.uint8),
-        "finite": finite,
-    }
-    return counts, rows
+    return counts, rows | {"finite": finite}
 
 
 class Forward:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from attnseg_jax.data.pipeline import eval_batches, train_batches
 from attnseg_jax.data.sources import load_source
+from attnseg_jax.data.transforms import fields
 from attnseg_jax.errors import UserError
 
 SIZES = [(20, 24), (22, 30), (20, 24), (31, 26), (20, 24)]
@@ -204,7 +205,7 @@ def test_evaluation_resizes_images_to_a_shorter_side(source, data_config):
     config = data_config(shorter_side=11)
     batches = list(eval_batches(source, config, batch_size=2, multiple=8))
     for batch in batches:
-        assert batch["sizes"].shape == (len(batch["valid"]), 2, 2)
+        assert batch[fields.SIZES].shape == (len(batch["valid"]), 2, 2)
         for row, index in enumerate(batch["index"]):
             if index < 0:
                 assert (batch["label"][row] == 255).all() and not batch["image"][row].any()
@@ -212,7 +213,7 @@ def test_evaluation_resizes_images_to_a_shorter_side(source, data_config):
             sample = source[int(index)]
             full = np.array(sample["label"].shape)
             inside = np.round(full * 11 / full.min()).astype(int)
-            np.testing.assert_array_equal(batch["sizes"][row], [inside, full])
+            np.testing.assert_array_equal(batch[fields.SIZES][row], [inside, full])
             resized = Image.fromarray(sample["image"]).resize(inside[::-1].tolist(), Image.Resampling.BILINEAR)
             h, w = inside
             restored = batch["image"][row] * (58.395, 57.12, 57.375) + (123.675, 116.28, 103.53)
@@ -224,7 +225,7 @@ def test_evaluation_resizes_images_to_a_shorter_side(source, data_config):
             assert batch["image"].shape[1:3] == tuple(-(-n // 8) * 8 for n in inside)
             assert batch["label"].shape[1:] == (256, 256)
     assert sorted(i for b in batches for i in b["index"] if i >= 0) == [0, 1, 2, 3, 4]
-    assert "sizes" not in next(eval_batches(source, data_config(), batch_size=2))
+    assert fields.SIZES not in next(eval_batches(source, data_config(), batch_size=2))
 
 
 def test_evaluation_batches_hold_what_is_there(source, data_config):

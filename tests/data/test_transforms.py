@@ -77,6 +77,27 @@ def test_the_scale_is_on_top_of_a_shorter_side():
     assert fixed.scaled == (30, 45)
 
 
+@pytest.mark.parametrize(
+    "transforms", [("mosaic", "scale_crop"), ("scale_crop", "class_mix"), ("class_mix", "scale_crop")]
+)
+def test_images_that_are_mixed_have_one_shorter_side(transforms, data_config):
+    """Stripes of 16 rows are of two rows each, wherever they come from."""
+    config = data_config(
+        shorter_side=16, crop=(16, 16), scale=(1, 1), max_class_share=1.0, mosaic={"probability": 1.0},
+        class_mix={"probability": 1.0}, transforms=(*transforms, "normalise_pad"),
+    )  # fmt: skip
+    label = np.broadcast_to((np.arange(128) // 16 % 2).astype(np.uint8)[:, None], (128, 128))
+    sample = {"image": np.zeros((128, 128, 3), np.uint8), "label": label, "id": ""}
+    sample["others"] = lambda rng: {**sample, "label": label.copy()}
+    for seed in range(5):
+        found = augment(sample, np.random.default_rng(seed), config)["label"]
+        assert found.shape == (16, 16)
+        # Rows of one class, one below the other; where images meet there may be one or three or four.
+        for column in found.T:
+            runs = np.diff(np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1], [True]])))
+            assert runs.max() <= 4 and np.median(runs) == 2
+
+
 def test_smaller_images_are_padded_at_random_places(data_config):
     config = data_config(crop=(30, 41), scale=(1.0, 1.0), flip=0.0, mean=(5, 6, 7), std=(2, 2, 2), **NO_JITTER)
     image, label = coded(20, 29)

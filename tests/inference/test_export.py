@@ -101,7 +101,7 @@ def test_the_command_writes_a_program_that_is_the_model(workdir, model, call, tm
     assert (out / "model.stablehlo").stat().st_mtime_ns == before
 
 
-def test_pictures_of_one_size(workdir):
+def test_pictures_of_one_size(workdir, caplog):
     """Resized, in BGR, in windows: what needs to know the size of the pictures."""
     changes = {"eval.mode": "slide", "eval.window": (12, 12), "eval.stride": (8, 8)}
     predictor = Predictor(workdir, batch_size=1, changes=changes)
@@ -111,7 +111,7 @@ def test_pictures_of_one_size(workdir):
     assert_same_masks(exported, predictor, (29, 35))
     # Asked for any size it takes the usual one, and says which part wants to know it.
     made, _ = program_of(predictor, usual=(24, 32))
-    assert made.taken.size == (24, 32) and "config.data.shorter_side is for pictures of one size" in made.notes[0]
+    assert made.taken.size == (24, 32) and "config.data.shorter_side=18 resizes pictures of one size" in caplog.text
     predictor.config.data.shorter_side = 0
     made, _ = program_of(predictor, usual=(24, 32))
     assert made.taken.size == (24, 32) and "pictures of any size: " in made.notes[0]

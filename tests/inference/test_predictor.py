@@ -128,6 +128,11 @@ def test_pictures_of_one_shorter_side(workdir, model, images):
     # 17 x 23 pixels are padded to 20 x 24, all small masks to one size.
     forms = [form for form, *_ in changed._programs.kept]
     assert [(form.padded, form.full) for form in forms] == [((20, 24), (256, 256)), ((24, 20), (256, 256))]
+    # A very thin picture would be as long as no memory; it keeps no other from its mask.
+    thin, errors = Picture("thin", pixels=np.zeros((1, 2000, 3), np.uint8)), []
+    others = changed.stream([thin, Picture("", pixels=images[0])], on_error=lambda *error: errors.append(error))
+    assert [np.array_equal(one.mask, found[0].mask) for one in others] == [True]
+    assert "thin: 1 x 2000 pixels would be resized to 17 x 34000 by config.data.shorter_side=17" in str(errors[0][1])
     # A picture that has that side is predicted as it is.
     changed(np.zeros((17, 23, 3), np.uint8))
     assert [form.full for form, *_ in changed._programs.kept][-1] is None

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from attnseg_jax.ops.platforms import portable
 from attnseg_jax.ops.resize import METHODS, interpolation_matrix, resize
 
 SIZES = [(5, 29), (11, 13), (23, 7)]
@@ -100,9 +101,37 @@ def test_gradients_vmap_and_bfloat16(keywords):
 
 
 def test_interpolation_asks_for_full_precision():
-    with jax.default_matmul_precision("bfloat16"):
+    with jax.default_matmul_precision("bfloat16"), portable():
         text = str(jax.make_jaxpr(lambda x: resize(x, (9, 8)))(draw(1, 4, 5, 2)))
     assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") == 2
+
+
+@pytest.mark.parametrize("keywords", [k for k in SMOOTH if not k.get("antialias")], ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_neighbours_equal_the_products_with_matrices(size, keywords):
+    """A CPU reads the few neighbours of each pixel; other platforms, and gradients everywhere, have products."""
+    x = draw(2, 11, 13, 3)
+
+    def function(x):
+        return resize(x, size, **keywords)
+
+    def product(x):
+        with portable():
+            return function(x)
+
+    np.testing.assert_allclose(function(x), product(x), atol=2e-6)
+    assert "dot_general" not in str(jax.make_jaxpr(function)(x)) and "gather" not in str(jax.make_jaxpr(product)(x))
+    found, wanted = (jax.jvp(f, (x,), (x + 1,)) for f in (function, product))
+    np.testing.assert_array_equal(found, wanted)
+    found, wanted = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (function, product))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_number_that_is_none_stays_where_it_is():
+    """In a product it would be in every pixel of its row and column."""
+    x = jnp.ones((1, 9, 9, 1)).at[0, 4, 4].set(jnp.inf)
+    found = np.isfinite(resize(x, (18, 18))[0, ..., 0])
+    assert not found[7:11, 7:11].any() and found[:6].all() and found[:, 12:].all()
 
 
 def test_antialiasing_widens_the_kernel_only_when_shrinking():

@@ -9,11 +9,12 @@ from jax import export
 from attnseg_jax.models.layers.attention import sincos_positions, sine_positions
 from attnseg_jax.models.layers.deformable import centres
 from attnseg_jax.ops.attention.deformable import deformable_attention
-from attnseg_jax.ops.attention.dispatch import dot_product_attention, portable
+from attnseg_jax.ops.attention.dispatch import dot_product_attention
 from attnseg_jax.ops.attention.interlaced import crop_to_size, pad_to_multiple
 from attnseg_jax.ops.attention.window import window_mask
 from attnseg_jax.ops.conv import conv
 from attnseg_jax.ops.mask_classification import resized_semantic_logits
+from attnseg_jax.ops.platforms import portable
 from attnseg_jax.ops.pool import adaptive_avg_pool
 from attnseg_jax.ops.resize import resize
 

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_divided(evaluation, monkeypatch):
 def test_an_image_that_does_not_fit_is_named(evaluation, monkeypatch):
     parallel, variables, batches = evaluation
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    with pytest.raises(UserError, match=r"image of 9 x 11 pixels \(image 0\).*config\.data\.resolution"):
+    with pytest.raises(UserError, match=r"image of 9 x 11 pixels \(image 0\).*config\.data\.shorter_side"):
         list(memory.fitting(batches, parallel, variables))
 
 

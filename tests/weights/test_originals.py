@@ -137,7 +137,7 @@ def test_the_masks_of_a_large_photograph(name, tmp_path, monkeypatch):
     if not name.startswith("dpt"):
         # torchvision rounds otherwise than Pillow; DPT's is bicubic.
         levels = np.abs((own - seen) * predictor.info.std)
-        assert levels.max() < 2.01 and levels.mean() < 0.1
+        assert levels.max() < 2.01 and levels.mean() < 0.25
     # Of the original's own pixels, since random weights magnify a level.
     (row,) = predictor._run([(seen, sizes)], form, ("probabilities",))
     h, w = picture.shape[:2]

@@ -29,7 +29,8 @@ def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         rng,
         crop=tuple(config.crop),
         scale=tuple(config.scale),
-        shorter_side=config.shorter_side,
+        # Parts of a mosaic are scaled already.
+        shorter_side=0 if "shortened" in sample else config.shorter_side,
         max_class_share=config.max_class_share,
         wanted=_foreground(sample["label"], config) if seeks else None,
     )

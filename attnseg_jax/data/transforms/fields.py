@@ -17,12 +17,20 @@ from jaxtyping import Float32, Shaped
 from PIL import Image
 
 from attnseg_jax.data.windows import FileArray, is_large
+from attnseg_jax.errors import UserError
 from attnseg_jax.ops.labels import IGNORE_LABEL
 
 Sample = dict[str, Any]
 
-HOST_FIELDS = ("id", "offset", "others")
+HOST_FIELDS = ("id", "offset", "others", "shortened")
 """Fields that do not go into a batch."""
+
+SIZES = "_sizes"
+"""Field of evaluated batches whose labels have another size than their images: height and width of both."""
+
+# Longest side of a picture, resized or not, where one of the two is resized to the other: places are whole numbers of
+# 31 bits.
+_LONGEST = (1 << 15) - 1
 
 PADDING: dict[str, np.generic] = {"image": np.float32(0), "label": np.int32(IGNORE_LABEL), "regions": np.int32(-1)}
 """What pads a pixel field whose name begins so, in a batch; every other is padded with zeros of its own type."""
@@ -147,13 +155,32 @@ def whole(size: tuple[int, int], factor: float) -> Window:
     return Window(scaled, (0, 0), scaled)
 
 
-def shortened(size: tuple[int, int], side: int) -> Window:
+def shortened(size: tuple[int, int], side: int, name: str) -> Window:
     """The window that shows all of an image of `size` (h, w) scaled until its shorter side is `side`; as it is for 0.
 
-    >>> shortened((300, 401), 150).scaled, shortened((300, 401), 0).scaled
+    Raises:
+      UserError: the image, of that name, would be too long.
+
+    >>> shortened((300, 401), 150, "").scaled, shortened((300, 401), 0, "").scaled
     ((150, 200), (300, 401))
     """
-    return whole(size, side / min(size) if side else 1)
+    window = whole(size, side / min(size) if side else 1)
+    if side and max(*size, *window.scaled) > _LONGEST:
+        raise UserError(
+            f"{name}: {size[0]} x {size[1]} pixels would be resized to {window.scaled[0]} x {window.scaled[1]} by "
+            f"config.data.shorter_side={side}, where {_LONGEST} are the most: cut it, leave it out, or set that to 0"
+        )
+    return window
+
+
+def canvas(size: tuple[int, int]) -> tuple[int, int]:
+    """What masks of a size of their own are padded to, each side to one of few lengths, so that programs are few.
+
+    >>> canvas((19, 256)), canvas((300, 1025)), canvas((3000, 4000))
+    ((256, 256), (512, 1536), (3072, 4096))
+    """
+    h, w = (-(-n // (step := max(256, 1 << (n - 1).bit_length() - 2))) * step for n in size)
+    return h, w
 
 
 def normalise(image: np.ndarray, mean: Any, std: Any, channel_order: str = "rgb") -> Float32[np.ndarray, "h w c"]:

@@ -36,7 +36,7 @@ def copy_paste(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
             break
     if rng.random() < 0.5:
         other = map_pixels(other, lambda _, array: array[:, ::-1])
-    other = _fitted(other, sample["label"].shape[:2], rng, config, wanted=classes)
+    other = _fitted(other, sample, rng, config, wanted=classes)
     return _pasted(sample, other, where(other["label"], classes))
 
 
@@ -47,7 +47,7 @@ def class_mix(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     """
     if rng.random() >= config.class_mix.probability:
         return sample
-    other = _fitted(sample["others"](rng), sample["label"].shape[:2], rng, config)
+    other = _fitted(sample["others"](rng), sample, rng, config)
     shown = np.flatnonzero(pixels_of_classes(other["label"], IGNORE_LABEL))
     chosen = rng.permutation(shown)[: (len(shown) + 1) // 2]
     return _pasted(sample, other, where(other["label"], chosen))
@@ -66,7 +66,8 @@ def mosaic(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     sizes = [(y, x), (y, w - x), (h - y, x), (h - y, w - x)]
     tiles = []
     for part, size in zip(parts, sizes):
-        window = random_window(part["label"], rng, crop=size, scale=tuple(config.scale))
+        options = {"scale": tuple(config.scale), "shorter_side": config.shorter_side}
+        window = random_window(part["label"], rng, crop=size, **options)
         cut = {name: window.cut_field(name, array) for name, array in _common(part, parts).items()}
         tiles.append({name: _padded(name, array, size, window.offset, config.mean) for name, array in cut.items()})
     whole = {
@@ -74,7 +75,7 @@ def mosaic(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         for name in tiles[0]
     }
     own = pixel_fields(sample)
-    return {name: value for name, value in sample.items() if name not in own} | whole
+    return {name: value for name, value in sample.items() if name not in own} | whole | {"shortened": True}
 
 
 for _transform in (copy_paste, class_mix, mosaic):
@@ -98,10 +99,14 @@ def _padded(name: str, array: np.ndarray, size: tuple[int, int], offset: tuple[i
     return canvas
 
 
-def _fitted(other: Sample, size: tuple[int, int], rng: np.random.Generator, config: Any, wanted: Any = ()) -> Sample:
-    """Another sample cut or padded to `size` at random places; of several cuts one that shows a wanted class."""
+def _fitted(other: Sample, sample: Sample, rng: np.random.Generator, config: Any, wanted: Any = ()) -> Sample:
+    """Another sample cut or padded to the size of this one at random places; of several cuts one with a wanted class.
+
+    It is resized to a shorter side where this one, which 'scale_crop' or 'mosaic' have seen, was.
+    """
+    size, side = sample["label"].shape[:2], config.shorter_side if {"offset", "shortened"} & {*sample} else 0
     for _ in range(_TRIES if len(wanted) else 1):
-        window = random_window(other["label"], rng, crop=size)
+        window = random_window(other["label"], rng, crop=size, shorter_side=side)
         if where(window.cut_field("label", other["label"]), wanted).any():
             break
     fields = pixel_fields(other)

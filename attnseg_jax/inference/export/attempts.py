@@ -16,11 +16,10 @@ from attnseg_jax.data.transforms.fields import padded_size, scaled_size, shorten
 from attnseg_jax.errors import UserError
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.programs import read
-from attnseg_jax.ops.attention.dispatch import portable
 from attnseg_jax.ops.pillow import resize_picture
+from attnseg_jax.ops.platforms import portable
 from attnseg_jax.ops.resize import resize
 from attnseg_jax.ops.sliding import pad_end
-from attnseg_jax.ops.symbolic import is_symbolic
 
 Made = TypeVar("Made")
 _PACKAGE = Path(__file__).parents[2]
@@ -111,7 +110,12 @@ def attempts(
       usual: that of the pictures where it does not.
       last: how the last attempt differs from several pictures of one size.
     """
-    if size is None and (least := _least(predictor)):
+    if side := predictor.config.data.shorter_side:
+        logging.warning(
+            "export: config.data.shorter_side=%d resizes pictures of one size, %s: with 0 any size is taken",
+            side, "{} x {}".format(*(size or usual)),
+        )  # fmt: skip
+    elif size is None and (least := _least(predictor)):
         yield Attempt(least=least)
         # Parts compare the sizes of their maps with windows and tables, which those of training crops fill.
         crop = _first_padded_to(predictor.config.data.crop, predictor.multiple)
@@ -146,10 +150,8 @@ def _first_padded_to(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
     """`mask`, `probabilities` and `finite` of pictures as they are."""
     config, full, side = predictor.config.data, image.shape[1:3], predictor.config.data.shorter_side
-    if side and is_symbolic(*full):
-        raise UserError("config.data.shorter_side is for pictures of one size: set it to 0 for any, or give --size")
     x = image if config.resolution == 1 else resize_picture(image, scaled_size(full, config.resolution))
-    x = resize_picture(x, shortened(x.shape[1:3], side).scaled) if side else x
+    x = resize_picture(x, shortened(x.shape[1:3], side, "the pictures").scaled) if side else x
     inside = x.shape[1:3]
     mean, std = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 3) for x in (config.mean, config.std))
     x = (x.astype(jnp.float32) - mean) / std

@@ -28,8 +28,7 @@ from attnseg_jax.inference.export.proof import LIMITS, prove
 from attnseg_jax.inference.pictures import Picture
 from attnseg_jax.inference.predictor import Predictor
 from attnseg_jax.inference.pretrained import CARD
-from attnseg_jax.ops.attention.dispatch import portable
-from attnseg_jax.ops.platforms import tracing_for
+from attnseg_jax.ops.platforms import portable, tracing_for
 from attnseg_jax.train.forward import window_and_stride, windows_at_once
 from attnseg_jax.train.initial import workdir_of
 
@@ -129,7 +128,8 @@ def _free(output: str | Path | None, source: str | Path, form: str) -> Path:
     if folder.exists():
         raise UserError(f"--output={folder} is there already: give another name, or remove it")
     check_folder("--output", folder.absolute().parent, given=folder)
-    return folder
+    # The programs that prove it run in other folders.
+    return folder.absolute()
 
 
 @contextmanager

@@ -1,9 +1,6 @@
 """How attention is computed: as it is asked for, or in the best way for this backend, type and size."""
 
-import contextlib
-import contextvars
 import logging
-from collections.abc import Iterator
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -14,7 +11,7 @@ from attnseg_jax.ops.attention.accelerators import cudnn, cudnn_refusal, knows_i
 from attnseg_jax.ops.attention.chunked import chunked
 from attnseg_jax.ops.attention.dense import dense
 from attnseg_jax.ops.attention.shapes import check_shapes
-from attnseg_jax.ops.platforms import target_platform
+from attnseg_jax.ops.platforms import is_portable, target_platform
 from attnseg_jax.ops.symbolic import is_symbolic
 
 _FUNCTIONS = {"dense": dense, "chunked": chunked, "cudnn": cudnn, "splash": splash}
@@ -28,20 +25,6 @@ _KERNEL_TOKENS = 128
 _CHUNK = 256
 _LOG = logging.getLogger("attnseg_jax.ops.attention")
 _REPORTED = set()
-_PORTABLE = contextvars.ContextVar("portable", default=False)
-
-
-@contextlib.contextmanager
-def portable() -> Iterator[None]:
-    """Within it attention is computed without the kernels of accelerators, whatever `impl` asks for.
-
-    For programs that are exported: these kernels are custom calls, which no other version has to know.
-    """
-    token = _PORTABLE.set(True)
-    try:
-        yield
-    finally:
-        _PORTABLE.reset(token)
 
 
 def dot_product_attention(
@@ -79,7 +62,7 @@ def dot_product_attention(
     [0, 1, 2]
     """
     check_shapes(q, k, v, bias, mask)
-    if _PORTABLE.get():
+    if is_portable():
         return _portable(q, k, v, bias, mask, scale)
     if impl == "auto":
         impl = _choose(q, k, v, bias, mask)

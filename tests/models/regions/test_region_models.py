@@ -188,9 +188,10 @@ def test_numbers_and_slots_do_not_matter(name):
 def test_empty_slots_do_not_enter_the_statistics():
     """Three regions in three slots, and each of them twice in six."""
 
+    given = variables("rcnn")
+
     @functools.partial(jax.jit, static_argnames="slots")
     def statistics(regions, slots):
-        given = variables("rcnn")
         return model("rcnn", slots).apply(given, IMAGE, regions, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
     three, six, other = (
