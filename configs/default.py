@@ -119,6 +119,8 @@ def get_config() -> ConfigDict:
     # Images are resized to a shorter side of so many pixels: in training by 'scale_crop', masks with them, before the
     # random scale; in evaluation and prediction for the model alone, whose logits are resized to the masks. 0: as read.
     data.shorter_side = 0
+    # By which images are resized there: 'bilinear' or 'bicubic'.
+    data.interpolation = "bilinear"
     # What is done to a training sample, in this order; a function from outside the package is named
     # 'my_package.my_file:my_transform'. The next keys are the options of these four.
     data.transforms = ("scale_crop", "flip", "colour_jitter", "normalise_pad")

@@ -58,10 +58,10 @@ def _draw() -> None:
 
 def _image(which: str, restored: Restored) -> tuple[np.ndarray, str, str]:
     """Pixels as of a source, a title, and a name for the folder."""
-    path, data, side = expanded(which), restored.config.data, restored.config.data.shorter_side
+    path, data = expanded(which), restored.config.data
 
     def sized(image: np.ndarray) -> np.ndarray:
-        return shortened(image.shape[:2], side, f"--image={which}").cut_field("image", image)
+        return shortened(image.shape[:2], data, f"--image={which}").cut_field("image", image)
 
     if path.is_file():
         image = decode_bands([path], channels) if (channels := data.channels) else decode_image(path, which)

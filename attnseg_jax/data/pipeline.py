@@ -117,7 +117,7 @@ def eval_batches(
     groups: dict[tuple[tuple[int, int], tuple[int, int]], list[int]] = {}
     for index in range(len(source)):
         size = source.size(index)
-        image = padded_size(shortened(size, config.shorter_side, f"image {index}").scaled, multiple)
+        image = padded_size(shortened(size, config, f"image {index}").scaled, multiple)
         sizes = image, canvas(size) if config.shorter_side else image
         groups.setdefault(sizes, []).append(index)
     for sizes, members in groups.items():
@@ -186,7 +186,7 @@ def with_others(sample: dict[str, Any], source: Source | None) -> dict[str, Any]
 def evaluation_sample(sample: dict[str, Any], config: Any, multiple: int = 1, padding: str = "mean") -> Batch:
     """A sample as every evaluation and prediction sees it: a row of `eval_batches`, without 'valid' and 'index'."""
     check_sample(sample, config.channels, multilabel=config.mode == "multilabel")
-    label, window = sample["label"], shortened(sample["label"].shape[:2], config.shorter_side, sample["id"])
+    label, window = sample["label"], shortened(sample["label"].shape[:2], config, sample["id"])
     sample = map_pixels(sample, window.cut_field)
     sample = regions.for_model(regions.with_regions(sample, config.regions), config.regions)
     size = padded_size(window.scaled, multiple)

@@ -10,8 +10,10 @@ from attnseg_jax.ops.resize import antialiased_matrix
 _BITS = 22
 
 
-def resize_picture(x: UInt8[Array, "b h w c"], size: tuple[int, int]) -> UInt8[Array, "b i j c"]:
-    """Pillow's bilinear resize to `size` (h, w), antialiased where it shrinks: the columns first, then the rows.
+def resize_picture(
+    x: UInt8[Array, "b h w c"], size: tuple[int, int], method: str = "bilinear"
+) -> UInt8[Array, "b i j c"]:
+    """Pillow's bilinear or bicubic resize to `size` (h, w), antialiased where it shrinks: the columns, then the rows.
 
     Where the height shrinks much more than the width Pillow begins with the rows, and numbers are off by one.
 
@@ -20,12 +22,14 @@ def resize_picture(x: UInt8[Array, "b h w c"], size: tuple[int, int]) -> UInt8[A
     """
     for axis in (2, 1):
         if size[axis - 1] != x.shape[axis]:
-            x = _along(x, axis, size[axis - 1])
+            x = _along(x, axis, size[axis - 1], method)
     return x
 
 
-def _along(x, axis, out):
-    matrix = np.trunc(antialiased_matrix(x.shape[axis], out, "bilinear") * (1 << _BITS) + 0.5).astype(np.int32)
+def _along(x, axis, out, method):
+    weights = antialiased_matrix(x.shape[axis], out, method) * (1 << _BITS)
+    # Halves away from zero.
+    matrix = np.trunc(weights + np.copysign(0.5, weights)).astype(np.int32)
     first = (matrix != 0).argmax(1)
     shape = [out if i == axis else 1 for i in range(x.ndim)]
     total = jnp.full((), 1 << (_BITS - 1), jnp.int32)

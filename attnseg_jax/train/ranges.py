@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from attnseg_jax.data import class_masks, datasets, decode, regions, transforms
 from attnseg_jax.data.layouts import split
+from attnseg_jax.data.transforms.fields import INTERPOLATIONS
 from attnseg_jax.errors import UserError
 from attnseg_jax.models.options import Range, type_refusal
 from attnseg_jax.weights.catalogue import at_path
@@ -161,6 +162,7 @@ def _check_forms(config: ConfigDict) -> None:
     rules = [
         ("data.resolution", data.resolution > 0, "above 0"),
         ("data.shorter_side", not data.shorter_side or _resizes(data.transforms), _RESIZING),
+        ("data.interpolation", data.interpolation in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
         ("data.scale", _numbers(data.scale, 2) and 0 < data.scale[0] <= data.scale[1], "two factors, low <= high"),
         *_of_channels(data),
         ("data.channel_order", data.channel_order in ("", *CHANNEL_ORDERS), "'rgb', 'bgr' or ''"),

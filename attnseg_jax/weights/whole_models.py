@@ -159,7 +159,8 @@ def _dpt() -> dict[str, PublishedModel]:
     return {
         "dpt_l-ade20k": _entry(
             "hf://Intel/dpt-large-ade/pytorch_model.bin", "transformers_dpt+transformers_vit", "Apache-2.0", "ade20k",
-            480, _model("vit_l", "dpt", backbone, decoder), 47.63, interpolation="bicubic", **_HALF,
+            480, _model("vit_l", "dpt", backbone, decoder) | {"data.interpolation": "bicubic"}, 47.63,
+            interpolation="bicubic", **_HALF,
         )
     }  # fmt: skip
 

@@ -41,6 +41,7 @@ def data_config():
                 "colors": (),
                 "resolution": 1.0,
                 "shorter_side": 0,
+                "interpolation": "bilinear",
                 "transforms": ("scale_crop", "flip", "colour_jitter", "normalise_pad"),
                 "crop": (13, 17),
                 "scale": (0.5, 2.0),

@@ -105,7 +105,7 @@ def test_pictures_of_one_size(workdir, caplog):
     """Resized, in BGR, in windows: what needs to know the size of the pictures."""
     changes = {"eval.mode": "slide", "eval.window": (12, 12), "eval.stride": (8, 8)}
     predictor = Predictor(workdir, batch_size=1, changes=changes)
-    predictor.config.data.update(resolution=0.7, shorter_side=18, channel_order="bgr")
+    predictor.config.data.update(resolution=0.7, shorter_side=18, interpolation="bicubic", channel_order="bgr")
     made, exported = program_of(predictor, size=(29, 35))
     assert made.taken.size == (29, 35) and exported.in_avals[0].shape[1:] == (29, 35, 3)
     assert_same_masks(exported, predictor, (29, 35))

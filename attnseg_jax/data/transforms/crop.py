@@ -31,6 +31,7 @@ def scale_crop(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
         scale=tuple(config.scale),
         # Parts of a mosaic are scaled already.
         shorter_side=0 if "shortened" in sample else config.shorter_side,
+        interpolation=config.interpolation,
         max_class_share=config.max_class_share,
         wanted=_foreground(sample["label"], config) if seeks else None,
     )
@@ -51,6 +52,7 @@ def random_window(
     crop: tuple[int, int],
     scale: tuple[float, float] = (1.0, 1.0),
     shorter_side: int = 0,
+    interpolation: str = "bilinear",
     max_class_share: float = 1.0,
     wanted: Sequence[int] | None = None,
 ) -> Window:
@@ -81,7 +83,8 @@ def random_window(
         shown = window.cut_field("label", label)
         if class_share(shown) <= max_class_share and (wanted is None or where(shown, wanted).any()):
             break
-    return Window(scaled, start, size, tuple(int(rng.integers(c - n + 1)) for c, n in zip(crop, size)))
+    offset = tuple(int(rng.integers(c - n + 1)) for c, n in zip(crop, size))
+    return Window(scaled, start, size, offset, interpolation)
 
 
 def _around(pixel: int, length: int, scaled: int, size: int, rng: np.random.Generator) -> int:

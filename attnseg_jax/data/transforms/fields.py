@@ -9,7 +9,7 @@ begins with `image` is a picture: resized bilinearly and normalised. Before the 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ Sample = dict[str, Any]
 
 HOST_FIELDS = ("id", "offset", "others", "shortened")
 """Fields that do not go into a batch."""
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Of pictures that are resized to `config.shorter_side`."""
 
 SIZES = "_sizes"
 """Field of evaluated batches whose labels have another size than their images: height and width of both."""
@@ -75,12 +78,14 @@ class Window:
       start: first pixel of the part in it.
       size: size of the part.
       offset: where it goes into a padded crop.
+      interpolation: of pictures, 'bilinear' or 'bicubic'; both as wide as a scaled pixel where it is larger.
     """
 
     scaled: tuple[int, int]
     start: tuple[int, int]
     size: tuple[int, int]
     offset: tuple[int, int] = (0, 0)
+    interpolation: str = "bilinear"
 
     def cut(self, array: np.ndarray | FileArray, resampling: Image.Resampling = Image.Resampling.NEAREST) -> np.ndarray:
         """The part of an unscaled array of a type that Pillow knows.
@@ -91,11 +96,11 @@ class Window:
         return part if box is None else _resized(part, self.size, resampling, box)
 
     def cut_field(self, name: str, array: Shaped[np.ndarray, "h w *c"]) -> Shaped[np.ndarray, "H W *c"]:
-        """The part of an unscaled pixel field: bilinear for a picture, nearest for any other, of whatever type."""
+        """The part of an unscaled pixel field: interpolated for a picture, nearest for any other, of whatever type."""
         part, box = self._touched(array)
         if box is None:
             return part
-        resampling = Image.Resampling.BILINEAR if is_picture(name) else Image.Resampling.NEAREST
+        resampling = Image.Resampling[self.interpolation.upper()] if is_picture(name) else Image.Resampling.NEAREST
         if part.dtype == np.uint8 and part.shape[2:] in ((), (3,)):
             return _resized(part, self.size, resampling, box)
         if is_picture(name):
@@ -117,8 +122,9 @@ class Window:
         box += ((x + columns) * w / self.scaled[1], (y + rows) * h / self.scaled[0])
         if not is_large(array):
             return array, box
-        # As far as the bilinear filter reaches, and a pixel more.
-        reach = [math.ceil(max(1, n / m)) + 1 for n, m in zip((w, h), (self.scaled[1], self.scaled[0]))]
+        # As far as the filter reaches, and a pixel more.
+        wide = 2 if self.interpolation == "bicubic" else 1
+        reach = [math.ceil(wide * max(1, n / m)) + 1 for n, m in zip((w, h), (self.scaled[1], self.scaled[0]))]
         left, top = (max(0, math.floor(edge) - more) for edge, more in zip(box[:2], reach))
         right, bottom = (min(n, math.ceil(edge) + more) for edge, more, n in zip(box[2:], reach, (w, h)))
         return array[top:bottom, left:right], (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
@@ -155,17 +161,20 @@ def whole(size: tuple[int, int], factor: float) -> Window:
     return Window(scaled, (0, 0), scaled)
 
 
-def shortened(size: tuple[int, int], side: int, name: str) -> Window:
-    """The window that shows all of an image of `size` (h, w) scaled until its shorter side is `side`; as it is for 0.
+def shortened(size: tuple[int, int], config: Any, name: str) -> Window:
+    """The window that shows all of an image of `size` (h, w) with a shorter side of `config.shorter_side`; 0: as it is.
 
     Raises:
       UserError: the image, of that name, would be too long.
 
-    >>> shortened((300, 401), 150, "").scaled, shortened((300, 401), 0, "").scaled
-    ((150, 200), (300, 401))
+    >>> from types import SimpleNamespace
+    >>> shortened((300, 401), SimpleNamespace(shorter_side=150, interpolation="bicubic"), "").scaled
+    (150, 200)
     """
-    window = whole(size, side / min(size) if side else 1)
-    if side and max(*size, *window.scaled) > _LONGEST:
+    if not (side := config.shorter_side):
+        return whole(size, 1)
+    window = replace(whole(size, side / min(size)), interpolation=config.interpolation)
+    if max(*size, *window.scaled) > _LONGEST:
         raise UserError(
             f"{name}: {size[0]} x {size[1]} pixels would be resized to {window.scaled[0]} x {window.scaled[1]} by "
             f"config.data.shorter_side={side}, where {_LONGEST} are the most: cut it, leave it out, or set that to 0"

@@ -66,7 +66,11 @@ def mosaic(sample: Sample, rng: np.random.Generator, config: Any) -> Sample:
     sizes = [(y, x), (y, w - x), (h - y, x), (h - y, w - x)]
     tiles = []
     for part, size in zip(parts, sizes):
-        options = {"scale": tuple(config.scale), "shorter_side": config.shorter_side}
+        options = {
+            "scale": tuple(config.scale),
+            "shorter_side": config.shorter_side,
+            "interpolation": config.interpolation,
+        }
         window = random_window(part["label"], rng, crop=size, **options)
         cut = {name: window.cut_field(name, array) for name, array in _common(part, parts).items()}
         tiles.append({name: _padded(name, array, size, window.offset, config.mean) for name, array in cut.items()})
@@ -106,7 +110,7 @@ def _fitted(other: Sample, sample: Sample, rng: np.random.Generator, config: Any
     """
     size, side = sample["label"].shape[:2], config.shorter_side if {"offset", "shortened"} & {*sample} else 0
     for _ in range(_TRIES if len(wanted) else 1):
-        window = random_window(other["label"], rng, crop=size, shorter_side=side)
+        window = random_window(other["label"], rng, crop=size, shorter_side=side, interpolation=config.interpolation)
         if where(window.cut_field("label", other["label"]), wanted).any():
             break
     fields = pixel_fields(other)

@@ -149,9 +149,10 @@ def _first_padded_to(size: tuple[int, int], multiple: int) -> tuple[int, int]:
 
 def _outputs(predictor: Predictor, image: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
     """`mask`, `probabilities` and `finite` of pictures as they are."""
-    config, full, side = predictor.config.data, image.shape[1:3], predictor.config.data.shorter_side
+    config, full = predictor.config.data, image.shape[1:3]
     x = image if config.resolution == 1 else resize_picture(image, scaled_size(full, config.resolution))
-    x = resize_picture(x, shortened(x.shape[1:3], side, "the pictures").scaled) if side else x
+    if config.shorter_side:
+        x = resize_picture(x, shortened(x.shape[1:3], config, "the pictures").scaled, config.interpolation)
     inside = x.shape[1:3]
     mean, std = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 3) for x in (config.mean, config.std))
     x = (x.astype(jnp.float32) - mean) / std

@@ -180,7 +180,7 @@ config = SimpleNamespace(
     transforms=("scale_crop", "flip", "colour_jitter", "normalise_pad"),
     crop=(13, 17), scale=(1, 1), max_class_share=1.0, foreground=SimpleNamespace(probability=0), flip=0.5,
     brightness=0, contrast=0, saturation=0, hue=0, mean=(0, 0, 0), std=(1, 1, 1), channel_order="rgb",
-    threads=2, resolution=1.0, shorter_side=0,
+    threads=2, resolution=1.0, shorter_side=0, interpolation="bilinear",
     sampling=SimpleNamespace(power=0, empty=1), regions=SimpleNamespace(method="none"))
 source = load_source(config, "train")
 survey(source)

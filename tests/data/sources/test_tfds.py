@@ -192,7 +192,7 @@ from attnseg_jax.data.sources import load_source
 config = SimpleNamespace(source="tfds", name="context", tfds_name="attnseg_context/small", dir={str(tmp_path / "d")!r},
     classes=(), palette=(), ids=(), ignore=(255,), colors=(), channels=0, show=(), max_pixels=1 << 20,
     mode="multiclass",
-    mask_values="exact", resolution=1.0, shorter_side=0)
+    mask_values="exact", resolution=1.0, shorter_side=0, interpolation="bilinear")
 source = load_source(config, "val")
 assert len(source) == 12 and source[0]["image"].shape == (64, 96, 3)
 assert "tensorflow" not in sys.modules
@@ -252,7 +252,7 @@ from attnseg_jax.data.sources import load_source
 config = SimpleNamespace(source="tfds", name="context", tfds_name="attnseg_context/small", dir={str(tmp_path / "d")!r},
     classes=(), palette=(), ids=(), ignore=(255,), colors=(), channels=0, show=(), max_pixels=1 << 20,
     mode="multiclass",
-    mask_values="exact", resolution=1.0, shorter_side=0)
+    mask_values="exact", resolution=1.0, shorter_side=0, interpolation="bilinear")
 print(sum(int(load_source(config, "val")[i]["label"].sum()) for i in range(12)))
 """
     command = [sys.executable, "-c", code]

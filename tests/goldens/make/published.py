@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 import transformers as tf
+from PIL import Image
 from torchvision.transforms._presets import SemanticSegmentation
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -115,25 +116,25 @@ def scores(module, picture):
 
 
 def processed(module, name, picture):
-    """What the model sees of a picture, [n, 3, h, w], and the scores of its pixels, processed as by the authors."""
+    """The scores of a picture, processed as by the authors."""
     size = picture.shape[:2]
     resized = functools.partial(F.interpolate, mode="bilinear", align_corners=False)
     if isinstance(module, tf.EomtForUniversalSegmentation):
-        processor = tf.EomtImageProcessor(size={"shortest_edge": 512, "longest_edge": None}, do_split_image=True)
+        processor = tf.EomtImageProcessorPil(size={"shortest_edge": 512, "longest_edge": None}, do_split_image=True)
         inputs = processor(picture, return_tensors="pt")
         found = processor.post_process_semantic_segmentation(module(**inputs), [size], return_segmentation_scores=True)
-        return inputs["pixel_values"], found[0].segmentation_scores
+        return found[0].segmentation_scores
     if isinstance(module, tf.DPTForSemanticSegmentation):
         own = {"size": {"height": 480, "width": 480}, "keep_aspect_ratio": True, "ensure_multiple_of": 32}
-        processor = tf.DPTImageProcessor(**own, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+        processor = tf.DPTImageProcessorPil(**own, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         image = processor(picture, return_tensors="pt")["pixel_values"]
     elif isinstance(module, tf.Mask2FormerForUniversalSegmentation):
-        processor = tf.Mask2FormerImageProcessor(size={"shortest_edge": 512, "longest_edge": 2048})
+        processor = tf.Mask2FormerImageProcessorPil(size={"shortest_edge": 512, "longest_edge": 2048})
         image = processor(picture, return_tensors="pt")["pixel_values"]
     else:
         # Of mmsegmentation's models, which no package here processes, too.
         side = 520 if name.endswith("voc") else 512
-        image = SemanticSegmentation(resize_size=side)(torch.from_numpy(picture).permute(2, 0, 1))[None]
+        image = SemanticSegmentation(resize_size=side)(Image.fromarray(picture))[None]
     found = module(image)
     # To the size of what the model saw first, as mmsegmentation and detectron2 do.
     if "masks_queries_logits" in found:
@@ -142,7 +143,7 @@ def processed(module, name, picture):
         logits = found["out"] if isinstance(found, dict) and "out" in found else found.logits
         scores = resized(logits, image.shape[2:])
     scores = resized(scores, size)[0]
-    return image, scores if "masks_queries_logits" in found else scores.softmax(0)
+    return scores if "masks_queries_logits" in found else scores.softmax(0)
 
 
 def semantic(found, size):
@@ -178,9 +179,9 @@ def files(out, names):
         with torch.no_grad():
             np.savez(folder / "scores.npz", **{key: scores(module, x)[0].numpy() for key, x in pictures.items()})
             for path in Path(out).glob("large*.npy"):
-                image, found = (x.numpy() for x in processed(module, name, np.load(path)))
+                found = processed(module, name, np.load(path)).numpy()
                 # Of the scores some.
-                np.savez(folder / f"{path.stem}.npz", image=image, mask=found.argmax(0), scores=found[:, ::8, ::8])
+                np.savez(folder / f"{path.stem}.npz", mask=found.argmax(0), scores=found[:, ::8, ::8])
 
 
 if __name__ == "__main__":
