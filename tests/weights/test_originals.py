@@ -138,7 +138,6 @@ def test_the_masks_of_a_large_photograph(name, tmp_path, monkeypatch):
         with np.load(folder / f"{key}.npz") as stored:
             mask, scores = stored["mask"], stored["scores"]
         found = predictor(picture, extras=("probabilities",))
-        print(name, key, (found.mask == mask).mean())
         assert (found.mask == mask).mean() >= 0.999
         shares = np.moveaxis(scores / scores.sum(0), 0, -1)
         np.testing.assert_allclose(found.probabilities[::8, ::8], shares, atol=2e-3)
