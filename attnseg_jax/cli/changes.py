@@ -1,4 +1,4 @@
-"""`--config.eval.KEY=VALUE` of the commands that read a run back."""
+"""`--config.eval.KEY=VALUE` of the commands that read a run back, and how their pictures are resized."""
 
 import ast
 import re
@@ -8,6 +8,10 @@ from absl import flags
 
 from attnseg_jax.errors import UserError
 from attnseg_jax.train import config as config_files
+from attnseg_jax.weights.catalogue import at_path
+
+# Keys beside those of `eval`: they change what the model sees of a picture, not what is scored.
+_OF_DATA = ("data.shorter_side", "data.interpolation")
 
 
 def define() -> None:
@@ -15,7 +19,7 @@ def define() -> None:
     flags.DEFINE_multi_string(
         "config",
         [],
-        "--config.eval.KEY=VALUE takes the place of the run's: mode=slide, scales=0.5,1, flip=true, batch_size=2 ...",
+        "--config.eval.KEY=VALUE for the run's: mode=slide, flip=true ...; --config.data.shorter_side=512",
     )
 
 
@@ -41,17 +45,18 @@ def change(text: str) -> tuple[str, Any]:
 
     >>> change("eval.batch_size=3"), change("eval.scales=0.5,1"), change("eval.mode=slide")
     (('eval.batch_size', 3), ('eval.scales', (0.5, 1.0)), ('eval.mode', 'slide'))
-    >>> change("eval.threshold=0.3")
-    ('eval.threshold', 0.3)
+    >>> change("eval.threshold=0.3"), change("data.shorter_side=512")
+    (('eval.threshold', 0.3), ('data.shorter_side', 512))
     """
     key, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--config={text}: a run has its own config, of which --config.eval.KEY=VALUE changes a key")
-    if not key.startswith("eval."):
-        raise UserError(f"--config.{key}: only --config.eval.* can be changed; the rest is the run's")
+    if not key.startswith("eval.") and key not in _OF_DATA:
+        others = " and ".join(f"--config.{one}" for one in _OF_DATA)
+        raise UserError(f"--config.{key}: only --config.eval.* can be changed, and {others}; the rest is the run's")
     config = config_files.read_file(str(config_files.DEFAULT))
     config_files.check_key(config, key)
-    default = config.eval[key.removeprefix("eval.")]
+    default = at_path(config, key)
     if isinstance(default, str):
         return key, value
     kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "numbers such as 1,2"}
