@@ -78,6 +78,18 @@ def _along(axis, x, n, full, places):
     above = jnp.clip((2 * places + 1) * n - below // 2, 0, below * (n - 1))
     base = above // below
     weight = ((above - base * below) / below).astype(x.dtype)
-    weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    left, right = (jnp.take(x, i, axis=axis) for i in (base, jnp.minimum(base + 1, n - 1)))
-    return left * (1 - weight) + right * weight
+    return between(x, base, jnp.minimum(base + 1, n - 1), weight, axis=axis)
+
+
+def between(
+    x: Float[Array, "..."], first: Int[Array, " n"], second: Int[Array, " n"], share: Float[Array, " n"], *, axis: int
+) -> Float[Array, "..."]:
+    """What lies between two positions of an axis each, `share` of the way from the first to the second.
+
+    >>> x, first = jnp.array([0.0, 2.0, 6.0]), jnp.array([0, 1])
+    >>> between(x, first, first + 1, jnp.array([0.5, 0.25]), axis=0).tolist()
+    [1.0, 3.0]
+    """
+    # A product with the matrix of a long axis would take a hundred times as long.
+    share = share.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    return jnp.take(x, first, axis, mode="clip") * (1 - share) + jnp.take(x, second, axis, mode="clip") * share

@@ -6,6 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from attnseg_jax.ops.bilinear import between
 from attnseg_jax.ops.resize import interpolation_matrix, resize
 from attnseg_jax.ops.symbolic import is_symbolic
 
@@ -83,8 +84,8 @@ def resized_semantic_logits(
 
     def stripe(start: Array | int) -> Array:
         at = jnp.minimum(start + jnp.arange(rows), h - 1)
-        part = _between(masks, *(jnp.asarray(x)[at] for x in vertical), axis=1)
-        return semantic_logits(class_logits, _between(part, *horizontal, axis=2))
+        part = between(masks, *(jnp.asarray(x)[at] for x in vertical), axis=1)
+        return semantic_logits(class_logits, between(part, *map(jnp.asarray, horizontal), axis=2))
 
     if rows == h:
         return stripe(0)
@@ -99,14 +100,6 @@ def _neighbours(n: int, out: int, align_corners: bool) -> tuple[np.ndarray, np.n
     second = np.minimum(first + 1, n - 1)
     share = np.where(second > first, matrix[np.arange(out), second], 0.0)
     return first.astype(np.int32), second.astype(np.int32), share.astype(np.float32)
-
-
-def _between(x: Array, first: Array, second: Array, share: Array, *, axis: int) -> Array:
-    # A product with the matrix of a long axis would take a hundred times as long.
-    shape = [1] * x.ndim
-    shape[axis] = len(share)
-    share = jnp.asarray(share).reshape(shape)
-    return jnp.take(x, first, axis, mode="clip") * (1 - share) + jnp.take(x, second, axis, mode="clip") * share
 
 
 def _divisor(n: int, most: int) -> int:

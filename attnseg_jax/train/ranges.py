@@ -97,8 +97,8 @@ RANGES: dict[str, Range] = {
     "eval.samples": Range(at_least=0, at_most=2**16),
     "eval.worst": Range(at_least=0, at_most=2**16),
 }
-# What tuples hold.
 _RESIZING = "0 where config.data.transforms has no 'scale_crop', which resizes training images"
+# What tuples hold.
 _WHOLE, _NUMBERS, _TEXTS = tuple[int, ...], tuple[float, ...], tuple[str, ...]
 TUPLES: dict[str, Any] = {
     "hooks": _TEXTS,

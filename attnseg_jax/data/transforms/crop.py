@@ -59,11 +59,11 @@ def random_window(
     """A random window of `crop` (h, w) in an image scaled by a random factor; smaller where the scaled image is.
 
     The factor is log-uniform in `scale`, so that 0.5 and 2 are equally likely; of an image whose shorter side is
-    `shorter_side`, where that is not 0.  Up to 10 windows are drawn for one in
-    which no class covers more than `max_class_share` of the labelled pixels (DeepLab-style practice, as in
-    MMSegmentation's `cat_max_ratio`; of a label [h, w, k] the values 0 and 1 stand for classes), and which shows one of
-    the `wanted` train ids.  Such windows are drawn around a pixel of these, any of them with one probability; in very
-    large images, whose labels are not all read, anywhere.
+    `shorter_side`, where that is not 0.  Up to 10 windows are drawn for one in which no class covers more than
+    `max_class_share` of the labelled pixels (DeepLab-style practice, as in MMSegmentation's `cat_max_ratio`; of a label
+    [h, w, k] the values 0 and 1 stand for classes), and which shows one of the `wanted` train ids.  Such windows are
+    drawn around a pixel of these, any of them with one probability; in very large images, whose labels are not all
+    read, anywhere.
     """
     low, high = scale
     factor = float(np.exp(rng.uniform(np.log(low), np.log(high)))) if high > low else float(low)
